@@ -1,0 +1,3 @@
+//! The content-addressed store. Knows nothing of stages.
+
+pub mod digest;

@@ -1,0 +1,19 @@
+//! Teaches Stable Diffusion a new concept from one declarative file.
+//!
+//! ```text
+//! pipeline.yaml ─spec::parse─► Tree       what the user wrote, with spans            pure
+//!               ─load───────► Pipeline   kinds found, params typed, edges checked   pure
+//!               ─plan───────► Plan       Fresh | Dirty(reason) | Unknown            reads cache
+//!               ─execute────► RunRecord  states, events, records committed          runs stages
+//!                    └ Stage ─► drafts ─► objects ─► record
+//!                    └ events ─► console / JSON lines
+//! ```
+//!
+//! Modules in reading order: the engine (`pipeline`, `cache`, `edits`) knows nothing of images or tensors; `stages` joins it to
+//! the domain; the rest is the domain.
+
+pub mod pipeline;
+
+pub mod cache;
+
+pub mod stages;

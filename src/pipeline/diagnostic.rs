@@ -1,0 +1,68 @@
+//! Problems in what the user wrote: place, problem, hint; collected, so that all come at once. Unaware of the terminal.
+
+use crate::pipeline::tree::Span;
+
+/// One problem in a pipeline file or an argument.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Diagnostic {
+    /// Lower case, backticks around names, no trailing full stop.
+    pub message: String,
+    pub span: Span,
+    /// Another place that belongs to the problem, with a word on why: where a variable was defined, the first of two equal names.
+    pub also: Option<(Span, String)>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// The problems found so far.
+#[derive(Debug, Default)]
+pub struct Diagnostics {
+    found: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    pub fn report(&mut self, span: &Span, message: impl Into<String>) -> &mut Diagnostic {
+        self.found.push(Diagnostic { message: message.into(), span: span.clone(), also: None, hint: None });
+        self.found.last_mut().expect("one was just pushed")
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// In the order of the file.
+    pub fn into_sorted(mut self) -> Vec<Diagnostic> {
+        self.found.sort_by(|a, b| (&a.span.source.name, a.span.start).cmp(&(&b.span.source.name, b.span.start)));
+        self.found
+    }
+}
+
+impl Diagnostic {
+    pub fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn also(&mut self, span: &Span, why: impl Into<String>) -> &mut Self {
+        self.also = Some((span.clone(), why.into()));
+        self
+    }
+
+    /// Adds "did you mean `x`?" if one of `known` is near `wrong`.
+    pub fn did_you_mean<'a>(&mut self, wrong: &str, known: impl IntoIterator<Item = &'a str>) -> &mut Self {
+        if let Some(near) = nearest(wrong, known) {
+            self.hint = Some(format!("did you mean `{near}`?"));
+        }
+        self
+    }
+}
+
+/// The known name nearest to a mistyped one, if it is near enough to be meant.
+pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
+        .filter(|(distance, name)| *distance <= 1 + name.chars().count().max(wrong.chars().count()) / 4)
+        .min()
+        .map(|(_, name)| name)
+}

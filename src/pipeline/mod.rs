@@ -1,0 +1,9 @@
+//! The engine: reads a pipeline file, decides what is fresh, runs what is not. Knows nothing of images or tensors.
+
+pub mod diagnostic;
+pub mod tree;
+
+pub mod params;
+
+pub mod item;
+pub mod stage;

@@ -1,0 +1,474 @@
+//! Params structs: declared once by `params!`, from which come decoding with all errors at once, what enters a key, the references
+//! to inputs, and the reference page. Unaware of which kinds exist.
+//!
+//! Every field is marked with its role, and a field without one does not compile:
+//! - `input`: names other stages or inputs; in the key by the digests of what it names;
+//! - `result`: in the key by its canonical value;
+//! - `execution`: changes cost only, in no key.
+
+use serde_json::json;
+
+use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::tree::{Node, Span, Value};
+
+/// What a field of a params struct means for the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Input,
+    Result,
+    Execution,
+}
+
+/// One row of the reference page.
+#[derive(Clone, Debug)]
+pub struct ParamDoc {
+    pub name: &'static str,
+    /// The doc comment.
+    pub doc: &'static str,
+    pub role: Role,
+    /// As written in YAML; `None` where the user must give it.
+    pub default: Option<serde_json::Value>,
+    /// JSON schema of the value.
+    pub schema: serde_json::Value,
+}
+
+/// Which items of a stage a reference takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// Without `@`.
+    All,
+    /// `@20`, `@[20, 30]`.
+    Epochs(Vec<u64>),
+    /// `@step:1880`: the checkpoint saved at that many images seen.
+    Step(u64),
+    /// `@last`
+    Last,
+    /// `@pick`: the top-level `pick`, or what `score` recommends.
+    Pick,
+}
+
+/// A name of an input or a stage, as a param gives it: `train@20`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reference {
+    pub name: String,
+    pub selector: Selector,
+    pub span: Span,
+}
+
+/// A value that a params struct may hold.
+pub trait ParamValue: Sized {
+    /// Reads the value, or reports why it cannot and returns `None`.
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self>;
+
+    /// The one spelling that enters keys: `1e-4` and `0.0001` give the same. Objects are flattened to dotted names.
+    fn canonical(&self) -> serde_json::Value;
+
+    fn schema() -> serde_json::Value;
+
+    /// The references inside, each with its path below `path`: `lora[0]`.
+    fn references(&self, _path: &str, _found: &mut Vec<(String, Reference)>) {}
+}
+
+/// A params struct, as `params!` makes it.
+pub trait Params: Sized {
+    /// The doc comment of the struct.
+    const DOC: &'static str;
+
+    fn fields() -> Vec<ParamDoc>;
+
+    /// Reads a mapping; unknown keys, wrong types and missing fields are all reported. The key `kind` is the engine's and skipped.
+    fn decode_params(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self>;
+
+    /// The `result` fields: dotted name and canonical value, in the order of the names.
+    fn components(&self) -> Vec<(String, serde_json::Value)>;
+
+    /// The references of the `input` fields, by path.
+    fn input_references(&self) -> Vec<(String, Reference)>;
+}
+
+/// Declares a params struct.
+///
+/// ```
+/// loramill::params! {
+///     /// Scales pictures.
+///     pub struct Resize {
+///         /// The pictures.
+///         input images: loramill::pipeline::params::Reference,
+///         /// Side in pixels.
+///         result size: u64 = 512,
+///         /// Threads; 0 takes all.
+///         execution workers: u64 = 0,
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! params {
+    (
+        $(#[doc = $doc:literal])*
+        pub struct $name:ident {
+            $( $(#[doc = $field_doc:literal])* $role:ident $field:ident : $type:ty $(= $default:expr)? ),* $(,)?
+        }
+    ) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug)]
+        pub struct $name { $( $(#[doc = $field_doc])* pub $field: $type ),* }
+
+        impl $crate::pipeline::params::Params for $name {
+            const DOC: &'static str = concat!($($doc, "\n"),*);
+
+            fn fields() -> Vec<$crate::pipeline::params::ParamDoc> {
+                vec![$( $crate::pipeline::params::ParamDoc {
+                    name: stringify!($field),
+                    doc: concat!($($field_doc, "\n"),*),
+                    role: $crate::params!(@role $role),
+                    default: $crate::params!(@default_json $type $(, $default)?),
+                    schema: <$type as $crate::pipeline::params::ParamValue>::schema(),
+                } ),*]
+            }
+
+            fn decode_params(
+                node: &$crate::pipeline::tree::Node,
+                diagnostics: &mut $crate::pipeline::diagnostic::Diagnostics,
+            ) -> Option<Self> {
+                const KNOWN: &[&str] = &[$(stringify!($field)),*];
+                $crate::pipeline::params::check_mapping(node, KNOWN, diagnostics)?;
+                $( let $field: Option<$type> = match node.get(stringify!($field)) {
+                    Some(value) => <$type as $crate::pipeline::params::ParamValue>::decode(value, diagnostics),
+                    None => $crate::params!(@default node, diagnostics, $field $(, $default)?),
+                }; )*
+                Some(Self { $( $field: $field? ),* })
+            }
+
+            fn components(&self) -> Vec<(String, serde_json::Value)> {
+                let mut components = Vec::new();
+                $( $crate::params!(@component $role, components, self, $field); )*
+                components.sort_by(|a: &(String, serde_json::Value), b| a.0.cmp(&b.0));
+                components
+            }
+
+            fn input_references(&self) -> Vec<(String, $crate::pipeline::params::Reference)> {
+                let mut found = Vec::new();
+                $( $crate::pipeline::params::ParamValue::references(&self.$field, stringify!($field), &mut found); )*
+                found
+            }
+        }
+
+        impl $crate::pipeline::params::ParamValue for $name {
+            fn decode(
+                node: &$crate::pipeline::tree::Node,
+                diagnostics: &mut $crate::pipeline::diagnostic::Diagnostics,
+            ) -> Option<Self> {
+                <Self as $crate::pipeline::params::Params>::decode_params(node, diagnostics)
+            }
+
+            fn canonical(&self) -> serde_json::Value {
+                let components = <Self as $crate::pipeline::params::Params>::components(self);
+                serde_json::Value::Object(components.into_iter().collect())
+            }
+
+            fn schema() -> serde_json::Value {
+                $crate::pipeline::params::struct_schema(&<Self as $crate::pipeline::params::Params>::fields())
+            }
+
+            fn references(&self, path: &str, found: &mut Vec<(String, $crate::pipeline::params::Reference)>) {
+                for (inner, reference) in <Self as $crate::pipeline::params::Params>::input_references(self) {
+                    found.push((format!("{path}.{inner}"), reference));
+                }
+            }
+        }
+    };
+    (@role input) => { $crate::pipeline::params::Role::Input };
+    (@role result) => { $crate::pipeline::params::Role::Result };
+    (@role execution) => { $crate::pipeline::params::Role::Execution };
+    (@default_json $type:ty, $default:expr) => {
+        Some(<$type as $crate::pipeline::params::ParamValue>::canonical(&$default))
+    };
+    (@default_json $type:ty) => { None };
+    (@default $node:ident, $diagnostics:ident, $field:ident, $default:expr) => { Some($default) };
+    (@default $node:ident, $diagnostics:ident, $field:ident) => {{
+        $diagnostics.report(&$node.span, format!("`{}` is missing", stringify!($field)));
+        None
+    }};
+    (@component result, $components:ident, $self:ident, $field:ident) => {
+        $crate::pipeline::params::flatten(
+            stringify!($field),
+            $crate::pipeline::params::ParamValue::canonical(&$self.$field),
+            &mut $components,
+        );
+    };
+    (@component $other:ident, $components:ident, $self:ident, $field:ident) => {};
+}
+
+/// Reports a node that is no mapping and keys it should not have; `None` if it is no mapping.
+pub fn check_mapping(node: &Node, known: &[&str], diagnostics: &mut Diagnostics) -> Option<()> {
+    let Value::Map(entries) = &node.value else {
+        diagnostics.report(&node.span, format!("expected a mapping, found {}", node.describe()));
+        return None;
+    };
+    for (key, _) in entries {
+        if key.name != "kind" && !known.contains(&key.name.as_str()) {
+            diagnostics
+                .report(&key.span, format!("unknown parameter `{}`", key.name))
+                .hint(format!("known here: {}", known.join(", ")))
+                .did_you_mean(&key.name, known.iter().copied());
+        }
+    }
+    Some(())
+}
+
+/// Spreads objects into dotted names.
+pub fn flatten(name: &str, value: serde_json::Value, into: &mut Vec<(String, serde_json::Value)>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (inner, value) in fields {
+                flatten(&format!("{name}.{inner}"), value, into);
+            }
+        }
+        value => into.push((name.to_string(), value)),
+    }
+}
+
+/// The JSON schema of a mapping with these fields.
+pub fn struct_schema(fields: &[ParamDoc]) -> serde_json::Value {
+    let mut properties = serde_json::Map::new();
+    for field in fields {
+        let mut schema = field.schema.clone();
+        if let serde_json::Value::Object(schema) = &mut schema {
+            schema.insert("description".into(), field.doc.trim().into());
+            if let Some(default) = &field.default {
+                schema.insert("default".into(), default.clone());
+            }
+        }
+        properties.insert(field.name.to_string(), schema);
+    }
+    let required: Vec<&str> = fields.iter().filter(|f| f.default.is_none()).map(|f| f.name).collect();
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+}
+
+fn expected<T>(node: &Node, what: &str, diagnostics: &mut Diagnostics) -> Option<T> {
+    diagnostics.report(&node.span, format!("expected {what}, found {}", node.describe()));
+    None
+}
+
+impl ParamValue for bool {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match node.value {
+            Value::Bool(value) => Some(value),
+            _ => expected(node, "true or false", diagnostics),
+        }
+    }
+
+    fn canonical(&self) -> serde_json::Value {
+        json!(self)
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "type": "boolean" })
+    }
+}
+
+impl ParamValue for u64 {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match node.value {
+            Value::Integer(value) if value >= 0 => Some(value as u64),
+            Value::Integer(_) => {
+                diagnostics.report(&node.span, "expected a whole number of at least 0");
+                None
+            }
+            _ => expected(node, "a whole number", diagnostics),
+        }
+    }
+
+    fn canonical(&self) -> serde_json::Value {
+        json!(self)
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "type": "integer", "minimum": 0 })
+    }
+}
+
+impl ParamValue for f64 {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match node.value {
+            Value::Integer(value) => Some(value as f64),
+            Value::Float(value) if value.is_finite() => Some(value),
+            Value::Float(_) => {
+                diagnostics.report(&node.span, "expected a finite number");
+                None
+            }
+            _ => expected(node, "a number", diagnostics),
+        }
+    }
+
+    fn canonical(&self) -> serde_json::Value {
+        json!(self)
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "type": "number" })
+    }
+}
+
+impl ParamValue for String {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match &node.value {
+            Value::Text(text) => Some(text.clone()),
+            _ => expected(node, "text", diagnostics),
+        }
+    }
+
+    fn canonical(&self) -> serde_json::Value {
+        json!(self)
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "type": "string" })
+    }
+}
+
+impl<T: ParamValue> ParamValue for Option<T> {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match node.value {
+            Value::Null => Some(None),
+            _ => T::decode(node, diagnostics).map(Some),
+        }
+    }
+
+    fn canonical(&self) -> serde_json::Value {
+        self.as_ref().map_or(serde_json::Value::Null, T::canonical)
+    }
+
+    fn schema() -> serde_json::Value {
+        T::schema()
+    }
+
+    fn references(&self, path: &str, found: &mut Vec<(String, Reference)>) {
+        if let Some(value) = self {
+            value.references(path, found);
+        }
+    }
+}
+
+/// A list; a single value stands for a list of one.
+impl<T: ParamValue> ParamValue for Vec<T> {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match &node.value {
+            Value::List(nodes) => {
+                let decoded: Vec<Option<T>> = nodes.iter().map(|node| T::decode(node, diagnostics)).collect();
+                decoded.into_iter().collect()
+            }
+            _ => T::decode(node, diagnostics).map(|value| vec![value]),
+        }
+    }
+
+    fn canonical(&self) -> serde_json::Value {
+        self.iter().map(T::canonical).collect()
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "anyOf": [T::schema(), { "type": "array", "items": T::schema() }] })
+    }
+
+    fn references(&self, path: &str, found: &mut Vec<(String, Reference)>) {
+        for (index, value) in self.iter().enumerate() {
+            value.references(&format!("{path}[{index}]"), found);
+        }
+    }
+}
+
+impl ParamValue for Reference {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let Value::Text(text) = &node.value else {
+            return expected(node, "the name of an input or a stage", diagnostics);
+        };
+        let (name, selector) = match text.split_once('@') {
+            None => (text.as_str(), Some(Selector::All)),
+            Some((name, selector)) => (name, parse_selector(selector)),
+        };
+        let Some(selector) = selector else {
+            diagnostics
+                .report(&node.span, format!("`{text}` selects nothing known"))
+                .hint("after `@` comes an epoch (`@20`), epochs (`@[20, 30]`), `step:1880`, `last` or `pick`");
+            return None;
+        };
+        Some(Self { name: name.to_string(), selector, span: node.span.clone() })
+    }
+
+    fn canonical(&self) -> serde_json::Value {
+        json!(self.name)
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "type": "string" })
+    }
+
+    fn references(&self, path: &str, found: &mut Vec<(String, Reference)>) {
+        found.push((path.to_string(), self.clone()));
+    }
+}
+
+fn parse_selector(text: &str) -> Option<Selector> {
+    match text.trim() {
+        "last" => Some(Selector::Last),
+        "pick" => Some(Selector::Pick),
+        text => {
+            if let Some(step) = text.strip_prefix("step:") {
+                return step.trim().parse().ok().map(Selector::Step);
+            }
+            let list = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+            let epochs: Result<Vec<u64>, _> = list.split(',').map(|epoch| epoch.trim().parse()).collect();
+            epochs.ok().map(Selector::Epochs)
+        }
+    }
+}
+
+/// A param that is one of a few words. `choice! { pub enum Dtype { Fp32 = "fp32", Fp16 = "fp16" } }`
+#[macro_export]
+macro_rules! choice {
+    (
+        $(#[doc = $doc:literal])*
+        pub enum $name:ident { $( $(#[doc = $word_doc:literal])* $variant:ident = $word:literal ),* $(,)? }
+    ) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $( $(#[doc = $word_doc])* $variant ),* }
+
+        impl $name {
+            pub const WORDS: &'static [&'static str] = &[$($word),*];
+
+            /// As written in the pipeline file.
+            pub const fn word(self) -> &'static str {
+                match self { $( Self::$variant => $word ),* }
+            }
+        }
+
+        impl $crate::pipeline::params::ParamValue for $name {
+            fn decode(
+                node: &$crate::pipeline::tree::Node,
+                diagnostics: &mut $crate::pipeline::diagnostic::Diagnostics,
+            ) -> Option<Self> {
+                if let $crate::pipeline::tree::Value::Text(text) = &node.value {
+                    $( if text == $word { return Some(Self::$variant); } )*
+                    diagnostics
+                        .report(&node.span, format!("`{text}` is not one of: {}", Self::WORDS.join(", ")))
+                        .did_you_mean(text, Self::WORDS.iter().copied());
+                } else {
+                    diagnostics.report(
+                        &node.span,
+                        format!("expected one of {}, found {}", Self::WORDS.join(", "), node.describe()),
+                    );
+                }
+                None
+            }
+
+            fn canonical(&self) -> serde_json::Value {
+                serde_json::Value::from(self.word())
+            }
+
+            fn schema() -> serde_json::Value {
+                serde_json::json!({ "enum": Self::WORDS })
+            }
+        }
+    };
+}

@@ -1,0 +1,312 @@
+//! What the engine asks of a stage kind, and what it gives to one. Unaware of any particular kind.
+//!
+//! A stage takes one of two forms. An *item stage* says which pieces of work there are, each with all that decides its result, and does
+//! one at a time: pieces are cached one by one. A *whole stage* runs once over all its inputs and publishes items as it goes.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::item::{Artifact, Item, ItemSet};
+use crate::pipeline::params::{ParamDoc, Reference};
+use crate::pipeline::tree::Node;
+
+/// A type of work: one file in `stages/`.
+pub trait StageKind: Sync {
+    /// As written in `kind:`.
+    fn name(&self) -> &'static str;
+
+    /// Raised by hand when the same inputs and params give other bytes than before.
+    fn version(&self) -> u32;
+
+    /// First line: what it does; the rest: the reference page.
+    fn doc(&self) -> &'static str;
+
+    fn params(&self) -> Vec<ParamDoc>;
+
+    /// Fields that its items carry: `image`, `caption`, `lora`, `model`. A consumer that reads another is an error at load.
+    fn writes(&self) -> &'static [&'static str];
+
+    /// Reads the params; problems go to `diagnostics`.
+    fn load(&self, node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>>;
+}
+
+/// What a stage may know of the file around it.
+pub struct LoadScope<'a> {
+    /// The name of the stage itself: its sub-stages are called `<stage>/<sub-stage>`.
+    pub stage: &'a str,
+    pub concept: &'a str,
+    pub trigger: &'a str,
+    pub seed: u64,
+}
+
+/// A stage with its params.
+pub trait Stage: Send + Sync {
+    /// The `result` params, dotted names and canonical values, in the order of the names. Those of an item stage enter every item's
+    /// key: what differs from item to item belongs into `Work::values` instead.
+    fn components(&self) -> Vec<(String, serde_json::Value)>;
+
+    fn inputs(&self) -> Vec<InputUse>;
+
+    fn form(&self) -> Form<'_>;
+
+    /// Runs a network: one such stage at a time.
+    fn uses_device(&self) -> bool {
+        false
+    }
+
+    /// Stages that belong to this one and are not written in the file: `latents` of `train`. This stage refers to them by
+    /// `<stage>/<sub-stage>`.
+    fn sub_stages(&self) -> Vec<SubStage> {
+        Vec::new()
+    }
+
+    /// The text field that people may edit in a folder beside the pipeline.
+    fn editable(&self) -> Option<Editable> {
+        None
+    }
+
+    /// Problems that do not stop a run: a caption with *left* that reaches a mirror.
+    fn lint(&self, _inputs: &Resolved, _files: &dyn Files) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+pub struct SubStage {
+    /// Without the owner's name: `latents`.
+    pub name: &'static str,
+    pub kind: &'static dyn StageKind,
+    pub stage: Box<dyn Stage>,
+}
+
+/// A text field of each item that lies as `<folder>/<item>.<extension>` beside the pipeline; a person's version wins.
+pub struct Editable {
+    pub field: &'static str,
+    /// Of the stage named after its kind; another stage owns `<folder>-<stage>`.
+    pub folder: &'static str,
+    pub extension: &'static str,
+}
+
+/// A reference of a stage, with what is read of it.
+#[derive(Clone, Debug)]
+pub struct InputUse {
+    /// Path of the param: `images`, `lora[0]`. Names the input in keys and in `Resolved`.
+    pub param: String,
+    pub reference: Reference,
+    /// The fields that are read; of these, `reads[0]` must be there and the others may be missing.
+    pub reads: &'static [&'static str],
+    pub shape: InputShape,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputShape {
+    /// Exactly one item is expected: a model file, a file of boxes.
+    One,
+    /// Any number of items, at least one.
+    Many,
+    /// As `Many`, and the pipeline's `skip:` leaves items out.
+    Training,
+}
+
+/// The items of each input of a stage, after selection.
+#[derive(Clone, Debug, Default)]
+pub struct Resolved {
+    /// By the path of the param.
+    pub inputs: BTreeMap<String, ItemSet>,
+    /// False while a producer is still publishing: then more items will come.
+    pub complete: bool,
+}
+
+impl Resolved {
+    /// The items of `param`, in the order of their names; empty if there is no such input.
+    pub fn items(&self, param: &str) -> &[Item] {
+        self.inputs.get(param).map_or(&[], Vec::as_slice)
+    }
+
+    /// The artifact of an input that is one item.
+    pub fn one(&self, param: &str, field: &str) -> anyhow::Result<&Artifact> {
+        match self.items(param) {
+            [item] => item.fields.get(field).ok_or_else(|| anyhow::anyhow!("`{param}` has no `{field}`")),
+            items => anyhow::bail!("`{param}` must be one file, found {}", items.len()),
+        }
+    }
+}
+
+pub enum Form<'a> {
+    Items(&'a dyn ItemStage),
+    Whole(&'a dyn WholeStage),
+}
+
+/// One piece of work of an item stage. Kind, version, the stage's components, `values` and the digests of `inputs` are its key: a worker
+/// sees nothing else, so that nothing can change a result without changing the key.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// Names the outputs and the progress line. In no key.
+    pub name: String,
+    pub origin: Option<String>,
+    /// Values of this piece alone: prompt, seed, box.
+    pub values: BTreeMap<String, serde_json::Value>,
+    /// What it reads, by a name that the key shows: `image`, `base`, `lora`.
+    pub inputs: BTreeMap<String, Artifact>,
+    /// Fields and attributes that pass to the outputs unseen. In no key.
+    pub carry: BTreeMap<String, Artifact>,
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl Work {
+    /// The work of a map kind on one item: reads some fields, passes the others on.
+    pub fn of_item(item: &Item, reads: &[&str]) -> Self {
+        let read = |field: &str| reads.contains(&field);
+        Self {
+            name: item.name.clone(),
+            origin: item.origin.clone(),
+            values: BTreeMap::new(),
+            inputs: item.fields.iter().filter(|(f, _)| read(f)).map(|(f, a)| (f.clone(), a.clone())).collect(),
+            carry: item.fields.iter().filter(|(f, _)| !read(f)).map(|(f, a)| (f.clone(), a.clone())).collect(),
+            attributes: item.attributes.clone(),
+        }
+    }
+}
+
+/// A stage whose pieces of work are cached one by one.
+pub trait ItemStage: Send + Sync {
+    /// The pieces of work, in the order to do them. Called again when more inputs are there; must give the same pieces then, and more.
+    fn expand(&self, inputs: &Resolved, files: &dyn Files) -> anyhow::Result<Vec<Work>>;
+
+    /// Loads what all pieces need (a network); called only if some piece must run.
+    fn open<'a>(&'a self, context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>>;
+
+    /// Items made of all outputs together, once they are complete: the grid. Keyed by the components and the digests of `outputs`.
+    fn finish(&self, _outputs: &[Item], _files: &dyn Files) -> anyhow::Result<Vec<Draft>> {
+        Ok(Vec::new())
+    }
+}
+
+/// Does pieces of work. CPU stages call it from several threads at once.
+pub trait Worker: Sync {
+    /// The outputs of one piece; fields of `work.carry` are added to each by the engine unless the draft has them.
+    fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>>;
+}
+
+/// A stage that runs once over all its inputs.
+pub trait WholeStage: Send + Sync {
+    fn run(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<Ended>;
+
+    /// What it will publish, by name and attributes, as far as that is known before it runs.
+    fn forecast(&self, inputs: &Resolved) -> Vec<(String, BTreeMap<String, String>)>;
+
+    /// Names of components that do not change what an interrupted run has done so far: the state of a run that differs only in these is
+    /// taken up. `epochs` where the schedule does not depend on the horizon.
+    fn horizon_components(&self) -> &'static [&'static str] {
+        &[]
+    }
+}
+
+/// How a whole stage came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Done,
+    /// At the user's wish, and that is a result: "stopped at epoch 43 of 100".
+    Stopped(String),
+    /// To go on later: nothing is recorded.
+    Interrupted,
+}
+
+/// An output before it has a digest.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub name: String,
+    pub origin: Option<String>,
+    pub fields: BTreeMap<String, Content>,
+    pub attributes: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Content {
+    Bytes { bytes: Vec<u8>, extension: &'static str },
+    /// A file below `Context::scratch`, taken over by the engine.
+    File { path: PathBuf, extension: &'static str },
+    /// Something that is already an artifact.
+    Same(Artifact),
+}
+
+impl Draft {
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), origin: None, fields: BTreeMap::new(), attributes: BTreeMap::new() }
+    }
+
+    pub fn field(mut self, name: &str, content: Content) -> Self {
+        self.fields.insert(name.to_string(), content);
+        self
+    }
+
+    pub fn attribute(mut self, name: &str, value: impl ToString) -> Self {
+        self.attributes.insert(name.to_string(), value.to_string());
+        self
+    }
+}
+
+/// Where artifacts lie.
+pub trait Files: Sync {
+    /// A file to read. Never write to it.
+    fn path(&self, artifact: &Artifact) -> anyhow::Result<PathBuf>;
+
+    /// The bytes, checked against the digest.
+    fn read(&self, artifact: &Artifact) -> anyhow::Result<Vec<u8>>;
+}
+
+/// What a running stage may use.
+pub trait Context: Files {
+    /// An empty folder that is removed afterwards.
+    fn scratch(&self) -> &Path;
+
+    /// `cpu`, `libtorch:0`.
+    fn device(&self) -> &str;
+
+    /// Makes an output durable and visible to consumers, and runs those that wait for it before it returns.
+    fn publish(&self, draft: Draft) -> anyhow::Result<()>;
+
+    /// Where a whole stage keeps what it needs to go on after a kill. The same folder for the same state key; the stage replaces files in
+    /// it atomically. Removed when the stage is done.
+    fn state(&self) -> anyhow::Result<&Path>;
+
+    /// Things kept in memory from stage to stage while a run lasts: loaded networks. Made by `make` if `key` is not there.
+    fn shared(
+        &self,
+        key: &str,
+        make: &mut dyn FnMut() -> anyhow::Result<Arc<dyn Any + Send + Sync>>,
+    ) -> anyhow::Result<Arc<dyn Any + Send + Sync>>;
+
+    fn progress(&self, progress: Progress);
+
+    /// A line for the user: "fp16 weights, f32 arithmetic: this CPU has no fp16".
+    fn say(&self, message: &str);
+
+    /// Asked between two steps.
+    fn wish(&self) -> Wish;
+}
+
+/// What the user wants of a running stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    GoOn,
+    /// Save and sample now, then go on.
+    SaveNow,
+    /// End with a result (`q`, `loramill stop`).
+    Stop,
+    /// End to go on later (Ctrl-C).
+    Interrupt,
+}
+
+/// How far a stage is.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    pub done: u64,
+    pub total: u64,
+    /// What is counted: `images`, `steps`.
+    pub unit: &'static str,
+    /// Shown beside the count: `loss`, `rate`.
+    pub values: Vec<(&'static str, f64)>,
+}
