@@ -225,9 +225,15 @@ pub struct Draft {
 
 #[derive(Clone, Debug)]
 pub enum Content {
-    Bytes { bytes: Vec<u8>, extension: &'static str },
+    Bytes {
+        bytes: Vec<u8>,
+        extension: &'static str,
+    },
     /// A file below `Context::scratch`, taken over by the engine.
-    File { path: PathBuf, extension: &'static str },
+    File {
+        path: PathBuf,
+        extension: &'static str,
+    },
     /// Something that is already an artifact.
     Same(Artifact),
 }
