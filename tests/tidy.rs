@@ -1,0 +1,202 @@
+//! The rules of ARCHITECTURE.md and CONTRIBUTING.md that a machine can check.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file of the program with its text: path below `src`, contents.
+fn sources() -> Vec<(PathBuf, String)> {
+    let src = root().join("src");
+    WalkDir::new(&src)
+        .sort_by_file_name()
+        .into_iter()
+        .map(|entry| entry.expect("src is readable").into_path())
+        .filter(|path| path.extension().is_some_and(|e| e == "rs"))
+        .map(|path| (path.strip_prefix(&src).expect("below src").to_path_buf(), fs::read_to_string(&path).expect("sources are UTF-8")))
+        .collect()
+}
+
+/// The program part of a file: without its unit tests.
+fn without_tests(text: &str) -> &str {
+    text.split("\n#[cfg(test)]").next().expect("split gives at least one part")
+}
+
+/// The first folder or file stem below `src`: `pipeline`, `device`.
+fn module_of(path: &Path) -> String {
+    path.components().next().expect("not empty").as_os_str().to_string_lossy().trim_end_matches(".rs").to_string()
+}
+
+/// What each module may import of ours. A module that is not here may not exist.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("main", &["cli"]),
+    ("lib", &[]),
+    ("cli", &["pipeline", "cache", "edits", "stages", "checkpoint", "device"]),
+    ("pipeline", &["cache", "edits"]),
+    ("edits", &["cache", "pipeline"]),
+    ("cache", &[]),
+    (
+        "stages",
+        &["pipeline", "cache", "data", "models", "diffusion", "checkpoint", "lora", "prompt", "training", "stable_diffusion", "random", "device"],
+    ),
+    ("training", &["stable_diffusion", "models", "diffusion", "checkpoint", "lora", "prompt", "random", "data", "device"]),
+    ("stable_diffusion", &["models", "checkpoint", "diffusion", "lora", "prompt", "device", "random"]),
+    ("diffusion", &["random", "prompt", "stable_diffusion", "models"]),
+    ("models", &["ops"]),
+    ("ops", &[]),
+    ("lora", &["checkpoint", "models", "random"]),
+    ("checkpoint", &[]),
+    ("prompt", &[]),
+    ("data", &[]),
+    ("random", &[]),
+    ("device", &[]),
+];
+
+#[test]
+fn modules_import_only_what_the_table_allows() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let module = module_of(&path);
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == module) else {
+            wrong.push(format!("{}: `{module}` is in no table", path.display()));
+            continue;
+        };
+        let text = without_tests(&text);
+        for part in text.split("crate::").skip(1) {
+            let used: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let is_macro = part[used.len()..].starts_with('!');
+            if !is_macro && used != module && !allowed.contains(&used.as_str()) {
+                wrong.push(format!("{}: imports `{used}`", path.display()));
+            }
+        }
+        if matches!(module.as_str(), "pipeline" | "cache" | "edits") && text.contains("burn::") {
+            wrong.push(format!("{}: the engine knows no Burn", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_device_and_ops_name_backends() {
+    let names = ["burn_flex", "burn_tch", "Device::flex", "Device::libtorch", "backend::Flex", "backend::LibTorch", "LibTorchDevice"];
+    for (path, text) in sources() {
+        if !matches!(module_of(&path).as_str(), "device" | "ops") {
+            for name in names {
+                assert!(!without_tests(&text).contains(name), "{} names the backend `{name}`", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn only_cli_prints_or_exits() {
+    for (path, text) in sources() {
+        if !matches!(module_of(&path).as_str(), "cli" | "main") {
+            for call in ["println!", "eprintln!", "print!(", "eprint!(", "dbg!", "process::exit"] {
+                assert!(!without_tests(&text).contains(call), "{} has `{call}`", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn randomness_comes_from_random_rs_alone() {
+    for (path, text) in sources() {
+        for call in ["Tensor::random", "Distribution::", "thread_rng", "rand::"] {
+            assert!(!text.contains(call), "{} draws with `{call}`", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for (path, text) in sources() {
+        assert!(path == Path::new("main.rs") || text.starts_with("//! "), "{} does not open with what it is", path.display());
+    }
+}
+
+#[test]
+fn names_are_never_vague() {
+    for (path, _) in sources() {
+        for vague in ["util", "helper", "common", "manager", "handler"] {
+            assert!(!path.to_string_lossy().contains(vague), "{}: `{vague}` says nothing", path.display());
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_undone() {
+    // Put together here, so that this file does not find itself.
+    let marks = ["TO", "FIX", "XX"].map(|start| format!("{start}{}", if start == "XX" { "X" } else if start == "TO" { "DO" } else { "ME" }));
+    let folders = ["src", "tests", "examples", "pipelines", ".ci"];
+    for folder in folders {
+        for entry in WalkDir::new(root().join(folder)) {
+            let path = entry.expect("readable").into_path();
+            let text = path.extension().is_some_and(|e| ["rs", "py", "yaml", "md", "toml"].iter().any(|known| e == *known));
+            if !text || path.ends_with("tidy.rs") {
+                continue;
+            }
+            let contents = fs::read_to_string(&path).expect("UTF-8");
+            for mark in &marks {
+                assert!(!contents.contains(mark.as_str()), "{} has a {mark}", path.display());
+            }
+            for stub in ["todo!(", "unimplemented!(", "#[ignore"] {
+                assert!(!contents.contains(stub), "{} has `{stub}`", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_code_is_unsafe() {
+    for (path, text) in sources() {
+        assert!(!text.contains("unsafe {") && !text.contains("unsafe fn"), "{} is unsafe", path.display());
+    }
+}
+
+#[test]
+fn fixtures_stay_small() {
+    let mut total = 0;
+    for entry in WalkDir::new(root().join("tests")) {
+        let entry = entry.expect("readable");
+        let size = entry.metadata().expect("readable").len();
+        if entry.file_type().is_file() && !entry.path().components().any(|c| c.as_os_str() == "target") {
+            assert!(size <= 1 << 20, "{} has {size} bytes; a fixture has at most 1 MiB", entry.path().display());
+            total += size;
+        }
+    }
+    assert!(total <= 25 << 20, "tests/ has {total} bytes; it may have 25 MiB");
+}
+
+#[test]
+fn the_top_level_is_what_the_user_chose() {
+    let known = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "src",
+        "pipelines",
+        "examples",
+        "tests",
+        "cache",
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+        ".ci",
+        ".git",
+        ".gitignore",
+        ".gitattributes",
+        "rustfmt.toml",
+        "target",
+    ];
+    for entry in fs::read_dir(root()).expect("readable") {
+        let name = entry.expect("readable").file_name();
+        assert!(known.iter().any(|k| name == *k), "{name:?} at the top level");
+    }
+}
