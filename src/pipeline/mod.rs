@@ -7,3 +7,7 @@ pub mod params;
 
 pub mod item;
 pub mod stage;
+
+pub mod inputs;
+
+pub mod graph;

@@ -29,6 +29,12 @@ pub trait StageKind: Sync {
     /// Fields that its items carry: `image`, `caption`, `lora`, `model`. A consumer that reads another is an error at load.
     fn writes(&self) -> &'static [&'static str];
 
+    /// The fields of the items it reads that it does not write pass on to its outputs, as `Work::of_item` carries them. Untrue of a kind
+    /// whose outputs are other things than its inputs: `sample`, `merge`. A kind that runs as a whole passes nothing on.
+    fn passes_fields_on(&self) -> bool {
+        true
+    }
+
     /// Reads the params; problems go to `diagnostics`.
     fn load(&self, node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>>;
 }
@@ -98,6 +104,14 @@ pub struct InputUse {
     /// The fields that are read; of these, `reads[0]` must be there and the others may be missing.
     pub reads: &'static [&'static str],
     pub shape: InputShape,
+}
+
+impl InputUse {
+    /// The field under which an input that is one file is given: `file` if that is read, else the field that must be there. So a plain
+    /// file stands in for the `model` or `lora` of a stage.
+    pub fn field_of_file(&self) -> &'static str {
+        if self.reads.contains(&"file") { "file" } else { self.reads.first().copied().unwrap_or("file") }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,173 @@
+//! A pipeline that is known to be sound: inputs, stages with their params, and who reads whom. Unaware of YAML and of what is fresh.
+
+use std::path::{Path, PathBuf};
+
+use globset::GlobSet;
+
+use crate::pipeline::inputs::InputFile;
+use crate::pipeline::stage::{InputUse, Stage, StageKind};
+use crate::pipeline::tree::Span;
+
+pub struct Pipeline {
+    /// The pipeline file, as the user calls it.
+    pub file: PathBuf,
+    /// The folder of the file: `out/`, `captions/` and `pipeline.lock` lie here.
+    pub folder: PathBuf,
+    pub concept: String,
+    pub trigger: String,
+    pub seed: u64,
+    pub skip: Skip,
+    /// The epoch that `@pick` takes.
+    pub pick: Option<u64>,
+    /// `--set` as given. If there are any, results do not belong to the file as it stands.
+    pub settings: Vec<String>,
+    /// In the order of the file.
+    pub inputs: Vec<Input>,
+    /// Each after those it reads, otherwise in the order of the file.
+    pub stages: Vec<LoadedStage>,
+}
+
+/// Something that is read from disk.
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub name: String,
+    /// As written: `images/`, `model://sd-v1-5-pruned.ckpt`.
+    pub written: String,
+    /// Of what is written.
+    pub span: Span,
+    pub found: Found,
+}
+
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// A folder of photos. Its items have the fields `image`, `photo` (the same file) and, where there is one, `sidecar`.
+    Photos { folder: PathBuf, files: Vec<InputFile> },
+    /// One file: one item with one field, see `InputUse::field_of_file`.
+    File(PathBuf),
+    /// A model from outside that is not here; only a stage that must run needs it. Holds the places where it was looked for.
+    Absent(Vec<PathBuf>),
+}
+
+pub struct LoadedStage {
+    /// `train`, or `train/latents` of a stage that belongs to another.
+    pub name: String,
+    pub kind: &'static dyn StageKind,
+    pub stage: Box<dyn Stage>,
+    /// Of its name in the file; a sub-stage has that of its owner.
+    pub span: Span,
+    /// False after `default: false`: built only if it is asked for or needed.
+    pub by_default: bool,
+    /// The stage it belongs to, if it is not written in the file.
+    pub owner: Option<String>,
+    /// What it reads, in the order of `Stage::inputs`.
+    pub edges: Vec<Edge>,
+    /// The fields its items have.
+    pub carries: Vec<&'static str>,
+}
+
+/// A stage reads something.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    pub reads: InputUse,
+    pub from: Producer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Producer {
+    /// Index into `Pipeline::inputs`.
+    Input(usize),
+    /// Index into `Pipeline::stages`.
+    Stage(usize),
+}
+
+impl Pipeline {
+    pub fn input(&self, name: &str) -> Option<&Input> {
+        self.inputs.iter().find(|input| input.name == name)
+    }
+
+    /// Index of the stage `name`, sub-stages included.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.stages.iter().position(|stage| stage.name == name)
+    }
+
+    pub fn stage(&self, name: &str) -> Option<&LoadedStage> {
+        self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// The stages that the stages at `wanted` need, and these themselves, in the order of `stages`.
+    pub fn needed(&self, wanted: impl IntoIterator<Item = usize>) -> Vec<usize> {
+        let mut needed = vec![false; self.stages.len()];
+        for index in wanted {
+            needed[index] = true;
+        }
+        // A stage comes after those it reads, so a walk from the end meets every consumer before its producers.
+        for consumer in (0..self.stages.len()).rev() {
+            if needed[consumer] {
+                for producer in self.producers(consumer) {
+                    needed[producer] = true;
+                }
+            }
+        }
+        (0..self.stages.len()).filter(|&index| needed[index]).collect()
+    }
+
+    /// What a run without targets builds.
+    pub fn by_default(&self) -> Vec<usize> {
+        self.needed((0..self.stages.len()).filter(|&index| self.stages[index].by_default))
+    }
+
+    /// The stages that a stage reads.
+    pub fn producers(&self, consumer: usize) -> impl Iterator<Item = usize> + '_ {
+        self.stages[consumer].edges.iter().filter_map(|edge| match edge.from {
+            Producer::Stage(index) => Some(index),
+            Producer::Input(_) => None,
+        })
+    }
+
+    /// Where outputs of this file lie under friendly names, unless `--set` was given.
+    pub fn out(&self) -> PathBuf {
+        self.folder.join("out")
+    }
+
+    pub fn lock_file(&self) -> PathBuf {
+        self.folder.join("pipeline.lock")
+    }
+}
+
+impl Input {
+    /// The fields its items have, `None` where a file takes the place of any field.
+    pub fn carries(&self) -> Option<&'static [&'static str]> {
+        match self.found {
+            Found::Photos { .. } => Some(crate::pipeline::inputs::FIELDS),
+            Found::File(_) | Found::Absent(_) => None,
+        }
+    }
+
+    pub fn path(&self) -> Option<&Path> {
+        match &self.found {
+            Found::Photos { folder, .. } => Some(folder),
+            Found::File(path) => Some(path),
+            Found::Absent(_) => None,
+        }
+    }
+}
+
+/// Which items training leaves out.
+#[derive(Clone, Debug, Default)]
+pub struct Skip {
+    /// As written.
+    pub patterns: Vec<String>,
+    pub(crate) globs: GlobSet,
+}
+
+impl Skip {
+    /// `name` is that of an item; one that descends from a skipped photo under another name (`IMG_1-flip`) is the caller's to ask for.
+    pub fn takes(&self, name: &str) -> bool {
+        self.globs.is_match(name)
+    }
+
+    /// The patterns that match `name`, as indices into `patterns`.
+    pub fn matching(&self, name: &str) -> Vec<usize> {
+        self.globs.matches(name)
+    }
+}

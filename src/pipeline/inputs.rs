@@ -1,0 +1,211 @@
+//! What lies in an input: the photos of a folder with their names and sidecars. Reads names and sizes, decodes nothing.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use unicode_normalization::UnicodeNormalization;
+use walkdir::WalkDir;
+
+/// The fields of a photo's item; `sidecar` is missing where no text lies beside it.
+pub const FIELDS: &[&str] = &["image", "photo", "sidecar"];
+
+/// What the image decoder reads, by extension in lower case.
+const PICTURES: &[&str] = &["jpg", "jpeg", "png", "webp"];
+
+/// Pictures that people have and that are not read: worth a word, where other files are passed over.
+const OTHER_PICTURES: &[&str] =
+    &["heic", "heif", "avif", "bmp", "tif", "tiff", "gif", "jxl", "psd", "raw", "dng", "cr2", "nef", "arw"];
+
+/// What a git-lfs pointer begins with; <https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Pointers are smaller than this by their specification.
+const LFS_POINTER_SIZE: u64 = 1024;
+
+/// One photo of a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputFile {
+    /// Path below the folder without extension, NFC, with `/`.
+    pub name: String,
+    pub image: PathBuf,
+    /// The `.txt` file beside it with the same stem.
+    pub sidecar: Option<PathBuf>,
+}
+
+/// What a folder holds.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// In the order of their names.
+    pub files: Vec<InputFile>,
+    /// Pictures in a format that is not read.
+    pub unread: Vec<PathBuf>,
+}
+
+/// Why a folder cannot be an input. `Display` says it to the user.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    #[error("reading `{}`: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("`{}` and `{}` would both be the item `{name}`: rename one of them", first.display(), second.display())]
+    SameName { name: String, first: PathBuf, second: PathBuf },
+    #[error("`{}` is a git-lfs pointer, not the picture: run `git lfs pull`", path.display())]
+    Pointer { path: PathBuf },
+    #[error("the name of `{}` is not valid UTF-8: rename it", path.display())]
+    NotText { path: PathBuf },
+}
+
+/// The photos below `folder` in the order of their names.
+pub fn list(folder: &Path) -> anyhow::Result<Vec<InputFile>> {
+    let (listing, mut problems) = survey(folder);
+    if problems.is_empty() { Ok(listing.files) } else { Err(problems.swap_remove(0).into()) }
+}
+
+/// What lies below `folder`, and everything that is wrong with it. Hidden files and folders are passed over.
+pub fn survey(folder: &Path) -> (Listing, Vec<Unusable>) {
+    let mut listing = Listing::default();
+    let mut problems = Vec::new();
+    let mut sidecars = BTreeMap::new();
+    let visible = |entry: &walkdir::DirEntry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".");
+    for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(visible) {
+        let entry = match entry {
+            Ok(entry) if entry.file_type().is_file() => entry,
+            Ok(_) => continue,
+            Err(error) => {
+                let path = error.path().unwrap_or(folder).to_path_buf();
+                problems.push(Unusable::Unreadable { path, source: error.into() });
+                continue;
+            }
+        };
+        let path = entry.path();
+        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        if OTHER_PICTURES.contains(&extension.as_str()) {
+            listing.unread.push(path.to_path_buf());
+        }
+        let is_picture = PICTURES.contains(&extension.as_str());
+        if !is_picture && extension != "txt" {
+            continue;
+        }
+        let Some(name) = item_name(folder, path) else {
+            problems.push(Unusable::NotText { path: path.to_path_buf() });
+            continue;
+        };
+        if extension == "txt" {
+            sidecars.insert(name, path.to_path_buf());
+            continue;
+        }
+        if entry.metadata().is_ok_and(|m| m.len() < LFS_POINTER_SIZE) && is_lfs_pointer(path) {
+            problems.push(Unusable::Pointer { path: path.to_path_buf() });
+        }
+        listing.files.push(InputFile { name, image: path.to_path_buf(), sidecar: None });
+    }
+    listing.files.sort_by(|a, b| (&a.name, &a.image).cmp(&(&b.name, &b.image)));
+    listing.unread.sort();
+    for file in &mut listing.files {
+        file.sidecar = sidecars.remove(&file.name);
+    }
+    problems.extend(equal_names(&listing.files));
+    (listing, problems)
+}
+
+/// Path of `file` below `folder` without its extension, NFC, with `/`; `None` if it is not UTF-8.
+pub fn item_name(folder: &Path, file: &Path) -> Option<String> {
+    let below = file.strip_prefix(folder).unwrap_or(file).with_extension("");
+    let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();
+    Some(parts?.join("/").nfc().collect())
+}
+
+/// True of the small text that git-lfs leaves where a file has not been fetched.
+pub fn is_lfs_pointer(path: &Path) -> bool {
+    let mut start = [0; LFS_POINTER.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == LFS_POINTER
+}
+
+/// Names that are equal, or would be on a file system that ignores case.
+fn equal_names(files: &[InputFile]) -> Vec<Unusable> {
+    let mut seen: BTreeMap<String, &InputFile> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for file in files {
+        let folded: String = file.name.to_lowercase().nfc().collect();
+        match seen.get(&folded) {
+            Some(first) => problems.push(Unusable::SameName {
+                name: file.name.clone(),
+                first: first.image.clone(),
+                second: file.image.clone(),
+            }),
+            None => {
+                seen.insert(folded, file);
+            }
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for file in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().expect("below the folder")).expect("created");
+            fs::write(path, b"x").expect("written");
+        }
+        folder
+    }
+
+    #[test]
+    fn photos_are_named_by_their_path_without_extension_and_sorted() {
+        let folder =
+            folder(&["b.JPG", "day 2/a.png", "a.webp", "a.txt", "notes.txt", ".hidden.png", ".git/x.png", "day 2/x.y.jpeg"]);
+        let files = list(folder.path()).expect("listed");
+        let names: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "day 2/a", "day 2/x.y"]);
+        assert_eq!(files[0].sidecar.as_deref(), Some(folder.path().join("a.txt").as_path()));
+        assert!(files[1..].iter().all(|f| f.sidecar.is_none()));
+    }
+
+    #[test]
+    fn names_that_differ_in_case_or_extension_only_are_an_error_that_names_both_files() {
+        let folder = folder(&["IMG.jpg", "img.png", "a.png", "a.jpg"]);
+        let (_, problems) = survey(folder.path());
+        let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(texts[0].contains("IMG.jpg") && texts[0].contains("img.png"), "{texts:?}");
+        assert!(texts[1].contains("a.jpg") && texts[1].contains("a.png"), "{texts:?}");
+        assert!(list(folder.path()).is_err());
+    }
+
+    #[test]
+    fn composed_and_decomposed_letters_are_one_name() {
+        let folder = folder(&["caf\u{e9}.jpg", "cafe\u{301}.png"]);
+        let (listing, problems) = survey(folder.path());
+        assert!(listing.files.iter().all(|f| f.name == "caf\u{e9}"));
+        assert!(matches!(problems[..], [Unusable::SameName { .. }]));
+    }
+
+    #[test]
+    fn a_git_lfs_pointer_is_told_from_a_picture() {
+        let folder = folder(&["b.jpg"]);
+        fs::write(folder.path().join("a.jpg"), "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+            .expect("written");
+        let error = list(folder.path()).expect_err("a pointer");
+        assert!(error.to_string().contains("a.jpg") && error.to_string().contains("git lfs pull"), "{error}");
+    }
+
+    #[test]
+    fn formats_that_are_not_read_are_counted_and_other_files_are_not() {
+        let folder = folder(&["a.heic", "b.BMP", "c.jpg", "readme.md"]);
+        let (listing, problems) = survey(folder.path());
+        assert_eq!((listing.files.len(), listing.unread.len(), problems.len()), (1, 2, 0));
+    }
+
+    #[test]
+    fn a_missing_folder_is_an_error() {
+        assert!(list(Path::new("/nonexistent/photos")).is_err());
+    }
+}
