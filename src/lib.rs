@@ -17,3 +17,5 @@ pub mod pipeline;
 pub mod cache;
 
 pub mod stages;
+
+pub mod cli;

@@ -11,3 +11,5 @@ pub mod stage;
 pub mod inputs;
 
 pub mod graph;
+
+pub mod schema;
