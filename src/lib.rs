@@ -19,3 +19,5 @@ pub mod cache;
 pub mod stages;
 
 pub mod cli;
+
+pub mod random;

@@ -1,1 +1,3 @@
 //! Every integration test, in one binary: each further one would link Burn again.
+
+mod parity;
