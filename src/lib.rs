@@ -21,3 +21,5 @@ pub mod stages;
 pub mod cli;
 
 pub mod random;
+
+pub mod prompt;

@@ -5,6 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use loramill::random::Generator;
 
+mod prompt;
 mod random;
 
 /// Random weights that fixtures need not store: the same numbers as `draw` in draw.py, keyed by the tensor's name.
@@ -45,6 +46,13 @@ impl Fixture {
         let tensor = file.tensor(name).unwrap_or_else(|error| panic!("`{name}`: {error}"));
         assert_eq!(tensor.dtype(), safetensors::Dtype::I64, "`{name}`");
         tensor.data().as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
+    }
+
+    /// What the generating script noted: versions, texts.
+    pub fn metadata(&self, name: &str) -> String {
+        let (_, header) = safetensors::SafeTensors::read_metadata(&self.0).expect("fixtures are safetensors");
+        let notes = header.metadata().as_ref().expect("fixtures carry metadata");
+        notes.get(name).unwrap_or_else(|| panic!("the fixture notes no `{name}`")).clone()
     }
 }
 

@@ -1,0 +1,5 @@
+//! From the text of a prompt to the tokens that CLIP's text encoder reads. Unaware of networks.
+
+pub mod tokenizer;
+
+pub mod chunks;
