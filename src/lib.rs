@@ -16,6 +16,8 @@ pub mod pipeline;
 
 pub mod cache;
 
+pub mod checkpoint;
+
 pub mod stages;
 
 pub mod cli;

@@ -1,0 +1,124 @@
+//! Writes PyTorch's `.ckpt` and `.pt`: a zip archive that `torch.load(weights_only=True)` reads, and whose members pass
+//! stable-diffusion-webui's filter `^[^/]+/(data/\d+|version|data\.pkl)$`. Newer records that torch writes (`byteorder`,
+//! `.format_version`) would be refused there, so they are left out; torch does not need them.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use zip::write::SimpleFileOptions;
+
+use crate::checkpoint::safetensors::check_produced;
+use crate::checkpoint::tensor::{Dtype, TensorData, TensorInfo};
+
+/// The folder of the members; any name without `/` will do.
+const ROOT: &str = "archive";
+
+/// From here on a zip member needs 64-bit sizes.
+const ZIP64_FROM: usize = u32::MAX as usize;
+
+/// Writes `{"state_dict": {name: tensor, …}}` atomically, asking `produce` for one tensor at a time, in the order of the names.
+///
+/// # Errors
+/// If a tensor has a type that PyTorch's pickles cannot name, comes out in another size than `tensors` announced, or the disk is full.
+pub fn write_each(
+    path: &Path,
+    tensors: &BTreeMap<String, TensorInfo>,
+    mut produce: impl FnMut(&str) -> Result<TensorData>,
+) -> Result<()> {
+    let pickle = pickle(tensors)?;
+    crate::checkpoint::write_atomically(path, |file| {
+        let mut archive = zip::ZipWriter::new(BufWriter::with_capacity(1 << 20, file));
+        let mut member = |name: &str, bytes: &[u8]| -> Result<()> {
+            // The zip crate's default time is 1980-01-01: the bytes depend on the tensors alone.
+            let options = SimpleFileOptions::default()
+                .compression_method(zip::CompressionMethod::Stored)
+                .last_modified_time(zip::DateTime::default())
+                .large_file(bytes.len() >= ZIP64_FROM);
+            archive.start_file(format!("{ROOT}/{name}"), options)?;
+            Ok(archive.write_all(bytes)?)
+        };
+        member("data.pkl", &pickle)?;
+        for (index, (name, info)) in tensors.iter().enumerate() {
+            let tensor = produce(name)?;
+            check_produced(name, info, &tensor)?;
+            member(&format!("data/{index}"), &tensor.bytes)?;
+        }
+        member("version", b"3\n")?;
+        archive.finish()?.flush()?;
+        Ok(())
+    })
+}
+
+/// Writes tensors that are all in memory.
+pub fn write(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<()> {
+    let infos = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.info())).collect();
+    write_each(path, &infos, |name| Ok(tensors[name].clone()))
+}
+
+/// Protocol 2, without a memo.
+fn pickle(tensors: &BTreeMap<String, TensorInfo>) -> Result<Vec<u8>> {
+    let mut out = vec![0x80, 2, b'}'];
+    text(&mut out, "state_dict");
+    out.extend(b"}(");
+    for (index, (name, info)) in tensors.iter().enumerate() {
+        text(&mut out, name);
+        tensor(&mut out, index, info).with_context(|| format!("tensor `{name}`"))?;
+    }
+    out.extend(b"us.");
+    Ok(out)
+}
+
+/// `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`.
+fn tensor(out: &mut Vec<u8>, index: usize, info: &TensorInfo) -> Result<()> {
+    let Some(class) = info.dtype.storage() else {
+        bail!("PyTorch's pickles have no storage of type {}: write safetensors instead", info.dtype.name());
+    };
+    let elements = info.elements().context("its shape overflows")?;
+    out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+    text(out, "storage");
+    out.extend(format!("ctorch\n{class}\n").bytes());
+    text(out, &index.to_string());
+    text(out, "cpu");
+    int(out, elements);
+    out.extend(b"tQ"); // the storage, by its persistent id
+    int(out, 0);
+    let mut strides = vec![1; info.shape.len()];
+    for side in (1..info.shape.len()).rev() {
+        strides[side - 1] = strides[side] * info.shape[side].max(1);
+    }
+    for numbers in [&info.shape, &strides] {
+        out.push(b'(');
+        numbers.iter().for_each(|number| int(out, *number));
+        out.push(b't');
+    }
+    out.push(0x89); // requires_grad: False
+    out.extend(b"ccollections\nOrderedDict\n)RtR");
+    Ok(())
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.push(b'X');
+    out.extend((text.len() as u32).to_le_bytes());
+    out.extend(text.bytes());
+}
+
+fn int(out: &mut Vec<u8>, value: usize) {
+    match i32::try_from(value) {
+        Ok(value @ 0..=255) => out.extend([b'K', value as u8]),
+        Ok(value) => {
+            out.push(b'J');
+            out.extend(value.to_le_bytes());
+        }
+        Err(_) => {
+            out.extend([0x8a, 8]); // LONG1; shapes fit i64
+            out.extend((value as i64).to_le_bytes());
+        }
+    }
+}
+
+/// Whether every tensor has a type that a `.ckpt` can hold.
+pub fn can_hold(dtype: Dtype) -> bool {
+    dtype.storage().is_some()
+}

@@ -1,0 +1,35 @@
+//! Model files: containers (safetensors, PyTorch's pickles), the names of tensors in them, metadata. Knows nothing of Burn.
+
+pub mod tensor;
+
+pub mod model_file;
+
+pub mod safetensors;
+
+mod pickle;
+mod torch;
+
+pub mod ckpt;
+
+pub mod keys;
+pub mod layout;
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Writes a file beside `path` and renames it over `path` when it is complete: nobody ever sees half a model.
+fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let attempt = || -> Result<()> {
+        let mut builder = tempfile::Builder::new();
+        // The umask decides, as for any file a program writes.
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder)?;
+        write(file.as_file_mut())?;
+        file.persist(path)?;
+        Ok(())
+    };
+    attempt().with_context(|| format!("writing the model file `{}`", path.display()))
+}

@@ -1,0 +1,3 @@
+//! Model files as the original programs write and read them.
+
+mod containers;
