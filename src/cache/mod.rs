@@ -1,3 +1,282 @@
 //! The content-addressed store. Knows nothing of stages.
+//!
+//! ```text
+//! objects/ab/…     contents under their digest, read-only
+//! tmp/             what is being written, one folder a process
+//! records          key → outputs, a log that only grows; record-index finds a key in it
+//! stat-index       what files contained, by stat; text-index the same for captions
+//! state/<key>/     what an interrupted run goes on from
+//! displaced/       files that made room for others in the user's folders, for 30 days
+//! outputs/         what was written into `out/` folders
+//! locks/  roots/   who works on what; which repositories use this cache
+//! ```
 
 pub mod digest;
+
+pub mod artifact;
+
+pub mod batch;
+mod objects;
+
+mod record_log;
+pub mod records;
+
+mod file_digest;
+pub mod stat_index;
+
+pub mod locate;
+pub mod locks;
+
+pub(crate) mod atomic;
+pub(crate) mod encoding;
+pub(crate) mod faults;
+pub(crate) mod file_lock;
+pub(crate) mod trouble;
+mod workspace;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+use rayon::prelude::*;
+
+use crate::cache::batch::Batch;
+use crate::cache::digest::Digest;
+use crate::cache::objects::Objects;
+use crate::cache::record_log::RecordLog;
+use crate::cache::records::{Completeness, Record};
+use crate::cache::stat_index::{FileStat, StatIndex};
+use crate::cache::trouble::disk_trouble;
+use crate::cache::workspace::Workspace;
+
+/// Displaced files are kept this long.
+const DISPLACED_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// A cache folder. Any number of processes may have it open; threads share one.
+#[derive(Debug)]
+pub struct Cache {
+    root: PathBuf,
+    objects: Objects,
+    records: RecordLog,
+    files: StatIndex,
+    texts: StatIndex,
+    workspace: OnceLock<Workspace>,
+}
+
+impl Cache {
+    /// Opens the cache in `root`, which is made if it is not there, and removes what dead processes left in `tmp/`.
+    pub fn open(root: &Path) -> Result<Self> {
+        let tmp = root.join("tmp");
+        for folder in [root.join("objects"), tmp.clone(), root.join("locks")] {
+            fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
+        }
+        locate::tag(root)?;
+        Workspace::sweep(&tmp)?;
+        Ok(Self {
+            objects: Objects::at(root.join("objects")),
+            records: RecordLog::open(root)?,
+            files: StatIndex::open(root.join("stat-index")),
+            texts: StatIndex::open(root.join("text-index")),
+            workspace: OnceLock::new(),
+            root: root.to_path_buf(),
+        })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The way to write objects and records.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch::new(self)
+    }
+
+    /// Whether the object is here with its size. One of another size is damaged and as good as none.
+    pub fn contains(&self, digest: &Digest, size: u64) -> bool {
+        self.objects.contains(digest, size)
+    }
+
+    /// Where an object lies if it is here. Its contents are not checked, so this is for large files.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.objects.path(digest)
+    }
+
+    /// The contents of an object, checked. A damaged one is removed, so that the next run makes it again.
+    pub fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
+        self.objects.read(digest)
+    }
+
+    /// The first result of `key`.
+    pub fn lookup(&self, key: &Digest) -> Result<Option<Record>> {
+        Ok(self.results(key)?.into_iter().next())
+    }
+
+    /// Every result of `key`, the oldest first.
+    pub fn results(&self, key: &Digest) -> Result<Vec<Record>> {
+        self.records.lookup(key, Completeness::Complete)
+    }
+
+    /// What `key` published before it ended, in that order.
+    pub fn published(&self, key: &Digest) -> Result<Vec<Record>> {
+        self.records.lookup(key, Completeness::Partial)
+    }
+
+    /// Digest and size of a file, from the stat index if it is unchanged since it was last read.
+    pub fn digest_file(&self, path: &Path) -> Result<(Digest, u64)> {
+        let stat = FileStat::of(path).with_context(|| format!("reading `{}`", path.display()))?;
+        match self.files.lookup(&stat) {
+            Some(found) => Ok(found),
+            None => self.digest_changed_file(path, &self.clock()?),
+        }
+    }
+
+    /// As `digest_file`, for many files at once, in the order given.
+    pub fn digest_files<P: AsRef<Path> + Sync>(&self, paths: &[P]) -> Vec<Result<(Digest, u64)>> {
+        let known: Vec<_> = paths
+            .par_iter()
+            .with_min_len(64)
+            .map(|path| {
+                let path = path.as_ref();
+                let stat = FileStat::of(path).with_context(|| format!("reading `{}`", path.display()))?;
+                Ok(self.files.lookup(&stat))
+            })
+            .collect();
+        if known.iter().all(|found| matches!(found, Ok(Some(_)))) {
+            return known.into_iter().map(|found| Ok(found?.expect("all were found"))).collect();
+        }
+        let clock = self.clock();
+        let hash = |(path, found): (&P, Result<Option<_>>)| match (found?, &clock) {
+            (Some(found), _) => Ok(found),
+            (None, Ok(clock)) => self.digest_changed_file(path.as_ref(), clock),
+            (None, Err(error)) => bail!("{error:#}"),
+        };
+        paths.par_iter().zip(known).map(hash).collect()
+    }
+
+    fn digest_changed_file(&self, path: &Path, clock: &Clock) -> Result<(Digest, u64)> {
+        let reading = || format!("reading `{}`", path.display());
+        let file = fs::File::open(path).with_context(reading)?;
+        let metadata = file.metadata().with_context(reading)?;
+        if !metadata.is_file() {
+            bail!("`{}` is not a file", path.display());
+        }
+        let before = FileStat::from(&metadata);
+        let again = file.try_clone().with_context(reading)?;
+        let (digest, size) = file_digest::of_open(file).with_context(reading)?;
+        let after = FileStat::from(&again.metadata().with_context(reading)?);
+        if before == after && size == before.size {
+            self.files.learn(before, clock.now(before.device), digest, size);
+        }
+        Ok((digest, size))
+    }
+
+    /// Writes what was learned about files. Also done when the cache is dropped.
+    pub fn save_stat_index(&self) -> Result<()> {
+        self.files.save()?;
+        self.texts.save()
+    }
+
+    /// What caption files contained, after normalisation.
+    pub(crate) fn texts(&self) -> &StatIndex {
+        &self.texts
+    }
+
+    /// The time of now, as the file systems at hand tell it.
+    pub(crate) fn clock(&self) -> Result<Clock> {
+        let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
+        let probe = self.workspace()?.fresh_path();
+        let file = fs::File::create_new(&probe).map_err(|error| disk_trouble(error, "writing", &probe))?;
+        let metadata = file.metadata().map_err(|error| disk_trouble(error, "reading", &probe))?;
+        fs::remove_file(&probe).map_err(|error| disk_trouble(error, "removing", &probe))?;
+        let stat = FileStat::from(&metadata);
+        Ok(Clock { system, device: stat.device, cache: stat.changed })
+    }
+
+    /// The folder of a state key, made if it is not there: what an interrupted run goes on from.
+    pub fn state_folder(&self, state_key: &Digest) -> Result<PathBuf> {
+        let folder = self.root.join("state").join(state_key.to_hex());
+        fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
+        Ok(folder)
+    }
+
+    /// An empty folder of this process, removed when the cache is closed or by the next process after a kill.
+    pub fn scratch_folder(&self) -> Result<PathBuf> {
+        let folder = self.workspace()?.fresh_path();
+        fs::create_dir(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
+        Ok(folder)
+    }
+
+    /// Moves a file that made room for another out of the user's folder, to be kept for 30 days.
+    pub(crate) fn displace(&self, path: &Path) -> Result<PathBuf> {
+        let folder = self.root.join("displaced");
+        fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let target = (0u32..)
+            .map(|n| folder.join(format!("{}.{:09}.{n}.{}", now.as_secs(), now.subsec_nanos(), name.trim_start_matches('.'))))
+            .find(|target| fs::symlink_metadata(target).is_err())
+            .expect("there is always another number");
+        match fs::rename(path, &target) {
+            Ok(()) => Ok(target),
+            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+                let copy = || -> std::io::Result<()> {
+                    fs::copy(path, &target)?;
+                    fs::File::open(&target)?.sync_all()?;
+                    fs::remove_file(path)
+                };
+                copy().map_err(|error| disk_trouble(error, &format!("moving `{}` to", path.display()), &target))?;
+                Ok(target)
+            }
+            Err(error) => Err(disk_trouble(error, &format!("moving `{}` to", path.display()), &target)),
+        }
+    }
+
+    /// Removes displaced files that are older than 30 days.
+    pub fn forget_old_displaced(&self) -> Result<()> {
+        let folder = self.root.join("displaced");
+        let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        for entry in entries {
+            let entry = entry.with_context(|| format!("reading `{}`", folder.display()))?;
+            let name = entry.file_name();
+            let since = name.to_str().and_then(|name| name.split('.').next()).and_then(|seconds| seconds.parse().ok());
+            let Some(since) = since.map(Duration::from_secs) else { continue };
+            if now.saturating_sub(since) > DISPLACED_FOR {
+                fs::remove_file(entry.path()).map_err(|error| disk_trouble(error, "removing", &entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn workspace(&self) -> Result<&Workspace> {
+        if let Some(workspace) = self.workspace.get() {
+            return Ok(workspace);
+        }
+        let made = Workspace::create(&self.root.join("tmp"))?;
+        // Of two threads one finds its workspace in place, the other drops its own.
+        Ok(self.workspace.get_or_init(|| made))
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        // Without it files are hashed again: not worth failing for at the very end.
+        let _ = self.save_stat_index();
+    }
+}
+
+/// What time it was, by the file system of the cache and by the system.
+pub(crate) struct Clock {
+    system: i64,
+    device: u64,
+    cache: i64,
+}
+
+impl Clock {
+    /// In nanoseconds since 1970, for files on `device`.
+    pub(crate) fn now(&self, device: u64) -> i64 {
+        if device == self.device { self.cache } else { self.system }
+    }
+}

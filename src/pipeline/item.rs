@@ -2,17 +2,8 @@
 
 use std::collections::BTreeMap;
 
+pub use crate::cache::artifact::Artifact;
 use crate::cache::digest::Digest;
-
-/// One file by its contents.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Artifact {
-    pub digest: Digest,
-    /// In bytes.
-    pub size: u64,
-    /// Without the dot: `png`. Part of the friendly name only.
-    pub extension: String,
-}
 
 /// A named thing with fields: a photo with its picture and caption, or a checkpoint with its LoRA.
 ///

@@ -6,6 +6,9 @@ pub mod tree;
 pub mod params;
 
 pub mod item;
+pub mod item_set;
+
+pub mod lock_file;
 pub mod stage;
 
 pub mod inputs;

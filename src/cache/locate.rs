@@ -1,0 +1,88 @@
+//! Where the cache lies, how a folder is marked as one, and which repositories use it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::cache::digest::Digest;
+use crate::cache::trouble::disk_trouble;
+use crate::cache::{Cache, atomic};
+
+const TAG: &str = "CACHEDIR.TAG";
+/// The first line is fixed by <https://bford.info/cachedir/>.
+const TAG_TEXT: &str = "Signature: 8a477f597d28d172789f06886806bc55
+# This folder holds artifacts that loramill makes again when they are missing; backup programs may skip it.
+";
+const SIGNATURE: &str = "Signature: 8a477f597d28d172789f06886806bc55";
+
+impl Cache {
+    /// The folder of the cache for a pipeline: `explicit` if given, else the nearest `cache/` upward that carries CACHEDIR.TAG, else
+    /// one beside the git root, else one beside the pipeline. It need not exist.
+    pub fn locate(pipeline_folder: &Path, explicit: Option<&Path>) -> PathBuf {
+        if let Some(explicit) = explicit {
+            return explicit.to_path_buf();
+        }
+        // A relative path has no parents to look at.
+        let folder = fs::canonicalize(pipeline_folder).unwrap_or_else(|_| pipeline_folder.to_path_buf());
+        let tagged = folder.ancestors().map(|above| above.join("cache")).find(|cache| is_tagged(cache));
+        let beside_git = || folder.ancestors().find(|above| above.join(".git").exists()).map(|root| root.join("cache"));
+        tagged.or_else(beside_git).unwrap_or_else(|| folder.join("cache"))
+    }
+
+    /// Notes that the repository around `folder` uses this cache: its lock files name what must be kept.
+    pub fn register_root(&self, folder: &Path) -> Result<()> {
+        let folder = fs::canonicalize(folder).with_context(|| format!("looking for `{}`", folder.display()))?;
+        let root = folder.ancestors().find(|above| above.join(".git").exists()).unwrap_or(&folder);
+        let text = root.as_os_str().as_encoded_bytes();
+        let path = self.root().join("roots").join(Digest::of(text).short());
+        if fs::read(&path).is_ok_and(|known| known == text) {
+            return Ok(());
+        }
+        let roots = self.root().join("roots");
+        fs::create_dir_all(&roots).map_err(|error| disk_trouble(error, "creating", &roots))?;
+        atomic::replace(&path, text)
+    }
+}
+
+fn is_tagged(cache: &Path) -> bool {
+    fs::read(cache.join(TAG)).is_ok_and(|tag| tag.starts_with(SIGNATURE.as_bytes()))
+}
+
+pub(crate) fn tag(root: &Path) -> Result<()> {
+    if is_tagged(root) { Ok(()) } else { atomic::replace(&root.join(TAG), TAG_TEXT.as_bytes()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_tagged_cache_wins_then_the_git_root_then_the_pipeline() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = fs::canonicalize(temp.path()).unwrap();
+        let pipeline = top.join("repo/pipelines/cat");
+        fs::create_dir_all(&pipeline).unwrap();
+        assert_eq!(Cache::locate(&pipeline, None), pipeline.join("cache"));
+        fs::create_dir(top.join("repo/.git")).unwrap();
+        assert_eq!(Cache::locate(&pipeline, None), top.join("repo/cache"));
+        fs::create_dir(top.join("repo/pipelines/cache")).unwrap();
+        assert_eq!(Cache::locate(&pipeline, None), top.join("repo/cache"), "a folder that only has the name");
+        tag(&top.join("repo/pipelines/cache")).unwrap();
+        assert_eq!(Cache::locate(&pipeline, None), top.join("repo/pipelines/cache"));
+        assert_eq!(Cache::locate(&pipeline, Some(Path::new("/x"))), Path::new("/x"));
+    }
+
+    #[test]
+    fn a_repository_registers_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let pipeline = temp.path().join("repo/pipelines/cat");
+        fs::create_dir_all(&pipeline).unwrap();
+        fs::create_dir(temp.path().join("repo/.git")).unwrap();
+        let cache = Cache::open(&temp.path().join("cache")).unwrap();
+        cache.register_root(&pipeline).unwrap();
+        cache.register_root(&temp.path().join("repo")).unwrap();
+        let roots: Vec<_> = fs::read_dir(cache.root().join("roots")).unwrap().collect();
+        assert_eq!(roots.len(), 1);
+    }
+}

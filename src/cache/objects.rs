@@ -1,0 +1,58 @@
+//! Objects: contents under the name of their digest, read-only, never changed. Unaware of records and of what the contents are.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cache::digest::Digest;
+
+/// The folder `objects/`.
+#[derive(Debug)]
+pub(crate) struct Objects {
+    folder: PathBuf,
+}
+
+impl Objects {
+    pub(crate) fn at(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// Where the object lies, if it is here.
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.to_hex();
+        self.folder.join(&hex[..2]).join(&hex[2..])
+    }
+
+    /// Whether the object is here and has its size. One of another size is damaged and as good as none.
+    pub(crate) fn contains(&self, digest: &Digest, size: u64) -> bool {
+        fs::metadata(self.path(digest)).is_ok_and(|found| found.is_file() && found.len() == size)
+    }
+
+    /// The contents, checked. A damaged object is taken away, so that it counts as missing from now on.
+    pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.path(digest);
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .with_context(|| format!("reading object {} from the cache: run again to make it anew", digest.short()))?;
+        if Digest::of(&bytes) != *digest {
+            fs::remove_file(&path).with_context(|| format!("removing the damaged object `{}`", path.display()))?;
+            bail!("object {} in the cache is damaged and was removed: run again to make it anew", digest.short());
+        }
+        Ok(bytes)
+    }
+
+    /// Moves a durable file to its place; `source` must be on the same file system.
+    pub(crate) fn adopt(&self, source: &Path, digest: &Digest) -> std::io::Result<()> {
+        let path = self.path(digest);
+        match fs::rename(source, &path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                fs::create_dir_all(path.parent().expect("an object lies in a folder"))?;
+                fs::rename(source, &path)
+            }
+            result => result,
+        }
+    }
+}

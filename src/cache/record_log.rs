@@ -1,0 +1,523 @@
+//! The record log: one file of frames, each with a checksum of its own, that grows only. Any number of processes append and read at
+//! once. Unaware of objects.
+//!
+//! A frame is `magic, length of the body, checksum, key, form, body`. What a kill or a power cut left at the end is cut off by the next
+//! writer; a damaged frame in the middle is stepped over. `record-index` maps the first 8 bytes of a key to places in the log, so that
+//! opening reads no frame that the index covers; it may be deleted at any time.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::cache::atomic;
+use crate::cache::digest::Digest;
+use crate::cache::faults;
+use crate::cache::file_lock::FileLock;
+use crate::cache::records::{Completeness, Record};
+use crate::cache::trouble::disk_trouble;
+
+const HEADER: &[u8; 16] = b"loramill-log 1\n\0";
+/// The header, then 16 bytes that tell this log from every other: an index names the log it belongs to.
+const HEADER_LENGTH: u64 = 32;
+const MAGIC: [u8; 4] = [0xf5, b'R', b'e', b'c'];
+/// Magic, length of the body, checksum, key, form.
+const FRAME_HEADER: usize = 4 + 4 + 8 + 32 + 1;
+/// A longer body cannot be: it guards the memory against damaged lengths.
+const LONGEST_BODY: usize = 256 << 20;
+const INDEX_HEADER: &[u8; 16] = b"loramill-index1\n";
+/// The index is written anew when this many frames, and an eighth of all, are not in it, ...
+const TAIL: usize = 4096;
+/// ... and at the end, if at least this many are not.
+const TAIL_AT_END: usize = 256;
+
+/// Key prefix and offset of a frame.
+type Place = (u64, u64);
+
+#[derive(Debug)]
+pub(crate) struct RecordLog {
+    path: PathBuf,
+    index_path: PathBuf,
+    lock_path: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    identity: [u8; 16],
+    /// Sorted; from the index file.
+    indexed: Vec<Place>,
+    /// Frames after those.
+    tail: BTreeSet<Place>,
+    /// All frames before this offset are known; it is the end of a frame.
+    known: u64,
+}
+
+impl RecordLog {
+    /// Opens the log in `folder`, which is made if it is not there.
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("records");
+        let lock_path = folder.join("records.lock");
+        let index_path = folder.join("record-index");
+        let (file, identity) = match open_log(&path)? {
+            Some(opened) => opened,
+            None => {
+                let _lock = FileLock::take(&lock_path)?;
+                match open_log(&path)? {
+                    Some(opened) => opened,
+                    None => {
+                        start_log(&path)?;
+                        open_log(&path)?.with_context(|| format!("`{}` vanished while it was opened", path.display()))?
+                    }
+                }
+            }
+        };
+        let (indexed, known) = read_index(&index_path, &identity, &file).unwrap_or((Vec::new(), HEADER_LENGTH));
+        let log = Self {
+            path,
+            index_path,
+            lock_path,
+            state: Mutex::new(State { file, identity, indexed, tail: BTreeSet::new(), known }),
+        };
+        log.refresh(&mut log.state())?;
+        Ok(log)
+    }
+
+    /// Every record of `key` of that completeness, in the order in which they were appended.
+    pub(crate) fn lookup(&self, key: &Digest, completeness: Completeness) -> Result<Vec<Record>> {
+        let mut state = self.state();
+        let mut found = self.read_places(&state, key, completeness)?;
+        if found.is_empty() && self.refresh(&mut state)? {
+            found = self.read_places(&state, key, completeness)?;
+        }
+        Ok(found)
+    }
+
+    fn read_places(&self, state: &State, key: &Digest, completeness: Completeness) -> Result<Vec<Record>> {
+        let prefix = prefix_of(key);
+        let from = state.indexed.partition_point(|(p, _)| *p < prefix);
+        let indexed = state.indexed[from..].iter().take_while(|(p, _)| *p == prefix);
+        let tail = state.tail.range((prefix, 0)..=(prefix, u64::MAX));
+        let mut found: Vec<Record> = Vec::new();
+        for (_, offset) in indexed.chain(tail) {
+            let frame = read_frame(&state.file, *offset).map_err(|error| disk_trouble(error, "reading", &self.path))?;
+            // A frame that is damaged, or of another key with the same first bytes, is no answer.
+            let Some(frame) = frame else { continue };
+            if frame.key != *key || frame.completeness != completeness {
+                continue;
+            }
+            if let Ok(record) = Record::decode(frame.key, &frame.body) {
+                if !found.contains(&record) {
+                    found.push(record);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Appends records in one write and makes them durable.
+    pub(crate) fn append(&self, records: &[(Completeness, Record)]) -> Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        let mut starts = Vec::with_capacity(records.len());
+        for (completeness, record) in records {
+            starts.push((prefix_of(&record.key), bytes.len() as u64));
+            push_frame(&mut bytes, *completeness, record)?;
+        }
+
+        let mut state = self.state();
+        let _lock = FileLock::take(&self.lock_path)?;
+        self.refresh(&mut state)?;
+        let end = state.known;
+        let trouble = |error| disk_trouble(error, "appending records to", &self.path);
+        if state.file.metadata().map_err(trouble)?.len() > end {
+            // Only a writer that died leaves something after the last whole frame.
+            state.file.set_len(end).map_err(trouble)?;
+        }
+        let written = faults::pass("records.append")
+            .and_then(|()| (&state.file).write_all(&bytes))
+            .and_then(|()| faults::pass("records.sync"))
+            .and_then(|()| state.file.sync_data());
+        if let Err(error) = written {
+            let _ = state.file.set_len(end);
+            return Err(trouble(error));
+        }
+        state.tail.extend(starts.into_iter().map(|(prefix, start)| (prefix, end + start)));
+        state.known = end + bytes.len() as u64;
+        if state.tail.len() >= TAIL.max(state.indexed.len() / 8) {
+            self.write_index(&mut state)?;
+        }
+        Ok(())
+    }
+
+    /// Learns what other processes appended; true if there was something.
+    fn refresh(&self, state: &mut State) -> Result<bool> {
+        let trouble = |error| disk_trouble(error, "reading", &self.path);
+        let length = state.file.metadata().map_err(trouble)?.len();
+        if length <= state.known {
+            return Ok(false);
+        }
+        let before = state.known;
+        let mut offset = state.known;
+        while offset < length {
+            match read_frame(&state.file, offset).map_err(trouble)? {
+                Some(frame) => {
+                    state.tail.insert((prefix_of(&frame.key), offset));
+                    offset += (FRAME_HEADER + frame.body.len()) as u64;
+                    state.known = offset;
+                }
+                None => match next_frame(&state.file, offset + 1, length).map_err(trouble)? {
+                    Some(next) => offset = next,
+                    None => break,
+                },
+            }
+        }
+        Ok(state.known > before)
+    }
+
+    /// Writes the index; the caller holds the lock.
+    fn write_index(&self, state: &mut State) -> Result<()> {
+        state.indexed.extend(std::mem::take(&mut state.tail));
+        state.indexed.sort_unstable();
+        let mut bytes = Vec::with_capacity(72 + state.indexed.len() * 16);
+        bytes.extend_from_slice(INDEX_HEADER);
+        bytes.extend_from_slice(&state.identity);
+        bytes.extend_from_slice(&state.known.to_le_bytes());
+        for (prefix, offset) in &state.indexed {
+            bytes.extend_from_slice(&prefix.to_le_bytes());
+            bytes.extend_from_slice(&offset.to_le_bytes());
+        }
+        let checksum = Digest::of(&bytes);
+        bytes.extend_from_slice(checksum.as_bytes());
+        atomic::replace(&self.index_path, &bytes)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for RecordLog {
+    fn drop(&mut self) {
+        let mut state = self.state();
+        if state.tail.len() < TAIL_AT_END {
+            return;
+        }
+        // The index is a convenience: without it the next one reads more of the log.
+        if let Ok(_lock) = FileLock::take(&self.lock_path) {
+            let _ = self.write_index(&mut state);
+        }
+    }
+}
+
+struct Frame {
+    key: Digest,
+    completeness: Completeness,
+    body: Vec<u8>,
+}
+
+fn prefix_of(key: &Digest) -> u64 {
+    u64::from_be_bytes(key.as_bytes()[..8].try_into().expect("a digest has 32 bytes"))
+}
+
+fn checksum(length: [u8; 4], rest: &[&[u8]]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&length);
+    for part in rest {
+        hasher.update(part);
+    }
+    hasher.finalize().as_bytes()[..8].try_into().expect("a digest has 32 bytes")
+}
+
+fn push_frame(bytes: &mut Vec<u8>, completeness: Completeness, record: &Record) -> Result<()> {
+    let body = record.encode();
+    ensure!(body.len() <= LONGEST_BODY, "the record of key {} is too long: {} bytes", record.key.short(), body.len());
+    let length = (body.len() as u32).to_le_bytes();
+    let form = [match completeness {
+        Completeness::Complete => 0u8,
+        Completeness::Partial => 1,
+    }];
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&length);
+    bytes.extend_from_slice(&checksum(length, &[record.key.as_bytes(), &form, &body]));
+    bytes.extend_from_slice(record.key.as_bytes());
+    bytes.extend_from_slice(&form);
+    bytes.extend_from_slice(&body);
+    Ok(())
+}
+
+/// The frame at `offset`, or `None` if there is no whole and undamaged one.
+fn read_frame(file: &File, offset: u64) -> io::Result<Option<Frame>> {
+    // Most frames fit: one read then.
+    let mut buffer = [0u8; 2048];
+    let got = read_at_most(file, &mut buffer, offset)?;
+    let Some((header, start)) = buffer[..got].split_at_checked(FRAME_HEADER) else { return Ok(None) };
+    let length: [u8; 4] = header[4..8].try_into().expect("4 bytes");
+    let body_length = u32::from_le_bytes(length) as usize;
+    if header[..4] != MAGIC || body_length > LONGEST_BODY {
+        return Ok(None);
+    }
+    let mut body = start[..start.len().min(body_length)].to_vec();
+    if body.len() < body_length {
+        let have = body.len();
+        // A damaged length must not allocate more than the file has.
+        if file.metadata()?.len() < offset + (FRAME_HEADER + body_length) as u64 {
+            return Ok(None);
+        }
+        body.resize(body_length, 0);
+        if read_at_most(file, &mut body[have..], offset + (FRAME_HEADER + have) as u64)? < body_length - have {
+            return Ok(None);
+        }
+    }
+    let completeness = match header[FRAME_HEADER - 1] {
+        0 => Completeness::Complete,
+        1 => Completeness::Partial,
+        _ => return Ok(None),
+    };
+    if checksum(length, &[&header[16..], &body]) != header[8..16] {
+        return Ok(None);
+    }
+    let key = Digest::from_bytes(header[16..48].try_into().expect("32 bytes"));
+    Ok(Some(Frame { key, completeness, body }))
+}
+
+/// The first whole frame at or after `offset`.
+fn next_frame(file: &File, mut offset: u64, end: u64) -> io::Result<Option<u64>> {
+    let mut buffer = vec![0u8; 1 << 20];
+    while offset < end {
+        let got = read_at_most(file, &mut buffer, offset)?;
+        for start in (0..got.saturating_sub(MAGIC.len() - 1)).filter(|start| buffer[*start..].starts_with(&MAGIC)) {
+            if read_frame(file, offset + start as u64)?.is_some() {
+                return Ok(Some(offset + start as u64));
+            }
+        }
+        if got < MAGIC.len() {
+            break;
+        }
+        // A magic may lie across two pieces.
+        offset += (got - (MAGIC.len() - 1)) as u64;
+    }
+    Ok(None)
+}
+
+fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut got = 0;
+    while got < buffer.len() {
+        match file.read_at(&mut buffer[got..], offset + got as u64) {
+            Ok(0) => break,
+            Ok(count) => got += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
+}
+
+/// The log and its identity; `None` if it is not there or was cut within its header.
+fn open_log(path: &Path) -> Result<Option<(File, [u8; 16])>> {
+    let file = match OpenOptions::new().read(true).append(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(disk_trouble(error, "opening", path)),
+    };
+    let mut header = [0u8; HEADER_LENGTH as usize];
+    let got = read_at_most(&file, &mut header, 0).map_err(|error| disk_trouble(error, "reading", path))?;
+    if got < header.len() {
+        return Ok(None);
+    }
+    ensure!(
+        header.starts_with(HEADER),
+        "`{}` is not a record log of this version of loramill: move it away, or name another cache with `--cache DIR`",
+        path.display()
+    );
+    Ok(Some((file, header[16..].try_into().expect("16 bytes"))))
+}
+
+/// Makes an empty log; the caller holds the lock.
+fn start_log(path: &Path) -> Result<()> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let identity = Digest::of(format!("{now} {} {}", std::process::id(), path.display()).as_bytes());
+    let mut header = HEADER.to_vec();
+    header.extend_from_slice(&identity.as_bytes()[..16]);
+    atomic::replace(path, &header)
+}
+
+/// The places and how much of the log they cover; `None` if the index is missing, damaged or of another log.
+fn read_index(path: &Path, identity: &[u8; 16], log: &File) -> Option<(Vec<Place>, u64)> {
+    let bytes = fs::read(path).ok()?;
+    let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
+    if Digest::of(content).as_bytes() != checksum {
+        return None;
+    }
+    let (header, places) = content.split_at_checked(40)?;
+    let known = u64::from_le_bytes(header[32..40].try_into().ok()?);
+    if &header[..16] != INDEX_HEADER || &header[16..32] != identity || log.metadata().ok()?.size() < known {
+        return None;
+    }
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+    Some((places.chunks_exact(16).map(|place| (number(&place[..8]), number(&place[8..]))).collect(), known))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::cache::faults::{Fault, arm, disarm};
+    use crate::cache::records::tests::sample;
+
+    fn complete(number: u64) -> (Completeness, Record) {
+        (Completeness::Complete, sample(number))
+    }
+
+    fn found(log: &RecordLog, number: u64) -> bool {
+        let records = log.lookup(&sample(number).key, Completeness::Complete).unwrap();
+        assert!(records.is_empty() || records == [sample(number)]);
+        !records.is_empty()
+    }
+
+    #[test]
+    fn records_are_found_by_the_same_and_by_other_processes() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = RecordLog::open(folder.path()).unwrap();
+        let early = RecordLog::open(folder.path()).unwrap();
+        writer.append(&[complete(1), complete(2)]).unwrap();
+        writer.append(&[(Completeness::Partial, sample(3))]).unwrap();
+        for log in [&writer, &early, &RecordLog::open(folder.path()).unwrap()] {
+            assert!(found(log, 1) && found(log, 2) && !found(log, 3) && !found(log, 4));
+            assert_eq!(log.lookup(&sample(3).key, Completeness::Partial).unwrap(), [sample(3)]);
+        }
+    }
+
+    #[test]
+    fn several_results_of_a_key_keep_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = RecordLog::open(folder.path()).unwrap();
+        let other = Record { seconds: 9.0, ..sample(1) };
+        log.append(&[complete(1), (Completeness::Complete, other.clone()), complete(1)]).unwrap();
+        assert_eq!(log.lookup(&sample(1).key, Completeness::Complete).unwrap(), [sample(1), other]);
+    }
+
+    #[test]
+    fn a_log_cut_anywhere_keeps_its_whole_frames_and_takes_new_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records");
+        let log = RecordLog::open(folder.path()).unwrap();
+        log.append(&[complete(1)]).unwrap();
+        let first = fs::metadata(&path).unwrap().len();
+        log.append(&[complete(2)]).unwrap();
+        drop(log);
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            let log = RecordLog::open(folder.path()).unwrap();
+            assert_eq!(found(&log, 1), length as u64 >= first, "cut at {length}");
+            assert!(!found(&log, 2));
+            log.append(&[complete(3)]).unwrap();
+            drop(log);
+            let log = RecordLog::open(folder.path()).unwrap();
+            assert_eq!(found(&log, 1), length as u64 >= first, "cut at {length}, then written");
+            assert!(found(&log, 3), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_frame_is_stepped_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records");
+        let log = RecordLog::open(folder.path()).unwrap();
+        log.append(&[complete(1)]).unwrap();
+        let first = fs::metadata(&path).unwrap().len();
+        log.append(&[complete(2)]).unwrap();
+        drop(log);
+        let whole = fs::read(&path).unwrap();
+        for place in HEADER_LENGTH..first {
+            let mut damaged = whole.clone();
+            damaged[place as usize] ^= 0x10;
+            fs::write(&path, &damaged).unwrap();
+            let log = RecordLog::open(folder.path()).unwrap();
+            assert!(!found(&log, 1) && found(&log, 2), "damaged at {place}");
+        }
+    }
+
+    #[test]
+    fn the_index_spares_reading_the_log_and_may_be_wrong_or_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = RecordLog::open(folder.path()).unwrap();
+        let records: Vec<_> = (0..TAIL_AT_END as u64).map(complete).collect();
+        log.append(&records).unwrap();
+        drop(log);
+        let log = RecordLog::open(folder.path()).unwrap();
+        assert_eq!((log.state().indexed.len(), log.state().tail.len()), (TAIL_AT_END, 0));
+        log.append(&[complete(1000)]).unwrap();
+        drop(log);
+        let index = folder.path().join("record-index");
+        let whole = fs::read(&index).unwrap();
+        let mut damaged = whole.clone();
+        damaged[80] ^= 1;
+        for bytes in [whole.clone(), damaged, whole[..100].to_vec(), Vec::new()] {
+            fs::write(&index, bytes).unwrap();
+            let log = RecordLog::open(folder.path()).unwrap();
+            assert!((0..TAIL_AT_END as u64).chain([1000]).all(|number| found(&log, number)));
+            assert!(!found(&log, 1001));
+        }
+    }
+
+    #[test]
+    fn an_index_of_another_log_is_not_believed() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for (folder, first) in [(&one, 0), (&other, 1000)] {
+            let records: Vec<_> = (first..first + TAIL_AT_END as u64).map(complete).collect();
+            RecordLog::open(folder.path()).unwrap().append(&records).unwrap();
+        }
+        fs::copy(one.path().join("record-index"), other.path().join("record-index")).unwrap();
+        let log = RecordLog::open(other.path()).unwrap();
+        assert!(found(&log, 1000) && !found(&log, 0));
+    }
+
+    #[test]
+    fn eight_writers_lose_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        thread::scope(|scope| {
+            for writer in 0..8u64 {
+                let folder = folder.path();
+                scope.spawn(move || {
+                    let log = RecordLog::open(folder).unwrap();
+                    for round in 0..20 {
+                        log.append(&[complete(writer * 1000 + round), complete(writer * 1000 + 500 + round)]).unwrap();
+                    }
+                });
+            }
+        });
+        let log = RecordLog::open(folder.path()).unwrap();
+        for writer in 0..8u64 {
+            for round in 0..20 {
+                assert!(found(&log, writer * 1000 + round) && found(&log, writer * 1000 + 500 + round));
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_log_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = RecordLog::open(folder.path()).unwrap();
+        log.append(&[complete(1)]).unwrap();
+        let before = fs::read(folder.path().join("records")).unwrap();
+        for place in ["records.append", "records.sync"] {
+            arm(place, 0, Fault::DiskFull);
+            let error = log.append(&[complete(2)]).unwrap_err();
+            assert!(disarm());
+            assert!(format!("{error:#}").contains("free space"), "{error:#}");
+            assert_eq!(fs::read(folder.path().join("records")).unwrap(), before);
+        }
+        log.append(&[complete(3)]).unwrap();
+        assert!(found(&log, 1) && !found(&log, 2) && found(&log, 3));
+    }
+}
