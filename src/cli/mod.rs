@@ -2,11 +2,23 @@
 //! arguments are wrong.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::pipeline::diagnostic::{Diagnostic, Diagnostics};
+use crate::pipeline::graph::Pipeline;
+use crate::pipeline::load::load;
+use crate::pipeline::sources::Surroundings;
+use crate::stages::KINDS;
+
+pub mod render;
+
+mod check;
+mod completions;
+mod graph;
+mod init;
 mod stages;
 
 /// Teaches Stable Diffusion a new concept: one file, one command, from photos to a usable LoRA.
@@ -21,12 +33,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Init(init::Arguments),
+    Check(check::Arguments),
+    Graph(graph::Arguments),
     Stages(stages::Arguments),
+    Completions(completions::Arguments),
 }
 
 impl Command {
     fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Init(arguments) => init::run(arguments, global),
+            Self::Check(arguments) => check::run(arguments, global),
+            Self::Graph(arguments) => graph::run(arguments, global),
+            Self::Completions(arguments) => completions::run(arguments, global),
             Self::Stages(arguments) => stages::run(arguments, global),
         }
     }
@@ -62,6 +82,65 @@ impl Global {
     }
 }
 
+/// What every command takes that reads a pipeline.
+#[derive(Args, Clone, Debug)]
+pub struct PipelineArguments {
+    /// The pipeline: a folder or its file [default: pipeline.yaml here]
+    #[arg(value_name = "PIPELINE")]
+    pipeline: Option<PathBuf>,
+    /// Another value for this time: `--set train.network.rank=16`
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    settings: Vec<String>,
+}
+
+/// Reads and checks the pipeline that the user means.
+///
+/// # Errors
+/// `WrongFile` with all that is wrong in it, `WrongArguments` if there is none.
+pub fn open(arguments: &PipelineArguments) -> anyhow::Result<Pipeline> {
+    let file = pipeline_file(arguments.pipeline.as_deref())?;
+    let mut diagnostics = Diagnostics::default();
+    let surroundings = Surroundings::of_process(&mut diagnostics);
+    let problems = match load(&file, &arguments.settings, &surroundings, KINDS) {
+        Ok(pipeline) if diagnostics.is_empty() => return Ok(pipeline),
+        Ok(_) => Vec::new(),
+        Err(problems) => problems,
+    };
+    Err(WrongFile(diagnostics.into_sorted().into_iter().chain(problems).collect()).into())
+}
+
+fn pipeline_file(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    const NAME: &str = "pipeline.yaml";
+    let wrong = |message: String| Err(WrongArguments(message).into());
+    let Some(given) = given else {
+        let here = PathBuf::from(NAME);
+        if here.exists() {
+            return Ok(here);
+        }
+        return wrong(format!("there is no `{NAME}` here: name a pipeline, or make one with `loramill init NAME`"));
+    };
+    if given.is_dir() {
+        let inside = given.join(NAME);
+        if inside.exists() {
+            return Ok(inside);
+        }
+        return wrong(format!("there is no `{NAME}` in `{}`", given.display()));
+    }
+    if given.exists() {
+        return Ok(given.to_path_buf());
+    }
+    let among_pipelines = Path::new("pipelines").join(given);
+    if among_pipelines.join(NAME).exists() {
+        return wrong(format!("there is no `{}`: did you mean `{}`?", given.display(), among_pipelines.display()));
+    }
+    wrong(format!("there is no `{}`", given.display()))
+}
+
+/// A file of the user's that is wrong: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", render::problems(.0, false).trim_end())]
+pub struct WrongFile(pub Vec<Diagnostic>);
+
 /// Arguments that make no sense together: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -76,6 +155,10 @@ pub fn main() -> ExitCode {
 }
 
 fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(WrongFile(problems)) = error.downcast_ref() {
+        to_stderr(&render::problems(problems, colours(&io::stderr())));
+        return ExitCode::from(2);
+    }
     let label = if colours(&io::stderr()) { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
     to_stderr(&format!("{label}: {error:#}\n"));
     ExitCode::from(if error.is::<WrongArguments>() { 2 } else { 1 })
@@ -98,4 +181,9 @@ fn to_stderr(text: &str) {
 /// Colours are for terminals, and not for users who declined them: <https://no-color.org>.
 pub fn colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// `1 photo`, `24 photos`.
+pub fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

@@ -30,9 +30,24 @@ impl Diagnostics {
         self.found.is_empty()
     }
 
-    /// In the order of the file.
+    /// How many there are so far.
+    pub fn count(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Takes over those of `others` that `keep` lets pass.
+    pub fn absorb(&mut self, others: Self, keep: impl FnMut(&Diagnostic) -> bool) {
+        self.found.extend(others.found.into_iter().filter(keep));
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Diagnostic> {
+        self.found.iter_mut()
+    }
+
+    /// In the order of the file, each once.
     pub fn into_sorted(mut self) -> Vec<Diagnostic> {
         self.found.sort_by(|a, b| (&a.span.source.name, a.span.start).cmp(&(&b.span.source.name, b.span.start)));
+        self.found.dedup();
         self.found
     }
 }

@@ -25,6 +25,8 @@ pub struct Pipeline {
     pub inputs: Vec<Input>,
     /// Each after those it reads, otherwise in the order of the file.
     pub stages: Vec<LoadedStage>,
+    /// What is worth a word and no error: a single photo, an input that nothing reads.
+    pub remarks: Vec<String>,
 }
 
 /// Something that is read from disk.
@@ -157,7 +159,7 @@ impl Input {
 pub struct Skip {
     /// As written.
     pub patterns: Vec<String>,
-    pub(crate) globs: GlobSet,
+    pub globs: GlobSet,
 }
 
 impl Skip {

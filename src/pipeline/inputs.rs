@@ -175,8 +175,8 @@ mod tests {
         let (_, problems) = survey(folder.path());
         let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), 2, "{texts:?}");
-        assert!(texts[0].contains("IMG.jpg") && texts[0].contains("img.png"), "{texts:?}");
-        assert!(texts[1].contains("a.jpg") && texts[1].contains("a.png"), "{texts:?}");
+        assert!(texts[0].contains("a.jpg") && texts[0].contains("a.png"), "{texts:?}");
+        assert!(texts[1].contains("IMG.jpg") && texts[1].contains("img.png"), "{texts:?}");
         assert!(list(folder.path()).is_err());
     }
 

@@ -13,6 +13,13 @@ pub mod stage;
 
 pub mod inputs;
 
+pub mod spec;
+pub mod vars;
+
 pub mod graph;
+
+pub mod edges;
+pub mod load;
+pub mod sources;
 
 pub mod schema;

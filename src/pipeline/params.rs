@@ -6,6 +6,8 @@
 //! - `result`: in the key by its canonical value;
 //! - `execution`: changes cost only, in no key.
 
+use std::fmt;
+
 use serde_json::json;
 
 use crate::pipeline::diagnostic::Diagnostics;
@@ -45,6 +47,31 @@ pub enum Selector {
     Last,
     /// `@pick`: the top-level `pick`, or what `score` recommends.
     Pick,
+}
+
+/// As written after the name: `@20`.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => Ok(()),
+            Self::Epochs(epochs) => match epochs.as_slice() {
+                [epoch] => write!(f, "@{epoch}"),
+                epochs => {
+                    let epochs: Vec<String> = epochs.iter().map(u64::to_string).collect();
+                    write!(f, "@[{}]", epochs.join(", "))
+                }
+            },
+            Self::Step(step) => write!(f, "@step:{step}"),
+            Self::Last => f.write_str("@last"),
+            Self::Pick => f.write_str("@pick"),
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.name, self.selector)
+    }
 }
 
 /// A name of an input or a stage, as a param gives it: `train@20`.

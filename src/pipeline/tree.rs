@@ -1,9 +1,10 @@
 //! A YAML document as plain data in which every key and value knows where it stands. Unaware of what the keys mean.
 
+use std::fmt;
 use std::sync::Arc;
 
 /// A range of bytes in one source text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Span {
     pub source: Arc<Source>,
     pub start: usize,
@@ -16,6 +17,13 @@ pub struct Source {
     /// What the user calls it: a path as given, or `--set`.
     pub name: String,
     pub text: String,
+}
+
+/// Without the whole text of the source.
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}..{}]", self.source.name, self.start, self.end)
+    }
 }
 
 impl Span {

@@ -1,0 +1,58 @@
+//! `loramill check`: reads a pipeline and says what is wrong with it, without running anything.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::cli::{Global, PipelineArguments, counted, open, print};
+use crate::pipeline::graph::{Found, Pipeline};
+
+/// Check a pipeline file without running anything
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    pipeline: PipelineArguments,
+}
+
+pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let pipeline = open(&arguments.pipeline)?;
+    for remark in pipeline.remarks.iter().chain(&absent(&pipeline)) {
+        global.say(&format!("note: {remark}"));
+    }
+    print(&format!("{}\n", summary(&pipeline)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `pipeline.yaml: 7 stages, 24 photos, fine`
+fn summary(pipeline: &Pipeline) -> String {
+    let stages = pipeline.stages.iter().filter(|stage| stage.owner.is_none()).count();
+    let mut photos = 0;
+    let mut files = 0;
+    for input in &pipeline.inputs {
+        match &input.found {
+            Found::Photos { files, .. } => photos += files.len(),
+            Found::File(_) => files += 1,
+            Found::Absent(_) => {}
+        }
+    }
+    let mut parts = vec![counted(stages, "stage")];
+    parts.extend((photos > 0).then(|| counted(photos, "photo")));
+    parts.extend((files > 0).then(|| counted(files, "file")));
+    format!("{}: {}, fine", pipeline.file.display(), parts.join(", "))
+}
+
+/// Models that are not here are no error of the file.
+fn absent(pipeline: &Pipeline) -> Vec<String> {
+    let mut notes = Vec::new();
+    for input in &pipeline.inputs {
+        let Found::Absent(places) = &input.found else { continue };
+        let places: Vec<String> = places.iter().map(|place| format!("`{}`", place.display())).collect();
+        let looked = match places.as_slice() {
+            [] if input.written.starts_with("model://") => "set LORAMILL_MODELS to the folder of your models".into(),
+            [] => "there is no cache of the Hugging Face hub".into(),
+            places => format!("looked in {}", places.join(", ")),
+        };
+        notes.push(format!("`{}` ({}) is not here yet: {looked}", input.name, input.written));
+    }
+    notes
+}

@@ -1,0 +1,348 @@
+//! From a pipeline file to a pipeline: kinds found, params typed, inputs looked up, edges checked. All problems come at once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use globset::{GlobBuilder, GlobSetBuilder};
+
+use crate::pipeline::diagnostic::{Diagnostic, Diagnostics};
+use crate::pipeline::edges;
+use crate::pipeline::graph::{Found, Input, LoadedStage, Pipeline, Producer, Skip};
+use crate::pipeline::params::ParamValue;
+use crate::pipeline::sources::{self, Surroundings};
+use crate::pipeline::spec::{self, MAX_DEPTH};
+use crate::pipeline::stage::{LoadScope, StageKind};
+use crate::pipeline::tree::{Key, Node, Span, Value};
+use crate::pipeline::vars::{self, TOP_LEVEL};
+
+/// The seed of a file that names none.
+const DEFAULT_SEED: u64 = 42;
+
+/// Keys of a stage that are the engine's.
+const ENGINE_KEYS: &[&str] = &["default"];
+
+/// Reads `file`, applies `settings` (`--set`) and checks everything that can be checked without running a stage.
+pub fn load(
+    file: &Path,
+    settings: &[String],
+    surroundings: &Surroundings,
+    kinds: &[&'static dyn StageKind],
+) -> Result<Pipeline, Vec<Diagnostic>> {
+    let mut diagnostics = Diagnostics::default();
+    let Some(mut root) = spec::read(file, &mut diagnostics) else { return Err(diagnostics.into_sorted()) };
+    let Value::Map(_) = root.value else {
+        diagnostics
+            .report(&root.span, format!("expected a mapping with `concept`, `inputs` and `stages`, found {}", root.describe()));
+        return Err(diagnostics.into_sorted());
+    };
+    for setting in settings {
+        vars::set(&mut root, setting, &mut diagnostics);
+    }
+    let broken = vars::expand(&mut root, surroundings.environment.as_ref(), &mut diagnostics);
+    let mut later = Diagnostics::default();
+    let folder = match file.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) => parent.to_path_buf(),
+        None => PathBuf::from("."),
+    };
+    let mut loader = Loader { root: &root, folder: &folder, surroundings, kinds, diagnostics: &mut later, remarks: Vec::new() };
+    let pipeline = loader.pipeline(file, settings);
+    show_origins(&root, &mut later);
+    diagnostics.absorb(later, |problem| !broken.contains(&problem.span));
+    if diagnostics.is_empty() { Ok(pipeline) } else { Err(diagnostics.into_sorted()) }
+}
+
+struct Loader<'a> {
+    root: &'a Node,
+    folder: &'a Path,
+    surroundings: &'a Surroundings,
+    kinds: &'a [&'static dyn StageKind],
+    diagnostics: &'a mut Diagnostics,
+    remarks: Vec<String>,
+}
+
+impl Loader<'_> {
+    fn pipeline(&mut self, file: &Path, settings: &[String]) -> Pipeline {
+        self.check_keys();
+        let concept = self.name_of("concept");
+        if concept.is_none() && self.root.get("concept").is_none() {
+            let start = Span { end: self.root.span.start, ..self.root.span.clone() };
+            self.diagnostics.report(&start, "`concept` is missing").hint("add `concept: NAME` at the top: what is taught");
+        }
+        let concept = concept.unwrap_or_default();
+        let trigger = self.decode::<String>("trigger").unwrap_or_else(|| concept.clone());
+        let seed = self.decode::<u64>("seed").unwrap_or(DEFAULT_SEED);
+        let pick = self.decode::<u64>("pick");
+        let skip = self.skip();
+        let names = self.names();
+        let inputs = self.inputs(&names);
+        let mut failed: Vec<String> =
+            names.keys().filter(|name| !inputs.iter().any(|input| input.name == **name)).cloned().collect();
+        let stages = self.stages(&names, &concept, &trigger, seed);
+        failed.retain(|name| !stages.iter().any(|stage| stage.name == *name));
+        let stages = edges::join(stages, &inputs, &failed, self.diagnostics);
+        self.remark_on(&inputs, &stages, &skip);
+        Pipeline {
+            file: file.to_path_buf(),
+            folder: self.folder.to_path_buf(),
+            concept,
+            trigger,
+            seed,
+            skip,
+            pick,
+            settings: settings.to_vec(),
+            inputs,
+            stages,
+            remarks: std::mem::take(&mut self.remarks),
+        }
+    }
+
+    fn check_keys(&mut self) {
+        for (key, _) in entries(self.root) {
+            if !TOP_LEVEL.contains(&key.name.as_str()) {
+                let is_kind = self.kinds.iter().any(|kind| kind.name() == key.name);
+                let problem = self.diagnostics.report(&key.span, format!("unknown key `{}`", key.name));
+                problem.hint(format!("known here: {}", TOP_LEVEL.join(", "))).did_you_mean(&key.name, TOP_LEVEL.iter().copied());
+                if is_kind {
+                    problem.hint("stages belong under `stages:`");
+                }
+            }
+        }
+    }
+
+    fn decode<T: ParamValue>(&mut self, key: &str) -> Option<T> {
+        let node = self.root.get(key)?;
+        T::decode(node, self.diagnostics)
+    }
+
+    /// A text that names files.
+    fn name_of(&mut self, key: &str) -> Option<String> {
+        let text = self.decode::<String>(key)?;
+        let is_usable =
+            !text.trim().is_empty() && !text.starts_with('.') && !text.contains(['/', '\\']) && !text.contains(char::is_control);
+        if !is_usable {
+            let node = self.root.get(key)?;
+            self.diagnostics
+                .report(&node.span, format!("`{key}` names files: it cannot be {text:?}"))
+                .hint("no slashes, no line breaks, and no dot in front");
+        }
+        is_usable.then_some(text)
+    }
+
+    fn skip(&mut self) -> Skip {
+        let mut patterns = Vec::new();
+        let mut globs = GlobSetBuilder::new();
+        let nodes = match self.root.get("skip") {
+            None | Some(Node { value: Value::Null, .. }) => &[],
+            Some(Node { value: Value::List(nodes), .. }) => nodes.as_slice(),
+            Some(node) => std::slice::from_ref(node),
+        };
+        for node in nodes {
+            let Some(pattern) = String::decode(node, self.diagnostics) else { continue };
+            match GlobBuilder::new(&pattern).literal_separator(true).build() {
+                Ok(glob) => {
+                    globs.add(glob);
+                    patterns.push(pattern);
+                }
+                Err(error) => {
+                    self.diagnostics.report(&node.span, format!("`{pattern}` is not a pattern: {}", error.kind()));
+                }
+            }
+        }
+        match globs.build() {
+            Ok(globs) => Skip { patterns, globs },
+            Err(error) => {
+                let span = self.root.get("skip").map_or(&self.root.span, |node| &node.span);
+                self.diagnostics.report(span, format!("these patterns are too many together: {error}"));
+                Skip::default()
+            }
+        }
+    }
+
+    /// Every name under `inputs` and `stages` with its place; one namespace.
+    fn names(&mut self) -> BTreeMap<String, Span> {
+        let mut names: BTreeMap<String, Span> = BTreeMap::new();
+        let mut folded: BTreeMap<String, Span> = BTreeMap::new();
+        for section in ["inputs", "stages"] {
+            match self.root.get(section) {
+                None | Some(Node { value: Value::Map(_), .. }) => {}
+                Some(Node { value: Value::Null, .. }) if section == "inputs" => {}
+                Some(node) => {
+                    self.diagnostics.report(&node.span, format!("`{section}` must be a mapping, found {}", node.describe()));
+                }
+            }
+            for (key, _) in self.root.get(section).map(entries).into_iter().flatten() {
+                let is_usable = key.name.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                    && key.name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
+                if !is_usable {
+                    self.diagnostics
+                        .report(&key.span, format!("`{}` cannot name a stage or an input", key.name))
+                        .hint("letters, digits, `_` and `-`");
+                }
+                if let Some(first) = names.get(&key.name) {
+                    self.diagnostics
+                        .report(&key.span, format!("`{}` is the name of an input and of a stage", key.name))
+                        .also(first, "the input is here")
+                        .hint("a reference could mean either: rename one");
+                } else if let Some(first) = folded.get(&key.name.to_lowercase()) {
+                    self.diagnostics
+                        .report(&key.span, format!("`{}` differs from another name in case only", key.name))
+                        .also(first, "the other is here")
+                        .hint("their folders would be one where file names ignore case");
+                }
+                folded.entry(key.name.to_lowercase()).or_insert_with(|| key.span.clone());
+                names.entry(key.name.clone()).or_insert_with(|| key.span.clone());
+            }
+        }
+        names
+    }
+
+    fn inputs(&mut self, names: &BTreeMap<String, Span>) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        for (key, node) in self.root.get("inputs").map(entries).into_iter().flatten() {
+            if names.get(&key.name) == Some(&key.span) {
+                inputs.extend(sources::find(key, node, self.folder, self.surroundings, &mut self.remarks, self.diagnostics));
+            }
+        }
+        inputs
+    }
+
+    fn stages(&mut self, names: &BTreeMap<String, Span>, concept: &str, trigger: &str, seed: u64) -> Vec<LoadedStage> {
+        let Some(section) = self.root.get("stages") else {
+            let end = Span { start: self.root.span.start, end: self.root.span.start, ..self.root.span.clone() };
+            self.diagnostics.report(&end, "`stages` is missing").hint("`loramill init NAME` writes a pipeline to begin with");
+            return Vec::new();
+        };
+        if matches!(&section.value, Value::Map(entries) if entries.is_empty()) {
+            self.diagnostics.report(&section.span, "there are no stages").hint("`loramill stages` lists the kinds");
+        }
+        let mut stages = Vec::new();
+        for (key, node) in entries(section) {
+            if names.get(&key.name) == Some(&key.span) {
+                let scope = LoadScope { stage: &key.name, concept, trigger, seed };
+                self.stage(key, node, &scope, &mut stages);
+            }
+        }
+        stages
+    }
+
+    fn stage(&mut self, key: &Key, node: &Node, scope: &LoadScope<'_>, into: &mut Vec<LoadedStage>) {
+        let mut params = node.clone();
+        // A stage is shown by its name: what is missing in it has no other place.
+        match &mut params.value {
+            Value::Map(entries) => {
+                entries.retain(|(key, _)| !ENGINE_KEYS.contains(&key.name.as_str()));
+                params.span = key.span.clone();
+            }
+            Value::Null => params.value = Value::Map(Vec::new()),
+            _ => {}
+        }
+        let by_default = node.get("default").is_none_or(|node| bool::decode(node, self.diagnostics).unwrap_or(true));
+        let (kind_name, kind_span) = match node.get("kind") {
+            None => (key.name.clone(), &key.span),
+            Some(node) => match String::decode(node, self.diagnostics) {
+                Some(name) => (name, &node.span),
+                None => return,
+            },
+        };
+        let Some(kind) = self.kinds.iter().find(|kind| kind.name() == kind_name).copied() else {
+            let known: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
+            let problem = self.diagnostics.report(kind_span, format!("there is no stage kind `{kind_name}`"));
+            if node.get("kind").is_none() {
+                problem.hint("a stage that is not named after its kind says `kind:`");
+            } else {
+                problem.hint(format!("known: {}", known.join(", ")));
+            }
+            problem.did_you_mean(&kind_name, known);
+            return;
+        };
+        let Some(stage) = kind.load(&params, scope, self.diagnostics) else { return };
+        let name = key.name.clone();
+        let loaded = LoadedStage {
+            name,
+            kind,
+            stage,
+            span: key.span.clone(),
+            by_default,
+            owner: None,
+            edges: Vec::new(),
+            carries: Vec::new(),
+        };
+        push_with_sub_stages(loaded, 0, into);
+    }
+
+    fn remark_on(&mut self, inputs: &[Input], stages: &[LoadedStage], skip: &Skip) {
+        for (index, input) in inputs.iter().enumerate() {
+            let is_read = stages.iter().flat_map(|stage| &stage.edges).any(|edge| edge.from == Producer::Input(index));
+            if !is_read {
+                self.remarks.push(format!("no stage reads the input `{}`", input.name));
+            }
+        }
+        let names: Vec<&str> = inputs
+            .iter()
+            .filter_map(|input| match &input.found {
+                Found::Photos { files, .. } => Some(files.iter().map(|file| file.name.as_str())),
+                Found::File(_) | Found::Absent(_) => None,
+            })
+            .flatten()
+            .collect();
+        for (index, pattern) in skip.patterns.iter().enumerate() {
+            // An item may be made by a stage (`IMG_1-flip`): it then begins with the name of a photo.
+            let matched = names.iter().any(|name| skip.matching(name).contains(&index) || pattern.starts_with(name));
+            if !matched && !names.is_empty() {
+                self.remarks.push(format!("`skip: {pattern}` matches no photo"));
+            }
+        }
+    }
+}
+
+/// A stage after the stages that belong to it.
+fn push_with_sub_stages(stage: LoadedStage, depth: usize, into: &mut Vec<LoadedStage>) {
+    assert!(depth < MAX_DEPTH, "the sub-stages of `{}` have no end", stage.name);
+    for sub in stage.stage.sub_stages() {
+        let sub = LoadedStage {
+            name: format!("{}/{}", stage.name, sub.name),
+            kind: sub.kind,
+            stage: sub.stage,
+            span: stage.span.clone(),
+            by_default: false,
+            owner: Some(stage.name.clone()),
+            edges: Vec::new(),
+            carries: Vec::new(),
+        };
+        push_with_sub_stages(sub, depth + 1, into);
+    }
+    into.push(stage);
+}
+
+fn entries(node: &Node) -> &[(Key, Node)] {
+    match &node.value {
+        Value::Map(entries) => entries,
+        _ => &[],
+    }
+}
+
+/// Adds to each problem with a value that a variable or an alias put in the place where that was given.
+fn show_origins(root: &Node, diagnostics: &mut Diagnostics) {
+    let mut origins = HashMap::new();
+    collect_origins(root, &mut origins);
+    for problem in diagnostics.iter_mut().filter(|problem| problem.also.is_none()) {
+        if let Some(origin) = origins.get(&(problem.span.start, problem.span.end)).filter(|(span, _)| *span == &problem.span) {
+            problem.also(origin.1, "the value is given here");
+        }
+    }
+}
+
+/// By start and end of the place where a value was put in.
+type Origins<'a> = HashMap<(usize, usize), (&'a Span, &'a Span)>;
+
+fn collect_origins<'a>(node: &'a Node, into: &mut Origins<'a>) {
+    if let Some(origin) = &node.origin {
+        into.insert((node.span.start, node.span.end), (&node.span, origin));
+    }
+    match &node.value {
+        Value::List(nodes) => nodes.iter().for_each(|node| collect_origins(node, into)),
+        Value::Map(entries) => entries.iter().for_each(|(_, node)| collect_origins(node, into)),
+        _ => {}
+    }
+}

@@ -1,0 +1,247 @@
+//! What an input names: a folder of photos, a file, `model://name` or `hf://org/repo/file@revision`. Looks at names and sizes and fetches
+//! nothing.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use crate::pipeline::diagnostic::{Diagnostics, nearest};
+use crate::pipeline::graph::{Found, Input};
+use crate::pipeline::inputs::{is_lfs_pointer, survey};
+use crate::pipeline::spec;
+use crate::pipeline::tree::{Key, Node, Value};
+use crate::pipeline::vars::Environment;
+
+/// Model folders are a few levels deep: `models/Stable-diffusion/photo/x.ckpt`.
+const MODEL_DEPTH: usize = 4;
+
+/// What loading may know of the machine.
+pub struct Surroundings {
+    /// Folders in which `model://name` is looked for.
+    pub models: Vec<PathBuf>,
+    /// The cache of Hugging Face's hub.
+    pub hub: Option<PathBuf>,
+    pub environment: Box<Environment>,
+}
+
+impl Surroundings {
+    /// Those of this process: `LORAMILL_MODELS` (folders as in `PATH`), then `models:` of `loramill/config.yaml` in the user's
+    /// configuration folder; the hub where its own programs keep it.
+    pub fn of_process(diagnostics: &mut Diagnostics) -> Self {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let home = variable("HOME").map(PathBuf::from);
+        let mut models: Vec<PathBuf> = variable("LORAMILL_MODELS")
+            .map(|folders| std::env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty()).collect())
+            .unwrap_or_default();
+        let configuration =
+            variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| home.as_ref().map(|home| home.join(".config")));
+        if let Some(file) = configuration.map(|folder| folder.join("loramill").join("config.yaml")).filter(|file| file.exists()) {
+            models.extend(configured_models(&file, home.as_deref(), diagnostics));
+        }
+        // The order of huggingface_hub's constants.py.
+        let hub = variable("HF_HUB_CACHE")
+            .map(PathBuf::from)
+            .or_else(|| variable("HF_HOME").map(|folder| PathBuf::from(folder).join("hub")))
+            .or_else(|| variable("XDG_CACHE_HOME").map(|folder| PathBuf::from(folder).join("huggingface").join("hub")))
+            .or_else(|| home.map(|home| home.join(".cache").join("huggingface").join("hub")));
+        Self { models, hub, environment: Box::new(|name| std::env::var(name).ok()) }
+    }
+}
+
+/// `models:` of the user's config file: folders, relative to the file, `~/` for the home folder.
+fn configured_models(file: &Path, home: Option<&Path>, diagnostics: &mut Diagnostics) -> Vec<PathBuf> {
+    let Some(root) = spec::read(file, diagnostics) else { return Vec::new() };
+    let Value::Map(entries) = &root.value else {
+        diagnostics.report(&root.span, format!("expected a mapping, found {}", root.describe()));
+        return Vec::new();
+    };
+    for (key, _) in entries.iter().filter(|(key, _)| key.name != "models") {
+        diagnostics.report(&key.span, format!("unknown setting `{}`", key.name)).hint("known here: models");
+    }
+    let nodes = match root.get("models") {
+        None => return Vec::new(),
+        Some(Node { value: Value::List(nodes), .. }) => nodes.as_slice(),
+        Some(node) => std::slice::from_ref(node),
+    };
+    let mut folders = Vec::new();
+    for node in nodes {
+        let Value::Text(written) = &node.value else {
+            diagnostics.report(&node.span, format!("expected a folder, found {}", node.describe()));
+            continue;
+        };
+        folders.push(match (written.strip_prefix("~/"), home) {
+            (Some(below), Some(home)) => home.join(below),
+            _ => file.parent().unwrap_or(Path::new("")).join(written),
+        });
+    }
+    folders
+}
+
+/// Finds what an input names. `folder` is that of the pipeline file.
+pub fn find(
+    key: &Key,
+    node: &Node,
+    folder: &Path,
+    surroundings: &Surroundings,
+    remarks: &mut Vec<String>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Input> {
+    let Value::Text(written) = &node.value else {
+        diagnostics
+            .report(&node.span, format!("expected a folder or a file, found {}", node.describe()))
+            .hint("an input is a path, `model://name` or `hf://org/repo/file@revision`");
+        return None;
+    };
+    let found = if let Some(name) = written.strip_prefix("model://") {
+        model(name, node, surroundings, diagnostics)
+    } else if let Some(address) = written.strip_prefix("hf://") {
+        hub_file(address, node, surroundings, diagnostics)
+    } else if let Some((scheme, _)) = written.split_once("://") {
+        diagnostics
+            .report(&node.span, format!("`{scheme}://` is not known"))
+            .hint("an input is a path, `model://name` or `hf://org/repo/file@revision`")
+            .did_you_mean(scheme, ["model", "hf"]);
+        None
+    } else {
+        local(&key.name, written, node, folder, remarks, diagnostics)
+    }?;
+    if let Found::File(path) = &found
+        && is_lfs_pointer(path)
+    {
+        diagnostics.report(&node.span, format!("`{written}` is a git-lfs pointer, not the file")).hint("run `git lfs pull`");
+    }
+    Some(Input { name: key.name.clone(), written: written.clone(), span: node.span.clone(), found })
+}
+
+fn local(
+    name: &str,
+    written: &str,
+    node: &Node,
+    folder: &Path,
+    remarks: &mut Vec<String>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Found> {
+    if written.is_empty() {
+        diagnostics.report(&node.span, "expected a folder or a file, found an empty text");
+        return None;
+    }
+    let path = folder.join(written);
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => photos(name, written, path, node, remarks, diagnostics),
+        Ok(metadata) if metadata.is_file() => Some(Found::File(path)),
+        Ok(_) => {
+            diagnostics.report(&node.span, format!("`{written}` is neither a folder nor a file"));
+            None
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let problem = diagnostics.report(&node.span, format!("there is no file or folder `{written}`"));
+            problem.hint(format!("looked for `{}`", path.display()));
+            if let Some(near) = near_path(written, &path) {
+                problem.hint(format!("did you mean `{near}`?"));
+            }
+            None
+        }
+        Err(error) => {
+            diagnostics.report(&node.span, format!("cannot read `{written}`: {error}"));
+            None
+        }
+    }
+}
+
+/// `written` with its last part replaced by the name beside it that is nearest.
+fn near_path(written: &str, path: &Path) -> Option<String> {
+    let wrong = path.file_name()?.to_str()?;
+    let beside: Vec<String> =
+        path.parent()?.read_dir().ok()?.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+    let near = nearest(wrong, beside.iter().map(String::as_str).filter(|name| !name.starts_with('.')))?;
+    let at = written.rfind(wrong)?;
+    Some(format!("{}{near}{}", &written[..at], &written[at + wrong.len()..]))
+}
+
+fn photos(
+    name: &str,
+    written: &str,
+    folder: PathBuf,
+    node: &Node,
+    remarks: &mut Vec<String>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Found> {
+    let (listing, problems) = survey(&folder);
+    for problem in &problems {
+        diagnostics.report(&node.span, problem.to_string());
+    }
+    let formats = "JPEG, PNG and WebP are read";
+    if let Some(first) = listing.unread.first() {
+        let count = listing.unread.len();
+        let which = if count == 1 { String::new() } else { format!(" and {} more", count - 1) };
+        remarks.push(format!("`{}`{which} left aside: {formats}", first.display()));
+    }
+    if problems.is_empty() && listing.files.is_empty() {
+        let problem = diagnostics.report(&node.span, format!("`{written}` holds no photos"));
+        problem.hint(format!("{formats}; looked in `{}`", folder.display()));
+        return None;
+    }
+    if listing.files.len() == 1 {
+        remarks.push(format!("`{name}` is a single photo: training will learn that picture rather than the concept"));
+    }
+    Some(Found::Photos { folder, files: listing.files })
+}
+
+/// By its path below a model folder; else, if it is only a name, anywhere in one.
+fn model(name: &str, node: &Node, surroundings: &Surroundings, diagnostics: &mut Diagnostics) -> Option<Found> {
+    if name.is_empty() || Path::new(name).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+        diagnostics
+            .report(&node.span, "expected the name of a model file after `model://`")
+            .hint("write `model://sd-v1-5-pruned.ckpt`");
+        return None;
+    }
+    for folder in &surroundings.models {
+        let direct = folder.join(name);
+        if direct.is_file() {
+            return Some(Found::File(direct));
+        }
+        let mut deeper: Vec<PathBuf> = WalkDir::new(folder)
+            .max_depth(MODEL_DEPTH)
+            .follow_links(true)
+            .into_iter()
+            .flatten()
+            .filter(|entry| entry.file_type().is_file() && entry.path().ends_with(name))
+            .map(walkdir::DirEntry::into_path)
+            .collect();
+        deeper.sort();
+        match deeper.as_slice() {
+            [] => {}
+            [only] => return Some(Found::File(only.clone())),
+            [first, second, ..] => {
+                diagnostics
+                    .report(&node.span, format!("`{name}` could be `{}` or `{}`", first.display(), second.display()))
+                    .hint("write more of the path after `model://`");
+                return None;
+            }
+        }
+    }
+    Some(Found::Absent(surroundings.models.clone()))
+}
+
+/// In the hub's cache, laid out as `models--org--repo/{refs/main,snapshots/<commit>/file}`.
+fn hub_file(address: &str, node: &Node, surroundings: &Surroundings, diagnostics: &mut Diagnostics) -> Option<Found> {
+    let parts = || {
+        let (path, revision) = address.rsplit_once('@')?;
+        let (organisation, rest) = path.split_once('/')?;
+        let (repository, file) = rest.split_once('/')?;
+        let is_plain = |text: &str| !text.is_empty() && text.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        [organisation, repository, file, revision].into_iter().all(is_plain).then_some((organisation, repository, file, revision))
+    };
+    let Some((organisation, repository, file, revision)) = parts() else {
+        diagnostics
+            .report(&node.span, "expected `hf://org/repo/file@revision`")
+            .hint("a revision is a commit, or a branch such as `@main`");
+        return None;
+    };
+    let Some(hub) = &surroundings.hub else { return Some(Found::Absent(Vec::new())) };
+    let cached = hub.join(format!("models--{organisation}--{repository}"));
+    let commit = std::fs::read_to_string(cached.join("refs").join(revision)).unwrap_or_else(|_| revision.to_string());
+    let path = cached.join("snapshots").join(commit.trim()).join(file);
+    Some(if path.is_file() { Found::File(path) } else { Found::Absent(vec![cached]) })
+}
