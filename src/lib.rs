@@ -17,6 +17,7 @@ pub mod pipeline;
 pub mod cache;
 
 pub mod checkpoint;
+pub mod data;
 
 pub mod stages;
 

@@ -1,0 +1,11 @@
+//! Pictures and the texts beside them: reading, selecting, scaling, writing. Knows nothing of stages and networks.
+
+pub mod decode;
+mod jpeg;
+
+pub mod encode;
+pub mod png_text;
+
+pub mod resize;
+
+pub mod grid;
