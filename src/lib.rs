@@ -25,4 +25,5 @@ pub mod cli;
 
 pub mod random;
 
+pub mod diffusion;
 pub mod prompt;
