@@ -27,3 +27,7 @@ pub mod random;
 
 pub mod diffusion;
 pub mod prompt;
+
+pub mod lora;
+
+pub mod training;

@@ -8,6 +8,7 @@ use loramill::random::Generator;
 mod prompt;
 mod random;
 mod sampler;
+mod training;
 
 /// Random weights that fixtures need not store: the same numbers as `draw` in draw.py, keyed by the tensor's name.
 ///

@@ -1,0 +1,13 @@
+//! Teaching: captions become prompts, pictures become batches, and a LoRA learns to take the noise out of them. Unaware of the pipeline.
+
+pub mod instance_prompt;
+
+pub mod batches;
+
+pub mod learning_rate;
+
+pub mod adamw;
+
+pub mod state;
+
+pub mod run;

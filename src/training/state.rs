@@ -1,0 +1,212 @@
+//! A training on disk: all that is needed to go on after a kill as if nothing had happened. Unaware of how steps are computed.
+//!
+//! Order, noise and timesteps follow from the number of images seen, so a state is that number, the factors and their moments. A file is
+//! its own BLAKE3 digest, then a safetensors file; it is written beside and renamed, and the newest two are kept.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use safetensors::SafeTensors;
+
+use crate::checkpoint::safetensors::to_bytes;
+use crate::checkpoint::tensor::TensorData;
+use crate::lora::network::Factor;
+use crate::training::adamw::Moments;
+
+/// Files of an older layout are not read.
+const LAYOUT: &str = "1";
+const KEPT: usize = 2;
+
+/// Where a training stands between two steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingState {
+    /// Images seen so far.
+    pub seen: u64,
+    /// Optimiser steps so far.
+    pub steps: u64,
+    pub factors: Vec<Factor>,
+    /// Of each factor.
+    pub moments: Vec<Moments>,
+    /// Notes of whoever runs the training, by name: the checkpoints that exist already.
+    pub notes: BTreeMap<String, String>,
+}
+
+/// The states of one training.
+#[derive(Clone, Debug)]
+pub struct StateFolder(PathBuf);
+
+impl StateFolder {
+    pub fn new(folder: &Path) -> Self {
+        Self(folder.to_path_buf())
+    }
+
+    /// Makes the state durable, then removes all but the newest two.
+    pub fn save(&self, state: &TrainingState) -> Result<()> {
+        let path = self.0.join(format!("{:012}.state", state.seen));
+        let write = || -> Result<()> {
+            let contents = state.to_bytes()?;
+            let mut file = tempfile::Builder::new().prefix(".unfinished-").tempfile_in(&self.0)?;
+            file.write_all(blake3::hash(&contents).as_bytes())?;
+            file.write_all(&contents)?;
+            file.as_file().sync_all()?;
+            file.persist(&path)?;
+            fs::File::open(&self.0)?.sync_all()?;
+            Ok(())
+        };
+        write().with_context(|| format!("saving the training's state to `{}`", path.display()))?;
+        for old in self.states()?.into_iter().skip(KEPT) {
+            fs::remove_file(&old).with_context(|| format!("removing the old training state `{}`", old.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Sound states that `fits` accepts, the newest of them; damaged ones count as absent.
+    pub fn newest(&self, fits: impl Fn(&TrainingState) -> bool) -> Result<Option<TrainingState>> {
+        for path in self.states()? {
+            let bytes = fs::read(&path).with_context(|| format!("reading the training state `{}`", path.display()))?;
+            if let Ok(state) = TrainingState::from_bytes(&bytes)
+                && fits(&state)
+            {
+                return Ok(Some(state));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The state files, newest first.
+    fn states(&self) -> Result<Vec<PathBuf>> {
+        let listed = || format!("listing the training states in `{}`", self.0.display());
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.0).with_context(listed)? {
+            let path = entry.with_context(listed)?.path();
+            if path.extension().is_some_and(|extension| extension == "state") {
+                found.push(path);
+            }
+        }
+        found.sort();
+        found.reverse();
+        Ok(found)
+    }
+}
+
+impl TrainingState {
+    /// Whether its factors are those of `others` but for their values.
+    pub fn has_shapes_of(&self, others: &[Factor]) -> bool {
+        self.factors
+            .iter()
+            .map(|factor| (&factor.name, &factor.shape))
+            .eq(others.iter().map(|factor| (&factor.name, &factor.shape)))
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut tensors = BTreeMap::new();
+        for (index, (factor, moments)) in self.factors.iter().zip(&self.moments).enumerate() {
+            // The number keeps the order.
+            let mut insert = |kind: &str, values: &[f32]| {
+                tensors.insert(format!("{index:05} {kind} {}", factor.name), TensorData::from_f32(&factor.shape, values));
+            };
+            insert("value", &factor.values);
+            insert("mean", &moments.mean);
+            insert("square", &moments.square);
+        }
+        let mut metadata: BTreeMap<String, String> =
+            self.notes.iter().map(|(name, note)| (format!("note {name}"), note.clone())).collect();
+        metadata.extend([
+            ("layout".to_string(), LAYOUT.to_string()),
+            ("seen".to_string(), self.seen.to_string()),
+            ("steps".to_string(), self.steps.to_string()),
+        ]);
+        to_bytes(&tensors, &metadata)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let (digest, contents) = bytes.split_at_checked(blake3::OUT_LEN).context("cut off")?;
+        ensure!(blake3::hash(contents).as_bytes() == digest, "damaged");
+        let (_, header) = SafeTensors::read_metadata(contents)?;
+        let metadata: &HashMap<String, String> = header.metadata().as_ref().context("without numbers")?;
+        ensure!(metadata.get("layout").map(String::as_str) == Some(LAYOUT), "of another layout");
+        let number = |name: &str| -> Result<u64> { Ok(metadata.get(name).context("without a number")?.parse()?) };
+        let file = SafeTensors::deserialize(contents)?;
+        let mut names: Vec<&str> = file.names();
+        names.sort();
+        let (mut factors, mut moments) = (Vec::new(), Vec::new());
+        // Sorted, each factor's tensors stand together: mean, square, value.
+        for three in names.chunks(3) {
+            let [mean, square, value] = three else { anyhow::bail!("a factor lacks a part") };
+            let read = |name: &str| -> Result<Vec<f32>> {
+                Ok(file.tensor(name)?.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+            };
+            let name = value.split_once(" value ").context("a factor lacks its values")?.1.to_string();
+            factors.push(Factor { name, shape: file.tensor(value)?.shape().to_vec(), values: read(value)? });
+            moments.push(Moments { mean: read(mean)?, square: read(square)? });
+        }
+        let notes = metadata.iter().filter_map(|(name, note)| Some((name.strip_prefix("note ")?.to_string(), note.clone())));
+        Ok(Self { seen: number("seen")?, steps: number("steps")?, factors, moments, notes: notes.collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lora::network::{LoraNetwork, Target};
+
+    fn state(seen: u64) -> TrainingState {
+        let target = |name: &str| Target { name: name.into(), inputs: 4, outputs: 3, convolution: false };
+        // More than ten, so that numbers as text would fall out of order; names against the order.
+        let targets = (0..12).rev().map(|i| target(&format!("module_{i}"))).collect();
+        let network = LoraNetwork::new(targets, 2, 2.0, seen);
+        let moments =
+            network.factors.iter().map(|f| Moments { mean: f.values.clone(), square: vec![0.5; f.values.len()] }).collect();
+        let notes = BTreeMap::from([("e010".to_string(), "abc \"quoted\"".to_string())]);
+        TrainingState { seen, steps: seen / 4, factors: network.factors, moments, notes }
+    }
+
+    #[test]
+    fn a_state_comes_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let states = StateFolder::new(folder.path());
+        states.save(&state(96)).unwrap();
+        let found = states.newest(|_| true).unwrap().unwrap();
+        assert_eq!(found, state(96));
+        assert!(found.has_shapes_of(&state(8).factors));
+        assert!(!found.has_shapes_of(&state(8).factors[1..]));
+    }
+
+    #[test]
+    fn the_newest_two_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let states = StateFolder::new(folder.path());
+        for seen in [4, 8, 1200, 96] {
+            states.save(&state(seen)).unwrap();
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert_eq!(states.newest(|_| true).unwrap().unwrap().seen, 1200);
+    }
+
+    #[test]
+    fn a_damaged_state_gives_way_to_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let states = StateFolder::new(folder.path());
+        states.save(&state(4)).unwrap();
+        states.save(&state(8)).unwrap();
+        let newest = folder.path().join("000000000008.state");
+        let sound = fs::read(&newest).unwrap();
+        for damaged in [&sound[..sound.len() / 2], &[0; 10], &[&sound[..sound.len() - 1], &[!sound[sound.len() - 1]]].concat()] {
+            fs::write(&newest, damaged).unwrap();
+            assert_eq!(states.newest(|_| true).unwrap().unwrap().seen, 4);
+        }
+    }
+
+    #[test]
+    fn a_state_that_does_not_fit_gives_way_to_one_that_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let states = StateFolder::new(folder.path());
+        states.save(&state(4)).unwrap();
+        states.save(&state(8)).unwrap();
+        assert_eq!(states.newest(|state| state.seen < 8).unwrap().unwrap().seen, 4);
+        assert_eq!(states.newest(|state| state.seen < 4).unwrap(), None);
+    }
+}
