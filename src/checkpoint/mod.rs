@@ -14,6 +14,11 @@ pub mod ckpt;
 pub mod keys;
 pub mod layout;
 
+pub mod metadata;
+pub mod modules;
+
+pub mod convert;
+
 use std::fs::File;
 use std::path::Path;
 

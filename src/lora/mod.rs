@@ -1,3 +1,13 @@
-//! Low-rank adapters: their factors, training's network of them, and what joins them with a model. Unaware of the pipeline.
+//! Low-rank adapters: two thin matrices beside a layer whose product is added to its weight. Their files, training's network of them, and
+//! what joins them with a model. Unaware of the pipeline.
+
+pub mod file;
+pub mod matrix;
 
 pub mod network;
+
+pub mod merge;
+
+pub mod svd;
+
+pub mod extract;

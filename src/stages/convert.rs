@@ -1,0 +1,181 @@
+//! The kind `convert`: a model or a LoRA in another container, type or naming.
+
+use anyhow::Result;
+
+use crate::cache::digest::Digest;
+use crate::checkpoint::convert::Plan;
+use crate::checkpoint::model_file::ModelFile;
+use crate::checkpoint::{ckpt, safetensors};
+use crate::lora::file::{LoraNames, converted};
+use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::params::{ParamDoc, Params, Reference};
+use crate::pipeline::stage::{
+    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
+};
+use crate::pipeline::tree::Node;
+use crate::stages::merge::{Container, FileDtype, draft_of};
+
+crate::choice! {
+    /// Whose names a converted file uses.
+    pub enum Layout {
+        /// As in the file that is read.
+        Keep = "keep",
+        /// One file, as CompVis' LDM and webui name tensors.
+        Ldm = "ldm",
+        /// The weights of a diffusers folder: one file per network. Of a LoRA: `unet.….lora_A.weight`.
+        Diffusers = "diffusers",
+        /// Of a LoRA: `lora_unet_….lora_down.weight`, read by webui, sd-scripts, ComfyUI and diffusers.
+        Kohya = "kohya"
+    }
+}
+
+crate::params! {
+    /// Puts a model or a LoRA into another container, number type or naming.
+    ///
+    /// Give `from` for models and `lora` for LoRAs.
+    pub struct ConvertParams {
+        /// Models: a stage's or an input. A VAE alone will do.
+        input from: Option<Reference> = None,
+        /// LoRAs, with the names of kohya, diffusers or peft.
+        input lora: Option<Reference> = None,
+        /// Wraps the result.
+        result to: Container = Container::Safetensors,
+        /// Type of the numbers; a value too large for it is an error. `auto` leaves them as they are.
+        result dtype: FileDtype = FileDtype::Auto,
+        /// Whose names the result uses: `ldm` or `diffusers` for models, `kohya` or `diffusers` for LoRAs. What belongs to no network
+        /// (schedule buffers, EMA) is left out unless it is `keep`.
+        result layout: Layout = Layout::Keep,
+    }
+}
+
+/// The kind.
+pub struct ConvertKind;
+
+impl StageKind for ConvertKind {
+    fn name(&self) -> &'static str {
+        "convert"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn doc(&self) -> &'static str {
+        ConvertParams::DOC
+    }
+
+    fn params(&self) -> Vec<ParamDoc> {
+        ConvertParams::fields()
+    }
+
+    fn writes(&self) -> &'static [&'static str] {
+        &["model", "lora"]
+    }
+
+    fn passes_fields_on(&self) -> bool {
+        false
+    }
+
+    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+        let params = ConvertParams::decode_params(node, diagnostics)?;
+        if params.from.is_some() == params.lora.is_some() {
+            diagnostics.report(&node.span, "give either `from` (models) or `lora` (LoRAs)");
+            return None;
+        }
+        let wrong = match params.layout {
+            Layout::Ldm => params.lora.is_some(),
+            Layout::Kohya => params.from.is_some(),
+            Layout::Keep | Layout::Diffusers => false,
+        };
+        if wrong {
+            let span = &node.get("layout").unwrap_or(node).span;
+            let hint = if params.lora.is_some() { "a LoRA's are `kohya` and `diffusers`" } else { "a model's are `ldm` and `diffusers`" };
+            diagnostics.report(span, format!("`{}` is no layout for what is converted", params.layout.word())).hint(hint);
+            return None;
+        }
+        Some(Box::new(params))
+    }
+}
+
+impl ConvertParams {
+    /// The param in use and the field it reads.
+    fn source(&self) -> (&'static str, &Option<Reference>, &'static [&'static str]) {
+        if self.from.is_some() { ("from", &self.from, &["model"]) } else { ("lora", &self.lora, &["lora"]) }
+    }
+}
+
+impl Stage for ConvertParams {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        Params::components(self)
+    }
+
+    fn inputs(&self) -> Vec<InputUse> {
+        let (param, reference, reads) = self.source();
+        let input = |reference: &Reference| InputUse { param: param.into(), reference: reference.clone(), reads, shape: InputShape::Many };
+        reference.iter().map(input).collect()
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Items(self)
+    }
+}
+
+impl ItemStage for ConvertParams {
+    fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> Result<Vec<Work>> {
+        let (param, _, reads) = self.source();
+        let work = |item| {
+            let mut work = Work::of_item(item, reads);
+            work.carry.clear();
+            work
+        };
+        Ok(inputs.items(param).iter().map(work).collect())
+    }
+
+    fn open<'a>(&'a self, _context: &dyn Context) -> Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(Converter { params: self }))
+    }
+}
+
+struct Converter<'a> {
+    params: &'a ConvertParams,
+}
+
+impl Worker for Converter<'_> {
+    fn run(&self, work: &Work, context: &dyn Context) -> Result<Vec<Draft>> {
+        let (_, _, reads) = self.params.source();
+        let file = ModelFile::open(&context.path(&work.inputs[reads[0]])?)?;
+        let (extension, dtype) = (self.params.to.word(), self.params.dtype.dtype());
+        let scratch = |name: &str| context.scratch().join(format!("{}.{extension}", Digest::of(name.as_bytes()).short()));
+        if self.params.lora.is_some() {
+            let names = match self.params.layout {
+                Layout::Kohya => Some(LoraNames::Kohya),
+                Layout::Diffusers => Some(LoraNames::Diffusers),
+                Layout::Keep | Layout::Ldm => None,
+            };
+            let (tensors, metadata) = converted(&file, names, dtype)?;
+            let path = scratch(&work.name);
+            match self.params.to {
+                Container::Safetensors => safetensors::write(&path, &tensors, &metadata)?,
+                Container::Ckpt | Container::Pt => ckpt::write(&path, &tensors)?,
+            }
+            return Ok(vec![draft_of(work).field("lora", Content::File { path, extension })]);
+        }
+        let plans = match self.params.layout {
+            Layout::Ldm => vec![Plan::to_ldm(&file, dtype)?],
+            Layout::Diffusers => Plan::to_diffusers(&file, dtype)?,
+            Layout::Keep | Layout::Kohya => vec![Plan::same_names(&file, dtype)],
+        };
+        let mut drafts = Vec::new();
+        for plan in plans {
+            let mut draft = draft_of(work);
+            if let Some(place) = plan.place {
+                draft.origin = Some(work.name.clone());
+                draft.name = format!("{}/{place}", work.name);
+            }
+            let path = scratch(&draft.name);
+            plan.write(&file, &path, self.params.to.target())?;
+            drafts.push(draft.field("model", Content::File { path, extension }));
+        }
+        Ok(drafts)
+    }
+}

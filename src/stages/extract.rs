@@ -1,0 +1,148 @@
+//! The kind `extract`: the LoRA that lies between two models.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+
+use crate::checkpoint::model_file::ModelFile;
+use crate::checkpoint::safetensors;
+use crate::checkpoint::tensor::Dtype;
+use crate::lora::extract::{Extraction, extract};
+use crate::lora::file::LoraNames;
+use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::params::{ParamDoc, Params, Reference};
+use crate::pipeline::stage::{
+    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved, Stage, StageKind, Wish, Work,
+    Worker,
+};
+use crate::pipeline::tree::Node;
+use crate::stages::merge::{FileDtype, draft_of};
+
+crate::params! {
+    /// Extracts a LoRA: the best approximation of rank `rank` of the difference between a tuned model and its base.
+    ///
+    /// By a singular value decomposition of every layer that kohya's sd-scripts adapt (264 in SD 1.x), and by its conventions: the singular
+    /// values go into `up`, alpha is the rank. Both models should have numbers of one type: fp16 against fp32 shows up as noise.
+    pub struct ExtractParams {
+        /// The tuned models; each gives one LoRA, named after it.
+        input tuned: Reference,
+        /// The model they were tuned from.
+        input base: Reference,
+        /// Inner width of the factors. Layers with a shorter side get that.
+        result rank: u64 = 8,
+        /// Quantile of the factors' values, 0 to 1, at which they are cut off; 1 cuts nothing.
+        result clamp_quantile: f64 = 0.99,
+        /// The text encoder is left out if no weight of it differs by more than this. sd-scripts' 0.01 drops that of many LoRAs.
+        result min_diff: f64 = 1e-6,
+        /// Type of the numbers; `auto` is fp16, as LoRAs are shared.
+        result dtype: FileDtype = FileDtype::Auto,
+    }
+}
+
+/// The kind.
+pub struct ExtractKind;
+
+impl StageKind for ExtractKind {
+    fn name(&self) -> &'static str {
+        "extract"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn doc(&self) -> &'static str {
+        ExtractParams::DOC
+    }
+
+    fn params(&self) -> Vec<ParamDoc> {
+        ExtractParams::fields()
+    }
+
+    fn writes(&self) -> &'static [&'static str] {
+        &["lora"]
+    }
+
+    fn passes_fields_on(&self) -> bool {
+        false
+    }
+
+    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+        let params = ExtractParams::decode_params(node, diagnostics)?;
+        let span = |name: &str| &node.get(name).unwrap_or(node).span;
+        if params.rank == 0 {
+            diagnostics.report(span("rank"), "`rank` must be at least 1");
+            return None;
+        }
+        if !(0.0..=1.0).contains(&params.clamp_quantile) {
+            diagnostics.report(span("clamp_quantile"), "`clamp_quantile` must lie between 0 and 1");
+            return None;
+        }
+        Some(Box::new(params))
+    }
+}
+
+impl Stage for ExtractParams {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        Params::components(self)
+    }
+
+    fn inputs(&self) -> Vec<InputUse> {
+        let input = |param: &str, reference: &Reference, shape| InputUse {
+            param: param.into(),
+            reference: reference.clone(),
+            reads: &["model"],
+            shape,
+        };
+        vec![input("tuned", &self.tuned, InputShape::Many), input("base", &self.base, InputShape::One)]
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Items(self)
+    }
+}
+
+impl ItemStage for ExtractParams {
+    fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> Result<Vec<Work>> {
+        let base = inputs.one("base", "model")?;
+        let work = |item| {
+            let mut work = Work::of_item(item, &["model"]);
+            work.carry.clear();
+            if let Some(tuned) = work.inputs.remove("model") {
+                work.inputs.insert("tuned".into(), tuned);
+            }
+            work.inputs.insert("base".into(), base.clone());
+            work
+        };
+        Ok(inputs.items("tuned").iter().map(work).collect())
+    }
+
+    fn open<'a>(&'a self, _context: &dyn Context) -> Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(Extractor { params: self }))
+    }
+}
+
+struct Extractor<'a> {
+    params: &'a ExtractParams,
+}
+
+impl Worker for Extractor<'_> {
+    fn run(&self, work: &Work, context: &dyn Context) -> Result<Vec<Draft>> {
+        let tuned = ModelFile::open(&context.path(&work.inputs["tuned"])?)?;
+        let base = ModelFile::open(&context.path(&work.inputs["base"])?)?;
+        let how = Extraction {
+            rank: usize::try_from(self.params.rank)?,
+            clamp_quantile: self.params.clamp_quantile,
+            min_diff: self.params.min_diff as f32,
+        };
+        let lora = extract(&tuned, &base, how, |done, total| {
+            context.progress(Progress { done: done as u64, total: total as u64, unit: "modules", values: Vec::new() });
+            ensure!(matches!(context.wish(), Wish::GoOn | Wish::SaveNow), "stopped before the LoRA was complete");
+            Ok(())
+        })?;
+        let dtype = self.params.dtype.dtype().unwrap_or(Dtype::F16);
+        let tensors = lora.tensors(LoraNames::Kohya, dtype)?;
+        let bytes = safetensors::to_bytes(&tensors, &lora.kohya_metadata(&tensors, &BTreeMap::new())?)?;
+        Ok(vec![draft_of(work).field("lora", Content::Bytes { bytes, extension: "safetensors" })])
+    }
+}

@@ -1,0 +1,202 @@
+//! The kind `merge`: LoRAs added to a base model, as a model file of its own.
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::cache::digest::Digest;
+use crate::checkpoint::convert::{self, Target};
+use crate::checkpoint::model_file::ModelFile;
+use crate::checkpoint::tensor::Dtype;
+use crate::lora::file::Lora;
+use crate::lora::merge::Merge;
+use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::params::{ParamDoc, ParamValue, Params, Reference};
+use crate::pipeline::stage::{
+    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
+};
+use crate::pipeline::tree::Node;
+use crate::stages::lora_use::LoraUse;
+
+crate::choice! {
+    /// How a model file is wrapped.
+    pub enum Container {
+        /// Loads fast and cannot carry code.
+        Safetensors = "safetensors",
+        /// PyTorch's, for programs that read nothing else.
+        Ckpt = "ckpt",
+        /// As `ckpt`, by its other name: what LoRAs and VAEs are called.
+        Pt = "pt"
+    }
+}
+
+impl Container {
+    pub(crate) fn target(self) -> Target {
+        match self {
+            Self::Safetensors => Target::Safetensors,
+            Self::Ckpt | Self::Pt => Target::Torch,
+        }
+    }
+}
+
+crate::choice! {
+    /// The type of the numbers in a model file.
+    pub enum FileDtype {
+        /// As in the file that is read.
+        Auto = "auto",
+        /// Twice the size of fp16, nothing lost.
+        Fp32 = "fp32",
+        /// What most programs expect.
+        Fp16 = "fp16",
+        /// As small as fp16, for larger and coarser numbers.
+        Bf16 = "bf16"
+    }
+}
+
+impl FileDtype {
+    /// `None` keeps each tensor's own.
+    pub(crate) fn dtype(self) -> Option<Dtype> {
+        match self {
+            Self::Auto => None,
+            Self::Fp32 => Some(Dtype::F32),
+            Self::Fp16 => Some(Dtype::F16),
+            Self::Bf16 => Some(Dtype::Bf16),
+        }
+    }
+}
+
+crate::params! {
+    /// Adds LoRAs to a base model: one model file per checkpoint that is selected, named after it.
+    ///
+    /// Every weight that a LoRA adapts becomes `W + strength · alpha / rank · up · down`, computed in fp32. The running averages (EMA)
+    /// and optimiser state of the base are left out.
+    pub struct MergeParams {
+        /// The model to add to: an input or another stage's model. LDM's single file or one with diffusers' names.
+        input base: Reference,
+        /// The LoRAs, each alone (`train@20`) or with a strength (`{ from: train@20, strength: 0.8 }`). At most one of them may select
+        /// several checkpoints.
+        input lora: Vec<LoraUse>,
+        /// Wraps the result.
+        result to: Container = Container::Safetensors,
+        /// Type of the numbers. `auto` is the base's. Take `fp32` if `extract` reads the result: rounding to fp16 adds noise of 2⁻¹¹ to every
+        /// difference.
+        result dtype: FileDtype = FileDtype::Auto,
+    }
+}
+
+/// The kind.
+pub struct MergeKind;
+
+impl StageKind for MergeKind {
+    fn name(&self) -> &'static str {
+        "merge"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn doc(&self) -> &'static str {
+        MergeParams::DOC
+    }
+
+    fn params(&self) -> Vec<ParamDoc> {
+        MergeParams::fields()
+    }
+
+    fn writes(&self) -> &'static [&'static str] {
+        &["model"]
+    }
+
+    fn passes_fields_on(&self) -> bool {
+        false
+    }
+
+    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+        let params = MergeParams::decode_params(node, diagnostics)?;
+        if params.lora.is_empty() {
+            diagnostics.report(&node.get("lora").unwrap_or(node).span, "`lora` is empty: there is nothing to merge");
+            return None;
+        }
+        Some(Box::new(params))
+    }
+}
+
+impl Stage for MergeParams {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        let strength = |(index, lora): (usize, &LoraUse)| (format!("lora[{index}].strength"), lora.strength.canonical());
+        let mut components = Params::components(self);
+        components.extend(self.lora.iter().enumerate().map(strength));
+        components.sort_by(|a, b| a.0.cmp(&b.0));
+        components
+    }
+
+    fn inputs(&self) -> Vec<InputUse> {
+        let mut inputs =
+            vec![InputUse { param: "base".into(), reference: self.base.clone(), reads: &["model"], shape: InputShape::One }];
+        for (param, reference) in self.input_references().into_iter().filter(|(param, _)| param != "base") {
+            inputs.push(InputUse { param, reference, reads: &["lora"], shape: InputShape::Many });
+        }
+        inputs
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Items(self)
+    }
+}
+
+impl ItemStage for MergeParams {
+    fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> Result<Vec<Work>> {
+        let base = inputs.one("base", "model")?;
+        let params: Vec<String> = (0..self.lora.len()).map(|index| format!("lora[{index}]")).collect();
+        let many: Vec<&String> = params.iter().filter(|param| inputs.items(param).len() > 1).collect();
+        ensure!(many.len() <= 1, "`{}` and `{}` both select several checkpoints: choose one of each but one", many[0], many[1]);
+        // The results are named after the LoRA that varies, else after the first.
+        let varies = many.first().copied().unwrap_or(&params[0]);
+        let mut works = Vec::new();
+        for item in inputs.items(varies) {
+            let mut work = Work::of_item(item, &["lora"]);
+            work.carry.clear();
+            work.inputs.clear();
+            work.inputs.insert("base".into(), base.clone());
+            for param in &params {
+                let item = if param == varies { Some(item) } else { inputs.items(param).first() };
+                let Some(item) = item else { return Ok(Vec::new()) };
+                let lora = item.fields.get("lora").with_context(|| format!("`{}` of `{param}` has no `lora`", item.name))?;
+                work.inputs.insert(param.clone(), lora.clone());
+            }
+            works.push(work);
+        }
+        Ok(works)
+    }
+
+    fn open<'a>(&'a self, _context: &dyn Context) -> Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(Merger { params: self }))
+    }
+}
+
+struct Merger<'a> {
+    params: &'a MergeParams,
+}
+
+impl Worker for Merger<'_> {
+    fn run(&self, work: &Work, context: &dyn Context) -> Result<Vec<Draft>> {
+        let base = ModelFile::open(&context.path(&work.inputs["base"])?)?;
+        let mut loras = Vec::new();
+        for (index, lora) in self.params.lora.iter().enumerate() {
+            let read = Lora::read(&ModelFile::open(&context.path(&work.inputs[&format!("lora[{index}]")])?)?)?;
+            if read.metadata.get("ss_num_reg_images").is_some_and(|count| count == "0") {
+                context.say(&format!("`{}` was trained without class images: merged, it leaks into prompts without the trigger", work.name));
+            }
+            loras.push((read, lora.strength));
+        }
+        let merge = Merge::new(&base, &loras, self.params.dtype.dtype())?;
+        let extension = self.params.to.word();
+        let path = context.scratch().join(format!("{}.{extension}", Digest::of(work.name.as_bytes()).short()));
+        convert::write(&path, self.params.to.target(), &merge.tensors(), |name| merge.tensor(name))?;
+        Ok(vec![draft_of(work).field("model", Content::File { path, extension })])
+    }
+}
+
+/// An output that is named and described as its work is.
+pub(crate) fn draft_of(work: &Work) -> Draft {
+    Draft { origin: work.origin.clone(), attributes: work.attributes.clone(), ..Draft::new(&work.name) }
+}
