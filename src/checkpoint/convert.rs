@@ -139,9 +139,13 @@ impl Networks {
     fn of(file: &ModelFile) -> Result<Self> {
         let any = |marks: &[&str]| file.tensors().keys().any(|name| marks.iter().any(|mark| name.starts_with(mark)));
         let networks = Self {
-            unet: any(&[UNET_PREFIX, "unet.", "input_blocks.", "time_embedding."]).then(|| UnetLayout::infer(file)).transpose()?,
+            unet: any(&[UNET_PREFIX, "unet.", "input_blocks.", "time_embedding."])
+                .then(|| UnetLayout::infer(file))
+                .transpose()?,
             vae: any(&[VAE_PREFIX, "vae.", "encoder.conv_in", "decoder.conv_in"]).then(|| VaeLayout::infer(file)).transpose()?,
-            text: any(&[TEXT_PREFIX, "text_encoder.", "text_model.", "embeddings."]).then(|| TextLayout::infer(file)).transpose()?,
+            text: any(&[TEXT_PREFIX, "text_encoder.", "text_model.", "embeddings."])
+                .then(|| TextLayout::infer(file))
+                .transpose()?,
         };
         if networks.unet.is_none() && networks.vae.is_none() && networks.text.is_none() {
             bail!("`{}` holds neither a UNet nor a VAE nor a text encoder of SD 1.x by its names", file.path().display());

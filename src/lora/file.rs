@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::checkpoint::{keys, metadata};
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::modules::ModulePath;
 use crate::checkpoint::tensor::{Dtype, TensorData};
+use crate::checkpoint::{keys, metadata};
 use crate::lora::matrix::Matrix;
 
 /// The factors of one layer. Its weight changes by `strength · alpha / rank · up · down`.

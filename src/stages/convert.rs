@@ -89,7 +89,11 @@ impl StageKind for ConvertKind {
         };
         if wrong {
             let span = &node.get("layout").unwrap_or(node).span;
-            let hint = if params.lora.is_some() { "a LoRA's are `kohya` and `diffusers`" } else { "a model's are `ldm` and `diffusers`" };
+            let hint = if params.lora.is_some() {
+                "a LoRA's are `kohya` and `diffusers`"
+            } else {
+                "a model's are `ldm` and `diffusers`"
+            };
             diagnostics.report(span, format!("`{}` is no layout for what is converted", params.layout.word())).hint(hint);
             return None;
         }
@@ -111,7 +115,12 @@ impl Stage for ConvertParams {
 
     fn inputs(&self) -> Vec<InputUse> {
         let (param, reference, reads) = self.source();
-        let input = |reference: &Reference| InputUse { param: param.into(), reference: reference.clone(), reads, shape: InputShape::Many };
+        let input = |reference: &Reference| InputUse {
+            param: param.into(),
+            reference: reference.clone(),
+            reads,
+            shape: InputShape::Many,
+        };
         reference.iter().map(input).collect()
     }
 

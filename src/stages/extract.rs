@@ -12,8 +12,8 @@ use crate::lora::file::LoraNames;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::params::{ParamDoc, Params, Reference};
 use crate::pipeline::stage::{
-    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved, Stage, StageKind, Wish, Work,
-    Worker,
+    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved, Stage, StageKind, Wish,
+    Work, Worker,
 };
 use crate::pipeline::tree::Node;
 use crate::stages::merge::{FileDtype, draft_of};

@@ -184,7 +184,10 @@ impl Worker for Merger<'_> {
         for (index, lora) in self.params.lora.iter().enumerate() {
             let read = Lora::read(&ModelFile::open(&context.path(&work.inputs[&format!("lora[{index}]")])?)?)?;
             if read.metadata.get("ss_num_reg_images").is_some_and(|count| count == "0") {
-                context.say(&format!("`{}` was trained without class images: merged, it leaks into prompts without the trigger", work.name));
+                context.say(&format!(
+                    "`{}` was trained without class images: merged, it leaks into prompts without the trigger",
+                    work.name
+                ));
             }
             loras.push((read, lora.strength));
         }
