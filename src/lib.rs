@@ -19,8 +19,6 @@ pub mod cache;
 pub mod checkpoint;
 pub mod data;
 
-pub mod lora;
-
 pub mod stages;
 
 pub mod cli;
