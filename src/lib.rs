@@ -16,6 +16,8 @@ pub mod pipeline;
 
 pub mod cache;
 
+pub mod edits;
+
 pub mod checkpoint;
 pub mod data;
 

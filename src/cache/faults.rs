@@ -1,5 +1,12 @@
 //! Places where a test lets the disk fail or the process die. Outside tests every place is passed.
 
+/// Whether a test let this process die: then nothing cleans up any more.
+#[cfg(not(test))]
+#[inline(always)]
+pub(crate) const fn is_dead() -> bool {
+    false
+}
+
 /// Passes, or fails as the test of this thread armed it.
 #[cfg(not(test))]
 #[inline(always)]
@@ -8,7 +15,7 @@ pub(crate) fn pass(_place: &'static str) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-pub(crate) use armed::{Fault, arm, disarm, pass};
+pub(crate) use armed::{Fault, arm, disarm, is_dead, pass};
 
 #[cfg(test)]
 mod armed {
@@ -21,6 +28,8 @@ mod armed {
         DiskFull,
         /// What a broken disk answers.
         BrokenDisk,
+        /// What a file system answers that cannot do it.
+        Unsupported,
         /// The process is gone: whoever sees this returns at once and cleans nothing up.
         Killed,
     }
@@ -46,6 +55,10 @@ mod armed {
         ARMED.with_borrow_mut(|armed| armed.take().is_none_or(|armed| armed.after == 0))
     }
 
+    pub(crate) fn is_dead() -> bool {
+        ARMED.with_borrow(|armed| matches!(armed, Some(Armed { after: 0, fault: Fault::Killed, .. })))
+    }
+
     pub(crate) fn pass(place: &'static str) -> io::Result<()> {
         ARMED.with_borrow_mut(|armed| match armed {
             Some(armed) if armed.place == place && armed.after > 0 => {
@@ -55,6 +68,7 @@ mod armed {
             Some(armed) if armed.place == place => Err(match armed.fault {
                 Fault::DiskFull => io::ErrorKind::StorageFull.into(),
                 Fault::BrokenDisk => io::Error::from(rustix::io::Errno::IO),
+                Fault::Unsupported => io::Error::from(rustix::io::Errno::INVAL),
                 Fault::Killed => io::Error::other("killed by the test"),
             }),
             _ => Ok(()),

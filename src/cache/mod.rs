@@ -208,14 +208,13 @@ impl Cache {
         Ok(folder)
     }
 
-    /// Moves a file that made room for another out of the user's folder, to be kept for 30 days.
-    pub(crate) fn displace(&self, path: &Path) -> Result<PathBuf> {
+    /// Moves a file that made room for another out of the user's folder, to be kept for 30 days under a name that ends in `name`.
+    pub(crate) fn displace(&self, path: &Path, name: &str) -> Result<PathBuf> {
         let folder = self.root.join("displaced");
         fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
         let target = (0u32..)
-            .map(|n| folder.join(format!("{}.{:09}.{n}.{}", now.as_secs(), now.subsec_nanos(), name.trim_start_matches('.'))))
+            .map(|n| folder.join(format!("{}.{:09}.{n}.{name}", now.as_secs(), now.subsec_nanos())))
             .find(|target| fs::symlink_metadata(target).is_err())
             .expect("there is always another number");
         match fs::rename(path, &target) {

@@ -212,7 +212,7 @@ impl Drop for RecordLog {
         }
         // The index is a convenience: without it the next one reads more of the log.
         if let Ok(_lock) = FileLock::take(&self.lock_path) {
-            let _ = self.write_index(&mut state);
+            let _ = self.refresh(&mut state).and_then(|_| self.write_index(&mut state));
         }
     }
 }
@@ -455,7 +455,8 @@ mod tests {
         log.append(&records).unwrap();
         drop(log);
         let log = RecordLog::open(folder.path()).unwrap();
-        assert_eq!((log.state().indexed.len(), log.state().tail.len()), (TAIL_AT_END, 0));
+        let lengths = (|state: &State| (state.indexed.len(), state.tail.len()))(&log.state());
+        assert_eq!(lengths, (TAIL_AT_END, 0));
         log.append(&[complete(1000)]).unwrap();
         drop(log);
         let index = folder.path().join("record-index");

@@ -1,0 +1,267 @@
+//! Brings the folder and the items together: moves texts after their photos, writes the machine's, and tells each item's text.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::cache::Cache;
+use crate::cache::artifact::Artifact;
+use crate::cache::batch::Batch;
+use crate::cache::digest::Digest;
+use crate::edits::folder::{Contents, Folder, Found, read_text};
+use crate::edits::judge::{Action, Judgement, Provenance};
+use crate::edits::moves::Moves;
+use crate::edits::replace::{self, Outcome, Replacement};
+use crate::edits::{EditableItem, Editing, text};
+use crate::pipeline::lock_file::{EditRow, EditRows};
+
+/// A person who saves the same file at the same moment this often has to stop first.
+const ROUNDS: usize = 8;
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// In the order of the items.
+    pub items: Vec<AppliedItem>,
+    /// For the lock, all of this stage.
+    pub rows: EditRows,
+    /// The texts without an item.
+    pub orphans: Vec<String>,
+    /// Sentences for the user.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedItem {
+    pub provenance: Provenance,
+    /// The effective texts: that of the stage's field, and those of people for further fields. Empty if there is no text.
+    pub fields: BTreeMap<String, Artifact>,
+    /// Why the file cannot be used.
+    pub failure: Option<String>,
+}
+
+impl Editing<'_> {
+    /// Puts right what a killed run left in the folder, and returns what the user should know. For runs only, under the lock of the
+    /// pipeline, before `read`.
+    pub fn recover(cache: &Cache, folder: &Path, extension: &str, rows: &EditRows) -> Result<Vec<String>> {
+        let found = Folder::scan(cache, folder, extension)?;
+        if found.left_behind.is_empty() {
+            return Ok(Vec::new());
+        }
+        let machines: BTreeSet<Digest> = rows.values().flatten().filter_map(|row| row.text).collect();
+        replace::recover(cache, &found.left_behind, |digest| machines.contains(digest))
+    }
+
+    /// Moves texts, writes those of the machine and puts those of people into `batch`. For runs only, under the lock of the pipeline,
+    /// after the records of the items are durable. Items whose machine text is missing keep what they have.
+    pub fn apply(mut self, items: &[EditableItem], batch: &Batch<'_>) -> Result<Applied> {
+        let mut notes = self.move_texts(items)?;
+        for _ in 0..ROUNDS {
+            let judgements = self.judge(items);
+            if self.write_texts(items, &judgements)? {
+                continue;
+            }
+            if self.store_texts(items, &judgements, batch)? {
+                continue;
+            }
+            let orphans = self.orphans(items);
+            let rows = self.next_rows(items, &judgements);
+            notes.extend(self.blocked_moves(items));
+            let items = judgements.into_iter().map(|judgement| self.applied(judgement)).collect();
+            return Ok(Applied { items, rows, orphans, notes });
+        }
+        anyhow::bail!("the files in `{}` change all the time: run again when they are quiet", self.folder.display())
+    }
+
+    fn applied(&self, judgement: Judgement) -> AppliedItem {
+        let text = judgement.text().cloned();
+        let failure = match judgement.action {
+            Action::Fail(message) => Some(message),
+            _ => None,
+        };
+        let mut fields = BTreeMap::new();
+        if let Some(text) = text {
+            fields = judgement.companions;
+            fields.insert(self.field.clone(), text);
+        }
+        AppliedItem { provenance: judgement.provenance, fields, failure }
+    }
+
+    /// Gives texts the names that their photos have now.
+    fn move_texts(&mut self, items: &[EditableItem]) -> Result<Vec<String>> {
+        let moves = Moves::find(self, items);
+        let mut notes = Vec::new();
+        for (from, to) in moves.steps() {
+            let Some(found) = self.found.texts.get(from) else { continue };
+            let source = found.path.clone();
+            let target = self.path_for(to)?;
+            if let Some(Found { path, contents: Contents::Text(digest, _) }) = self.found.texts.get(to) {
+                if path.exists() && !replace::take_away(self.cache, path, digest)? {
+                    continue;
+                }
+            }
+            if !replace::move_text(&source, &target)? {
+                continue;
+            }
+            notes.push(format!("moved `{}` to `{}`: its photo has that name now", source.display(), target.display()));
+            for suffix in Self::companion_suffixes() {
+                let Some(found) = self.found.texts.get(&format!("{from}{suffix}")) else { continue };
+                replace::move_text(&found.path, &self.path_for(&format!("{to}{suffix}"))?)?;
+            }
+        }
+        if moves.steps().is_empty() {
+            return Ok(notes);
+        }
+        let before = self.rows.clone();
+        self.found = Folder::scan(self.cache, &self.folder, &self.extension)?;
+        for (from, to) in moves.steps() {
+            if self.found.texts.contains_key(to) {
+                let rows = before.get(from).cloned().unwrap_or_default();
+                self.rows.insert(to.clone(), rows);
+                if !moves.steps().iter().any(|(_, target)| target == from) {
+                    self.rows.remove(from);
+                }
+            }
+        }
+        Ok(notes)
+    }
+
+    /// Texts of photos that have another name now, where another text lies under that name.
+    fn blocked_moves(&self, items: &[EditableItem]) -> Vec<String> {
+        let moves = Moves::find(self, items);
+        let blocked = items.iter().filter_map(|item| {
+            let source = moves.source_of(&item.name)?;
+            let (mine, theirs) = (self.found.texts.get(&item.name)?, self.found.texts.get(source)?);
+            Some(format!(
+                "`{}` is the text of a photo that was called `{source}`, but `{}` is there already: both stay as they are",
+                theirs.path.display(),
+                mine.path.display()
+            ))
+        });
+        blocked.collect()
+    }
+
+    /// Writes what the machine says where it is to be written; true if there was something.
+    fn write_texts(&mut self, items: &[EditableItem], judgements: &[Judgement]) -> Result<bool> {
+        let mut names = Vec::new();
+        let mut replacements = Vec::new();
+        for (item, judgement) in items.iter().zip(judgements) {
+            let Action::Write { text: artifact, replaces } = &judgement.action else { continue };
+            let text = self.machine_text(artifact)?;
+            let target = match self.found.texts.get(&item.name) {
+                Some(found) => found.path.clone(),
+                None => self.path_for(&item.name)?,
+            };
+            names.push(&item.name);
+            replacements.push(Replacement { target, text, expected: *replaces });
+        }
+        if replacements.is_empty() {
+            return Ok(false);
+        }
+        let outcomes = replace::replace_all(self.cache, &replacements)?;
+        for ((name, replacement), outcome) in names.into_iter().zip(replacements).zip(outcomes) {
+            let Replacement { target, text, .. } = replacement;
+            match outcome {
+                Outcome::Written => {
+                    let contents = Contents::Text(Digest::of(text.as_bytes()), text.len() as u64);
+                    self.found.texts.insert(name.clone(), Found { path: target, contents });
+                }
+                Outcome::Theirs => self.look_again(name, target)?,
+            }
+        }
+        Ok(true)
+    }
+
+    fn machine_text(&self, artifact: &Artifact) -> Result<String> {
+        let bytes = self.cache.read(&artifact.digest)?;
+        let text = text::normalise(&bytes).map_err(|unusable| anyhow::anyhow!("a text of the machine {unusable}"))?;
+        ensure!(text.as_bytes() == bytes, "a text of the machine was recorded with a byte order mark or space at an end");
+        Ok(text)
+    }
+
+    /// Puts the texts of people into the store; true if one of them has changed since it was read.
+    fn store_texts(&mut self, items: &[EditableItem], judgements: &[Judgement], batch: &Batch<'_>) -> Result<bool> {
+        let moves = Moves::find(self, items);
+        let mut changed = Vec::new();
+        for (item, judgement) in items.iter().zip(judgements) {
+            let own = match (&judgement.action, judgement.provenance) {
+                (Action::Keep(text), Provenance::Edited | Provenance::Stale) => Some((item.name.clone(), text)),
+                _ => None,
+            };
+            let companions = judgement.companions.iter().map(|(field, text)| {
+                let suffix = field.strip_prefix(&self.field).expect("it was put together from both");
+                (format!("{}{suffix}", item.name), text)
+            });
+            for (name, artifact) in own.into_iter().chain(companions) {
+                if self.cache.contains(&artifact.digest, artifact.size) {
+                    continue;
+                }
+                let found = self.found.texts.get(&name).or_else(|| moves.file_of(self, &name));
+                let path = &found.context("a text that was judged has a file")?.path;
+                match read_text(path)? {
+                    Some(Ok(text)) if Digest::of(text.as_bytes()) == artifact.digest => {
+                        batch.put_bytes(text.as_bytes())?;
+                    }
+                    _ => changed.push((name, path.clone())),
+                }
+            }
+        }
+        let any = !changed.is_empty();
+        for (name, path) in changed {
+            self.look_again(&name, path)?;
+        }
+        Ok(any)
+    }
+
+    fn look_again(&mut self, name: &str, path: PathBuf) -> Result<()> {
+        let contents = match read_text(&path)? {
+            None => {
+                self.found.texts.remove(name);
+                return Ok(());
+            }
+            Some(Ok(text)) => Contents::Text(Digest::of(text.as_bytes()), text.len() as u64),
+            Some(Err(message)) => Contents::Unusable(message),
+        };
+        self.found.texts.insert(name.to_string(), Found { path, contents });
+        Ok(())
+    }
+
+    fn next_rows(&self, items: &[EditableItem], judgements: &[Judgement]) -> EditRows {
+        let moves = Moves::find(self, items);
+        // Texts without an item keep their rows: their photo may come back.
+        let names: BTreeSet<&str> = items.iter().map(|item| item.name.as_str()).collect();
+        let orphaned = self.rows.iter().filter(|(name, _)| !names.contains(name.as_str()));
+        let mut rows: EditRows = orphaned
+            .filter(|(name, _)| self.found.texts.contains_key(*name))
+            .map(|(name, rows)| (name.clone(), rows.clone()))
+            .collect();
+        for (item, judgement) in items.iter().zip(judgements) {
+            let known = self.rows_of(item, &moves);
+            let next = match (&judgement.action, judgement.provenance) {
+                (Action::Keep(text), Provenance::Machine) => {
+                    vec![EditRow { photo: item.photo, key: item.key, text: Some(text.digest) }]
+                }
+                (Action::Keep(_), _) => {
+                    let row = known.iter().find(|row| row.key == item.key).or(known.first());
+                    let (key, text) = row.map_or((item.key, None), |row| (row.key, row.text));
+                    vec![EditRow { photo: item.photo, key, text }]
+                }
+                _ => known.to_vec(),
+            };
+            if !next.is_empty() {
+                rows.insert(item.name.clone(), next);
+            }
+        }
+        rows
+    }
+
+    fn path_for(&self, name: &str) -> Result<PathBuf> {
+        let is_plain = |part: &str| !part.is_empty() && !part.starts_with('.');
+        ensure!(
+            name.split('/').all(is_plain),
+            "`{name}` cannot be the name of a file: a part of it is empty or starts with a dot"
+        );
+        Ok(self.folder.join(format!("{name}.{}", self.extension)))
+    }
+}

@@ -1,0 +1,162 @@
+//! Decides whose text a file is and what is to be done with it. Reads nothing and writes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cache::artifact::Artifact;
+use crate::cache::digest::Digest;
+use crate::edits::folder::{Contents, Found};
+use crate::edits::moves::Moves;
+use crate::edits::{EditableItem, Editing};
+use crate::pipeline::lock_file::EditRow;
+
+/// A text of a person under the name of an item with this after it belongs to the mirror of that item: `IMG_1-flip.txt`.
+const COMPANIONS: [&str; 1] = ["-flip"];
+
+/// Whose text it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provenance {
+    /// The machine's, or none yet.
+    Machine,
+    /// A person's.
+    Edited,
+    /// A person's, and what the machine would say today has another key than when the person wrote.
+    Stale,
+    /// A text without an item: its photo is gone.
+    Orphan,
+}
+
+/// What is to be done for one item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The file stays; it holds this text.
+    Keep(Artifact),
+    /// The machine's text is known and will be written.
+    Write {
+        text: Artifact,
+        /// The machine's older text that is in the file.
+        replaces: Option<Digest>,
+    },
+    /// The machine has to make its text first.
+    Run,
+    /// The file cannot be used: says why.
+    Fail(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    pub provenance: Provenance,
+    pub action: Action,
+    /// Texts of people for fields beside the stage's own: `caption-flip`.
+    pub companions: BTreeMap<String, Artifact>,
+}
+
+impl Judgement {
+    /// The text that consumers see once the stage is done, if it is known already.
+    pub fn text(&self) -> Option<&Artifact> {
+        match &self.action {
+            Action::Keep(text) | Action::Write { text, .. } => Some(text),
+            Action::Run | Action::Fail(_) => None,
+        }
+    }
+}
+
+impl Editing<'_> {
+    /// One judgement per item, in their order.
+    pub fn judge(&self, items: &[EditableItem]) -> Vec<Judgement> {
+        let moves = Moves::find(self, items);
+        let names: BTreeSet<&str> = items.iter().map(|item| item.name.as_str()).collect();
+        items.iter().map(|item| self.judge_item(item, &moves, &names)).collect()
+    }
+
+    /// The names of texts that belong to no item.
+    pub fn orphans(&self, items: &[EditableItem]) -> Vec<String> {
+        let moves = Moves::find(self, items);
+        let names: BTreeSet<&str> = items.iter().map(|item| item.name.as_str()).collect();
+        let belongs = |name: &str| {
+            let moved_or_an_item = |name: &str| names.contains(name) || moves.leaves(name);
+            let companion = || COMPANIONS.iter().filter_map(|suffix| name.strip_suffix(suffix)).any(moved_or_an_item);
+            moved_or_an_item(name) || companion()
+        };
+        self.found.texts.keys().filter(|name| !belongs(name)).cloned().collect()
+    }
+
+    pub(crate) fn judge_item(&self, item: &EditableItem, moves: &Moves, names: &BTreeSet<&str>) -> Judgement {
+        let (companions, unusable) = self.companions(item, moves, names);
+        let (provenance, action) = match unusable {
+            Some(message) => (Provenance::Edited, Action::Fail(message)),
+            None => self.judge_text(item, moves),
+        };
+        Judgement { provenance, action, companions }
+    }
+
+    fn judge_text(&self, item: &EditableItem, moves: &Moves) -> (Provenance, Action) {
+        let make = |replaces: Option<Digest>| match &item.machine {
+            Some(text) => Action::Write { text: text.clone(), replaces },
+            None => Action::Run,
+        };
+        match moves.file_of(self, &item.name).map(|found| &found.contents) {
+            None => (Provenance::Machine, make(None)),
+            Some(Contents::Unusable(message)) => (Provenance::Edited, Action::Fail(message.clone())),
+            Some(Contents::Text(digest, size)) => {
+                if let Some(text) = item.machine.as_ref().filter(|text| text.digest == *digest) {
+                    return (Provenance::Machine, Action::Keep(text.clone()));
+                }
+                if self.rows_about(item, moves).any(|row| row.text == Some(*digest)) {
+                    return (Provenance::Machine, make(Some(*digest)));
+                }
+                let text = Artifact { digest: *digest, size: *size, extension: self.extension.clone() };
+                let rows = self.rows_of(item, moves);
+                let stale = !rows.is_empty() && rows.iter().all(|row| row.key != item.key);
+                (if stale { Provenance::Stale } else { Provenance::Edited }, Action::Keep(text))
+            }
+        }
+    }
+
+    /// The rows of the photo of `item`, under the name it had, else those of its name.
+    pub(crate) fn rows_of(&self, item: &EditableItem, moves: &Moves) -> &[EditRow] {
+        let name = moves.source_of(&item.name).unwrap_or(&item.name);
+        self.rows.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// All rows that may name a text of the machine in the file of `item`.
+    fn rows_about(&self, item: &EditableItem, moves: &Moves) -> impl Iterator<Item = &EditRow> {
+        let own = self.rows.get(&item.name).map_or(&[][..], Vec::as_slice);
+        self.rows_of(item, moves).iter().chain(own)
+    }
+
+    /// The texts for further fields, and what is wrong with one of them.
+    fn companions(
+        &self,
+        item: &EditableItem,
+        moves: &Moves,
+        names: &BTreeSet<&str>,
+    ) -> (BTreeMap<String, Artifact>, Option<String>) {
+        let mut companions = BTreeMap::new();
+        for suffix in COMPANIONS {
+            if names.contains(format!("{}{suffix}", item.name).as_str()) {
+                continue;
+            }
+            match self.companion_file(item, suffix, moves).map(|found| &found.contents) {
+                None => {}
+                Some(Contents::Unusable(message)) => return (companions, Some(message.clone())),
+                Some(Contents::Text(digest, size)) => {
+                    let text = Artifact { digest: *digest, size: *size, extension: self.extension.clone() };
+                    companions.insert(format!("{}{suffix}", self.field), text);
+                }
+            }
+        }
+        (companions, None)
+    }
+
+    pub(crate) fn companion_file(&self, item: &EditableItem, suffix: &str, moves: &Moves) -> Option<&Found> {
+        let name = format!("{}{suffix}", item.name);
+        match self.found.texts.get(&name) {
+            Some(found) => Some(found),
+            None => moves.moved_from(&item.name).and_then(|source| self.found.texts.get(&format!("{source}{suffix}"))),
+        }
+    }
+
+    pub(crate) fn companion_suffixes() -> &'static [&'static str] {
+        &COMPANIONS
+    }
+}

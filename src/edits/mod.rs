@@ -1,0 +1,80 @@
+//! The human layer over machine output: texts beside the pipeline that anyone may edit. No human byte is ever lost.
+//!
+//! A stage with an editable field writes `captions/<item>.txt`. A file there is the machine's if its normalised text is the one that the
+//! lock row names, or the output of the item's present key; anything else is a person's and wins. The engine calls, in this order:
+//!
+//! ```text
+//! Editing::read(..)        looks at the folder; writes nothing. For plan and status, and first thing in a run
+//!   .judge(items)          per item: what the text is, and whether the machine has to be asked at all
+//! Editing::recover(..)     in a run, under the pipeline's lock: puts right what a killed run left in the folder; then `read` again
+//!   ... runs the items that `judge` says need it; their records are durable before the next call ...
+//!   .apply(items, batch)   in a run: moves the texts of renamed photos, writes the machine's texts, and says the effective text of each item
+//!                          and the rows for the lock. The lock is written after that
+//! ```
+//!
+//! `Item::machine` is the output of the item's present key, from its record, already in the form of `text::normalise`: what a stage gives
+//! must be brought into that form before it is recorded.
+//!
+//! A file of the user's is only ever replaced by atomic exchange; what came out is read, and goes back if it is not what was expected.
+//! What made room is kept in the cache under `displaced/`.
+
+pub mod text;
+
+mod folder;
+mod judge;
+mod moves;
+mod replace;
+
+mod apply;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::cache::Cache;
+use crate::cache::artifact::Artifact;
+use crate::cache::digest::Digest;
+use crate::edits::folder::Folder;
+use crate::pipeline::lock_file::EditRows;
+
+pub use crate::edits::apply::{Applied, AppliedItem};
+pub use crate::edits::judge::{Action, Judgement, Provenance};
+
+/// An item of an editable stage.
+#[derive(Clone, Debug)]
+pub struct EditableItem {
+    pub name: String,
+    /// The key under which the machine makes its text now.
+    pub key: Digest,
+    /// The photo it descends from: it tells a renamed item from a new one.
+    pub photo: Digest,
+    /// The machine's text under `key`, if that has been made.
+    pub machine: Option<Artifact>,
+}
+
+/// The texts of one editable stage, as they lay in their folder when it was read.
+#[derive(Debug)]
+pub struct Editing<'a> {
+    cache: &'a Cache,
+    folder: PathBuf,
+    /// The name of the field: `caption`.
+    field: String,
+    extension: String,
+    rows: EditRows,
+    found: Folder,
+}
+
+impl<'a> Editing<'a> {
+    /// Looks at the folder; writes nothing. `rows`: those of the lock for this stage.
+    pub fn read(cache: &'a Cache, folder: &Path, field: &str, extension: &str, rows: &EditRows) -> Result<Self> {
+        let found = Folder::scan(cache, folder, extension)?;
+        Ok(Self {
+            cache,
+            folder: folder.to_path_buf(),
+            field: field.to_string(),
+            extension: extension.to_string(),
+            rows: rows.clone(),
+            found,
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! Which texts belong to photos that have another name now. Reads nothing and writes nothing.
+//!
+//! A text follows its photo, but only to a name that is free: where no text lies, or the machine's text about another photo, or one
+//! that itself moves away. When photos were swapped with a text under each name, nothing tells whether the texts were swapped as well,
+//! so they stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cache::digest::Digest;
+use crate::edits::folder::{Contents, Found};
+use crate::edits::{EditableItem, Editing};
+
+#[derive(Debug, Default)]
+pub(crate) struct Moves {
+    /// By the name of an item: the name that its photo had, where that is another one.
+    sources: BTreeMap<String, String>,
+    /// From and to, in an order in which every target is free when its turn comes.
+    steps: Vec<(String, String)>,
+    /// The same, from by to.
+    moved: BTreeMap<String, String>,
+    leaving: BTreeSet<String>,
+}
+
+impl Moves {
+    pub(crate) fn find(editing: &Editing<'_>, items: &[EditableItem]) -> Self {
+        let mut moves = Self::default();
+        let photos: BTreeMap<&str, Digest> = items.iter().map(|item| (item.name.as_str(), item.photo)).collect();
+
+        // 1. names whose photo lies elsewhere now, by that photo
+        let mut left: BTreeMap<Digest, Vec<&str>> = BTreeMap::new();
+        for (name, rows) in &editing.rows {
+            for row in rows.iter().filter(|row| photos.get(name.as_str()) != Some(&row.photo)) {
+                left.entry(row.photo).or_default().push(name);
+            }
+        }
+        if left.is_empty() {
+            return moves;
+        }
+
+        // 2. where those photos are
+        let mut taken = BTreeSet::new();
+        for item in items {
+            let rows = editing.rows.get(&item.name).map_or(&[][..], Vec::as_slice);
+            if rows.iter().any(|row| row.photo == item.photo) {
+                continue;
+            }
+            let source = left.get(&item.photo).into_iter().flatten().find(|name| !taken.contains(*name));
+            if let Some(source) = source {
+                taken.insert(*source);
+                moves.sources.insert(item.name.clone(), source.to_string());
+            }
+        }
+
+        // 3. the moves to names that are free, then those to names that became free by them
+        let has_file = |name: &str| editing.found.texts.contains_key(name);
+        let mut steps = Vec::new();
+        let mut waiting: Vec<(&String, &String)> =
+            moves.sources.iter().map(|(to, from)| (from, to)).filter(|(from, _)| has_file(from)).collect();
+        let leaving: BTreeSet<&str> = waiting.iter().map(|(from, _)| from.as_str()).collect();
+        let is_free = |to: &str| !leaving.contains(to) && (!has_file(to) || is_machines_of_another(editing, to));
+        let mut free: BTreeSet<&str> = waiting.iter().map(|(_, to)| to.as_str()).filter(|to| is_free(to)).collect();
+        loop {
+            let (ready, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(_, to)| free.contains(to.as_str()));
+            waiting = rest;
+            if ready.is_empty() {
+                break;
+            }
+            for (from, to) in ready {
+                free.insert(from);
+                free.remove(to.as_str());
+                steps.push((from.clone(), to.clone()));
+            }
+        }
+        moves.moved = steps.iter().map(|(from, to)| (to.clone(), from.clone())).collect();
+        moves.leaving = steps.iter().map(|(from, _)| from.clone()).collect();
+        moves.steps = steps;
+        moves
+    }
+
+    pub(crate) fn steps(&self) -> &[(String, String)] {
+        &self.steps
+    }
+
+    /// The name that the photo of item `name` had, if it had another.
+    pub(crate) fn source_of(&self, name: &str) -> Option<&String> {
+        self.sources.get(name)
+    }
+
+    /// The name from which the text of item `name` comes, if it moves.
+    pub(crate) fn moved_from(&self, name: &str) -> Option<&str> {
+        self.moved.get(name).map(String::as_str)
+    }
+
+    /// Whether the text `name` moves to another name.
+    pub(crate) fn leaves(&self, name: &str) -> bool {
+        self.leaving.contains(name)
+    }
+
+    /// The file that is the text of item `name` once all moves are done.
+    pub(crate) fn file_of<'e>(&self, editing: &'e Editing<'_>, name: &str) -> Option<&'e Found> {
+        let name = match self.moved_from(name) {
+            Some(source) => source,
+            None if self.leaves(name) => return None,
+            None => name,
+        };
+        editing.found.texts.get(name)
+    }
+}
+
+/// Whether the file `name` holds what its rows say the machine wrote there.
+fn is_machines_of_another(editing: &Editing<'_>, name: &str) -> bool {
+    let rows = editing.rows.get(name).map_or(&[][..], Vec::as_slice);
+    match editing.found.texts.get(name).map(|found| &found.contents) {
+        Some(Contents::Text(digest, _)) => rows.iter().any(|row| row.text == Some(*digest)),
+        _ => false,
+    }
+}

@@ -1,0 +1,319 @@
+//! Puts texts into the user's folder so that nothing of the user's is ever overwritten, also not what is written at the same moment, and
+//! so that a kill at any point loses nothing. Unaware of items and of rows.
+//!
+//! A text is written to `.loramill-new-…`, made durable, renamed to `.loramill-swap-<its digest>-<name>`, and only then exchanged with the
+//! file that it replaces. What comes out lies under the swap name: if it is what was expected, it is displaced; if not, it goes back.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::faults;
+use crate::cache::trouble::disk_trouble;
+use crate::edits::folder::{OURS, read_text};
+use crate::edits::text::file_form;
+
+/// This many texts are made durable together.
+const CHUNK: usize = 512;
+/// A person does not save more often than this while one file is replaced.
+const TURNS: usize = 100;
+
+/// A text of the machine on its way into the folder.
+#[derive(Debug)]
+pub(crate) struct Replacement {
+    pub(crate) target: PathBuf,
+    /// Normalised.
+    pub(crate) text: String,
+    /// The normalised text that is expected to lie there; `None` if no file is.
+    pub(crate) expected: Option<Digest>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Written,
+    /// Something else lay there, which stays.
+    Theirs,
+}
+
+/// Writes all texts, and makes them durable.
+pub(crate) fn replace_all(cache: &Cache, replacements: &[Replacement]) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::with_capacity(replacements.len());
+    for chunk in replacements.chunks(CHUNK) {
+        let mut prepared = Prepared::default();
+        for replacement in chunk {
+            prepared.write(replacement)?;
+        }
+        prepared.make_durable()?;
+        for (replacement, new) in chunk.iter().zip(&prepared.paths) {
+            outcomes.push(place(cache, replacement, new)?);
+        }
+    }
+    sync_folders(replacements.iter().map(|replacement| replacement.target.as_path()))?;
+    Ok(outcomes)
+}
+
+/// New texts that do not have their names yet; what is left of them goes when this is dropped.
+#[derive(Default)]
+struct Prepared {
+    paths: Vec<PathBuf>,
+}
+
+impl Prepared {
+    fn write(&mut self, replacement: &Replacement) -> Result<()> {
+        let folder = replacement.target.parent().context("a text lies in a folder")?;
+        fs::create_dir_all(folder).map_err(|error| disk_trouble(error, "creating", folder))?;
+        let name = format!("{OURS}new-{}-{}", std::process::id(), self.paths.len());
+        let path = folder.join(name);
+        self.paths.push(path.clone());
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&path)?;
+            faults::pass("edits.write")?;
+            file.write_all(file_form(&replacement.text).as_bytes())?;
+            match fs::metadata(&replacement.target) {
+                Ok(old) => file.set_permissions(old.permissions()),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            }
+        };
+        write().map_err(|error| disk_trouble(error, "writing", &replacement.target))
+    }
+
+    fn make_durable(&self) -> Result<()> {
+        let Some(first) = self.paths.first() else { return Ok(()) };
+        let sync = || -> io::Result<()> {
+            faults::pass("edits.sync")?;
+            // A text is small: below this number `syncfs` would wait longer for what other programs wrote.
+            if self.paths.len() <= 8 {
+                self.paths.iter().try_for_each(|path| File::open(path)?.sync_all())
+            } else {
+                Ok(rustix::fs::syncfs(File::open(first)?)?)
+            }
+        };
+        sync().map_err(|error| disk_trouble(error, "making texts durable like", first))
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if !faults::is_dead() {
+            for path in &self.paths {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+fn place(cache: &Cache, replacement: &Replacement, new: &Path) -> Result<Outcome> {
+    let target = &replacement.target;
+    let trouble = |error| disk_trouble(error, "replacing", target);
+    let ours = Digest::of(replacement.text.as_bytes());
+    let file_name = file_name(target);
+    let swap = target.with_file_name(format!("{OURS}swap-{}-{file_name}", &ours.to_hex()[..16]));
+
+    faults::pass("edits.ready").map_err(trouble)?;
+    rename_new(new, &swap).map_err(trouble)?;
+    faults::pass("edits.exchange").map_err(trouble)?;
+    let exchanged = match replacement.expected {
+        Some(_) => exchange(&swap, target).map_err(trouble)?,
+        None => false,
+    };
+    if !exchanged {
+        return match rename_new(&swap, target) {
+            Ok(()) => Ok(Outcome::Written),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                fs::remove_file(&swap).map_err(trouble)?;
+                Ok(Outcome::Theirs)
+            }
+            Err(error) => Err(trouble(error)),
+        };
+    }
+    faults::pass("edits.exchanged").map_err(trouble)?;
+
+    // What came out, and what lies in its place now.
+    let mut out = identity(&swap)?;
+    let mut inside = Some(ours);
+    if out == replacement.expected || out == Some(ours) {
+        faults::pass("edits.displace").map_err(trouble)?;
+        cache.displace(&swap, &file_name)?;
+        return Ok(Outcome::Written);
+    }
+    for _ in 0..TURNS {
+        faults::pass("edits.back").map_err(trouble)?;
+        if !exchange(&swap, target).map_err(trouble)? {
+            // Somebody removed what was put there: theirs goes back all the same.
+            match rename_new(&swap, target) {
+                Ok(()) => return Ok(Outcome::Theirs),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(trouble(error)),
+            }
+        }
+        let came_out = identity(&swap)?;
+        if came_out == inside {
+            faults::pass("edits.displace").map_err(trouble)?;
+            cache.displace(&swap, &file_name)?;
+            return Ok(Outcome::Theirs);
+        }
+        // Somebody saved once more in between: that is the newest, and goes back.
+        (inside, out) = (out, came_out);
+    }
+    Err(anyhow!("`{}` is written all the time by another program: run again when it is quiet", target.display()))
+}
+
+/// Moves a text to a name that is free; false if it is not.
+pub(crate) fn move_text(from: &Path, to: &Path) -> Result<bool> {
+    let trouble = |error| disk_trouble(error, &format!("moving `{}` to", from.display()), to);
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(trouble)?;
+    }
+    faults::pass("edits.move").map_err(trouble)?;
+    match rename_new(from, to) {
+        Ok(()) => {
+            sync_folders([from, to].into_iter())?;
+            Ok(true)
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => Ok(false),
+        Err(error) => Err(trouble(error)),
+    }
+}
+
+/// Takes a text of the machine away; false if something else lies there, which stays.
+pub(crate) fn take_away(cache: &Cache, target: &Path, expected: &Digest) -> Result<bool> {
+    let trouble = |error| disk_trouble(error, "moving away", target);
+    let file_name = file_name(target);
+    let aside = target.with_file_name(format!("{OURS}aside-{}-{file_name}", "0".repeat(16)));
+    match rename_new(target, &aside) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(trouble(error)),
+    }
+    faults::pass("edits.aside").map_err(trouble)?;
+    if identity(&aside)?.as_ref() == Some(expected) {
+        cache.displace(&aside, &file_name)?;
+        return Ok(true);
+    }
+    put_back(cache, &aside, target, &file_name)?;
+    Ok(false)
+}
+
+/// Puts right what a killed run left behind. `is_machines` tells the texts that the machine wrote. Returns what the user should know.
+pub(crate) fn recover(cache: &Cache, left_behind: &[PathBuf], is_machines: impl Fn(&Digest) -> bool) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    for left in left_behind {
+        let trouble = |error| disk_trouble(error, "putting right", left);
+        let name = file_name(left);
+        let name = name.strip_prefix(OURS).unwrap_or(&name);
+        if name.starts_with("new-") {
+            // Never complete, and never the user's.
+            fs::remove_file(left).map_err(trouble)?;
+            continue;
+        }
+        let parts = name.strip_prefix("swap-").or_else(|| name.strip_prefix("aside-")).and_then(|rest| rest.split_once('-'));
+        let Some((ours, file_name)) = parts else { continue };
+        let target = left.with_file_name(file_name);
+        let is_ours = |digest: &Option<Digest>| digest.is_some_and(|digest| digest.to_hex().starts_with(ours));
+        let text = identity(left)?;
+        if is_ours(&text) || text.as_ref().is_some_and(&is_machines) {
+            cache.displace(left, file_name)?;
+        } else if identity(&target)?.is_none() || !is_ours(&identity(&target)?) {
+            put_back(cache, left, &target, file_name)?;
+        } else if exchange(left, &target).map_err(trouble)? {
+            cache.displace(left, file_name)?;
+            notes.push(format!("`{}` has its text back, which an interrupted run had taken away", target.display()));
+        } else {
+            put_back(cache, left, &target, file_name)?;
+        }
+    }
+    sync_folders(left_behind.iter().map(PathBuf::as_path))?;
+    Ok(notes)
+}
+
+/// Puts a text back where it was; if something newer lies there, it is kept beside the displaced ones.
+fn put_back(cache: &Cache, aside: &Path, target: &Path, file_name: &str) -> Result<()> {
+    match rename_new(aside, target) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => cache.displace(aside, file_name).map(|_| ()),
+        Err(error) => Err(disk_trouble(error, "putting back", target)),
+    }
+}
+
+/// Stands for what a file says: the digest of its normalised text, or of its bytes if it is no usable text.
+fn identity(path: &Path) -> Result<Option<Digest>> {
+    Ok(match read_text(path)? {
+        None => None,
+        Some(Ok(text)) => Some(Digest::of(text.as_bytes())),
+        Some(Err(_)) => {
+            let bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?;
+            Some(Digest::of(&[b"unusable ", bytes.as_slice()].concat()))
+        }
+    })
+}
+
+/// Renames, but never over something.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let renamed = match faults::pass("rename.noreplace") {
+        Ok(()) => renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from),
+        Err(error) => Err(error),
+    };
+    match renamed {
+        Err(error) if is_unsupported(&error) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        result => result,
+    }
+}
+
+/// Exchanges two files; false if `target` is not there.
+fn exchange(swap: &Path, target: &Path) -> io::Result<bool> {
+    let exchanged = match faults::pass("rename.exchange") {
+        Ok(()) => renameat_with(CWD, swap, CWD, target, RenameFlags::EXCHANGE).map_err(io::Error::from),
+        Err(error) => Err(error),
+    };
+    match exchanged {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) if is_unsupported(&error) => exchange_in_steps(swap, target),
+        Err(error) => Err(error),
+    }
+}
+
+/// For file systems that cannot exchange: nothing is overwritten here either, but for a moment there is no file.
+fn exchange_in_steps(swap: &Path, target: &Path) -> io::Result<bool> {
+    let swap_name = file_name(swap);
+    let aside = swap.with_file_name(swap_name.replacen("swap-", "aside-", 1));
+    match rename_new(target, &aside) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    faults::pass("edits.stepping")?;
+    rename_new(swap, target)?;
+    rename_new(&aside, swap)?;
+    Ok(true)
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn sync_folders<'a>(files: impl Iterator<Item = &'a Path>) -> Result<()> {
+    let folders: BTreeSet<&Path> = files.filter_map(Path::parent).collect();
+    for folder in folders {
+        match File::open(folder).and_then(|open| open.sync_all()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(disk_trouble(error, "making durable", folder)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
