@@ -1,6 +1,7 @@
 //! Tokens cut into the rows that the text encoder reads: a start, 75 tokens, an end. Unaware of the words behind them.
 
-use crate::prompt::tokenizer::{END, START};
+use crate::prompt::emphasis::Part;
+use crate::prompt::tokenizer::{END, START, Tokenizer};
 
 /// Tokens of a prompt in one row.
 pub const CHUNK: usize = 75;
@@ -42,34 +43,60 @@ pub fn filled(tokens: &[u32], limit: usize, padding: Padding) -> Chunks {
     Chunks { rows, cut: tokens.len() - kept.len() }
 }
 
-/// As many rows as the prompt needs; as stable-diffusion-webui, a row ends at a comma if one of its last 20 tokens is one.
-pub fn broken_at_commas(tokens: &[u32], padding: Padding) -> Vec<Vec<u32>> {
+/// A row with the weight of each token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightedRow {
+    /// `ROW` tokens.
+    pub tokens: Vec<u32>,
+    /// Of each of `tokens`; 1 for start, end and padding.
+    pub weights: Vec<f32>,
+}
+
+/// As many rows as the prompt needs; as in stable-diffusion-webui, a row ends at a comma if one of its last 20 tokens is one, and at a
+/// break.
+pub fn weighted(parts: &[Part], padding: Padding) -> Vec<WeightedRow> {
     let mut rows = Vec::new();
-    let mut chunk: Vec<u32> = Vec::new();
+    let mut chunk: Vec<(u32, f32)> = Vec::new();
     let mut last_comma = None;
-    for &token in tokens {
-        if token == COMMA {
-            last_comma = Some(chunk.len());
-        } else if let Some(comma) = last_comma
-            && chunk.len() == CHUNK
-            && CHUNK - comma <= COMMA_BACKTRACK
-        {
-            let moved = chunk.split_off(comma + 1);
-            rows.push(row(&chunk, padding));
-            chunk = moved;
-            last_comma = None;
-        }
-        if chunk.len() == CHUNK {
-            rows.push(row(&chunk, padding));
+    for part in parts {
+        let Part::Text(text, weight) = part else {
+            rows.push(weighted_row(&chunk, padding));
             chunk.clear();
             last_comma = None;
+            continue;
+        };
+        for token in Tokenizer::clip().encode(text) {
+            if token == COMMA {
+                last_comma = Some(chunk.len());
+            } else if let Some(comma) = last_comma
+                && chunk.len() == CHUNK
+                && CHUNK - comma <= COMMA_BACKTRACK
+            {
+                let moved = chunk.split_off(comma + 1);
+                rows.push(weighted_row(&chunk, padding));
+                chunk = moved;
+                last_comma = None;
+            }
+            if chunk.len() == CHUNK {
+                rows.push(weighted_row(&chunk, padding));
+                chunk.clear();
+                last_comma = None;
+            }
+            chunk.push((token, *weight as f32));
         }
-        chunk.push(token);
     }
     if !chunk.is_empty() || rows.is_empty() {
-        rows.push(row(&chunk, padding));
+        rows.push(weighted_row(&chunk, padding));
     }
     rows
+}
+
+fn weighted_row(chunk: &[(u32, f32)], padding: Padding) -> WeightedRow {
+    let (tokens, inner): (Vec<u32>, Vec<f32>) = chunk.iter().copied().unzip();
+    let mut weights = vec![1.0];
+    weights.extend(inner);
+    weights.resize(ROW, 1.0);
+    WeightedRow { tokens: row(&tokens, padding), weights }
 }
 
 fn row(chunk: &[u32], padding: Padding) -> Vec<u32> {
@@ -88,13 +115,24 @@ fn row(chunk: &[u32], padding: Padding) -> Vec<u32> {
 mod tests {
     use super::*;
 
+    /// `count` words of one token each, with commas at the places given.
+    fn prompt(count: usize, commas: &[usize]) -> Vec<Part> {
+        let words: Vec<&str> = (0..count).map(|i| if commas.contains(&i) { "," } else { "cat" }).collect();
+        vec![Part::Text(words.join(" "), 1.0)]
+    }
+
+    /// Tokens of the prompt in each row.
+    fn lengths(parts: &[Part]) -> Vec<usize> {
+        let length = |row: &WeightedRow| row.tokens.iter().position(|token| *token == END).unwrap() - 1;
+        weighted(parts, Padding::End).iter().map(length).collect()
+    }
+
     #[test]
     fn an_empty_prompt_is_one_row() {
-        for rows in [filled(&[], 3, Padding::End).rows, broken_at_commas(&[], Padding::End)] {
-            assert_eq!(rows.len(), 1);
-            assert_eq!(rows[0][..3], [START, END, END]);
-            assert_eq!(rows[0].len(), ROW);
-        }
+        let filled_row = filled(&[], 3, Padding::End).rows;
+        assert_eq!(filled_row, [weighted(&[], Padding::End)[0].tokens.clone()]);
+        assert_eq!(filled_row[0][..3], [START, END, END]);
+        assert_eq!(filled_row[0].len(), ROW);
         assert_eq!(filled(&[], 1, Padding::Zero).rows[0][1..4], [END, 0, 0]);
     }
 
@@ -111,27 +149,29 @@ mod tests {
 
     #[test]
     fn a_prompt_that_ends_full_opens_no_empty_row() {
-        let tokens: Vec<u32> = (1000..1150).collect();
-        assert_eq!(broken_at_commas(&tokens, Padding::End).len(), 2);
-        assert_eq!(filled(&tokens, 9, Padding::End).rows.len(), 2);
+        assert_eq!(lengths(&prompt(150, &[])), [75, 75]);
+        assert_eq!(filled(&[320; 150], 9, Padding::End).rows.len(), 2);
     }
 
     #[test]
-    fn a_row_breaks_after_a_comma_near_its_end() {
-        let mut tokens: Vec<u32> = (1000..1100).collect();
-        tokens[60] = COMMA;
-        let rows = broken_at_commas(&tokens, Padding::End);
-        assert_eq!(rows[0][61..64], [COMMA, END, END]);
-        assert_eq!(rows[1][1], tokens[61]);
-        assert_eq!(rows[1][39..42], [tokens[99], END, END]);
+    fn a_row_breaks_after_a_comma_near_its_end_only() {
+        assert_eq!(lengths(&prompt(100, &[60])), [61, 39]);
+        assert_eq!(lengths(&prompt(100, &[55])), [56, 44]);
+        assert_eq!(lengths(&prompt(100, &[54])), [75, 25]);
+        // A comma that itself comes first in the next row moves nothing.
+        assert_eq!(lengths(&prompt(100, &[60, 75])), [75, 25]);
     }
 
     #[test]
-    fn a_comma_far_from_the_end_breaks_nothing() {
-        let mut tokens: Vec<u32> = (1000..1100).collect();
-        tokens[54] = COMMA;
-        let rows = broken_at_commas(&tokens, Padding::End);
-        assert_eq!(rows[0][75..], [tokens[74], END]);
-        assert_eq!(rows[1][1], tokens[75]);
+    fn a_break_ends_the_row() {
+        let parts = [Part::Text("a cat".into(), 1.0), Part::Break, Part::Text("a dog, a cow".into(), 1.0)];
+        assert_eq!(lengths(&parts), [2, 5]);
+    }
+
+    #[test]
+    fn each_token_carries_the_weight_of_its_part() {
+        let rows = weighted(&[Part::Text("a ".into(), 1.0), Part::Text("red cat".into(), 1.5)], Padding::End);
+        assert_eq!(rows[0].weights[..5], [1.0, 1.0, 1.5, 1.5, 1.0]);
+        assert_eq!(rows[0].weights.len(), ROW);
     }
 }

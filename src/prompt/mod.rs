@@ -2,4 +2,6 @@
 
 pub mod tokenizer;
 
+pub mod emphasis;
+
 pub mod chunks;
