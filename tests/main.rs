@@ -1,4 +1,5 @@
 //! Every integration test, in one binary: each further one would link Burn again.
 
+mod diagnostics;
 mod formats;
 mod parity;

@@ -22,6 +22,9 @@ const SHOWN: usize = 50;
 /// Columns of a quoted line; of a longer one the part around the place is shown.
 const WIDTH: usize = 120;
 
+/// Characters of a message or hint.
+const LONGEST: usize = 1000;
+
 /// A tab goes to the next multiple of this.
 const TAB: usize = 4;
 
@@ -142,8 +145,11 @@ fn is_unprintable(character: char) -> bool {
     character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// What a message may quote, cut to `LONGEST`.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if is_unprintable(c) && c != '\n' { '\u{fffd}' } else { c }).collect()
+    let shown = text.chars().map(|c| if is_unprintable(c) && c != '\n' { '\u{fffd}' } else { c });
+    let rest = text.chars().nth(LONGEST).map(|_| '\u{2026}');
+    shown.take(LONGEST).chain(rest).collect()
 }
 
 struct Paint {

@@ -36,7 +36,7 @@ pub fn join(
     });
     for stage in &stages {
         for edge in &stage.edges {
-            check_fields(edge, &stages, inputs, diagnostics);
+            check_fields(stage, edge, &stages, inputs, diagnostics);
             check_selector(edge, &stages, inputs, &publishes, diagnostics);
         }
     }
@@ -81,8 +81,7 @@ fn order(stages: &[LoadedStage], diagnostics: &mut Diagnostics) -> Option<Vec<us
     let mut graph = DiGraph::<(), ()>::new();
     let nodes: Vec<NodeIndex> = stages.iter().map(|_| graph.add_node(())).collect();
     for (consumer, stage) in stages.iter().enumerate() {
-        // petgraph walks the edges added last first.
-        for edge in stage.edges.iter().rev() {
+        for edge in &stage.edges {
             if let Producer::Stage(producer) = edge.from {
                 graph.add_edge(nodes[consumer], nodes[producer], ());
             }
@@ -93,12 +92,12 @@ fn order(stages: &[LoadedStage], diagnostics: &mut Diagnostics) -> Option<Vec<us
         let members: Vec<usize> = component.iter().map(|node| node.index()).collect();
         if let Some((path, place)) = cycle(&members, stages) {
             let path: Vec<String> = path.iter().map(|&index| format!("`{}`", stages[index].name)).collect();
-            let message = match path.as_slice() {
-                [only, _] => format!("{only} reads itself"),
-                _ => format!("these stages wait for each other: {}", path.join(" \u{2192} ")),
-            };
+            if let [only, _] = path.as_slice() {
+                diagnostics.report(&place, format!("{only} reads itself"));
+                continue;
+            }
             diagnostics
-                .report(&place, message)
+                .report(&place, format!("these stages wait for each other: {}", path.join(" \u{2192} ")))
                 .hint("an arrow goes from a stage to what it reads: one of them must read something else");
         }
     }
@@ -191,12 +190,13 @@ fn has_checkpoints(stage: &LoadedStage, known: &[bool]) -> bool {
     }
 }
 
-fn check_fields(edge: &Edge, stages: &[LoadedStage], inputs: &[Input], diagnostics: &mut Diagnostics) {
+fn check_fields(consumer: &LoadedStage, edge: &Edge, stages: &[LoadedStage], inputs: &[Input], diagnostics: &mut Diagnostics) {
     let InputUse { param, reference, reads, shape } = &edge.reads;
     let Some(&needed) = reads.first() else { return };
     let with_field = || -> Vec<&str> {
         let photos = inputs.iter().filter(|input| input.carries().is_some_and(|fields| fields.contains(&needed)));
-        let written = stages.iter().filter(|stage| stage.owner.is_none() && stage.carries.contains(&needed));
+        let written =
+            stages.iter().filter(|stage| stage.owner.is_none() && stage.name != consumer.name && stage.carries.contains(&needed));
         photos.map(|input| input.name.as_str()).chain(written.map(|stage| stage.name.as_str())).collect()
     };
     let message = match edge.from {

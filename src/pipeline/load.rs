@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSetBuilder};
 
-use crate::pipeline::diagnostic::{Diagnostic, Diagnostics};
+use crate::pipeline::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::pipeline::edges;
 use crate::pipeline::graph::{Found, Input, LoadedStage, Pipeline, Producer, Skip};
 use crate::pipeline::params::ParamValue;
@@ -39,6 +39,8 @@ pub fn load(
         vars::set(&mut root, setting, &mut diagnostics);
     }
     let broken = vars::expand(&mut root, surroundings.environment.as_ref(), &mut diagnostics);
+    // What is wrong with a value once it is not there is only a consequence of why it is not.
+    let known: Vec<Span> = broken.into_iter().chain(diagnostics.iter_mut().map(|problem| problem.span.clone())).collect();
     let mut later = Diagnostics::default();
     let folder = match file.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
@@ -48,7 +50,7 @@ pub fn load(
     let mut loader = Loader { root: &root, folder: &folder, surroundings, kinds, diagnostics: &mut later, remarks: Vec::new() };
     let pipeline = loader.pipeline(file, settings);
     show_origins(&root, &mut later);
-    diagnostics.absorb(later, |problem| !broken.contains(&problem.span));
+    diagnostics.absorb(later, |problem| !known.contains(&problem.span));
     if diagnostics.is_empty() { Ok(pipeline) } else { Err(diagnostics.into_sorted()) }
 }
 
@@ -65,7 +67,9 @@ impl Loader<'_> {
     fn pipeline(&mut self, file: &Path, settings: &[String]) -> Pipeline {
         self.check_keys();
         let concept = self.name_of("concept");
-        if concept.is_none() && self.root.get("concept").is_none() {
+        let is_mistyped =
+            entries(self.root).iter().any(|(key, _)| nearest(&key.name, TOP_LEVEL.iter().copied()) == Some("concept"));
+        if concept.is_none() && !is_mistyped {
             let start = Span { end: self.root.span.start, ..self.root.span.clone() };
             self.diagnostics.report(&start, "`concept` is missing").hint("add `concept: NAME` at the top: what is taught");
         }

@@ -281,6 +281,11 @@ impl ParamValue for bool {
     fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         match node.value {
             Value::Bool(value) => Some(value),
+            Value::Text(ref text) if matches!(text.to_lowercase().as_str(), "yes" | "no" | "on" | "off") => {
+                let found = format!("expected true or false, found the text `{text}`");
+                diagnostics.report(&node.span, found).hint("YAML 1.2 writes `true` and `false`");
+                None
+            }
             _ => expected(node, "true or false", diagnostics),
         }
     }
@@ -341,6 +346,12 @@ impl ParamValue for String {
     fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         match &node.value {
             Value::Text(text) => Some(text.clone()),
+            Value::Bool(_) | Value::Integer(_) | Value::Float(_) => {
+                diagnostics
+                    .report(&node.span, format!("expected text, found {}", node.describe()))
+                    .hint("quotes make text of it");
+                None
+            }
             _ => expected(node, "text", diagnostics),
         }
     }

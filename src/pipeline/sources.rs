@@ -98,10 +98,11 @@ pub fn find(
     } else if let Some(address) = written.strip_prefix("hf://") {
         hub_file(address, node, surroundings, diagnostics)
     } else if let Some((scheme, _)) = written.split_once("://") {
-        diagnostics
-            .report(&node.span, format!("`{scheme}://` is not known"))
-            .hint("an input is a path, `model://name` or `hf://org/repo/file@revision`")
-            .did_you_mean(scheme, ["model", "hf"]);
+        let hint = match nearest(scheme, ["model", "hf"]) {
+            Some(near) => format!("did you mean `{near}://`?"),
+            None => "an input is a path, `model://name` or `hf://org/repo/file@revision`".into(),
+        };
+        diagnostics.report(&node.span, format!("`{scheme}://` is not known")).hint(hint);
         None
     } else {
         local(&key.name, written, node, folder, remarks, diagnostics)

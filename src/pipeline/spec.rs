@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use regex::Regex;
 use serde_yaml::granit_parser::{self, ErrorKind, Event, Parser, ScalarStyle, ScanError, StructureStyle, Tag};
@@ -81,6 +81,7 @@ pub fn parse(source: &Arc<Source>, from: usize, diagnostics: &mut Diagnostics) -
         values: 0,
         text: 0,
         documents: 0,
+        here: span(source, from, from),
     };
     for event in Parser::new_from_str_with_options(&source.text[from..], options) {
         match event {
@@ -137,7 +138,9 @@ pub fn plain_scalar(text: &str) -> Result<Value, String> {
 }
 
 fn too_large(text: &str) -> String {
-    format!("`{text}` does not fit in 64 bits")
+    let shown: String = text.chars().take(40).collect();
+    let rest = if shown.len() < text.len() { "\u{2026}" } else { "" };
+    format!("`{shown}{rest}` does not fit in 64 bits")
 }
 
 /// Turns events into a tree with a stack of its own: no depth of input is a depth of calls.
@@ -151,6 +154,8 @@ struct Builder<'a> {
     values: usize,
     text: usize,
     documents: usize,
+    /// The event being taken.
+    here: Span,
 }
 
 /// A list or mapping that is still open.
@@ -187,6 +192,7 @@ impl Builder<'_> {
     /// `None` ends the reading: a limit was passed.
     fn take(&mut self, event: Event<'_>, place: &granit_parser::Span) -> Option<()> {
         let place = self.place(place);
+        self.here = place.clone();
         match event {
             Event::DocumentStart(..) => {
                 self.documents += 1;
@@ -368,9 +374,8 @@ impl Builder<'_> {
         if self.values <= MAX_VALUES && self.text <= MAX_TEXT {
             return Some(());
         }
-        let start = span(self.source, self.from, self.from);
         self.diagnostics
-            .report(&start, format!("this holds more than {MAX_VALUES} values or {} MiB of text", MAX_TEXT >> 20))
+            .report(&self.here, format!("up to here are more than {MAX_VALUES} values or {} MiB of text", MAX_TEXT >> 20))
             .hint("aliases (`*name`) count each time they are used");
         None
     }
@@ -400,7 +405,7 @@ fn report_syntax(source: &Arc<Source>, from: usize, error: &ScanError, diagnosti
         | ErrorKind::TabInPlainScalar => {
             problem.hint("YAML is indented by spaces");
         }
-        ErrorKind::UnexpectedCharacter { character } => {
+        ErrorKind::UnexpectedCharacter { character } if !character.is_control() => {
             problem.hint(format!("text that begins with `{character}` needs quotes"));
         }
         ErrorKind::MappingValueNotAllowed => {
@@ -413,13 +418,18 @@ fn report_syntax(source: &Arc<Source>, from: usize, error: &ScanError, diagnosti
     }
 }
 
+static CUT_SHORT: LazyLock<Regex> = LazyLock::new(|| {
+    let reference = r"[^\s,:{}\[\]]+@\[[^\]\n]*\]";
+    let variable = r"[^\s,\[\]{}]*\$\{[^{}\s]+\}[^\s,\[\]{}]*";
+    Regex::new(&format!("{reference}|{variable}")).expect("a valid pattern")
+});
+
 /// What ends a plain scalar between brackets although it was meant as part of it: `train@[20, 30]`, `${name}`.
 fn unquoted(source: &Arc<Source>, place: &Span) -> Option<(Span, String)> {
     let line_start = source.text[..place.start].rfind('\n').map_or(0, |at| at + 1);
     let line_end = source.text[place.start..].find('\n').map_or(source.text.len(), |at| place.start + at);
-    let pattern = Regex::new(r"[\w/-]+@\[[^\]\n]*\]|[^\s,\[\]{}]*\$\{[\w.]+\}[^\s,\[\]{}]*").expect("a valid pattern");
     let line = &source.text[line_start..line_end];
-    pattern
+    CUT_SHORT
         .find_iter(line)
         .find(|found| {
             let before = &line[..found.start()];
@@ -433,6 +443,9 @@ fn unquoted(source: &Arc<Source>, place: &Span) -> Option<(Span, String)> {
 fn wording(kind: &ErrorKind) -> String {
     match kind {
         ErrorKind::TabNotAllowed | ErrorKind::TabInBlockIndentation | ErrorKind::TabInIndentation => "a tab cannot indent".into(),
+        ErrorKind::UnexpectedCharacter { character } if character.is_control() => {
+            format!("the control character U+{:04X} cannot stand here: is this a text file?", u32::from(*character))
+        }
         ErrorKind::UnexpectedCharacter { character } => format!("`{character}` cannot begin a value"),
         ErrorKind::UnclosedFlowCollection { open } => format!("`{open}` is never closed"),
         ErrorKind::UnexpectedEofFlowSequence => "`[` is never closed".into(),

@@ -1,7 +1,7 @@
 //! Variables and `--set`: changes the tree before anything reads it, and leaves in it where a value came from. Unaware of stage kinds.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use regex::{Captures, Regex};
 
@@ -64,8 +64,9 @@ enum Segment {
     Index(usize, Span),
 }
 
+static SEGMENT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^(?:([^.\[\]=\s]+)|\[([0-9]{1,6})\])").expect("a valid pattern"));
+
 fn parse_path(source: &Arc<Source>, end: usize, diagnostics: &mut Diagnostics) -> Option<Vec<Segment>> {
-    let pattern = Regex::new(r"^(?:([^.\[\]=\s]+)|\[(\d{1,6})\])").expect("a valid pattern");
     let text = &source.text[..end];
     let mut path = Vec::new();
     let mut at = 0;
@@ -73,7 +74,7 @@ fn parse_path(source: &Arc<Source>, end: usize, diagnostics: &mut Diagnostics) -
         if !path.is_empty() && text[at..].starts_with('.') {
             at += 1;
         }
-        let Some(found) = pattern.captures(&text[at..]) else { break };
+        let Some(found) = SEGMENT.captures(&text[at..]) else { break };
         let place = span(source, at, at + found[0].len());
         match (found.get(1), found.get(2)) {
             (Some(name), _) => path.push(Segment::Key(Key { name: name.as_str().into(), span: place })),
@@ -148,6 +149,9 @@ pub fn expand(root: &mut Node, environment: &Environment, diagnostics: &mut Diag
     variables.broken
 }
 
+/// `${name}`, or `$${`, which stands for a plain `${`.
+static VARIABLE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\$\$\{|\$\{([^}]*)\}").expect("a valid pattern"));
+
 struct Variables<'a> {
     /// By name, before anything is put in.
     written: BTreeMap<String, Node>,
@@ -157,7 +161,6 @@ struct Variables<'a> {
     open: Vec<String>,
     declared: Vec<String>,
     environment: &'a Environment,
-    pattern: Regex,
     /// Put in so far.
     values: usize,
     text: usize,
@@ -168,14 +171,17 @@ struct Variables<'a> {
 impl<'a> Variables<'a> {
     fn collect(root: &Node, environment: &'a Environment, diagnostics: &mut Diagnostics) -> Self {
         let mut written = BTreeMap::new();
-        let usable = Regex::new(r"^[A-Za-z_][A-Za-z0-9_-]*$").expect("a valid pattern");
+        let is_usable = |name: &str| {
+            name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+        };
         match root.get("vars") {
             Some(Node { value: Value::Map(entries), .. }) => {
                 for (key, node) in entries {
                     if matches!(key.name.as_str(), "concept" | "trigger" | "env") {
                         diagnostics
                             .report(&key.span, format!("`${{{}}}` has a meaning of its own: choose another name", key.name));
-                    } else if !usable.is_match(&key.name) {
+                    } else if !is_usable(&key.name) {
                         diagnostics
                             .report(&key.span, format!("`{}` cannot name a variable", key.name))
                             .hint("letters, digits, `_` and `-`, and a letter first");
@@ -202,7 +208,6 @@ impl<'a> Variables<'a> {
             open: Vec::new(),
             declared: declared_environment(root, diagnostics),
             environment,
-            pattern: Regex::new(r"\$\$\{|\$\{([^}]*)\}").expect("a valid pattern"),
             values: 0,
             text: 0,
             is_full: false,
@@ -257,9 +262,8 @@ impl<'a> Variables<'a> {
     }
 
     fn expand_text(&mut self, node: &mut Node, text: &str, depth: usize, diagnostics: &mut Diagnostics) -> bool {
-        let pattern = self.pattern.clone();
         // A scalar that is one variable takes its value with its type.
-        if let Some(found) = pattern.captures(text).filter(|found| found[0].len() == text.len() && found.get(1).is_some()) {
+        if let Some(found) = VARIABLE.captures(text).filter(|found| found[0].len() == text.len() && found.get(1).is_some()) {
             let Some(value) = self.lookup(&found, node, diagnostics) else { return false };
             if depth + height(&value) > MAX_DEPTH {
                 diagnostics.report(&node.span, format!("this is nested more than {MAX_DEPTH} deep"));
@@ -272,7 +276,7 @@ impl<'a> Variables<'a> {
         let mut expanded = String::new();
         let mut is_sound = true;
         let mut end = 0;
-        for found in pattern.captures_iter(text) {
+        for found in VARIABLE.captures_iter(text) {
             let whole = found.get(0).expect("the match itself");
             expanded.push_str(&text[end..whole.start()]);
             end = whole.end();
