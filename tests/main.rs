@@ -3,3 +3,4 @@
 mod diagnostics;
 mod formats;
 mod parity;
+mod stages;

@@ -51,7 +51,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("lora", &["checkpoint", "models", "random"]),
     ("checkpoint", &[]),
     ("prompt", &[]),
-    ("data", &[]),
+    ("data", &["pipeline"]),
     ("random", &[]),
     ("device", &[]),
 ];

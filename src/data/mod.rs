@@ -6,6 +6,10 @@ mod jpeg;
 pub mod encode;
 pub mod png_text;
 
+pub mod crop;
+pub mod crop_boxes;
 pub mod resize;
+
+pub mod captions;
 
 pub mod grid;

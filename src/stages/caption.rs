@@ -1,0 +1,202 @@
+//! The kind `caption`: a text for each picture, in files that people edit.
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use crate::data::captions::{self, NotATemplate, Place, Template};
+use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::params::{ParamDoc, ParamValue, Params, Reference};
+use crate::pipeline::stage::{
+    Content, Context, Draft, Editable, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
+    Worker,
+};
+use crate::pipeline::tree::{Node, Value};
+use crate::{choice, params};
+
+pub struct CaptionKind;
+
+params! {
+    /// Gives each picture a text, and writes it to `captions/<name>.txt` beside the pipeline, in git and free to edit.
+    ///
+    /// What a person writes there stays, whatever the stage would say. A picture without any text has an empty caption, never its file's
+    /// name. Captioning networks (`blip`, `deepbooru`, `wd14`) are not in this version.
+    pub struct CaptionParams {
+        /// The pictures.
+        input images: Reference,
+        /// Where the text comes from.
+        result model: Model = Model::Sidecar,
+        /// The text of `model: template`, the same for every picture but for its places: `{name}` is the picture's name without folders and
+        /// ending, `_` and `-` read as spaces; `{folder}` the folder it lies in; `{sidecar}` the text beside the photo; `{{` a brace.
+        result template: Option<Template> = None,
+        /// Put before the text as written: end it with `, ` if it needs that.
+        result prefix: String = String::new(),
+        /// Put after the text as written.
+        result suffix: String = String::new(),
+    }
+}
+
+choice! {
+    /// Who writes the text.
+    pub enum Model {
+        /// The text file beside the photo, `IMG_1.txt` beside `IMG_1.jpg`; empty if there is none.
+        Sidecar = "sidecar",
+        /// The param `template`.
+        Template = "template",
+        /// Nobody: the text is empty but for prefix and suffix.
+        None = "none",
+    }
+}
+
+/// Models that are networks, by the names they will have.
+const NETWORKS: &[&str] = &["blip", "deepbooru", "wd14"];
+
+impl ParamValue for Template {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match Self::parse(&String::decode(node, diagnostics)?) {
+            Ok(template) => Some(template),
+            Err(wrong) => {
+                let problem = diagnostics.report(&node.span, wrong.to_string());
+                problem.hint(format!("places are {{{}}}; write {{{{ and }}}} for braces", Place::WORDS.join("}, {")));
+                if let NotATemplate::UnknownPlace(word) = &wrong {
+                    problem.did_you_mean(word, Place::WORDS.iter().copied());
+                }
+                None
+            }
+        }
+    }
+
+    fn canonical(&self) -> serde_json::Value {
+        json!(self.text())
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "type": "string" })
+    }
+}
+
+impl StageKind for CaptionKind {
+    fn name(&self) -> &'static str {
+        "caption"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn doc(&self) -> &'static str {
+        CaptionParams::DOC
+    }
+
+    fn params(&self) -> Vec<ParamDoc> {
+        CaptionParams::fields()
+    }
+
+    fn writes(&self) -> &'static [&'static str] {
+        &["caption"]
+    }
+
+    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+        if let Some(Node { value: Value::Text(model), span, .. }) = node.get("model")
+            && NETWORKS.contains(&model.as_str())
+        {
+            diagnostics
+                .report(span, format!("`model: {model}` comes with a captioning network, not in this version"))
+                .hint(format!("known here: {}; put captions made elsewhere beside the photos", Model::WORDS.join(", ")));
+            return None;
+        }
+        let params = CaptionParams::decode_params(node, diagnostics)?;
+        match (params.model, &params.template) {
+            (Model::Template, None) => {
+                diagnostics.report(&node.span, "`template` is missing").hint("write `template: \"photo of {name}\"`");
+                return None;
+            }
+            (Model::Sidecar | Model::None, Some(_)) => {
+                let place = node.get("template").map_or(&node.span, |template| &template.span);
+                diagnostics.report(place, "`template` is read with `model: template` only").hint("add `model: template`");
+                return None;
+            }
+            _ => Some(Box::new(params)),
+        }
+    }
+}
+
+impl Stage for CaptionParams {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        Params::components(self)
+    }
+
+    fn inputs(&self) -> Vec<InputUse> {
+        // A sidecar may be missing, so a picture is what must be there; the work of a picture does not read it.
+        vec![InputUse {
+            param: "images".into(),
+            reference: self.images.clone(),
+            reads: &["image", "sidecar"],
+            shape: InputShape::Many,
+        }]
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Items(self)
+    }
+
+    fn editable(&self) -> Option<Editable> {
+        Some(Editable { field: "caption", folder: "captions", extension: "txt" })
+    }
+}
+
+impl CaptionParams {
+    fn asks_for(&self, place: Place) -> bool {
+        match self.model {
+            Model::Sidecar => place == Place::Sidecar,
+            Model::Template => self.template.as_ref().is_some_and(|template| template.asks_for(place)),
+            Model::None => false,
+        }
+    }
+}
+
+impl ItemStage for CaptionParams {
+    fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> anyhow::Result<Vec<Work>> {
+        // Only what the text is made of is in an item's key: another crop of the photo leaves its caption alone.
+        let reads: &[&str] = if self.asks_for(Place::Sidecar) { &["sidecar"] } else { &[] };
+        let work = inputs.items("images").iter().map(|item| {
+            let mut work = Work::of_item(item, reads);
+            for (place, value) in [
+                (Place::Name, ("name", captions::name_in_words(&item.name))),
+                (Place::Folder, ("folder", captions::folder_in_words(&item.name))),
+            ] {
+                if self.asks_for(place) {
+                    work.values.insert(value.0.into(), json!(value.1));
+                }
+            }
+            work
+        });
+        Ok(work.collect())
+    }
+
+    fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Worker for CaptionParams {
+    fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
+        let sidecar = match work.inputs.get("sidecar") {
+            None => String::new(),
+            Some(file) => captions::normalise(&context.read(file)?)
+                .with_context(|| format!("reading `{}.{}`", work.name, file.extension))?,
+        };
+        let value = |name: &str| work.values.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+        let text = match (self.model, &self.template) {
+            (Model::Template, Some(template)) => template.fill(|place| match place {
+                Place::Name => value("name"),
+                Place::Folder => value("folder"),
+                Place::Sidecar => &sidecar,
+            }),
+            (Model::Sidecar, _) => sidecar,
+            _ => String::new(),
+        };
+        let caption = captions::normalise(captions::surround(&self.prefix, &text, &self.suffix).as_bytes())?;
+        let draft = Draft { origin: work.origin.clone(), ..Draft::new(&work.name) };
+        Ok(vec![draft.field("caption", Content::Bytes { bytes: caption.into_bytes(), extension: "txt" })])
+    }
+}

@@ -1,0 +1,204 @@
+//! The kind `crop`: selects the part of each photo that training will see.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use crate::data::crop::{self, Aspect, DrawnBox};
+use crate::data::{crop_boxes, decode, encode};
+use crate::pipeline::diagnostic::{Diagnostics, nearest};
+use crate::pipeline::item::Artifact;
+use crate::pipeline::params::{ParamDoc, ParamValue, Params, Reference};
+use crate::pipeline::stage::{
+    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
+};
+use crate::pipeline::tree::{Node, Value};
+use crate::{choice, params};
+
+pub struct CropKind;
+
+params! {
+    /// Cuts each photo to one shape: the largest box of the aspect, in the middle or around a box you drew.
+    ///
+    /// Photos are turned upright first, as their EXIF orientation says. Only selects pixels; `resize` scales them. A photo that is
+    /// upright and needs no cut passes as it is; the others come out as 8-bit RGB PNG.
+    pub struct CropParams {
+        /// The photos: a folder (JPEG, PNG, WebP) or a stage.
+        input images: Reference,
+        /// Width to height as `w:h`, or `keep` for the shape the photo or the drawn box has.
+        result aspect: Aspect = Aspect::Ratio(1, 1),
+        /// Where the box lies for photos without a drawn one.
+        result focus: Focus = Focus::Center,
+        /// A YAML file of drawn boxes, `crops.yaml`: `IMG_0012: [left, top, width, height]` or `IMG_0012: { x: …, y: …, w: …, h: … }`, by
+        /// the photo's name without its ending, in pixels of the upright photo; four numbers of at most 1 are shares of its size. A box
+        /// may be rough: it grows to the aspect inside the photo and never cuts what you drew. Changing one box redoes one photo.
+        input boxes: Option<Reference> = None,
+    }
+}
+
+choice! {
+    /// What the middle of the box is.
+    pub enum Focus {
+        /// The middle of the photo.
+        Center = "center",
+    }
+}
+
+impl ParamValue for Aspect {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let side = |text: &str| text.trim().parse::<u32>().ok().filter(|side| (1..=65_535).contains(side));
+        let aspect = match &node.value {
+            Value::Text(text) if text == "keep" => Some(Self::Keep),
+            Value::Text(text) => text.split_once(':').and_then(|(w, h)| Some(Self::Ratio(side(w)?, side(h)?))),
+            _ => None,
+        };
+        if aspect.is_none() {
+            diagnostics.report(&node.span, "expected an aspect").hint("write `1:1`, `2:3` or another `width:height`, or `keep`");
+        }
+        aspect
+    }
+
+    /// In lowest terms: `2:4` is `1:2`.
+    fn canonical(&self) -> serde_json::Value {
+        match *self {
+            Self::Keep => json!("keep"),
+            Self::Ratio(width, height) => {
+                let (mut divisor, mut rest) = (width, height);
+                while rest > 0 {
+                    (divisor, rest) = (rest, divisor % rest);
+                }
+                json!(format!("{}:{}", width / divisor, height / divisor))
+            }
+        }
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "type": "string", "pattern": "^(keep|[0-9]+:[0-9]+)$" })
+    }
+}
+
+impl StageKind for CropKind {
+    fn name(&self) -> &'static str {
+        "crop"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn doc(&self) -> &'static str {
+        CropParams::DOC
+    }
+
+    fn params(&self) -> Vec<ParamDoc> {
+        CropParams::fields()
+    }
+
+    fn writes(&self) -> &'static [&'static str] {
+        &["image"]
+    }
+
+    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+        if let Some(Node { value: Value::Text(focus), span, .. }) = node.get("focus")
+            && focus == "auto"
+        {
+            diagnostics
+                .report(span, "`focus: auto` comes with the focal-point finder, not in this version")
+                .hint("draw boxes (`boxes:`) for the photos whose middle is wrong");
+            return None;
+        }
+        Some(Box::new(CropParams::decode_params(node, diagnostics)?))
+    }
+}
+
+impl Stage for CropParams {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        Params::components(self)
+    }
+
+    fn inputs(&self) -> Vec<InputUse> {
+        let images =
+            InputUse { param: "images".into(), reference: self.images.clone(), reads: &["image"], shape: InputShape::Many };
+        let boxes = self.boxes.iter().map(|reference| InputUse {
+            param: "boxes".into(),
+            reference: reference.clone(),
+            reads: &["file"],
+            shape: InputShape::One,
+        });
+        std::iter::once(images).chain(boxes).collect()
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Items(self)
+    }
+
+    fn lint(&self, inputs: &Resolved, files: &dyn Files) -> Vec<String> {
+        // A file that cannot be read is an error of `expand`.
+        let boxes = self.drawn_boxes(inputs, files).unwrap_or_default();
+        let names: Vec<&str> = inputs.items("images").iter().map(|item| item.name.as_str()).collect();
+        let unknown = boxes.keys().filter(|name| !names.contains(&name.as_str()));
+        unknown
+            .map(|name| match nearest(name, names.iter().copied()) {
+                Some(near) => format!("there is a box for `{name}`, but no photo; did you mean `{near}`?"),
+                None => format!("there is a box for `{name}`, but no photo of that name"),
+            })
+            .collect()
+    }
+}
+
+impl CropParams {
+    fn drawn_boxes(&self, inputs: &Resolved, files: &dyn Files) -> anyhow::Result<BTreeMap<String, DrawnBox>> {
+        let Some(reference) = &self.boxes else { return Ok(BTreeMap::new()) };
+        let file = inputs.one("boxes", "file")?;
+        crop_boxes::parse(&reference.name, &files.read(file)?)
+    }
+}
+
+impl ItemStage for CropParams {
+    fn expand(&self, inputs: &Resolved, files: &dyn Files) -> anyhow::Result<Vec<Work>> {
+        let boxes = self.drawn_boxes(inputs, files)?;
+        let work = inputs.items("images").iter().map(|item| {
+            let mut work = Work::of_item(item, &["image"]);
+            if let Some(DrawnBox(numbers)) = boxes.get(&item.name) {
+                work.values.insert("box".into(), json!(numbers));
+            }
+            work
+        });
+        Ok(work.collect())
+    }
+
+    fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Worker for CropParams {
+    fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
+        let photo = &work.inputs["image"];
+        let file = format!("{}.{}", work.name, photo.extension);
+        let decoded = decode::decode(&context.read(photo)?).with_context(|| format!("reading `{file}`"))?;
+        if decoded.was_transparent {
+            context.say(&format!("`{file}` has transparent parts: they show the colour stored there"));
+        }
+        let (width, height) = decoded.picture.dimensions();
+        let area = match work.values.get("box") {
+            None => crop::centred(width, height, self.aspect),
+            Some(numbers) => {
+                let drawn = DrawnBox(serde_json::from_value(numbers.clone()).expect("`expand` gives four numbers"));
+                let area = crop::grown(drawn, width, height, self.aspect).with_context(|| format!("cropping `{file}`"))?;
+                if !crop::has_aspect(area, self.aspect) {
+                    context.say(&format!("the box of `{file}` cannot grow to the aspect inside the photo and keeps its own"));
+                }
+                area
+            }
+        };
+        let image = if !decoded.was_turned && (area.width, area.height) == (width, height) {
+            Content::Same(Artifact { extension: decoded.format.extension().into(), ..photo.clone() })
+        } else {
+            Content::Bytes { bytes: encode::png(&crop::cut(&decoded.picture, area)), extension: "png" }
+        };
+        let draft = Draft { origin: work.origin.clone(), ..Draft::new(&work.name) };
+        Ok(vec![draft.field("image", image)])
+    }
+}

@@ -1,0 +1,128 @@
+//! The kind `flip`: twice the pictures, by their mirrors.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, ensure};
+use image::imageops;
+
+use crate::data::{captions, decode, encode};
+use crate::params;
+use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::params::{ParamDoc, Params, Reference};
+use crate::pipeline::stage::{
+    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
+};
+use crate::pipeline::tree::Node;
+
+pub struct FlipKind;
+
+/// What the mirror of `IMG_1` adds to its name.
+const SUFFIX: &str = "-flip";
+
+params! {
+    /// Adds a mirrored copy of each picture, `<name>-flip`, and keeps the original.
+    ///
+    /// After `caption` both share one text, unless there is a text for the mirror alone (`captions/<name>-flip.txt`). A caption that says
+    /// *left* or *right* is wrong of a mirror, and the program says so. Leave the stage out where sides matter: writing, a parting, a scar.
+    pub struct FlipParams {
+        /// The pictures, with or without captions.
+        input images: Reference,
+    }
+}
+
+impl StageKind for FlipKind {
+    fn name(&self) -> &'static str {
+        "flip"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn doc(&self) -> &'static str {
+        FlipParams::DOC
+    }
+
+    fn params(&self) -> Vec<ParamDoc> {
+        FlipParams::fields()
+    }
+
+    fn writes(&self) -> &'static [&'static str] {
+        &["image"]
+    }
+
+    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+        Some(Box::new(FlipParams::decode_params(node, diagnostics)?))
+    }
+}
+
+impl Stage for FlipParams {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        Params::components(self)
+    }
+
+    fn inputs(&self) -> Vec<InputUse> {
+        vec![InputUse {
+            param: "images".into(),
+            reference: self.images.clone(),
+            reads: &["image", "caption-flip"],
+            shape: InputShape::Many,
+        }]
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Items(self)
+    }
+
+    fn lint(&self, inputs: &Resolved, files: &dyn Files) -> Vec<String> {
+        let shared = inputs.items("images").iter().filter(|item| !item.fields.contains_key("caption-flip"));
+        let mut lines = Vec::new();
+        for item in shared {
+            let Some(text) = item.fields.get("caption").and_then(|caption| files.read(caption).ok()) else { continue };
+            if let Some(side) = captions::side_named(&String::from_utf8_lossy(&text)) {
+                lines.push(format!(
+                    "the caption of `{0}` says `{side}`, and its mirror shares it: write `{0}{SUFFIX}.txt` for the mirror, or leave the side out",
+                    item.name
+                ));
+            }
+        }
+        lines
+    }
+}
+
+impl ItemStage for FlipParams {
+    fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> anyhow::Result<Vec<Work>> {
+        let items = inputs.items("images");
+        let names: BTreeSet<&str> = items.iter().map(|item| item.name.as_str()).collect();
+        for name in &names {
+            let mirror = format!("{name}{SUFFIX}");
+            ensure!(
+                !names.contains(mirror.as_str()),
+                "the mirror of `{name}` would be called `{mirror}`, and there is a picture of that name; rename one of them"
+            );
+        }
+        Ok(items.iter().map(|item| Work::of_item(item, &["image", "caption-flip"])).collect())
+    }
+
+    fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Worker for FlipParams {
+    fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
+        let image = &work.inputs["image"];
+        let reading = || format!("reading `{}.{}`", work.name, image.extension);
+        let mut picture = decode::decode(&context.read(image)?).with_context(reading)?.picture;
+        imageops::flip_horizontal_in_place(&mut picture);
+        let original = Draft { origin: work.origin.clone(), ..Draft::new(&work.name) };
+        let origin = work.origin.clone().unwrap_or_else(|| work.name.clone());
+        let mirror = Draft { origin: Some(origin), ..Draft::new(format!("{}{SUFFIX}", work.name)) };
+        let mirror = mirror.field("image", Content::Bytes { bytes: encode::png(&picture), extension: "png" });
+        let mirror = match work.inputs.get("caption-flip") {
+            Some(own) => mirror.field("caption", Content::Same(own.clone())),
+            None => mirror,
+        };
+        Ok(vec![original.field("image", Content::Same(image.clone())), mirror])
+    }
+}

@@ -1,0 +1,138 @@
+//! The stage kinds, driven as the engine drives them, with artifacts in memory.
+
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context as _;
+use loramill::cache::digest::Digest;
+use loramill::pipeline::diagnostic::{Diagnostic, Diagnostics};
+use loramill::pipeline::item::{Artifact, Item};
+use loramill::pipeline::spec;
+use loramill::pipeline::stage::{
+    Content, Context, Draft, Files, Form, LoadScope, Progress, Resolved, Stage, StageKind, Wish, Work,
+};
+use loramill::pipeline::tree::Source;
+
+mod pictures;
+
+/// Artifacts in memory, and what the stages said.
+#[derive(Default)]
+struct Shelf {
+    objects: Mutex<HashMap<Digest, Vec<u8>>>,
+    said: Mutex<Vec<String>>,
+}
+
+impl Shelf {
+    fn put(&self, bytes: Vec<u8>, extension: &str) -> Artifact {
+        let artifact = Artifact { digest: Digest::of(&bytes), size: bytes.len() as u64, extension: extension.into() };
+        self.objects.lock().unwrap().insert(artifact.digest, bytes);
+        artifact
+    }
+
+    fn item<const N: usize>(&self, name: &str, fields: [(&str, Artifact); N]) -> Item {
+        let fields = fields.into_iter().map(|(field, artifact)| (field.to_string(), artifact)).collect();
+        Item { name: name.into(), origin: None, fields, attributes: BTreeMap::new(), key: Digest::of(name.as_bytes()) }
+    }
+
+    fn bytes(&self, artifact: &Artifact) -> Vec<u8> {
+        self.read(artifact).unwrap()
+    }
+
+    /// As the engine does with a draft: artifacts for its contents, and the carried fields that it lacks.
+    fn keep(&self, work: &Work, draft: Draft) -> Item {
+        let artifact = |content| match content {
+            Content::Bytes { bytes, extension } => self.put(bytes, extension),
+            Content::File { path, extension } => self.put(std::fs::read(path).unwrap(), extension),
+            Content::Same(artifact) => artifact,
+        };
+        let mut fields = work.carry.clone();
+        fields.extend(draft.fields.into_iter().map(|(field, content)| (field, artifact(content))));
+        Item { name: draft.name, origin: draft.origin, fields, attributes: draft.attributes, key: Digest::of(b"") }
+    }
+}
+
+impl Files for Shelf {
+    fn path(&self, artifact: &Artifact) -> anyhow::Result<PathBuf> {
+        anyhow::bail!("{} lies in memory", artifact.digest)
+    }
+
+    fn read(&self, artifact: &Artifact) -> anyhow::Result<Vec<u8>> {
+        self.objects.lock().unwrap().get(&artifact.digest).cloned().context("no such artifact")
+    }
+}
+
+impl Context for Shelf {
+    fn scratch(&self) -> &Path {
+        Path::new("/nonexistent")
+    }
+
+    fn device(&self) -> &str {
+        "cpu"
+    }
+
+    fn publish(&self, _draft: Draft) -> anyhow::Result<()> {
+        anyhow::bail!("item stages do not publish")
+    }
+
+    fn state(&self) -> anyhow::Result<&Path> {
+        anyhow::bail!("item stages keep no state")
+    }
+
+    fn shared(
+        &self,
+        _key: &str,
+        make: &mut dyn FnMut() -> anyhow::Result<Arc<dyn Any + Send + Sync>>,
+    ) -> anyhow::Result<Arc<dyn Any + Send + Sync>> {
+        make()
+    }
+
+    fn progress(&self, _progress: Progress) {}
+
+    fn say(&self, message: &str) {
+        self.said.lock().unwrap().push(message.into());
+    }
+
+    fn wish(&self) -> Wish {
+        Wish::GoOn
+    }
+}
+
+/// Loads a stage from the YAML of its params.
+fn load(kind: &dyn StageKind, yaml: &str) -> Result<Box<dyn Stage>, Vec<Diagnostic>> {
+    let source = Arc::new(Source { name: "pipeline.yaml".into(), text: yaml.into() });
+    let mut diagnostics = Diagnostics::default();
+    let node = spec::parse(&source, 0, &mut diagnostics).expect("the test's YAML is valid");
+    let scope = LoadScope { stage: kind.name(), concept: "star", trigger: "star", seed: 42 };
+    let stage = kind.load(&node, &scope, &mut diagnostics);
+    match (stage, diagnostics.is_empty()) {
+        (Some(stage), true) => Ok(stage),
+        (stage, _) => {
+            assert!(stage.is_none() || !diagnostics.is_empty(), "a stage that does not load says why");
+            Err(diagnostics.into_sorted())
+        }
+    }
+}
+
+fn resolved(inputs: impl IntoIterator<Item = (&'static str, Vec<Item>)>) -> Resolved {
+    Resolved { inputs: inputs.into_iter().map(|(param, items)| (param.to_string(), items)).collect(), complete: true }
+}
+
+fn expand(stage: &dyn Stage, inputs: &Resolved, shelf: &Shelf) -> anyhow::Result<Vec<Work>> {
+    match stage.form() {
+        Form::Items(stage) => stage.expand(inputs, shelf),
+        Form::Whole(_) => panic!("an item stage was expected"),
+    }
+}
+
+/// All outputs of an item stage, in the order of its work.
+fn run(stage: &dyn Stage, inputs: &Resolved, shelf: &Shelf) -> anyhow::Result<Vec<Item>> {
+    let Form::Items(items) = stage.form() else { panic!("an item stage was expected") };
+    let worker = items.open(shelf)?;
+    let mut outputs = Vec::new();
+    for work in items.expand(inputs, shelf)? {
+        outputs.extend(worker.run(&work, shelf)?.into_iter().map(|draft| shelf.keep(&work, draft)));
+    }
+    Ok(outputs)
+}

@@ -1,0 +1,214 @@
+//! crop, resize, caption and flip.
+
+use image::{Rgb, RgbImage};
+use loramill::data::{decode, encode};
+use loramill::pipeline::item::Item;
+use loramill::pipeline::stage::StageKind;
+use loramill::stages::caption::CaptionKind;
+use loramill::stages::crop::CropKind;
+use loramill::stages::flip::FlipKind;
+use loramill::stages::resize::ResizeKind;
+
+use super::{Shelf, expand, load, resolved, run};
+
+/// Every pixel tells where it was.
+fn map(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, y as u8, 77]))
+}
+
+fn photo(shelf: &Shelf, name: &str, picture: &RgbImage) -> Item {
+    let file = shelf.put(encode::png(picture), "png");
+    shelf.item(name, [("image", file.clone()), ("photo", file)])
+}
+
+fn picture(shelf: &Shelf, item: &Item) -> RgbImage {
+    decode::decode(&shelf.bytes(&item.fields["image"])).unwrap().picture
+}
+
+fn caption(shelf: &Shelf, item: &Item) -> String {
+    String::from_utf8(shelf.bytes(&item.fields["caption"])).unwrap()
+}
+
+/// The one problem that loading gives: message and hint.
+fn problem(kind: &dyn StageKind, yaml: &str) -> String {
+    match load(kind, yaml) {
+        Ok(_) => panic!("`{yaml}` should not load"),
+        Err(problems) => match problems.as_slice() {
+            [only] => format!("{}; {}", only.message, only.hint.as_deref().unwrap_or_default()),
+            several => panic!("`{yaml}` gives {} problems", several.len()),
+        },
+    }
+}
+
+#[test]
+fn crop_takes_the_middle_and_passes_other_fields_on() {
+    let shelf = Shelf::default();
+    let stage = load(&CropKind, "images: photos").unwrap();
+    let outputs = run(&*stage, &resolved([("images", vec![photo(&shelf, "a/b", &map(60, 40))])]), &shelf).unwrap();
+    assert_eq!((outputs[0].name.as_str(), outputs[0].fields.len()), ("a/b", 2));
+    assert_eq!(picture(&shelf, &outputs[0]), RgbImage::from_fn(40, 40, |x, y| Rgb([x as u8 + 10, y as u8, 77])));
+}
+
+#[test]
+fn a_photo_that_needs_no_cut_passes_as_it_is() {
+    let shelf = Shelf::default();
+    let photo = photo(&shelf, "a", &map(40, 40));
+    let stage = load(&CropKind, "images: photos").unwrap();
+    let outputs = run(&*stage, &resolved([("images", vec![photo.clone()])]), &shelf).unwrap();
+    assert_eq!(outputs[0].fields["image"], photo.fields["image"]);
+}
+
+#[test]
+fn a_changed_box_is_in_the_work_of_its_own_photo_only() {
+    let shelf = Shelf::default();
+    let stage = load(&CropKind, "{ images: photos, boxes: crops }").unwrap();
+    let photos = vec![photo(&shelf, "a", &map(60, 40)), photo(&shelf, "b", &map(60, 40)), photo(&shelf, "c", &map(60, 40))];
+    let with = |boxes: &str| {
+        let file = shelf.item("crops", [("file", shelf.put(boxes.into(), "yaml"))]);
+        resolved([("images", photos.clone()), ("boxes", vec![file])])
+    };
+    let before = with("a: [0, 0, 10, 10]\nb: [1, 2, 30, 20]\n");
+    let after = with("# moved\nb: [1, 2, 30, 21]\na: [0, 0, 10, 10]\n");
+    let key =
+        |inputs| expand(&*stage, inputs, &shelf).unwrap().into_iter().map(|work| (work.values, work.inputs)).collect::<Vec<_>>();
+    let (before_keys, after_keys) = (key(&before), key(&after));
+    assert_eq!(before_keys[0], after_keys[0]);
+    assert_ne!(before_keys[1], after_keys[1]);
+    assert_eq!(before_keys[2], after_keys[2]);
+
+    let outputs = run(&*stage, &after, &shelf).unwrap();
+    assert_eq!(picture(&shelf, &outputs[0]).dimensions(), (10, 10));
+    assert_eq!(picture(&shelf, &outputs[1]).dimensions(), (30, 30), "a rough box grows to the aspect");
+    assert_eq!(picture(&shelf, &outputs[2]).dimensions(), (40, 40));
+}
+
+#[test]
+fn a_box_for_no_photo_is_named_with_the_photo_that_was_meant() {
+    let shelf = Shelf::default();
+    let stage = load(&CropKind, "{ images: photos, boxes: crops }").unwrap();
+    let file = shelf.item("crops", [("file", shelf.put("IMG_O1: [0, 0, 9, 9]".into(), "yaml"))]);
+    let inputs = resolved([("images", vec![photo(&shelf, "IMG_01", &map(20, 20))]), ("boxes", vec![file])]);
+    assert_eq!(stage.lint(&inputs, &shelf), ["there is a box for `IMG_O1`, but no photo; did you mean `IMG_01`?"]);
+}
+
+#[test]
+fn a_broken_photo_fails_with_its_name_the_problem_and_a_remedy() {
+    let shelf = Shelf::default();
+    let mut bytes = encode::png(&map(60, 40));
+    bytes.truncate(bytes.len() / 2);
+    let item = shelf.item("garden/IMG_7", [("image", shelf.put(bytes, "png"))]);
+    for (kind, yaml) in
+        [(&CropKind as &dyn StageKind, "images: photos"), (&ResizeKind, "images: photos"), (&FlipKind, "images: photos")]
+    {
+        let stage = load(kind, yaml).unwrap();
+        let problem = format!("{:#}", run(&*stage, &resolved([("images", vec![item.clone()])]), &shelf).unwrap_err());
+        assert!(problem.starts_with("reading `garden/IMG_7.png`: the PNG is damaged or ends early; copy it again"), "{problem}");
+    }
+}
+
+#[test]
+fn crop_params_are_checked_when_the_file_is_read() {
+    assert!(problem(&CropKind, "{ images: photos, aspect: 0:1 }").starts_with("expected an aspect"));
+    assert!(problem(&CropKind, "{ images: photos, focus: auto }").contains("not in this version"));
+    assert!(problem(&CropKind, "{ images: photos, focus: centre }").contains("did you mean `center`?"));
+    assert!(load(&CropKind, "{ images: photos, aspect: keep, focus: center }").is_ok());
+    let ratio = |yaml| load(&CropKind, yaml).unwrap().components();
+    assert_eq!(ratio("{ images: photos, aspect: 4:6 }"), ratio("{ images: x, aspect: 2:3 }"));
+}
+
+#[test]
+fn resize_fills_fits_or_squeezes() {
+    let shelf = Shelf::default();
+    let photo = photo(&shelf, "a", &RgbImage::from_fn(80, 40, |x, _| if x < 20 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) }));
+    let size = |yaml| {
+        let stage = load(&ResizeKind, yaml).unwrap();
+        picture(&shelf, &run(&*stage, &resolved([("images", vec![photo.clone()])]), &shelf).unwrap()[0])
+    };
+    let (red, blue) = (Rgb([255, 0, 0]), Rgb([0, 0, 255]));
+    let cropped = size("{ images: crop, size: 16 }");
+    assert!(cropped.dimensions() == (16, 16) && cropped.pixels().skip(8).all(|pixel| pixel[2] > 200), "red is cut off");
+    let padded = size("{ images: crop, size: [16, 12], mode: pad }");
+    assert_eq!((padded.dimensions(), *padded.get_pixel(0, 0), *padded.get_pixel(15, 11)), ((16, 12), red, blue));
+    let stretched = size("{ images: crop, size: [20, 60], mode: stretch }");
+    assert_eq!((stretched.dimensions(), *stretched.get_pixel(0, 59), *stretched.get_pixel(19, 0)), ((20, 60), red, blue));
+    assert!(problem(&ResizeKind, "{ images: crop, size: 0 }").contains("from 1 to 16384"));
+    assert!(problem(&ResizeKind, "{ images: crop, size: [512] }").contains("`[width, height]`"));
+}
+
+#[test]
+fn flip_keeps_the_original_and_shares_its_caption_with_the_mirror() {
+    let shelf = Shelf::default();
+    let mut item = photo(&shelf, "a", &map(30, 20));
+    item.fields.insert("caption".into(), shelf.put("a star".into(), "txt"));
+    let stage = load(&FlipKind, "images: caption").unwrap();
+    let outputs = run(&*stage, &resolved([("images", vec![item.clone()])]), &shelf).unwrap();
+    let names: Vec<_> = outputs.iter().map(|item| (item.name.as_str(), item.origin.as_deref())).collect();
+    assert_eq!(names, [("a", None), ("a-flip", Some("a"))]);
+    assert_eq!(outputs[0].fields, item.fields);
+    assert_eq!(picture(&shelf, &outputs[1]), RgbImage::from_fn(30, 20, |x, y| Rgb([29 - x as u8, y as u8, 77])));
+    assert_eq!(caption(&shelf, &outputs[1]), "a star");
+}
+
+#[test]
+fn a_mirror_with_a_text_of_its_own_keeps_it() {
+    let shelf = Shelf::default();
+    let mut item = photo(&shelf, "a", &map(30, 20));
+    item.fields.insert("caption".into(), shelf.put("he looks left".into(), "txt"));
+    let stage = load(&FlipKind, "images: caption").unwrap();
+    let lint = |item: &Item| stage.lint(&resolved([("images", vec![item.clone()])]), &shelf);
+    assert!(lint(&item)[0].contains("the caption of `a` says `left`"));
+    item.fields.insert("caption-flip".into(), shelf.put("he looks right".into(), "txt"));
+    assert!(lint(&item).is_empty());
+    let outputs = run(&*stage, &resolved([("images", vec![item])]), &shelf).unwrap();
+    assert_eq!((caption(&shelf, &outputs[0]), caption(&shelf, &outputs[1])), ("he looks left".into(), "he looks right".into()));
+}
+
+#[test]
+fn a_picture_that_is_already_called_like_a_mirror_is_an_error() {
+    let shelf = Shelf::default();
+    let items = vec![photo(&shelf, "a", &map(3, 2)), photo(&shelf, "a-flip", &map(3, 2))];
+    let stage = load(&FlipKind, "images: crop").unwrap();
+    let problem = expand(&*stage, &resolved([("images", items)]), &shelf).unwrap_err().to_string();
+    assert!(problem.contains("`a`") && problem.contains("`a-flip`") && problem.contains("rename"), "{problem}");
+}
+
+#[test]
+fn captions_come_from_sidecars_a_template_or_nobody() {
+    let shelf = Shelf::default();
+    let mut with = photo(&shelf, "red garden/big_star", &map(3, 2));
+    with.fields.insert("sidecar".into(), shelf.put(b"\xef\xbb\xbfa star  \r\n".to_vec(), "txt"));
+    let inputs = resolved([("images", vec![with, photo(&shelf, "b", &map(3, 3))])]);
+    let texts = |yaml| {
+        let outputs = run(&*load(&CaptionKind, yaml).unwrap(), &inputs, &shelf).unwrap();
+        outputs.iter().map(|item| caption(&shelf, item)).collect::<Vec<_>>()
+    };
+    assert_eq!(texts("images: resize"), ["a star", ""]);
+    assert_eq!(texts("{ images: resize, model: sidecar, prefix: 'shrug, ' }"), ["shrug, a star", "shrug"]);
+    assert_eq!(texts("{ images: resize, model: none }"), ["", ""]);
+    let template = "{ images: resize, model: template, template: 'photo of {name}, {folder}: {sidecar}', suffix: '!' }";
+    assert_eq!(texts(template), ["photo of big star, red garden: a star!", "photo of b, : !"]);
+}
+
+#[test]
+fn the_picture_itself_is_not_part_of_what_decides_a_sidecar_caption() {
+    let shelf = Shelf::default();
+    let text = shelf.put("a star".into(), "txt");
+    let stage = load(&CaptionKind, "images: resize").unwrap();
+    let work = |width| {
+        let mut item = photo(&shelf, "a", &map(width, 5));
+        item.fields.insert("sidecar".into(), text.clone());
+        expand(&*stage, &resolved([("images", vec![item])]), &shelf).unwrap().remove(0)
+    };
+    assert_eq!((work(5).inputs, work(5).values), (work(6).inputs, work(6).values));
+    assert_ne!(work(5).carry, work(6).carry);
+}
+
+#[test]
+fn caption_params_are_checked_when_the_file_is_read() {
+    let blip = problem(&CaptionKind, "{ images: resize, model: blip, weights: blip }");
+    assert!(blip.contains("`model: blip` comes with a captioning network, not in this version"), "{blip}");
+    assert!(problem(&CaptionKind, "{ images: resize, model: sidcar }").contains("did you mean `sidecar`?"));
+    assert!(problem(&CaptionKind, "{ images: resize, model: template }").contains("`template` is missing"));
+    assert!(problem(&CaptionKind, "{ images: resize, template: x }").contains("add `model: template`"));
+    assert!(problem(&CaptionKind, "{ images: resize, model: template, template: 'a {nam}' }").contains("did you mean `name`?"));
+}
