@@ -1,6 +1,7 @@
 //! Every integration test, in one binary: each further one would link Burn again.
 
 mod diagnostics;
+mod engine;
 mod formats;
 mod parity;
 mod stages;

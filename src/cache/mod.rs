@@ -14,6 +14,7 @@
 pub mod digest;
 
 pub mod artifact;
+pub mod manifest;
 
 pub mod batch;
 mod objects;

@@ -13,12 +13,15 @@ use crate::pipeline::load::load;
 use crate::pipeline::sources::Surroundings;
 use crate::stages::KINDS;
 
+pub mod console;
 pub mod render;
 
 mod check;
 mod completions;
 mod graph;
 mod init;
+mod plan;
+mod run;
 mod stages;
 
 /// Teaches Stable Diffusion a new concept: one file, one command, from photos to a usable LoRA.
@@ -35,6 +38,8 @@ struct Cli {
 enum Command {
     Init(init::Arguments),
     Check(check::Arguments),
+    Plan(plan::Arguments),
+    Run(run::Arguments),
     Graph(graph::Arguments),
     Stages(stages::Arguments),
     Completions(completions::Arguments),
@@ -45,6 +50,8 @@ impl Command {
         match self {
             Self::Init(arguments) => init::run(arguments, global),
             Self::Check(arguments) => check::run(arguments, global),
+            Self::Plan(arguments) => plan::run(arguments, global),
+            Self::Run(arguments) => run::run(arguments, global),
             Self::Graph(arguments) => graph::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments, global),
             Self::Stages(arguments) => stages::run(arguments, global),
@@ -91,6 +98,12 @@ pub struct PipelineArguments {
     /// Another value for this time: `--set train.network.rank=16`
     #[arg(long = "set", value_name = "PATH=VALUE")]
     settings: Vec<String>,
+}
+
+impl PipelineArguments {
+    pub const fn new(pipeline: Option<PathBuf>, settings: Vec<String>) -> Self {
+        Self { pipeline, settings }
+    }
 }
 
 /// Reads and checks the pipeline that the user means.

@@ -82,6 +82,23 @@ impl Folder {
         }
         Ok(Self { texts, left_behind })
     }
+
+    /// Over all names and texts.
+    pub(crate) fn digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new_derive_key("loramill 2026-11 folder of texts v1");
+        let mut field = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        for (name, found) in &self.texts {
+            field(name.as_bytes());
+            match &found.contents {
+                Contents::Text(digest, _) => field(digest.as_bytes()),
+                Contents::Unusable(message) => field(message.as_bytes()),
+            }
+        }
+        hasher.finalize().into()
+    }
 }
 
 /// The normalised text of a file, or what is wrong with it; `None` if there is no file.

@@ -77,4 +77,9 @@ impl<'a> Editing<'a> {
             found,
         })
     }
+
+    /// Stands for all texts in the folder and their names.
+    pub fn contents_digest(&self) -> Digest {
+        self.found.digest()
+    }
 }

@@ -23,3 +23,25 @@ pub mod load;
 pub mod sources;
 
 pub mod schema;
+
+pub mod keys;
+pub mod resolve;
+
+pub mod intake;
+pub mod item_tree;
+
+pub mod decide;
+pub mod freshness;
+pub mod texts;
+
+pub mod plan;
+pub mod progress;
+pub mod run_record;
+
+pub mod context;
+pub mod guard;
+pub mod wishes;
+
+pub mod execute;
+mod items;
+mod whole;

@@ -189,6 +189,11 @@ pub trait ItemStage: Send + Sync {
     /// The pieces of work, in the order to do them. Called again when more inputs are there; must give the same pieces then, and more.
     fn expand(&self, inputs: &Resolved, files: &dyn Files) -> anyhow::Result<Vec<Work>>;
 
+    /// The names of the outputs of one piece, as far as they are known before it runs: what `plan` counts with.
+    fn outputs(&self, work: &Work) -> Vec<String> {
+        vec![work.name.clone()]
+    }
+
     /// Loads what all pieces need (a network); called only if some piece must run.
     fn open<'a>(&'a self, context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>>;
 

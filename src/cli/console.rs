@@ -1,0 +1,413 @@
+//! Shows a run as it goes on: bars on a terminal, plain lines in a pipe, JSON lines for another program. Unaware of how stages are run.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use crate::pipeline::freshness::worded;
+use crate::pipeline::progress::{Counts, Event, Observer, StageState};
+use crate::pipeline::stage::Progress;
+
+/// In a pipe a running stage says how far it is this often.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How progress is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One line per stage, and one every ten seconds.
+    Plain,
+    /// One object a line, on standard output.
+    Json,
+}
+
+pub struct Console {
+    form: Form,
+    quiet: bool,
+    running: Mutex<BTreeMap<String, Running>>,
+}
+
+enum Form {
+    Terminal { bars: MultiProgress, colours: bool },
+    Plain,
+    Json,
+}
+
+struct Running {
+    bar: Option<ProgressBar>,
+    started: Instant,
+    said: Instant,
+    /// Where the count stood when it was first heard: an interrupted stage does not begin at zero, and the rate must not count that.
+    from: Option<u64>,
+}
+
+impl Console {
+    /// Bars if standard error is a terminal and no format is asked for.
+    pub fn new(format: Option<Format>, quiet: bool) -> Self {
+        let form = match format {
+            Some(Format::Json) => Form::Json,
+            None if io::stderr().is_terminal() && !quiet => Form::Terminal {
+                bars: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+                colours: crate::cli::colours(&io::stderr()),
+            },
+            _ => Form::Plain,
+        };
+        Self { form, quiet, running: Mutex::default() }
+    }
+
+    /// True where keys can be read while bars are shown.
+    pub const fn is_terminal(&self) -> bool {
+        matches!(self.form, Form::Terminal { .. })
+    }
+
+    /// A line such as `     Done train in 2m 10s`; the verb is right-aligned and, on a terminal, coloured.
+    pub fn line(&self, verb: Verb, text: &str) {
+        if self.quiet && !matches!(verb, Verb::Failed) {
+            return;
+        }
+        match &self.form {
+            Form::Json => {}
+            Form::Plain => to_stderr(&format!("{:>9} {text}\n", verb.word())),
+            Form::Terminal { bars, colours } => {
+                let line = if *colours {
+                    format!("\u{1b}[1;{}m{:>9}\u{1b}[0m {text}", verb.colour(), verb.word())
+                } else {
+                    format!("{:>9} {text}", verb.word())
+                };
+                // A terminal that has gone away cannot be told so.
+                let _ = bars.println(line);
+            }
+        }
+    }
+
+    /// Takes bars away that are still there, so that nothing overwrites what comes next.
+    pub fn close(&self) {
+        for (_, running) in std::mem::take(&mut *self.running()) {
+            if let Some(bar) = running.bar {
+                bar.finish_and_clear();
+            }
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, stage: &str, total: u64) {
+        let mut running = self.running();
+        if running.contains_key(stage) {
+            return;
+        }
+        let bar = match &self.form {
+            Form::Terminal { bars, .. } => {
+                let bar = bars.add(ProgressBar::new(total.max(1)));
+                let style = ProgressStyle::with_template("          {prefix} [{bar:24}] {msg}").expect("the template is fixed");
+                bar.set_style(style.progress_chars("=> "));
+                bar.set_prefix(stage.to_string());
+                bar.set_message("starting");
+                Some(bar)
+            }
+            _ => None,
+        };
+        let now = Instant::now();
+        running.insert(stage.to_string(), Running { bar, started: now, said: now, from: None });
+    }
+
+    fn advance(&self, stage: &str, progress: &Progress) {
+        let line = {
+            let mut running = self.running();
+            let Some(running) = running.get_mut(stage) else { return };
+            let from = *running.from.get_or_insert_with(|| {
+                running.started = Instant::now();
+                progress.done
+            });
+            let text = describe(progress, from, running.started.elapsed());
+            if let Some(bar) = &running.bar {
+                bar.set_length(progress.total.max(1));
+                bar.set_position(progress.done);
+                bar.set_message(text);
+                return;
+            }
+            if running.said.elapsed() < PLAIN_INTERVAL {
+                return;
+            }
+            running.said = Instant::now();
+            text
+        };
+        if matches!(self.form, Form::Plain) {
+            self.line(Verb::Running, &format!("{stage}: {line}"));
+        }
+    }
+
+    fn finish(&self, stage: &str) {
+        if let Some(Running { bar: Some(bar), .. }) = self.running().remove(stage) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn show(&self, event: Event) {
+        match event {
+            Event::RunStarted { .. } | Event::RunFinished { .. } => {}
+            Event::StageStarted { stage, reasons, counts, .. } => {
+                self.line(Verb::Running, &format!("{stage}: {}", worded(&reasons)));
+                self.start(&stage, (counts.total - counts.cached) as u64);
+            }
+            Event::ItemFinished { stage, item, counts, error } => {
+                if let Some(error) = error {
+                    self.line(Verb::Failed, &format!("{stage}/{item}: {error}"));
+                }
+                let done = (counts.ran + counts.failed) as u64;
+                let total = (counts.total - counts.cached) as u64;
+                self.advance(&stage, &Progress { done, total, unit: "items", values: Vec::new() });
+            }
+            Event::Progress { stage, progress } => self.advance(&stage, &progress),
+            Event::Checkpoint { stage, item, attributes } => {
+                let facts: Vec<String> = attributes.iter().map(|(name, value)| format!("{name} {value}")).collect();
+                let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
+                self.line(Verb::Saved, &format!("{stage}/{item}{facts}"));
+            }
+            Event::Said { stage: Some(stage), message } => self.line(Verb::Note, &format!("{stage}: {message}")),
+            Event::Said { stage: None, message } => self.line(Verb::Note, &message),
+            Event::StageFinished { stage, state, counts, seconds, note, came_out_the_same } => {
+                self.finish(&stage);
+                let (verb, text) = finished(&stage, state, counts, seconds, note.as_deref(), came_out_the_same);
+                self.line(verb, &text);
+            }
+        }
+    }
+}
+
+impl Observer for Console {
+    fn event(&self, event: Event) {
+        match self.form {
+            Form::Json => {
+                let mut stdout = io::stdout().lock();
+                // A reader that has gone away does not end the run.
+                let _ = writeln!(stdout, "{}", to_json(&event)).and_then(|()| stdout.flush());
+            }
+            _ => self.show(event),
+        }
+    }
+}
+
+/// What a line begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Cached,
+    Running,
+    Saved,
+    Note,
+    Done,
+    Failed,
+    Blocked,
+    Stopped,
+    Waiting,
+}
+
+impl Verb {
+    const fn word(self) -> &'static str {
+        match self {
+            Verb::Cached => "Cached",
+            Verb::Running => "Running",
+            Verb::Saved => "Saved",
+            Verb::Note => "Note",
+            Verb::Done => "Done",
+            Verb::Failed => "Failed",
+            Verb::Blocked => "Blocked",
+            Verb::Stopped => "Stopped",
+            Verb::Waiting => "Waiting",
+        }
+    }
+
+    /// ANSI: green for what is there, cyan for what goes on, yellow for what the user should know, red for what failed.
+    const fn colour(self) -> u8 {
+        match self {
+            Verb::Cached | Verb::Done | Verb::Saved => 32,
+            Verb::Running => 36,
+            Verb::Note | Verb::Blocked | Verb::Stopped | Verb::Waiting => 33,
+            Verb::Failed => 31,
+        }
+    }
+}
+
+fn finished(
+    stage: &str,
+    state: StageState,
+    counts: Counts,
+    seconds: f64,
+    note: Option<&str>,
+    came_out_the_same: bool,
+) -> (Verb, String) {
+    let note = note.map(|note| format!(": {note}")).unwrap_or_default();
+    let items = |count: usize| if count == 1 { "1 item".to_string() } else { format!("{count} items") };
+    match state {
+        StageState::Cached => (Verb::Cached, format!("{stage} ({}){note}", items(counts.total))),
+        StageState::Ran => {
+            let share = if counts.cached > 0 { format!(" ({} of {})", counts.ran, items(counts.total)) } else { String::new() };
+            let same = if came_out_the_same { "; it came out the same" } else { "" };
+            (Verb::Done, format!("{stage}{share} in {}{note}{same}", duration(seconds)))
+        }
+        StageState::Failed if counts.total > 1 => {
+            (Verb::Failed, format!("{stage}: {} of {} failed{note}", counts.failed, items(counts.total)))
+        }
+        StageState::Failed => (Verb::Failed, format!("{stage}{note}")),
+        StageState::Blocked => (Verb::Blocked, format!("{stage}{note}")),
+        StageState::Interrupted => (Verb::Stopped, format!("{stage}{note}")),
+    }
+}
+
+/// `1880 of 9400 images, loss 0.0834, 3.2 images/s, 39m 10s left`
+fn describe(progress: &Progress, from: u64, elapsed: Duration) -> String {
+    let unit = if progress.unit.is_empty() { String::new() } else { format!(" {}", progress.unit) };
+    let mut parts = vec![format!("{} of {}{unit}", progress.done, progress.total)];
+    for (name, value) in &progress.values {
+        parts.push(format!("{name} {}", number(*value)));
+    }
+    let done = progress.done.saturating_sub(from);
+    let seconds = elapsed.as_secs_f64();
+    if done > 0 && seconds > 0.5 {
+        let rate = done as f64 / seconds;
+        parts.push(if rate >= 0.1 { format!("{}{unit}/s", number(rate)) } else { format!("{}{unit}/min", number(rate * 60.0)) });
+        if progress.total > progress.done {
+            parts.push(format!("{} left", duration((progress.total - progress.done) as f64 / rate)));
+        }
+    }
+    parts.join(", ")
+}
+
+/// Three digits that count.
+fn number(value: f64) -> String {
+    let size = value.abs();
+    if size == 0.0 {
+        "0".to_string()
+    } else if size < 0.001 {
+        format!("{value:.2e}")
+    } else if size < 1.0 {
+        format!("{value:.4}")
+    } else if size < 10.0 {
+        format!("{value:.2}")
+    } else if size < 100.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
+    }
+}
+
+/// `0.3s`, `42s`, `2m 10s`, `1h 05m`
+pub fn duration(seconds: f64) -> String {
+    if seconds < 9.95 {
+        return format!("{seconds:.1}s");
+    }
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{whole}s"),
+        60..3600 => format!("{}m {:02}s", whole / 60, whole % 60),
+        _ => format!("{}h {:02}m", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+fn to_stderr(text: &str) {
+    // If standard error is closed there is nowhere left to say so.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn counts_json(counts: Counts) -> serde_json::Value {
+    json!({ "total": counts.total, "ran": counts.ran, "cached": counts.cached, "failed": counts.failed })
+}
+
+/// The contract of `--progress json`.
+fn to_json(event: &Event) -> serde_json::Value {
+    match event {
+        Event::RunStarted { pipeline, stages } => json!({ "event": "run_started", "pipeline": pipeline, "stages": stages }),
+        Event::StageStarted { stage, kind, reasons, counts } => json!({
+            "event": "stage_started",
+            "stage": stage,
+            "kind": kind,
+            "reasons": reasons.iter().map(|reason| reason.to_json()).collect::<Vec<_>>(),
+            "items": counts_json(*counts),
+        }),
+        Event::ItemFinished { stage, item, counts, error } => json!({
+            "event": "item_finished", "stage": stage, "item": item, "items": counts_json(*counts), "error": error,
+        }),
+        Event::Progress { stage, progress } => {
+            let values: serde_json::Map<String, serde_json::Value> =
+                progress.values.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
+            json!({
+                "event": "progress", "stage": stage,
+                "done": progress.done, "total": progress.total, "unit": progress.unit, "values": values,
+            })
+        }
+        Event::Checkpoint { stage, item, attributes } => {
+            json!({ "event": "checkpoint", "stage": stage, "item": item, "attributes": attributes })
+        }
+        Event::Said { stage, message } => json!({ "event": "message", "stage": stage, "text": message }),
+        Event::StageFinished { stage, state, counts, seconds, note, came_out_the_same } => json!({
+            "event": "stage_finished",
+            "stage": stage,
+            "state": state.word(),
+            "items": counts_json(*counts),
+            "seconds": seconds,
+            "note": note,
+            "came_out_the_same": came_out_the_same,
+        }),
+        Event::RunFinished { ok, seconds } => json!({ "event": "run_finished", "ok": ok, "seconds": seconds }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_count_values_rate_and_time_left() {
+        let progress = Progress { done: 1880, total: 9400, unit: "images", values: vec![("loss", 0.08341), ("rate", 1e-4)] };
+        assert_eq!(
+            describe(&progress, 940, Duration::from_secs(300)),
+            "1880 of 9400 images, loss 0.0834, rate 1.00e-4, 3.13 images/s, 40m 00s left"
+        );
+        assert_eq!(describe(&progress, 1880, Duration::from_secs(300)), "1880 of 9400 images, loss 0.0834, rate 1.00e-4");
+    }
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        let cases = [(0.04, "0.0s"), (9.94, "9.9s"), (9.96, "10s"), (59.6, "1m 00s"), (130.0, "2m 10s"), (3900.0, "1h 05m")];
+        for (seconds, text) in cases {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn a_finished_stage_says_what_ran() {
+        let counts = Counts { total: 24, ran: 1, cached: 23, failed: 0 };
+        assert_eq!(
+            finished("resize", StageState::Ran, counts, 0.31, None, false),
+            (Verb::Done, "resize (1 of 24 items) in 0.3s".to_string())
+        );
+        let cached = Counts { total: 24, ran: 0, cached: 24, failed: 0 };
+        assert_eq!(
+            finished("resize", StageState::Cached, cached, 0.0, None, false),
+            (Verb::Cached, "resize (24 items)".to_string())
+        );
+    }
+
+    #[test]
+    fn the_json_of_a_finished_stage_has_the_names_of_the_contract() {
+        let event = Event::StageFinished {
+            stage: "crop".into(),
+            state: StageState::Ran,
+            counts: Counts { total: 3, ran: 1, cached: 2, failed: 0 },
+            seconds: 1.5,
+            note: None,
+            came_out_the_same: false,
+        };
+        let json = to_json(&event);
+        assert_eq!(json["event"], "stage_finished");
+        assert_eq!(json["stage"], "crop");
+        assert_eq!(json["state"], "ran");
+        assert_eq!(json["items"], json!({ "total": 3, "ran": 1, "cached": 2, "failed": 0 }));
+        assert_eq!(json["seconds"], 1.5);
+    }
+}

@@ -1,0 +1,189 @@
+//! `loramill run`: builds what a pipeline lacks.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context as _;
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::cache::Cache;
+use crate::cli::console::{Console, Format, Verb, duration};
+use crate::cli::{Global, PipelineArguments, WrongArguments, counted, open};
+use crate::pipeline::execute::{self, RunOptions};
+use crate::pipeline::graph::Pipeline;
+use crate::pipeline::progress::StageState;
+use crate::pipeline::run_record::RunRecord;
+use crate::pipeline::wishes::Wishes;
+
+/// What a shell reports of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// Build what changed since the last run
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub what: TargetArguments,
+    /// Run these stages even if they are fresh
+    #[arg(long, value_name = "STAGE")]
+    force: Vec<String>,
+    /// Go on with what does not need a failed item or stage
+    #[arg(short, long)]
+    keep_going: bool,
+    /// Threads for pictures and texts [default: one for each core]
+    #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    jobs: usize,
+    /// Where networks run: `auto`, `cpu`, `libtorch:0`
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Say what would run, and run nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How progress is written [default: bars on a terminal, else plain lines]
+    #[arg(long, value_name = "FORMAT")]
+    progress: Option<Format>,
+    /// Say how much memory was needed
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// A pipeline and stages of it.
+#[derive(Args, Clone, Debug)]
+pub struct TargetArguments {
+    /// The pipeline (a folder or its file; default: pipeline.yaml here), then stages to build with all they need [default: all that
+    /// are not `default: false`]
+    #[arg(value_name = "PIPELINE|STAGE")]
+    names: Vec<String>,
+    /// Another value for this time: `--set train.network.rank=16`
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    settings: Vec<String>,
+}
+
+impl TargetArguments {
+    /// The pipeline, and the stages that are named.
+    ///
+    /// # Errors
+    /// `WrongFile`, or `WrongArguments` for a name that is no stage.
+    pub fn open(&self) -> anyhow::Result<(Pipeline, Vec<usize>)> {
+        let is_pipeline = |name: &String| {
+            let path = PathBuf::from(name);
+            path.is_file() || path.join("pipeline.yaml").is_file() || name.contains('/') && !name.starts_with("train/")
+        };
+        let (pipeline, targets) = match self.names.split_first() {
+            Some((first, rest)) if is_pipeline(first) => (Some(PathBuf::from(first)), rest),
+            // Neither a pipeline here nor one named: what is named is more likely a folder than a stage.
+            Some((first, rest)) if !PathBuf::from("pipeline.yaml").exists() => (Some(PathBuf::from(first)), rest),
+            _ => (None, self.names.as_slice()),
+        };
+        let pipeline = open(&PipelineArguments::new(pipeline, self.settings.clone()))?;
+        let targets = targets.iter().map(|name| stage_index(&pipeline, name)).collect::<anyhow::Result<_>>()?;
+        Ok((pipeline, targets))
+    }
+}
+
+/// The stage called `name`.
+pub fn stage_index(pipeline: &Pipeline, name: &str) -> anyhow::Result<usize> {
+    let known = || pipeline.stages.iter().map(|stage| stage.name.as_str());
+    pipeline.position(name).ok_or_else(|| {
+        let hint = match crate::pipeline::diagnostic::nearest(name, known()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("there are {}", known().collect::<Vec<_>>().join(", ")),
+        };
+        WrongArguments(format!("there is no stage `{name}`: {hint}")).into()
+    })
+}
+
+/// The cache that belongs to a pipeline.
+pub fn open_cache(pipeline: &Pipeline, global: &Global) -> anyhow::Result<Cache> {
+    let root = Cache::locate(&pipeline.folder, global.cache().as_deref());
+    Cache::open(&root).with_context(|| format!("opening the cache `{}`", root.display()))
+}
+
+/// The stages that are named, else those that a bare run builds.
+pub fn targets_or_default(pipeline: &Pipeline, targets: Vec<usize>) -> Vec<usize> {
+    if targets.is_empty() { pipeline.by_default() } else { targets }
+}
+
+pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let (pipeline, targets) = arguments.what.open()?;
+    let force: BTreeSet<usize> =
+        arguments.force.iter().map(|name| stage_index(&pipeline, name)).collect::<anyhow::Result<_>>()?;
+    let mut targets = targets_or_default(&pipeline, targets);
+    targets.extend(&force);
+    let cache = open_cache(&pipeline, global)?;
+    if arguments.dry_run {
+        return crate::cli::plan::show(&pipeline, &cache, &targets, &force, false, false);
+    }
+
+    let wishes = Wishes::default();
+    listen_to_signals(&wishes)?;
+    let console = Console::new(arguments.progress, global.is_quiet());
+    let options =
+        RunOptions { targets, force, keep_going: arguments.keep_going, jobs: arguments.jobs, device: arguments.device.clone() };
+    let record = execute::run(&pipeline, &cache, &options, &console, &wishes);
+    console.close();
+    let record = record?;
+    summarise(&console, &pipeline, &record);
+    if arguments.verbose {
+        console.line(Verb::Note, &format!("peak memory {}", peak_memory().unwrap_or_else(|| "unknown".to_string())));
+    }
+    Ok(match (record.interrupted, record.is_ok()) {
+        (true, _) => ExitCode::from(INTERRUPTED),
+        (false, true) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::FAILURE,
+    })
+}
+
+/// The first Ctrl-C (or `kill`) asks stages to save and end; the second ends the program at once.
+fn listen_to_signals(wishes: &Wishes) -> io::Result<()> {
+    let asked: Arc<AtomicBool> = wishes.interrupt_flag();
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds the flag unset.
+        signal_hook::flag::register_conditional_shutdown(signal, i32::from(INTERRUPTED), Arc::clone(&asked))?;
+        signal_hook::flag::register(signal, Arc::clone(&asked))?;
+    }
+    Ok(())
+}
+
+fn summarise(console: &Console, pipeline: &Pipeline, record: &RunRecord) {
+    let seconds = duration(record.seconds);
+    if record.interrupted {
+        console.line(Verb::Stopped, &format!("after {seconds}; the same command goes on from here"));
+        return;
+    }
+    let in_state = |state: StageState| record.stages.iter().filter(|stage| stage.state == state).count();
+    let failed = in_state(StageState::Failed);
+    if failed > 0 {
+        console.line(Verb::Failed, &format!("{} of {} in {seconds}", failed, counted(record.stages.len(), "stage")));
+        return;
+    }
+    for stage in record.stages.iter().filter(|stage| stage.waits_for_user) {
+        let note = stage.note.as_deref().unwrap_or_default();
+        console.line(Verb::Waiting, &format!("{}: {note}", stage.name));
+    }
+    if record.did_nothing() {
+        console.line(Verb::Done, &format!("nothing to do: {} fresh ({seconds})", counted(record.stages.len(), "stage")));
+        return;
+    }
+    let made: Vec<&str> = record
+        .stages
+        .iter()
+        .filter(|stage| stage.state == StageState::Ran && !stage.name.contains('/'))
+        .map(|stage| stage.name.as_str())
+        .collect();
+    console.line(Verb::Done, &format!("{} in {seconds}: {}", counted(made.len(), "stage"), made.join(", ")));
+    if pipeline.settings.is_empty() && !made.is_empty() {
+        console.line(Verb::Done, &format!("results are in `{}`", pipeline.out().display()));
+    }
+}
+
+/// `VmHWM` of this process: the most memory it had at a time.
+fn peak_memory() -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kilobytes: f64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()?;
+    Some(format!("{:.0} MB", kilobytes / 1024.0))
+}

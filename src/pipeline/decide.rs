@@ -1,0 +1,585 @@
+//! Decides what of a stage is there already and what must run. `plan` asks it without running anything, `execute` asks it for each stage
+//! whose inputs are there: what a plan says is what a run does. Unaware of how stages are run.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use anyhow::{Context as _, Result, bail};
+use rayon::prelude::*;
+
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{ComponentList, Covered, Covers, KeyHash, Purpose, Rendering as _, Section};
+use crate::cache::records::{Output, Record};
+use crate::edits::Editing;
+use crate::pipeline::context::ArtifactFiles;
+use crate::pipeline::freshness::{Reason, changed_items, changed_params};
+use crate::pipeline::graph::{Edge, LoadedStage, Pipeline, Producer};
+use crate::pipeline::item::{Artifact, Item, ItemSet};
+use crate::pipeline::item_set;
+use crate::pipeline::item_tree::{Given, ItemTree};
+use crate::pipeline::keys::{KeyedInput, StageIdentity, members, render_inputs, render_work};
+use crate::pipeline::lock_file::LockFile;
+use crate::pipeline::resolve::{Waiting, take, takes_all};
+use crate::pipeline::stage::{Form, ItemStage, Resolved, WholeStage, Work};
+use crate::pipeline::texts;
+
+/// The field under which the record of an item stage names its tree.
+pub const TREE_FIELD: &str = "tree";
+/// The fact under which a published output names the key of the stage that was running.
+pub const STAGE_FACT: &str = "stage";
+
+/// What a decision rests on.
+#[derive(Clone, Copy)]
+pub struct Grounds<'a> {
+    pub pipeline: &'a Pipeline,
+    pub cache: &'a Cache,
+    pub files: &'a ArtifactFiles<'a>,
+    /// As it was when the run began.
+    pub lock: &'a LockFile,
+    /// Digests that stand for contents that nobody knows yet.
+    pub unknown: &'a HashSet<Digest>,
+}
+
+/// An input of a stage, after selection.
+pub struct Taken<'a> {
+    pub edge: &'a Edge,
+    pub tree: ItemTree,
+}
+
+pub struct Decision<'a> {
+    pub identity: StageIdentity,
+    pub taken: Vec<Taken<'a>>,
+    pub verdict: Verdict,
+}
+
+pub enum Verdict {
+    /// All outputs are here. `recorded`: the lock has this row already.
+    Fresh {
+        key: Digest,
+        tree: ItemTree,
+        recorded: bool,
+        ended: Option<String>,
+    },
+    Works(Works),
+    Whole(Whole),
+    /// Nothing can be said before something else is there.
+    Waits(Vec<Reason>),
+}
+
+/// An item stage that is not known to be fresh as a whole.
+pub struct Works {
+    /// Of the row; `None` if not all inputs are there.
+    pub key: Option<Digest>,
+    pub works: Vec<KeyedWork>,
+    /// Why any of them must run.
+    pub reasons: Vec<Reason>,
+}
+
+pub struct KeyedWork {
+    pub work: Work,
+    pub key: Digest,
+    pub state: WorkState,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum WorkState {
+    Fresh(Vec<Output>),
+    Dirty,
+    Unknown,
+    /// A person wrote the text; the machine is not asked. Holds the fields that people wrote.
+    Edited(BTreeMap<String, Artifact>),
+    /// What a person wrote cannot be used: says why.
+    Broken(String),
+}
+
+/// A whole stage that must run, or of which that is not known.
+pub struct Whole {
+    /// `None` if not all inputs are known.
+    pub key: Option<Digest>,
+    pub state_key: Option<Digest>,
+    pub reasons: Vec<Reason>,
+    /// By an interrupted run that this one goes on from.
+    pub published: Vec<Output>,
+    /// Some of what an interrupted run published is lost: nothing of it may be used.
+    pub start_over: bool,
+}
+
+impl<'a> Grounds<'a> {
+    /// What must run of the stage at `index`, whose producers give what `given` says.
+    pub fn decide(&self, index: usize, given: &dyn Fn(Producer) -> Given, forced: bool) -> Result<Decision<'a>> {
+        let stage = &self.pipeline.stages[index];
+        let identity = StageIdentity::of(stage);
+        let (taken, complete) = match self.take_all(stage, given)? {
+            Ok(taken) => taken,
+            Err(reasons) => {
+                return Ok(Decision { identity, taken: Vec::new(), verdict: Verdict::Waits(reasons) });
+            }
+        };
+        let verdict = match stage.stage.form() {
+            Form::Items(form) => self.decide_items(stage, form, &identity, &taken, complete, forced)?,
+            Form::Whole(form) => self.decide_whole(stage, form, &identity, &taken, complete, forced)?,
+        };
+        Ok(Decision { identity, taken, verdict })
+    }
+
+    /// The inputs after selection, and whether they are all there.
+    fn take_all(
+        &self,
+        stage: &'a LoadedStage,
+        given: &dyn Fn(Producer) -> Given,
+    ) -> Result<Result<(Vec<Taken<'a>>, bool), Vec<Reason>>> {
+        let mut taken = Vec::with_capacity(stage.edges.len());
+        let mut complete = true;
+        let mut waits = Vec::new();
+        for edge in &stage.edges {
+            let producer = || edge.reads.reference.name.clone();
+            let (items, whole) = match given(edge.from) {
+                Given::Nothing => {
+                    waits.push(Reason::WaitsFor { stage: producer() });
+                    continue;
+                }
+                Given::Part(_) if matches!(edge.from, Producer::Input(_)) => {
+                    waits.push(Reason::InputAbsent { input: producer() });
+                    continue;
+                }
+                Given::Whole(tree) if matches!(edge.from, Producer::Stage(_)) && takes_all(&edge.reads, &self.pipeline.skip) => {
+                    taken.push(Taken { edge, tree });
+                    continue;
+                }
+                Given::Whole(tree) => (tree.items(self.cache)?.to_vec(), true),
+                Given::Part(items) => (items.as_ref().clone(), false),
+            };
+            match take(&edge.reads, &items, whole, &self.pipeline.skip, self.pipeline.pick)? {
+                Ok(items) => {
+                    complete &= whole;
+                    taken.push(Taken { edge, tree: ItemTree::of(items) });
+                }
+                Err(Waiting::ForAPick) => waits.push(Reason::NothingPicked { input: producer() }),
+                Err(Waiting::ForMore) => waits.push(Reason::WaitsFor { stage: producer() }),
+            }
+        }
+        Ok(if waits.is_empty() { Ok((taken, complete)) } else { Err(waits) })
+    }
+
+    fn decide_items(
+        &self,
+        stage: &'a LoadedStage,
+        form: &dyn ItemStage,
+        identity: &StageIdentity,
+        taken: &[Taken<'_>],
+        complete: bool,
+        forced: bool,
+    ) -> Result<Verdict> {
+        let editable = stage.stage.editable();
+        let editing = match &editable {
+            Some(editable) => Some(texts::read(self.pipeline, self.cache, self.lock, stage, editable)?),
+            None => None,
+        };
+        let key = if complete { Some(row_key(identity, taken, editing.as_ref())) } else { None };
+        let mut lost = Vec::new();
+        if let Some(key) = key
+            && !forced
+        {
+            match self.find_row(stage, &key)? {
+                Some(Row { lost: row_lost, tree, recorded, ended }) if row_lost.is_empty() => {
+                    return Ok(Verdict::Fresh { key, tree, recorded, ended });
+                }
+                Some(row) => lost = row.lost,
+                None => {}
+            }
+        }
+        let resolved = self.resolve(taken, complete)?;
+        let works = form.expand(&resolved, self.files)?;
+        // Whose text a file is can only be told from what the machine wrote, so a forced stage looks that up all the same.
+        let mut works = self.look_up(stage, identity, works, forced && editing.is_none())?;
+        if let (Some(editing), Some(editable)) = (&editing, &editable) {
+            texts::judge(editing, editable, &mut works, forced);
+        }
+        let must_run = |work: &&KeyedWork| matches!(work.state, WorkState::Dirty | WorkState::Broken(_));
+        let dirty: Vec<&str> = works.iter().filter(must_run).map(|w| w.work.name.as_str()).collect();
+        let reasons = if dirty.is_empty() {
+            self.waits_of(taken)
+        } else if forced {
+            vec![Reason::Forced]
+        } else {
+            let mut reasons = self.reasons(stage, identity, taken)?;
+            if !lost.is_empty() {
+                reasons.push(Reason::OutputsLost { total: works.len(), items: lost });
+            }
+            if reasons.is_empty() {
+                let items = dirty.into_iter().map(str::to_string).collect();
+                reasons.push(Reason::NoResult { items, total: works.len() });
+            }
+            reasons
+        };
+        Ok(Verdict::Works(Works { key, works, reasons }))
+    }
+
+    fn decide_whole(
+        &self,
+        stage: &'a LoadedStage,
+        form: &dyn WholeStage,
+        identity: &StageIdentity,
+        taken: &[Taken<'_>],
+        complete: bool,
+        forced: bool,
+    ) -> Result<Verdict> {
+        if !complete || self.reads_unknown(taken)? {
+            let reasons = self.waits_of(taken);
+            return Ok(Verdict::Whole(Whole { key: None, state_key: None, reasons, published: Vec::new(), start_over: false }));
+        }
+        let mut hash = KeyHash::new(Purpose::Stage);
+        let mut state_hash = KeyHash::new(Purpose::State);
+        identity.render(&mut hash);
+        identity.render_without(form.horizon_components(), &mut state_hash);
+        let keyed = self.keyed(taken)?;
+        render_inputs(&keyed, &mut hash);
+        render_inputs(&keyed, &mut state_hash);
+        let (key, state_key) = (hash.key(), state_hash.key());
+
+        let mut reasons = Vec::new();
+        if forced {
+            reasons.push(Reason::Forced);
+            return Ok(Verdict::Whole(Whole {
+                key: Some(key),
+                state_key: Some(state_key),
+                reasons,
+                published: Vec::new(),
+                start_over: true,
+            }));
+        }
+        match self.find_row(stage, &key)? {
+            Some(Row { lost, tree, recorded, ended }) if lost.is_empty() => {
+                return Ok(Verdict::Fresh { key, tree, recorded, ended });
+            }
+            Some(row) => reasons.push(Reason::OutputsLost { total: row.tree.count, items: row.lost }),
+            None => {}
+        }
+        let (published, start_over) = self.published(form, taken, &key, &state_key)?;
+        reasons.extend(self.reasons(stage, identity, taken)?);
+        if !published.is_empty() {
+            reasons = vec![Reason::GoesOn { published: published.len() }];
+        }
+        Ok(Verdict::Whole(Whole { key: Some(key), state_key: Some(state_key), reasons, published, start_over }))
+    }
+
+    /// The inputs as the key of a whole stage sees them.
+    fn keyed<'t>(&self, taken: &'t [Taken<'_>]) -> Result<Vec<KeyedInput<'t>>> {
+        taken
+            .iter()
+            .map(|taken| {
+                let members = members(taken.tree.items(self.cache)?, taken.edge.reads.reads);
+                let param = taken.edge.reads.param.as_str();
+                Ok(KeyedInput { param, members, count: taken.tree.count, tree: taken.tree.digest })
+            })
+            .collect()
+    }
+
+    /// The list that the record of the stage keeps.
+    pub fn components(&self, stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>]) -> Result<ComponentList> {
+        let mut list = ComponentList::default();
+        identity.render(&mut list);
+        match stage.stage.form() {
+            Form::Items(_) => render_inputs(&by_tree(taken), &mut list),
+            Form::Whole(_) => render_inputs(&self.keyed(taken)?, &mut list),
+        }
+        Ok(list)
+    }
+
+    /// The inputs as the stage gets them.
+    pub fn resolve(&self, taken: &[Taken<'_>], complete: bool) -> Result<Resolved> {
+        let mut resolved = Resolved { complete, ..Resolved::default() };
+        for taken in taken {
+            resolved.inputs.insert(taken.edge.reads.param.clone(), taken.tree.items(self.cache)?.to_vec());
+        }
+        Ok(resolved)
+    }
+
+    /// Keys of pieces of work, and which of them have a result here.
+    pub fn look_up(
+        &self,
+        stage: &LoadedStage,
+        identity: &StageIdentity,
+        works: Vec<Work>,
+        forced: bool,
+    ) -> Result<Vec<KeyedWork>> {
+        let mut names = HashSet::with_capacity(works.len());
+        if let Some(twice) = works.iter().find(|work| !names.insert(work.name.as_str())) {
+            bail!("`{}` would make `{}` twice", stage.name, twice.name);
+        }
+        let start = identity.work_hash();
+        let preferred = self.preferred(stage);
+        works
+            .into_par_iter()
+            .with_min_len(16)
+            .map(|work| {
+                if work.inputs.values().any(|artifact| self.unknown.contains(&artifact.digest)) {
+                    let key = unknown_key(&work);
+                    return Ok(KeyedWork { work, key, state: WorkState::Unknown });
+                }
+                let mut hash = start.clone();
+                render_work(&work, &mut hash);
+                let key = hash.key();
+                let found = if forced { None } else { self.result(&key, &preferred)? };
+                let state = found.map_or(WorkState::Dirty, |record| WorkState::Fresh(record.outputs));
+                Ok(KeyedWork { work, key, state })
+            })
+            .collect()
+    }
+
+    /// A result of `key` whose objects are all here: the one the lock names, else the first.
+    pub fn result(&self, key: &Digest, preferred: &Preferred) -> Result<Option<Record>> {
+        let mut here: Vec<Record> = self.cache.results(key)?;
+        here.retain(|record| record.outputs.iter().all(|output| self.is_here(output)));
+        if here.len() > 1
+            && let Some(digests) = preferred.get(self.cache, key)
+        {
+            let named = |output: &Output| output.fields.values().any(|artifact| digests.contains(&artifact.digest));
+            if let Some(position) = here.iter().position(|record| record.outputs.iter().any(named)) {
+                return Ok(Some(here.swap_remove(position)));
+            }
+        }
+        Ok(here.into_iter().next())
+    }
+
+    pub fn preferred(&self, stage: &LoadedStage) -> Preferred {
+        let rows = self.lock.stages.get(&stage.name).map_or(&[][..], Vec::as_slice);
+        Preferred { trees: rows.iter().map(|row| row.out).collect(), by_key: std::sync::OnceLock::new() }
+    }
+
+    fn is_here(&self, output: &Output) -> bool {
+        output.fields.values().all(|artifact| self.cache.contains(&artifact.digest, artifact.size))
+    }
+
+    /// The tree that the lock or a record names for a key.
+    fn find_row(&self, stage: &LoadedStage, key: &Digest) -> Result<Option<Row>> {
+        let rows = self.lock.stages.get(&stage.name).map_or(&[][..], Vec::as_slice);
+        let mut damaged = None;
+        for row in rows.iter().filter(|row| row.key == *key) {
+            let tree = ItemTree::in_cache(row.out, row.items as usize);
+            if let Some(row) = self.check_row(stage, tree, rows.len() == 1)? {
+                if row.lost.is_empty() {
+                    let ended = self.cache.lookup(key)?.and_then(|record| record.ended);
+                    return Ok(Some(Row { ended, ..row }));
+                }
+                damaged = Some(row);
+            }
+        }
+        for record in self.cache.results(key)? {
+            let Some(tree) = record.outputs.first().and_then(|output| output.fields.get(TREE_FIELD)) else { continue };
+            let count = record.outputs[0].attributes.get("items").and_then(|n| n.parse().ok()).unwrap_or_default();
+            if let Some(row) = self.check_row(stage, ItemTree::in_cache(tree.digest, count), false)? {
+                if row.lost.is_empty() {
+                    return Ok(Some(Row { ended: record.ended, ..row }));
+                }
+                damaged = Some(row);
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Whether the outputs that a tree lists are here; `None` if the tree itself is not.
+    fn check_row(&self, stage: &LoadedStage, tree: ItemTree, recorded: bool) -> Result<Option<Row>> {
+        if !self.cache.path(&tree.digest).exists() {
+            return Ok(None);
+        }
+        let Ok(bytes) = self.cache.read(&tree.digest) else { return Ok(None) };
+        // Fields that passed through are those of stages before, which were checked in their turn.
+        let written = stage.kind.writes();
+        let mut outputs = Vec::with_capacity(tree.count);
+        item_set::visit(&bytes, |view| {
+            let fields = view.fields.iter().filter(|field| written.contains(&field.name));
+            outputs.extend(fields.map(|field| (field.digest, field.size, view.name)));
+        })?;
+        let lost: Vec<String> = outputs
+            .par_iter()
+            .with_min_len(256)
+            .filter(|(digest, size, _)| !self.cache.contains(digest, *size))
+            .map(|(_, _, name)| name.to_string())
+            .collect();
+        Ok(Some(Row { tree, lost, recorded, ended: None }))
+    }
+
+    /// What an interrupted run published that this one can take over, and whether it must start over.
+    fn published(
+        &self,
+        form: &dyn WholeStage,
+        taken: &[Taken<'_>],
+        key: &Digest,
+        state_key: &Digest,
+    ) -> Result<(Vec<Output>, bool)> {
+        let records = self.cache.published(state_key)?;
+        if records.is_empty() {
+            return Ok((Vec::new(), false));
+        }
+        let forecast = form.forecast(&self.resolve(taken, true)?);
+        let key = key.to_hex();
+        let mut published: Vec<Output> = Vec::new();
+        for record in records {
+            let same_end = record.facts.get(STAGE_FACT) == Some(&key);
+            for output in record.outputs {
+                let name = output.name.resolve("");
+                let foreseen = forecast.iter().any(|(foreseen, attributes)| {
+                    *foreseen == name && attributes.iter().all(|(n, value)| output.attributes.get(n) == Some(value))
+                });
+                if same_end || foreseen {
+                    published.retain(|known| known.name != output.name);
+                    published.push(output);
+                }
+            }
+        }
+        if published.iter().all(|output| self.is_here(output)) { Ok((published, false)) } else { Ok((Vec::new(), true)) }
+    }
+
+    /// The difference between what the lock's last row was made of and what is there now.
+    fn reasons(&self, stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>]) -> Result<Vec<Reason>> {
+        let Some(row) = self.lock.stages.get(&stage.name).and_then(|rows| rows.last()) else {
+            return Ok(vec![Reason::NeverRan]);
+        };
+        let Some(record) = self.cache.lookup(&row.key)? else {
+            return Ok(vec![Reason::NotInThisCache]);
+        };
+        let old = ComponentList::from_record(&record.components);
+        let new = self.components(stage, identity, taken)?;
+        let mut reasons = changed_params(&old, &new);
+        for taken in taken {
+            let reads = &taken.edge.reads;
+            let before = match old.get(Section::Input, &reads.param) {
+                Some(Covered::Set { tree: Some(tree), .. }) if *tree == taken.tree.digest => continue,
+                Some(Covered::Set { tree: Some(tree), .. }) => self.cache.read(tree).ok().and_then(|t| item_set::decode(&t).ok()),
+                _ => None,
+            };
+            match before {
+                Some(before) => {
+                    let now = taken.tree.items(self.cache)?;
+                    reasons.extend(changed_items(&reads.reference.name, reads.reads, &before, now));
+                }
+                None => reasons.push(Reason::InputChanged { input: reads.reference.name.clone() }),
+            }
+        }
+        Ok(reasons)
+    }
+
+    /// The stages and inputs whose contents are not known yet.
+    fn waits_of(&self, taken: &[Taken<'_>]) -> Vec<Reason> {
+        let unknown = |taken: &&Taken<'_>| {
+            taken.tree.items(self.cache).is_ok_and(|items| items.iter().any(|item| self.is_unknown(item, taken.edge)))
+        };
+        taken.iter().filter(unknown).map(|taken| Reason::WaitsFor { stage: taken.edge.reads.reference.name.clone() }).collect()
+    }
+
+    fn reads_unknown(&self, taken: &[Taken<'_>]) -> Result<bool> {
+        if self.unknown.is_empty() {
+            return Ok(false);
+        }
+        for taken in taken {
+            if taken.tree.items(self.cache)?.iter().any(|item| self.is_unknown(item, taken.edge)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_unknown(&self, item: &Item, edge: &Edge) -> bool {
+        let unknown = |artifact: &Artifact| self.unknown.contains(&artifact.digest);
+        edge.reads.reads.iter().filter_map(|field| item.fields.get(*field)).any(unknown)
+    }
+}
+
+/// Results that the lock names, read when two results compete.
+pub struct Preferred {
+    trees: Vec<Digest>,
+    by_key: std::sync::OnceLock<HashMap<Digest, HashSet<Digest>>>,
+}
+
+impl Preferred {
+    fn get(&self, cache: &Cache, key: &Digest) -> Option<&HashSet<Digest>> {
+        let by_key = self.by_key.get_or_init(|| {
+            let mut by_key: HashMap<Digest, HashSet<Digest>> = HashMap::new();
+            for items in self.trees.iter().filter_map(|tree| item_set::decode(&cache.read(tree).ok()?).ok()) {
+                for item in items {
+                    by_key.entry(item.key).or_default().extend(item.fields.values().map(|artifact| artifact.digest));
+                }
+            }
+            by_key
+        });
+        by_key.get(key)
+    }
+}
+
+struct Row {
+    tree: ItemTree,
+    lost: Vec<String>,
+    recorded: bool,
+    ended: Option<String>,
+}
+
+/// The key of the row of an item stage. Names are in it, because the tree holds them, and what people wrote, because it takes the place
+/// of what the machine did.
+pub fn row_key(identity: &StageIdentity, taken: &[Taken<'_>], editing: Option<&Editing<'_>>) -> Digest {
+    let mut hash = KeyHash::new(Purpose::Stage);
+    identity.render(&mut hash);
+    render_inputs(&by_tree(taken), &mut hash);
+    if let Some(editing) = editing {
+        hash.entry(Section::Input, "texts of people", Covers::Artifact(editing.contents_digest()));
+    }
+    hash.key()
+}
+
+/// The inputs as the row of an item stage sees them.
+fn by_tree<'t>(taken: &'t [Taken<'_>]) -> Vec<KeyedInput<'t>> {
+    taken
+        .iter()
+        .map(|taken| {
+            let param = taken.edge.reads.param.as_str();
+            KeyedInput { param, members: taken.tree.digest, count: taken.tree.count, tree: taken.tree.digest }
+        })
+        .collect()
+}
+
+/// Tells works apart whose key is not known.
+fn unknown_key(work: &Work) -> Digest {
+    crate::pipeline::intake::unknown_digest("work", &work.name, "key")
+}
+
+/// The items that a piece of work gave, with what it carries past the worker.
+pub fn items_of(work: &Work, key: Digest, outputs: &[Output]) -> ItemSet {
+    outputs
+        .iter()
+        .map(|output| {
+            let mut fields = work.carry.clone();
+            fields.extend(output.fields.iter().map(|(name, artifact)| (name.clone(), artifact.clone())));
+            let mut attributes = work.attributes.clone();
+            attributes.extend(output.attributes.iter().map(|(name, value)| (name.clone(), value.clone())));
+            let name = output.name.resolve(&work.name);
+            let origin = output.origin.as_ref().map(|origin| origin.resolve(&work.name)).or_else(|| work.origin.clone());
+            Item { origin: origin.filter(|origin| *origin != name), name, fields, attributes, key }
+        })
+        .collect()
+}
+
+/// The item of a piece of work that a person did.
+pub fn edited_item(work: &Work, key: Digest, fields: &BTreeMap<String, Artifact>) -> Item {
+    let mut all = work.carry.clone();
+    all.extend(fields.iter().map(|(name, artifact)| (name.clone(), artifact.clone())));
+    Item { name: work.name.clone(), origin: work.origin.clone(), fields: all, attributes: work.attributes.clone(), key }
+}
+
+/// The key of what `finish` makes of all outputs.
+pub fn finish_key(identity: &StageIdentity, outputs: &[Item], written: &[&str]) -> Digest {
+    let mut hash = KeyHash::new(Purpose::Finish);
+    identity.render(&mut hash);
+    let members = members(outputs, written);
+    let input = KeyedInput { param: "outputs", members, count: outputs.len(), tree: members };
+    render_inputs(&[input], &mut hash);
+    let mut attributes: Vec<String> = outputs.iter().map(|item| format!("{:?}", item.attributes)).collect();
+    attributes.sort_unstable();
+    let attributes = serde_json::Value::from(attributes);
+    hash.entry(Section::Value, "attributes", Covers::Value(&attributes));
+    hash.key()
+}
+
+/// An error that names the stage.
+pub fn in_stage<T>(stage: &LoadedStage, outcome: Result<T>) -> Result<T> {
+    outcome.with_context(|| format!("stage `{}`", stage.name))
+}

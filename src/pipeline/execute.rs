@@ -1,0 +1,471 @@
+//! Runs what a pipeline lacks: stages whose inputs are there, those of the CPU side by side, those of the device one at a time. Unaware of
+//! what a stage computes and of who watches.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::cache::Cache;
+use crate::cache::batch::Batch;
+use crate::cache::digest::Digest;
+use crate::cache::records::{Output, OutputName, Record};
+use crate::edits::Editing;
+use crate::pipeline::context::{ArtifactFiles, RunScope, Shared};
+use crate::pipeline::decide::{Decision, Grounds, TREE_FIELD, Verdict};
+use crate::pipeline::freshness::{Reason, worded};
+use crate::pipeline::graph::{Pipeline, Producer};
+use crate::pipeline::guard::guarded;
+use crate::pipeline::intake::{self, Intake};
+use crate::pipeline::item_set;
+use crate::pipeline::item_tree::{Given, ItemTree};
+use crate::pipeline::lock_file::{EditRows, InputRow, LockFile, StageRow};
+use crate::pipeline::progress::{Counts, Event, Observer, StageState};
+use crate::pipeline::run_record::{RunRecord, StageReport};
+use crate::pipeline::stage::Form;
+use crate::pipeline::texts;
+use crate::pipeline::wishes::Wishes;
+
+/// What the user asks of a run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Indices of the stages to build; what they need is built too.
+    pub targets: Vec<usize>,
+    /// Run these even if they are fresh.
+    pub force: BTreeSet<usize>,
+    /// A failed item or stage does not stop what does not need it.
+    pub keep_going: bool,
+    /// Threads of CPU stages; 0 takes one for each core.
+    pub jobs: usize,
+    pub device: String,
+}
+
+/// A run while it goes on.
+pub(crate) struct Run<'a> {
+    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) cache: &'a Cache,
+    pub(crate) options: &'a RunOptions,
+    pub(crate) scope: RunScope<'a>,
+    pub(crate) intake: &'a Intake,
+    /// As it was when the run began.
+    pub(crate) lock: &'a LockFile,
+    pub(crate) unknown: &'a HashSet<Digest>,
+    needed: Vec<usize>,
+    board: Mutex<Vec<Place>>,
+    lock_now: Mutex<LockFile>,
+    pool: OnceLock<rayon::ThreadPool>,
+}
+
+/// How far a stage is.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    phase: Phase,
+    given: Given,
+    pub(crate) inline: Inline,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Running,
+    Ended,
+}
+
+/// What a stage did while one that it reads was still publishing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Inline {
+    pub(crate) ran: usize,
+    pub(crate) failed: usize,
+    pub(crate) seconds: f64,
+}
+
+/// How a stage ended.
+pub(crate) struct Ending {
+    pub(crate) state: StageState,
+    pub(crate) given: Given,
+    pub(crate) counts: Counts,
+    pub(crate) note: Option<String>,
+    pub(crate) waits_for_user: bool,
+    pub(crate) came_out_the_same: bool,
+}
+
+impl Ending {
+    pub(crate) fn new(state: StageState, given: Given, counts: Counts) -> Self {
+        Self { state, given, counts, note: None, waits_for_user: false, came_out_the_same: false }
+    }
+
+    pub(crate) fn note(self, note: impl Into<String>) -> Self {
+        Self { note: Some(note.into()), ..self }
+    }
+}
+
+/// Builds the targets.
+///
+/// # Errors
+/// Only what concerns the run as a whole: an input that cannot be read, a cache that cannot be written. What a stage meets is in the record.
+pub fn run(
+    pipeline: &Pipeline,
+    cache: &Cache,
+    options: &RunOptions,
+    observer: &dyn Observer,
+    wishes: &Wishes,
+) -> Result<RunRecord> {
+    let started = Instant::now();
+    let mut told = false;
+    let waiting = cache.lock_pipeline(&pipeline.folder, &mut |holder| {
+        if let (false, Some(holder)) = (told, holder) {
+            let message = format!("waiting for process {} on {}, which runs this pipeline", holder.process, holder.host);
+            observer.event(Event::Said { stage: None, message });
+            told = true;
+        }
+        !wishes.interrupted()
+    })?;
+    let Some(_pipeline_lock) = waiting else {
+        return Ok(RunRecord { stages: Vec::new(), seconds: started.elapsed().as_secs_f64(), interrupted: true });
+    };
+    cache.register_root(&pipeline.folder)?;
+
+    let lock = LockFile::read(&pipeline.lock_file())?;
+    let needed = pipeline.needed(options.targets.iter().copied());
+    let names = needed.iter().map(|&index| pipeline.stages[index].name.clone()).collect();
+    observer.event(Event::RunStarted { pipeline: pipeline.file.display().to_string(), stages: names });
+    let intake = read_inputs(pipeline, &needed, cache, &lock)?;
+    let unknown: HashSet<Digest> = intake.absent.keys().copied().collect();
+    if pipeline.settings.is_empty() {
+        recover_texts(pipeline, &needed, cache, &lock, observer)?;
+    }
+    let shared = Shared::default();
+    let place = Place { phase: Phase::Waiting, given: Given::Nothing, inline: Inline::default() };
+    let run = Run {
+        pipeline,
+        cache,
+        options,
+        scope: RunScope { cache, device: &options.device, observer, wishes, shared: &shared },
+        intake: &intake,
+        lock: &lock,
+        unknown: &unknown,
+        needed,
+        board: Mutex::new(vec![place; pipeline.stages.len()]),
+        lock_now: Mutex::new(lock.clone()),
+        pool: OnceLock::new(),
+    };
+    let stages = run.schedule();
+    run.forget_removed_rows(&stages)?;
+    cache.save_stat_index()?;
+    let interrupted = wishes.interrupted();
+    let record = RunRecord { stages, seconds: started.elapsed().as_secs_f64(), interrupted };
+    observer.event(Event::RunFinished { ok: record.is_ok(), seconds: record.seconds });
+    Ok(record)
+}
+
+/// Puts right what a killed run left in the folders of texts.
+fn recover_texts(pipeline: &Pipeline, needed: &[usize], cache: &Cache, lock: &LockFile, observer: &dyn Observer) -> Result<()> {
+    let none = EditRows::new();
+    for stage in needed.iter().map(|&index| &pipeline.stages[index]) {
+        let Some(editable) = stage.stage.editable() else { continue };
+        let rows = lock.edits.get(&stage.name).unwrap_or(&none);
+        let folder = texts::folder(pipeline, stage, &editable);
+        for message in Editing::recover(cache, &folder, editable.extension, rows)? {
+            observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn read_inputs(pipeline: &Pipeline, needed: &[usize], cache: &Cache, lock: &LockFile) -> Result<Intake> {
+    intake::read(pipeline, needed, cache, &|name| {
+        let row = lock.inputs.get(name)?.last()?;
+        Some((row.digest, row.size))
+    })
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn board(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True if nothing new should begin.
+    fn is_ending(&self, reports: &BTreeMap<usize, StageReport>) -> bool {
+        let failed = reports.values().any(|report| report.state == StageState::Failed);
+        self.scope.wishes.interrupted() || (failed && !self.options.keep_going)
+    }
+
+    fn schedule(&self) -> Vec<StageReport> {
+        let mut reports: BTreeMap<usize, StageReport> = BTreeMap::new();
+        let (sender, receiver) = mpsc::channel();
+        thread::scope(|scope| {
+            let mut running = 0usize;
+            let mut device_is_taken = false;
+            loop {
+                if !self.is_ending(&reports) {
+                    for &index in &self.needed {
+                        let uses_device = self.pipeline.stages[index].stage.uses_device();
+                        if !self.is_ready(index) || (uses_device && device_is_taken) {
+                            continue;
+                        }
+                        self.board()[index].phase = Phase::Running;
+                        device_is_taken |= uses_device;
+                        running += 1;
+                        let sender = sender.clone();
+                        scope.spawn(move || {
+                            let report = self.run_stage(index);
+                            // The receiver outlives every sender.
+                            let _ = sender.send((index, uses_device, report));
+                        });
+                    }
+                }
+                if running == 0 {
+                    break;
+                }
+                let (index, used_device, report) = receiver.recv().expect("a running stage reports");
+                running -= 1;
+                device_is_taken &= !used_device;
+                reports.insert(index, report);
+            }
+        });
+        if !self.scope.wishes.interrupted() {
+            for &index in self.needed.iter().filter(|index| !reports.contains_key(index)).collect::<Vec<_>>() {
+                reports.insert(index, self.left_over(index));
+            }
+        }
+        reports.into_values().collect()
+    }
+
+    /// A stage that never had its turn because another failed.
+    fn left_over(&self, index: usize) -> StageReport {
+        let name = self.pipeline.stages[index].name.clone();
+        let note = Some("not started, because another stage failed".to_string());
+        let counts = Counts::default();
+        self.scope.observer.event(Event::StageFinished {
+            stage: name.clone(),
+            state: StageState::Blocked,
+            counts,
+            seconds: 0.0,
+            note: note.clone(),
+            came_out_the_same: false,
+        });
+        StageReport { name, state: StageState::Blocked, counts, seconds: 0.0, note, waits_for_user: false }
+    }
+
+    fn is_ready(&self, index: usize) -> bool {
+        let board = self.board();
+        board[index].phase == Phase::Waiting
+            && self.pipeline.producers(index).all(|producer| board[producer].phase == Phase::Ended)
+    }
+
+    /// Stages that read `index`, are asked for and still wait, though all else that they read is there.
+    pub(crate) fn waiting_consumers(&self, index: usize) -> Vec<usize> {
+        let board = self.board();
+        let is_there =
+            |producer: usize| board[producer].phase == Phase::Ended && matches!(board[producer].given, Given::Whole(_));
+        self.needed
+            .iter()
+            .copied()
+            .filter(|&consumer| matches!(self.pipeline.stages[consumer].stage.form(), Form::Items(_)))
+            .filter(|&consumer| board[consumer].phase == Phase::Waiting)
+            .filter(|&consumer| self.pipeline.producers(consumer).any(|producer| producer == index))
+            .filter(|&consumer| self.pipeline.producers(consumer).all(|producer| producer == index || is_there(producer)))
+            .collect()
+    }
+
+    /// What a producer gives, as far as it is known.
+    pub(crate) fn given(&self, producer: Producer) -> Given {
+        match producer {
+            Producer::Input(index) => self.intake.given.get(&index).cloned().unwrap_or(Given::Nothing),
+            Producer::Stage(index) => self.board()[index].given.clone(),
+        }
+    }
+
+    pub(crate) fn grounds<'g>(&'g self, files: &'g ArtifactFiles<'g>) -> Grounds<'g> {
+        Grounds { pipeline: self.pipeline, cache: self.cache, files, lock: self.lock, unknown: self.unknown }
+    }
+
+    /// The threads of CPU stages, started when the first needs them.
+    pub(crate) fn pool(&self) -> Result<&rayon::ThreadPool> {
+        if self.pool.get().is_none() {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(self.options.jobs).build().context("starting threads")?;
+            // Of two stages one finds the pool of the other.
+            let _ = self.pool.set(pool);
+        }
+        Ok(self.pool.get().expect("just set"))
+    }
+
+    fn run_stage(&self, index: usize) -> StageReport {
+        let started = Instant::now();
+        let stage = &self.pipeline.stages[index];
+        let ending = guarded(|| self.try_stage(index)).unwrap_or_else(|error| {
+            let counts = Counts { total: 1, failed: 1, ..Counts::default() };
+            Ending::new(StageState::Failed, Given::Nothing, counts).note(format!("{error:#}"))
+        });
+        if stage.stage.uses_device() {
+            self.scope.shared.stage_ended();
+        }
+        let seconds = {
+            let mut board = self.board();
+            board[index].phase = Phase::Ended;
+            board[index].given = ending.given;
+            started.elapsed().as_secs_f64() + board[index].inline.seconds
+        };
+        self.scope.observer.event(Event::StageFinished {
+            stage: stage.name.clone(),
+            state: ending.state,
+            counts: ending.counts,
+            seconds,
+            note: ending.note.clone(),
+            came_out_the_same: ending.came_out_the_same,
+        });
+        StageReport {
+            name: stage.name.clone(),
+            state: ending.state,
+            counts: ending.counts,
+            seconds,
+            note: ending.note,
+            waits_for_user: ending.waits_for_user,
+        }
+    }
+
+    fn try_stage(&self, index: usize) -> Result<Ending> {
+        let files = ArtifactFiles::new(self.cache, self.intake);
+        let forced = self.options.force.contains(&index);
+        let decision = self.grounds(&files).decide(index, &|producer| self.given(producer), forced)?;
+        match decision.verdict {
+            Verdict::Waits(ref reasons) => self.wait(reasons),
+            Verdict::Fresh { .. } => self.take_fresh(index, decision),
+            Verdict::Works(_) => self.run_items(index, decision, &files),
+            Verdict::Whole(_) => self.run_whole(index, decision, &files),
+        }
+    }
+
+    fn wait(&self, reasons: &[Reason]) -> Result<Ending> {
+        for reason in reasons {
+            if let Reason::InputAbsent { input } = reason
+                && let Some(absent) = self.intake.absent.values().find(|absent| absent.name == *input)
+            {
+                return Err(absent.error());
+            }
+        }
+        let waits_for_user = reasons.iter().any(|reason| matches!(reason, Reason::NothingPicked { .. }));
+        let ending = Ending::new(StageState::Blocked, Given::Nothing, Counts::default()).note(worded(reasons));
+        Ok(Ending { waits_for_user, ..ending })
+    }
+
+    pub(crate) fn take_fresh(&self, index: usize, decision: Decision<'_>) -> Result<Ending> {
+        let Verdict::Fresh { key, tree, recorded, ended } = decision.verdict else { unreachable!("asked for fresh stages only") };
+        if !recorded {
+            self.write_row(index, key, &tree)?;
+        }
+        let inline = self.board()[index].inline;
+        let counts = Counts { total: tree.count, ran: inline.ran, cached: tree.count - inline.ran.min(tree.count), failed: 0 };
+        let state = if inline.ran > 0 { StageState::Ran } else { StageState::Cached };
+        let ending = Ending::new(state, Given::Whole(tree), counts);
+        Ok(Ending { note: ended, ..ending })
+    }
+
+    /// Records that `key` gave `tree`, then what the user sees of it. True if the outputs are those that the lock names already.
+    pub(crate) fn record_row(
+        &self,
+        index: usize,
+        decision: &Decision<'_>,
+        key: Digest,
+        tree: &ItemTree,
+        seconds: f64,
+        ended: Option<String>,
+    ) -> Result<bool> {
+        let stage = &self.pipeline.stages[index];
+        let files = ArtifactFiles::new(self.cache, self.intake);
+        let grounds = self.grounds(&files);
+        let batch = self.cache.batch();
+        // Inputs are kept with their names: the next run says what changed in them.
+        for taken in &decision.taken {
+            if !self.cache.path(&taken.tree.digest).exists() {
+                batch.put_bytes(&item_set::encode(taken.tree.items(self.cache)?))?;
+            }
+        }
+        let stored = batch.put_bytes(&item_set::encode(tree.items(self.cache)?))?;
+        let output = Output {
+            name: OutputName::Own(TREE_FIELD.to_string()),
+            origin: None,
+            fields: BTreeMap::from([(TREE_FIELD.to_string(), stored.artifact(TREE_FIELD))]),
+            attributes: BTreeMap::from([("items".to_string(), tree.count.to_string())]),
+        };
+        let components = grounds.components(stage, &decision.identity, &decision.taken)?.to_record();
+        batch.record(Record { key, components, outputs: vec![output], seconds, ended, facts: self.facts(index) })?;
+        batch.flush()?;
+        let same = self.came_out_the_same(index, tree);
+        self.write_row(index, key, tree)?;
+        Ok(same)
+    }
+
+    /// What may explain a result and does not decide it.
+    pub(crate) fn facts(&self, index: usize) -> BTreeMap<String, String> {
+        let mut facts = BTreeMap::new();
+        if self.pipeline.stages[index].stage.uses_device() {
+            facts.insert("device".to_string(), self.options.device.clone());
+        }
+        facts
+    }
+
+    fn came_out_the_same(&self, index: usize, tree: &ItemTree) -> bool {
+        let rows = self.lock.stages.get(&self.pipeline.stages[index].name);
+        let Some(row) = rows.and_then(|rows| rows.last()) else { return false };
+        let before = ItemTree::in_cache(row.out, row.items as usize);
+        let (Ok(before), Ok(now)) = (before.items(self.cache), tree.items(self.cache)) else { return false };
+        before.len() == now.len() && before.iter().zip(now).all(|(a, b)| a.name == b.name && a.fields == b.fields)
+    }
+
+    /// Writes the lock, if this run is of the file as it stands.
+    fn write_row(&self, index: usize, key: Digest, tree: &ItemTree) -> Result<()> {
+        if !self.pipeline.settings.is_empty() {
+            return Ok(());
+        }
+        let stage = &self.pipeline.stages[index];
+        let mut lock = self.lock_now();
+        lock.stages.insert(stage.name.clone(), vec![StageRow { key, out: tree.digest, items: tree.count as u64 }]);
+        for edge in &stage.edges {
+            if let Producer::Input(input) = edge.from {
+                let name = &self.pipeline.inputs[input].name;
+                if let Some((digest, size)) = self.intake.rows.get(name) {
+                    lock.inputs.insert(name.clone(), vec![InputRow { digest: *digest, size: *size }]);
+                }
+            }
+        }
+        lock.write(&self.pipeline.lock_file())?;
+        Ok(())
+    }
+
+    /// After a run of everything: rows of stages and inputs that the file no longer has go.
+    fn forget_removed_rows(&self, reports: &[StageReport]) -> Result<()> {
+        let all_ended = reports.len() == self.needed.len()
+            && reports.iter().all(|report| matches!(report.state, StageState::Cached | StageState::Ran));
+        if !all_ended || !self.pipeline.settings.is_empty() {
+            return Ok(());
+        }
+        let mut lock = self.lock_now();
+        lock.stages.retain(|name, _| self.pipeline.stage(name).is_some());
+        lock.inputs.retain(|name, _| self.pipeline.input(name).is_some());
+        lock.write(&self.pipeline.lock_file())?;
+        Ok(())
+    }
+
+    /// The lock with the rows of the stages that have ended.
+    pub(crate) fn lock_now(&self) -> MutexGuard<'_, LockFile> {
+        self.lock_now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rows of texts; they are written with the row of the stage.
+    pub(crate) fn take_edit_rows(&self, index: usize, rows: EditRows) {
+        self.lock_now().edits.insert(self.pipeline.stages[index].name.clone(), rows);
+    }
+
+    /// Puts outputs where others can read them, without ending the stage.
+    pub(crate) fn show(&self, index: usize, given: Given) {
+        self.board()[index].given = given;
+    }
+
+    pub(crate) fn batch(&self) -> Batch<'a> {
+        self.cache.batch()
+    }
+}

@@ -1,0 +1,171 @@
+//! The pipeline's inputs as items: everything that is read from disk, by content. Unaware of who reads it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::pipeline::graph::{Found, Input, Pipeline, Producer};
+use crate::pipeline::inputs::{InputFile, is_lfs_pointer};
+use crate::pipeline::item::{Artifact, Item, ItemSet};
+use crate::pipeline::item_tree::{Given, ItemTree};
+
+/// Below this size a file may be a git-lfs pointer.
+const POINTER_SIZE: u64 = 1024;
+
+/// What the inputs hold.
+#[derive(Debug, Default)]
+pub struct Intake {
+    /// By the index of the input; those that nobody needs are missing.
+    pub given: BTreeMap<usize, Given>,
+    /// Where the files lie, by content.
+    pub places: HashMap<Digest, PathBuf>,
+    /// Inputs that are not here: by the digest that the lock names, the input and the places where it was looked for.
+    pub absent: HashMap<Digest, AbsentInput>,
+    /// One row of the lock for each input that is one thing: name, digest, size.
+    pub rows: BTreeMap<String, (Digest, u64)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct AbsentInput {
+    pub name: String,
+    pub written: String,
+    pub looked_in: Vec<PathBuf>,
+}
+
+impl AbsentInput {
+    /// For a stage that must run.
+    pub fn error(&self) -> anyhow::Error {
+        let places: Vec<String> = self.looked_in.iter().map(|place| format!("`{}`", place.display())).collect();
+        let looked = if places.is_empty() { String::new() } else { format!("; looked in {}", places.join(", ")) };
+        anyhow::anyhow!("input `{}` is not here: `{}` was not found{looked}", self.name, self.written)
+    }
+}
+
+/// Reads the inputs that the stages at `needed` use. `locked` gives the digest and size that the lock holds for an input.
+pub fn read(
+    pipeline: &Pipeline,
+    needed: &[usize],
+    cache: &Cache,
+    locked: &dyn Fn(&str) -> Option<(Digest, u64)>,
+) -> Result<Intake> {
+    let used: BTreeSet<usize> = needed
+        .iter()
+        .flat_map(|&stage| &pipeline.stages[stage].edges)
+        .filter_map(|edge| match edge.from {
+            Producer::Input(index) => Some(index),
+            Producer::Stage(_) => None,
+        })
+        .collect();
+    let mut intake = Intake::default();
+    for index in used {
+        let input = &pipeline.inputs[index];
+        let given = match &input.found {
+            Found::Photos { folder, files } => photos(input, folder, files, cache, &mut intake)?,
+            Found::File(path) => file(input, path, cache, &mut intake)?,
+            Found::Absent(looked_in) => absent(input, looked_in, locked, &mut intake),
+        };
+        intake.given.insert(index, given);
+    }
+    Ok(intake)
+}
+
+fn photos(input: &Input, folder: &Path, files: &[InputFile], cache: &Cache, intake: &mut Intake) -> Result<Given> {
+    let paths: Vec<&Path> =
+        files.iter().flat_map(|file| [Some(file.image.as_path()), file.sidecar.as_deref()]).flatten().collect();
+    let mut digests = cache.digest_files(&paths).into_iter();
+    let mut artifact = |path: &Path, intake: &mut Intake| -> Result<Artifact> {
+        let (digest, size) = digests.next().expect("one for each path")?;
+        intake.places.insert(digest, path.to_path_buf());
+        Ok(Artifact { digest, size, extension: extension(path) })
+    };
+    let mut items = ItemSet::with_capacity(files.len());
+    for file in files {
+        let image = artifact(&file.image, intake)?;
+        let mut fields = BTreeMap::new();
+        if let Some(sidecar) = &file.sidecar {
+            fields.insert("sidecar".to_string(), artifact(sidecar, intake)?);
+        }
+        fields.insert("photo".to_string(), image.clone());
+        fields.insert("image".to_string(), image);
+        items.push(input_item(file.name.clone(), fields));
+    }
+    if items.is_empty() {
+        bail!("input `{}`: no photos in `{}` (JPEG, PNG and WebP are read)", input.name, folder.display());
+    }
+    let size = items.iter().filter_map(|item| item.fields.get("image")).map(|image| image.size).sum();
+    let tree = ItemTree::of(items);
+    intake.rows.insert(input.name.clone(), (tree.digest, size));
+    Ok(Given::Whole(tree))
+}
+
+fn file(input: &Input, path: &Path, cache: &Cache, intake: &mut Intake) -> Result<Given> {
+    let (digest, size) = cache.digest_file(path).with_context(|| format!("input `{}`", input.name))?;
+    if size < POINTER_SIZE && is_lfs_pointer(path) {
+        bail!("input `{}`: `{}` is a git-lfs pointer, not the file: run `git lfs pull`", input.name, path.display());
+    }
+    // Models are often links to a store that names files by their digest: the path as given has the extension.
+    intake.places.insert(digest, path.to_path_buf());
+    intake.rows.insert(input.name.clone(), (digest, size));
+    Ok(Given::Whole(ItemTree::of(vec![file_item(input, digest, size, extension(path))])))
+}
+
+fn absent(input: &Input, looked_in: &[PathBuf], locked: &dyn Fn(&str) -> Option<(Digest, u64)>, intake: &mut Intake) -> Given {
+    let absent = AbsentInput { name: input.name.clone(), written: input.written.clone(), looked_in: looked_in.to_vec() };
+    match locked(&input.name) {
+        Some((digest, size)) => {
+            intake.absent.insert(digest, absent);
+            intake.rows.insert(input.name.clone(), (digest, size));
+            let extension = extension(Path::new(&input.written));
+            Given::Whole(ItemTree::of(vec![file_item(input, digest, size, extension)]))
+        }
+        None => {
+            let digest = unknown_digest(&input.name, "file", "");
+            intake.absent.insert(digest, absent);
+            let extension = extension(Path::new(&input.written));
+            Given::Part(vec![file_item(input, digest, 0, extension)].into())
+        }
+    }
+}
+
+/// Stands for contents that nobody knows yet. No contents have such a digest.
+pub fn unknown_digest(producer: &str, item: &str, field: &str) -> Digest {
+    let mut hasher = blake3::Hasher::new_derive_key("loramill 2026-11 unknown contents v1");
+    for part in [producer, item, field] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().into()
+}
+
+fn file_item(input: &Input, digest: Digest, size: u64, extension: String) -> Item {
+    let fields = BTreeMap::from([("file".to_string(), Artifact { digest, size, extension })]);
+    input_item(input.name.clone(), fields)
+}
+
+fn input_item(name: String, fields: BTreeMap<String, Artifact>) -> Item {
+    let mut hasher = blake3::Hasher::new_derive_key("loramill 2026-11 input item v1");
+    for (field, artifact) in &fields {
+        hasher.update(&(field.len() as u64).to_le_bytes());
+        hasher.update(field.as_bytes());
+        hasher.update(artifact.digest.as_bytes());
+    }
+    Item { name, origin: None, fields, attributes: BTreeMap::new(), key: hasher.finalize().into() }
+}
+
+/// In lower case, without the dot.
+fn extension(path: &Path) -> String {
+    path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
+}
+
+/// The bytes of an input file, which must still be those that were hashed.
+pub fn read_unchanged(path: &Path, digest: &Digest) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?;
+    if Digest::of(&bytes) != *digest {
+        bail!("`{}` was changed while the run was reading it: run again", path.display());
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,54 @@
+//! A set of items with the digest of the tree that lists them. The items are read from the cache when they are first asked for, so that a
+//! stage whose inputs did not change reads none. Unaware of stages.
+
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Result;
+
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::pipeline::item::{Item, ItemSet};
+use crate::pipeline::item_set;
+
+#[derive(Clone, Debug)]
+pub struct ItemTree {
+    pub digest: Digest,
+    pub count: usize,
+    items: Arc<OnceLock<ItemSet>>,
+}
+
+impl ItemTree {
+    /// Of items at hand. Nothing is written.
+    pub fn of(mut items: ItemSet) -> Self {
+        items.sort_by(|a, b| a.name.cmp(&b.name));
+        let digest = Digest::of(&item_set::encode(&items));
+        let count = items.len();
+        Self { digest, count, items: Arc::new(OnceLock::from(items)) }
+    }
+
+    /// Of a tree in the cache, not read yet.
+    pub fn in_cache(digest: Digest, count: usize) -> Self {
+        Self { digest, count, items: Arc::default() }
+    }
+
+    /// In the order of their names.
+    pub fn items(&self, cache: &Cache) -> Result<&[Item]> {
+        if self.items.get().is_none() {
+            let read = item_set::decode(&cache.read(&self.digest)?)?;
+            // Of two threads one finds the items in place.
+            let _ = self.items.set(read);
+        }
+        Ok(self.items.get().expect("just filled"))
+    }
+}
+
+/// What a stage or an input gives to those that read it.
+#[derive(Clone, Debug)]
+pub enum Given {
+    /// All its items.
+    Whole(ItemTree),
+    /// Some of its items: it is still publishing, or some failed, or (in a plan) some are not known yet.
+    Part(Arc<ItemSet>),
+    /// Nothing, because it did not end well.
+    Nothing,
+}

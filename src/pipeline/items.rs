@@ -1,0 +1,406 @@
+//! Runs the pieces of work of an item stage that have no result yet: on the CPU side by side, on the device one at a time. Unaware of
+//! when the stage's turn comes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use rayon::prelude::*;
+
+use crate::cache::batch::Batch;
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
+use crate::cache::records::{Output, Record};
+use crate::pipeline::context::{ArtifactFiles, StageContext, store};
+use crate::pipeline::decide::{
+    Decision, KeyedWork, Preferred, Verdict, WorkState, Works, edited_item, finish_key, in_stage, items_of, row_key,
+};
+use crate::pipeline::execute::{Ending, Run};
+use crate::pipeline::guard::guarded;
+use crate::pipeline::item::{Item, ItemSet};
+use crate::pipeline::item_tree::{Given, ItemTree};
+use crate::pipeline::keys::render_work;
+use crate::pipeline::progress::{Counts, Event, StageState};
+use crate::pipeline::stage::{Editable, Form, ItemStage, Worker};
+use crate::pipeline::texts;
+
+/// What became of the pieces of work that had to run.
+pub(crate) struct Done {
+    /// By place in the list of works.
+    outputs: BTreeMap<usize, Vec<Output>>,
+    pub(crate) ran: usize,
+    pub(crate) failed: Vec<String>,
+    pub(crate) interrupted: bool,
+}
+
+impl Run<'_> {
+    pub(crate) fn run_items(&self, index: usize, decision: Decision<'_>, files: &ArtifactFiles<'_>) -> Result<Ending> {
+        let started = Instant::now();
+        let stage = &self.pipeline.stages[index];
+        let Form::Items(form) = stage.stage.form() else { unreachable!("an item stage has works") };
+        let Verdict::Works(works) = &decision.verdict else { unreachable!("asked for works only") };
+        let inline = self.board()[index].inline;
+
+        let done = self.run_works(index, form, &decision, works, files)?;
+        let total = works.works.len();
+        let ran = done.ran + inline.ran;
+        let counts = Counts { total, ran, failed: done.failed.len(), cached: total.saturating_sub(ran + done.failed.len()) };
+        let outputs = done.outputs;
+        let mut failed = done.failed;
+        let mut items = ItemSet::with_capacity(total);
+        for (place, work) in works.works.iter().enumerate() {
+            match (&work.state, outputs.get(&place)) {
+                (_, Some(made)) => items.extend(items_of(&work.work, work.key, made)),
+                (WorkState::Fresh(known), _) => items.extend(items_of(&work.work, work.key, known)),
+                (WorkState::Edited(fields), _) => items.push(edited_item(&work.work, work.key, fields)),
+                _ => {}
+            }
+        }
+        if done.interrupted {
+            return Ok(Ending::new(StageState::Interrupted, Given::Nothing, counts));
+        }
+        if let Some(editable) = stage.stage.editable() {
+            self.write_texts(index, &editable, works, &outputs, &mut items, &mut failed)?;
+        }
+        let part = |items: ItemSet| if self.options.keep_going { Given::Part(items.into()) } else { Given::Nothing };
+        if let Some(first) = failed.first() {
+            let counts = Counts { failed: failed.len(), cached: total.saturating_sub(ran + failed.len()), ..counts };
+            return Ok(Ending::new(StageState::Failed, part(items), counts).note(first.clone()));
+        }
+        let state = if counts.ran > 0 { StageState::Ran } else { StageState::Cached };
+        let Some(key) = works.key else {
+            let ending = Ending::new(StageState::Blocked, part(items), counts);
+            return Ok(ending.note("without the items that failed before"));
+        };
+        check_names(&stage.name, &items)?;
+        let finished = self.finish(index, form, &decision, &items, files)?;
+        let made_more = finished.made > 0;
+        items.extend(finished.items);
+        check_names(&stage.name, &items)?;
+        let tree = ItemTree::of(items);
+        let key = match stage.stage.editable() {
+            // The folder holds the machine's texts by now.
+            Some(editable) => {
+                let editing = texts::read(self.pipeline, self.cache, &self.lock_now(), stage, &editable)?;
+                row_key(&decision.identity, &decision.taken, Some(&editing))
+            }
+            None => key,
+        };
+        let seconds = started.elapsed().as_secs_f64() + inline.seconds;
+        let same = self.record_row(index, &decision, key, &tree, seconds, None)?;
+        let state = if made_more { StageState::Ran } else { state };
+        let ending = Ending::new(state, Given::Whole(tree), counts);
+        Ok(Ending { came_out_the_same: same && state == StageState::Ran, ..ending })
+    }
+
+    /// Runs the dirty works among `works`.
+    pub(crate) fn run_works(
+        &self,
+        index: usize,
+        form: &dyn ItemStage,
+        decision: &Decision<'_>,
+        works: &Works,
+        files: &ArtifactFiles<'_>,
+    ) -> Result<Done> {
+        let stage = &self.pipeline.stages[index];
+        let mut done = Done { outputs: BTreeMap::new(), ran: 0, failed: Vec::new(), interrupted: false };
+        let mut dirty: Vec<usize> =
+            works.works.iter().enumerate().filter(|(_, work)| work.state == WorkState::Dirty).map(|(place, _)| place).collect();
+        for work in &works.works {
+            if let WorkState::Broken(message) = &work.state {
+                done.failed.push(format!("{}: {message}", work.work.name));
+            }
+        }
+        if dirty.is_empty() {
+            return Ok(done);
+        }
+        let uses_device = stage.stage.uses_device();
+        let preferred = self.grounds(files).preferred(stage);
+        let forced = self.options.force.contains(&index);
+
+        // Another process may be at the same works: those of the CPU are locked together, those of the device one by one.
+        let mut lock = None;
+        if !uses_device {
+            let lock_key = works.key.unwrap_or_else(|| decision.identity.work_hash().key());
+            lock = self.wait_for_key(&stage.name, &lock_key)?;
+            if lock.is_none() {
+                done.interrupted = true;
+                return Ok(done);
+            }
+            if !forced {
+                let grounds = self.grounds(files);
+                let mut left = Vec::with_capacity(dirty.len());
+                for place in dirty {
+                    match grounds.result(&works.works[place].key, &preferred)? {
+                        Some(record) => drop(done.outputs.insert(place, record.outputs)),
+                        None => left.push(place),
+                    }
+                }
+                dirty = left;
+            }
+        }
+        let cached = works.works.len() - dirty.len();
+        let counts = Counts { total: works.works.len(), cached, ..Counts::default() };
+        if dirty.is_empty() {
+            return Ok(done);
+        }
+        self.scope.observer.event(Event::StageStarted {
+            stage: stage.name.clone(),
+            kind: stage.kind.name().to_string(),
+            reasons: works.reasons.clone(),
+            counts,
+        });
+
+        let batch = self.batch();
+        let context = StageContext::new(&self.scope, files, &stage.name, None);
+        let worker = guarded(|| form.open(&context))?;
+        let bench = Bench {
+            run: self,
+            index,
+            batch: &batch,
+            worker: worker.as_ref(),
+            opened_with: files,
+            preferred: &preferred,
+            forced,
+            counts: Mutex::new(counts),
+            failure: AtomicBool::new(false),
+        };
+        let results: Vec<(usize, Option<Result<Vec<Output>>>)> = if uses_device {
+            dirty.iter().map(|&place| (place, bench.do_one(&works.works[place]))).collect()
+        } else {
+            let pool = self.pool()?;
+            pool.install(|| dirty.par_iter().with_max_len(1).map(|&place| (place, bench.do_one(&works.works[place]))).collect())
+        };
+        let counts = *bench.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(worker);
+        batch.flush()?;
+        drop(lock);
+
+        done.ran = counts.ran;
+        for (place, result) in results {
+            match result {
+                Some(Ok(outputs)) => drop(done.outputs.insert(place, outputs)),
+                Some(Err(error)) => done.failed.push(format!("{}: {error:#}", works.works[place].work.name)),
+                None => done.interrupted |= self.scope.wishes.interrupted(),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Waits until no other process computes `key`; `None` if the user does not want to wait.
+    pub(crate) fn wait_for_key(&self, stage: &str, key: &Digest) -> Result<Option<crate::cache::locks::KeyLock>> {
+        if let Some(lock) = self.cache.try_lock_key(key)? {
+            return Ok(Some(lock));
+        }
+        let message = "another run is at it; waiting for its result".to_string();
+        self.scope.observer.event(Event::Said { stage: Some(stage.to_string()), message });
+        self.cache.lock_key(key, &mut || !self.scope.wishes.interrupted())
+    }
+
+    /// Brings the folder of texts and the items together: what people wrote goes into the items, what the machine wrote into the folder.
+    fn write_texts(
+        &self,
+        index: usize,
+        editable: &Editable,
+        works: &Works,
+        outputs: &BTreeMap<usize, Vec<Output>>,
+        items: &mut ItemSet,
+        failed: &mut Vec<String>,
+    ) -> Result<()> {
+        let stage = &self.pipeline.stages[index];
+        if !self.pipeline.settings.is_empty() {
+            // The folder belongs to the file as it stands; only texts that are known already can be used.
+            if !outputs.is_empty() {
+                bail!("with `--set` texts of `{}` would have to be written: run without it first", stage.name);
+            }
+            return Ok(());
+        }
+        let known = texts::items(&works.works, |place, keyed| {
+            let made = match (&keyed.state, outputs.get(&place)) {
+                (_, Some(made)) => made,
+                (WorkState::Fresh(known), _) => known,
+                _ => return None,
+            };
+            made.first().and_then(|output| output.fields.get(editable.field)).cloned()
+        });
+        let batch = self.batch();
+        let editing = texts::read(self.pipeline, self.cache, self.lock, stage, editable)?;
+        let applied = editing.apply(&known, &batch)?;
+        batch.flush()?;
+        for message in applied.notes {
+            self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+        }
+        let places: HashMap<String, usize> = items.iter().enumerate().map(|(place, item)| (item.name.clone(), place)).collect();
+        for (work, told) in works.works.iter().zip(applied.items) {
+            if let Some(failure) = told.failure
+                && !matches!(work.state, WorkState::Broken(_))
+            {
+                failed.push(format!("{}: {failure}", work.work.name));
+            }
+            if let Some(&place) = places.get(&work.work.name) {
+                items[place].fields.extend(told.fields);
+            }
+        }
+        self.take_edit_rows(index, applied.rows);
+        Ok(())
+    }
+
+    /// Items made of all outputs together.
+    fn finish(
+        &self,
+        index: usize,
+        form: &dyn ItemStage,
+        decision: &Decision<'_>,
+        outputs: &[Item],
+        files: &ArtifactFiles<'_>,
+    ) -> Result<Finished> {
+        let stage = &self.pipeline.stages[index];
+        let started = Instant::now();
+        let key = finish_key(&decision.identity, outputs, stage.kind.writes());
+        let forced = self.options.force.contains(&index);
+        let preferred = self.grounds(files).preferred(stage);
+        let found = if forced { None } else { self.grounds(files).result(&key, &preferred)? };
+        let (made, outputs) = match found {
+            Some(record) => (0, record.outputs),
+            None => {
+                let drafts = in_stage(stage, guarded(|| form.finish(outputs, files)))?;
+                let batch = self.batch();
+                let outputs: Vec<Output> =
+                    drafts.into_iter().map(|draft| store(draft, "", &batch, files)).collect::<Result<_>>()?;
+                let mut list = ComponentList::default();
+                decision.identity.render(&mut list);
+                let record = Record {
+                    key,
+                    components: list.to_record(),
+                    outputs: outputs.clone(),
+                    seconds: started.elapsed().as_secs_f64(),
+                    ended: None,
+                    facts: self.facts(index),
+                };
+                batch.record(record)?;
+                batch.flush()?;
+                (outputs.len(), outputs)
+            }
+        };
+        let work = crate::pipeline::stage::Work {
+            name: String::new(),
+            origin: None,
+            values: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            carry: BTreeMap::new(),
+            attributes: BTreeMap::new(),
+        };
+        Ok(Finished { made, items: items_of(&work, key, &outputs) })
+    }
+}
+
+struct Finished {
+    made: usize,
+    items: ItemSet,
+}
+
+/// One stage at work.
+struct Bench<'a, 'r> {
+    run: &'a Run<'r>,
+    index: usize,
+    batch: &'a Batch<'a>,
+    worker: &'a dyn Worker,
+    opened_with: &'a ArtifactFiles<'a>,
+    preferred: &'a Preferred,
+    forced: bool,
+    counts: Mutex<Counts>,
+    failure: AtomicBool,
+}
+
+impl Bench<'_, '_> {
+    /// `None` if it was not begun: the user wants an end, or another piece has failed.
+    fn do_one(&self, work: &KeyedWork) -> Option<Result<Vec<Output>>> {
+        let ends_at_failure = !self.run.options.keep_going;
+        if self.run.scope.wishes.interrupted() || (ends_at_failure && self.failure.load(Ordering::Relaxed)) {
+            return None;
+        }
+        let outcome = self.locked(work).transpose()?;
+        if outcome.is_err() && self.run.scope.wishes.interrupted() {
+            // It gave up because it was asked to.
+            return None;
+        }
+        let (error, counts) = {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let error = match &outcome {
+                Ok((_, true)) => {
+                    counts.ran += 1;
+                    None
+                }
+                Ok((_, false)) => {
+                    counts.cached += 1;
+                    None
+                }
+                Err(error) => {
+                    counts.failed += 1;
+                    self.failure.store(true, Ordering::Relaxed);
+                    Some(format!("{error:#}"))
+                }
+            };
+            (error, *counts)
+        };
+        let stage = self.run.pipeline.stages[self.index].name.clone();
+        self.run.scope.observer.event(Event::ItemFinished { stage, item: work.work.name.clone(), counts, error });
+        Some(outcome.map(|(outputs, _)| outputs))
+    }
+
+    /// The outputs, and whether they were made here; `None` if the user does not want to wait for another process.
+    fn locked(&self, work: &KeyedWork) -> Result<Option<(Vec<Output>, bool)>> {
+        let stage = &self.run.pipeline.stages[self.index];
+        if !stage.stage.uses_device() {
+            return self.make(work).map(|outputs| Some((outputs, true)));
+        }
+        let Some(_lock) = self.run.wait_for_key(&stage.name, &work.key)? else { return Ok(None) };
+        if !self.forced
+            && let Some(record) = self.run.grounds(self.opened_with).result(&work.key, self.preferred)?
+        {
+            return Ok(Some((record.outputs, false)));
+        }
+        let outputs = self.make(work)?;
+        // The next to hold the lock looks for the record.
+        self.batch.flush()?;
+        Ok(Some((outputs, true)))
+    }
+
+    fn make(&self, work: &KeyedWork) -> Result<Vec<Output>> {
+        let started = Instant::now();
+        let run = self.run;
+        let stage = &run.pipeline.stages[self.index];
+        let files = ArtifactFiles::new(run.cache, run.intake);
+        let mut context = StageContext::new(&run.scope, &files, &stage.name, None);
+        let drafts = guarded(|| self.worker.run(&work.work, &context));
+        let drafts = context.settle(drafts)?;
+        self.opened_with.check_unchanged()?;
+        files.check_unchanged()?;
+        let outputs: Vec<Output> =
+            drafts.into_iter().map(|draft| store(draft, &work.work.name, self.batch, &files)).collect::<Result<_>>()?;
+        let mut list = ComponentList::default();
+        list.entry(Section::Kind, stage.kind.name(), Covers::Value(&stage.kind.version().into()));
+        render_work(&work.work, &mut list);
+        self.batch.record(Record {
+            key: work.key,
+            components: list.to_record(),
+            outputs: outputs.clone(),
+            seconds: started.elapsed().as_secs_f64(),
+            ended: None,
+            facts: run.facts(self.index),
+        })?;
+        Ok(outputs)
+    }
+}
+
+/// An error if two outputs have one name.
+pub(crate) fn check_names(stage: &str, items: &[Item]) -> Result<()> {
+    let mut names: Vec<&str> = items.iter().map(|item| item.name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => bail!("`{stage}` made two items called `{}`", pair[0]),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,244 @@
+//! What a run would do, without running anything: the same decision as in a run, with stand-ins for what nobody knows yet. Hashes inputs
+//! and reads the cache.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::pipeline::context::ArtifactFiles;
+use crate::pipeline::decide::{Decision, Grounds, Verdict, WorkState, edited_item, in_stage, items_of};
+use crate::pipeline::execute::read_inputs;
+use crate::pipeline::freshness::Reason;
+use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
+use crate::pipeline::intake::unknown_digest;
+use crate::pipeline::item::{Artifact, Item, ItemSet};
+use crate::pipeline::item_tree::{Given, ItemTree};
+use crate::pipeline::lock_file::LockFile;
+use crate::pipeline::stage::{Form, Work};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlannedState {
+    Fresh,
+    Dirty,
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlannedItems {
+    pub total: usize,
+    pub fresh: usize,
+    pub dirty: usize,
+    pub unknown: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct PlannedStage {
+    pub name: String,
+    pub kind: &'static str,
+    pub state: PlannedState,
+    pub items: PlannedItems,
+    pub reasons: Vec<Reason>,
+    /// Names of the pieces of work that would run.
+    pub dirty: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// In the order in which they would run.
+    pub stages: Vec<PlannedStage>,
+}
+
+impl Plan {
+    pub fn is_fresh(&self) -> bool {
+        self.stages.iter().all(|stage| stage.state == PlannedState::Fresh)
+    }
+
+    pub fn stage(&self, name: &str) -> Option<&PlannedStage> {
+        self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// The contract of `plan --json`.
+    pub fn to_json(&self) -> serde_json::Value {
+        let stages: Vec<serde_json::Value> = self
+            .stages
+            .iter()
+            .map(|stage| {
+                json!({
+                    "name": stage.name,
+                    "kind": stage.kind,
+                    "state": stage.state.word(),
+                    "items": {
+                        "total": stage.items.total,
+                        "fresh": stage.items.fresh,
+                        "dirty": stage.items.dirty,
+                        "unknown": stage.items.unknown,
+                    },
+                    "reasons": stage.reasons.iter().map(Reason::to_json).collect::<Vec<_>>(),
+                })
+            })
+            .collect();
+        json!({ "stages": stages })
+    }
+}
+
+impl PlannedState {
+    pub const fn word(self) -> &'static str {
+        match self {
+            PlannedState::Fresh => "fresh",
+            PlannedState::Dirty => "dirty",
+            PlannedState::Unknown => "unknown",
+        }
+    }
+
+    /// Dirty if anything is, else unknown if anything is.
+    fn of(items: PlannedItems) -> Self {
+        match items {
+            PlannedItems { dirty: 1.., .. } => Self::Dirty,
+            PlannedItems { unknown: 1.., .. } => Self::Unknown,
+            _ => Self::Fresh,
+        }
+    }
+}
+
+/// What a run of `targets` would do.
+pub fn plan(pipeline: &Pipeline, cache: &Cache, targets: &[usize], force: &BTreeSet<usize>) -> Result<Plan> {
+    let lock = LockFile::read(&pipeline.lock_file())?;
+    let needed = pipeline.needed(targets.iter().copied());
+    let intake = read_inputs(pipeline, &needed, cache, &lock)?;
+    let mut unknown: HashSet<Digest> = HashSet::new();
+    let mut given: BTreeMap<usize, Given> = BTreeMap::new();
+    let mut stages = Vec::with_capacity(needed.len());
+    for index in needed {
+        let stage = &pipeline.stages[index];
+        let files = ArtifactFiles::new(cache, &intake);
+        let grounds = Grounds { pipeline, cache, files: &files, lock: &lock, unknown: &unknown };
+        let give = |producer: Producer| match producer {
+            Producer::Input(input) => intake.given.get(&input).cloned().unwrap_or(Given::Nothing),
+            Producer::Stage(stage) => given.get(&stage).cloned().unwrap_or(Given::Nothing),
+        };
+        let waits_for_unknown = stage.edges.iter().any(|edge| matches!(give(edge.from), Given::Part(_) | Given::Nothing));
+        let decision = match grounds.decide(index, &give, force.contains(&index)) {
+            Ok(decision) => decision,
+            // A stage that reads its inputs to know its works cannot do so before they are there.
+            Err(_) if waits_for_unknown => {
+                stages.push(waiting(stage, pipeline.producers(index).map(|p| pipeline.stages[p].name.clone()).collect()));
+                continue;
+            }
+            Err(error) => return in_stage(stage, Err(error)),
+        };
+        let (planned, gives) = foresee(stage, &decision, &grounds)?;
+        if let Given::Part(items) = &gives {
+            let stand_ins =
+                items.iter().flat_map(|item| item.fields.iter().map(move |(field, artifact)| (item, field, artifact)));
+            let new = stand_ins
+                .filter(|(item, field, artifact)| artifact.digest == unknown_digest(&stage.name, &item.name, field))
+                .map(|(_, _, artifact)| artifact.digest);
+            unknown.extend(new.collect::<Vec<_>>());
+        }
+        given.insert(index, gives);
+        stages.push(planned);
+    }
+    cache.save_stat_index()?;
+    Ok(Plan { stages })
+}
+
+/// A stage of which nothing is known before others have ended.
+fn waiting(stage: &LoadedStage, producers: Vec<String>) -> PlannedStage {
+    PlannedStage {
+        name: stage.name.clone(),
+        kind: stage.kind.name(),
+        state: PlannedState::Unknown,
+        items: PlannedItems::default(),
+        reasons: producers.into_iter().map(|stage| Reason::WaitsFor { stage }).collect(),
+        dirty: Vec::new(),
+    }
+}
+
+/// What becomes of a stage, and what it gives as far as that is known.
+fn foresee(stage: &LoadedStage, decision: &Decision<'_>, grounds: &Grounds<'_>) -> Result<(PlannedStage, Given)> {
+    let mut planned = waiting(stage, Vec::new());
+    let given = match &decision.verdict {
+        Verdict::Fresh { tree, .. } => {
+            planned.items = PlannedItems { total: tree.count, fresh: tree.count, ..PlannedItems::default() };
+            planned.state = PlannedState::Fresh;
+            Given::Whole(tree.clone())
+        }
+        Verdict::Waits(reasons) => {
+            planned.reasons.clone_from(reasons);
+            Given::Nothing
+        }
+        Verdict::Works(works) => {
+            let count = |state: fn(&WorkState) -> bool| works.works.iter().filter(|work| state(&work.state)).count();
+            planned.items = PlannedItems {
+                total: works.works.len(),
+                fresh: count(|state| matches!(state, WorkState::Fresh(_) | WorkState::Edited(_))),
+                dirty: count(|state| matches!(state, WorkState::Dirty | WorkState::Broken(_))),
+                unknown: count(|state| *state == WorkState::Unknown),
+            };
+            planned.state = PlannedState::of(planned.items);
+            planned.reasons.clone_from(&works.reasons);
+            planned.dirty = works.works.iter().filter(|w| w.state == WorkState::Dirty).map(|w| w.work.name.clone()).collect();
+            let Form::Items(form) = stage.stage.form() else { unreachable!("an item stage has works") };
+            let mut items = ItemSet::new();
+            for work in &works.works {
+                match &work.state {
+                    WorkState::Fresh(outputs) => items.extend(items_of(&work.work, work.key, outputs)),
+                    WorkState::Edited(fields) => items.push(edited_item(&work.work, work.key, fields)),
+                    _ => items.extend(form.outputs(&work.work).into_iter().map(|name| stand_in(stage, &work.work, name))),
+                }
+            }
+            items.sort_by(|a, b| a.name.cmp(&b.name));
+            if planned.state == PlannedState::Fresh && works.key.is_some() {
+                Given::Whole(ItemTree::of(items))
+            } else {
+                Given::Part(Arc::new(items))
+            }
+        }
+        Verdict::Whole(whole) => {
+            let Form::Whole(form) = stage.stage.form() else { unreachable!("a whole stage") };
+            let foreseen = form.forecast(&grounds.resolve(&decision.taken, false)?);
+            let total = foreseen.len().max(1);
+            let is_known = whole.key.is_some();
+            planned.state = if is_known { PlannedState::Dirty } else { PlannedState::Unknown };
+            let fresh = whole.published.len().min(total.saturating_sub(1));
+            let left = total - fresh;
+            let (dirty, unknown) = if is_known { (left, 0) } else { (0, left) };
+            planned.items = PlannedItems { total, fresh, dirty, unknown };
+            planned.reasons.clone_from(&whole.reasons);
+            if is_known {
+                planned.dirty.push(stage.name.clone());
+            }
+            let items = foreseen
+                .into_iter()
+                .map(|(name, attributes)| {
+                    let work = Work {
+                        name: name.clone(),
+                        origin: None,
+                        values: BTreeMap::new(),
+                        inputs: BTreeMap::new(),
+                        carry: BTreeMap::new(),
+                        attributes,
+                    };
+                    stand_in(stage, &work, name)
+                })
+                .collect();
+            Given::Part(Arc::new(items))
+        }
+    };
+    Ok((planned, given))
+}
+
+/// An item that a stage will make, with contents that nobody knows yet.
+fn stand_in(stage: &LoadedStage, work: &Work, name: String) -> Item {
+    let mut fields = work.carry.clone();
+    for field in stage.kind.writes() {
+        let digest = unknown_digest(&stage.name, &name, field);
+        fields.insert(field.to_string(), Artifact { digest, size: 0, extension: String::new() });
+    }
+    let key = unknown_digest(&stage.name, &name, "key");
+    Item { name, origin: work.origin.clone(), fields, attributes: work.attributes.clone(), key }
+}

@@ -1,0 +1,211 @@
+//! Runs a stage as a whole. What it publishes is durable at once, and stages that wait for it run before it goes on. Unaware of when the
+//! stage's turn comes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cache::digest::Digest;
+use crate::cache::records::{Output, Record};
+use crate::pipeline::context::{ArtifactFiles, Publishing, StageContext, store};
+use crate::pipeline::decide::{Decision, STAGE_FACT, Verdict, items_of};
+use crate::pipeline::execute::{Ending, Run};
+use crate::pipeline::freshness::worded;
+use crate::pipeline::guard::guarded;
+use crate::pipeline::item::ItemSet;
+use crate::pipeline::item_tree::{Given, ItemTree};
+use crate::pipeline::items::check_names;
+use crate::pipeline::progress::{Counts, Event, StageState};
+use crate::pipeline::stage::{Draft, Ended, Form, Resolved, WholeStage, Work};
+
+impl Run<'_> {
+    pub(crate) fn run_whole(&self, index: usize, decision: Decision<'_>, files: &ArtifactFiles<'_>) -> Result<Ending> {
+        let stage = &self.pipeline.stages[index];
+        let Form::Whole(form) = stage.stage.form() else { unreachable!("asked for whole stages only") };
+        let Verdict::Whole(whole) = &decision.verdict else { unreachable!("asked for whole stages only") };
+        let Some(key) = whole.key else {
+            let reasons = &whole.reasons;
+            let note = if reasons.is_empty() { "some of its items failed before".to_string() } else { worded(reasons) };
+            return Ok(Ending::new(StageState::Blocked, Given::Nothing, Counts::default()).note(note));
+        };
+        let Some(_lock) = self.wait_for_key(&stage.name, &key)? else {
+            return Ok(Ending::new(StageState::Interrupted, Given::Nothing, Counts::default()));
+        };
+        // Another process may have done it in the meantime, or some of it.
+        let forced = self.options.force.contains(&index);
+        let decision = self.grounds(files).decide(index, &|producer| self.given(producer), forced)?;
+        match &decision.verdict {
+            Verdict::Whole(whole) if whole.key == Some(key) => {}
+            Verdict::Fresh { .. } => return self.take_fresh(index, decision),
+            _ => bail!("what `{}` reads changed while it waited: run again", stage.name),
+        }
+        self.run_locked(index, form, &decision, key, files)
+    }
+
+    fn run_locked(
+        &self,
+        index: usize,
+        form: &dyn WholeStage,
+        decision: &Decision<'_>,
+        key: Digest,
+        files: &ArtifactFiles<'_>,
+    ) -> Result<Ending> {
+        let started = Instant::now();
+        let stage = &self.pipeline.stages[index];
+        let Verdict::Whole(whole) = &decision.verdict else { unreachable!("checked by the caller") };
+        let state_key = whole.state_key.expect("known where the key is");
+        let state = self.cache.state_folder(&state_key)?;
+        if whole.start_over {
+            empty(&state)?;
+        }
+        let mut resolved = self.grounds(files).resolve(&decision.taken, true)?;
+        keep_only_what_is_read(&mut resolved, decision);
+
+        let foreseen = form.forecast(&resolved).len();
+        let counts = Counts { total: foreseen.max(1), cached: whole.published.len(), ..Counts::default() };
+        self.scope.observer.event(Event::StageStarted {
+            stage: stage.name.clone(),
+            kind: stage.kind.name().to_string(),
+            reasons: whole.reasons.clone(),
+            counts,
+        });
+        let published = Mutex::new(whole.published.clone());
+        let publish = |draft: Draft| self.publish(index, draft, &key, &state_key, files, &published);
+        let publishing = Publishing { publish: &publish, state: &state };
+        let mut context = StageContext::new(&self.scope, files, &stage.name, Some(publishing));
+        let ended = guarded(|| form.run(&resolved, &context));
+        let ended = context.settle(ended);
+        drop(context);
+        self.scope.wishes.stage_ended();
+
+        let published = published.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let ran = published.len().saturating_sub(whole.published.len());
+        let counts = Counts { total: published.len(), ran, cached: published.len() - ran, failed: 0 };
+        let ended = ended.and_then(|ended| files.check_unchanged().map(|()| ended));
+        let note = match ended {
+            Ok(Ended::Interrupted) => return Ok(Ending::new(StageState::Interrupted, Given::Nothing, counts)),
+            Err(_) if self.scope.wishes.interrupted() => {
+                return Ok(Ending::new(StageState::Interrupted, Given::Nothing, counts));
+            }
+            Err(error) => {
+                let items = outputs_as_items(&published, state_key);
+                let given = if self.options.keep_going { Given::Part(items.into()) } else { Given::Nothing };
+                let counts = Counts { total: foreseen.max(1), failed: 1, ..counts };
+                return Ok(Ending::new(StageState::Failed, given, counts).note(format!("{error:#}")));
+            }
+            Ok(Ended::Stopped(words)) => Some(words),
+            Ok(Ended::Done) => None,
+        };
+        if published.is_empty() {
+            bail!("`{}` ended without any output", stage.name);
+        }
+        let items = outputs_as_items(&published, state_key);
+        check_names(&stage.name, &items)?;
+        let tree = ItemTree::of(items);
+        let seconds = started.elapsed().as_secs_f64();
+        let same = self.record_row(index, decision, key, &tree, seconds, note.clone())?;
+        if form.horizon_components().is_empty() {
+            fs::remove_dir_all(&state).with_context(|| format!("removing `{}`", state.display()))?;
+        }
+        let ending = Ending::new(StageState::Ran, Given::Whole(tree), counts);
+        Ok(Ending { note, came_out_the_same: same, ..ending })
+    }
+
+    /// Makes an output durable, then runs what waits for it.
+    fn publish(
+        &self,
+        index: usize,
+        draft: Draft,
+        key: &Digest,
+        state_key: &Digest,
+        files: &ArtifactFiles<'_>,
+        published: &Mutex<Vec<Output>>,
+    ) -> Result<()> {
+        let stage = &self.pipeline.stages[index];
+        let batch = self.batch();
+        let (item, attributes) = (draft.name.clone(), draft.attributes.clone());
+        let output = store(draft, "", &batch, files)?;
+        let mut facts = self.facts(index);
+        facts.insert(STAGE_FACT.to_string(), key.to_hex());
+        let outputs = vec![output.clone()];
+        batch.partial(Record { key: *state_key, components: Vec::new(), outputs, seconds: 0.0, ended: None, facts })?;
+        batch.flush()?;
+        let items = {
+            let mut published = published.lock().unwrap_or_else(PoisonError::into_inner);
+            published.retain(|known| known.name != output.name);
+            published.push(output);
+            outputs_as_items(&published, *state_key)
+        };
+        self.scope.observer.event(Event::Checkpoint { stage: stage.name.clone(), item, attributes });
+        self.show(index, Given::Part(items.into()));
+        for consumer in self.waiting_consumers(index) {
+            self.run_inline(consumer);
+        }
+        Ok(())
+    }
+
+    /// Runs what a consumer lacks of what has been published so far. If that fails, the stage that publishes goes on; the consumer tries
+    /// again when its own turn comes.
+    fn run_inline(&self, consumer: usize) {
+        let started = Instant::now();
+        let stage = &self.pipeline.stages[consumer];
+        let outcome = guarded(|| {
+            let files = ArtifactFiles::new(self.cache, self.intake);
+            let forced = self.options.force.contains(&consumer);
+            let decision = self.grounds(&files).decide(consumer, &|producer| self.given(producer), forced)?;
+            let Verdict::Works(works) = &decision.verdict else { return Ok(None) };
+            let Form::Items(form) = stage.stage.form() else { return Ok(None) };
+            self.run_works(consumer, form, &decision, works, &files).map(Some)
+        });
+        let mut board = self.board();
+        let inline = &mut board[consumer].inline;
+        inline.seconds += started.elapsed().as_secs_f64();
+        match outcome {
+            Ok(Some(done)) => {
+                inline.ran += done.ran;
+                inline.failed += done.failed.len();
+            }
+            Ok(None) => {}
+            Err(error) => {
+                drop(board);
+                let message = format!("could not run on what is there so far: {error:#}");
+                self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+            }
+        }
+    }
+}
+
+fn outputs_as_items(outputs: &[Output], state_key: Digest) -> ItemSet {
+    let work = Work {
+        name: String::new(),
+        origin: None,
+        values: BTreeMap::new(),
+        inputs: BTreeMap::new(),
+        carry: BTreeMap::new(),
+        attributes: BTreeMap::new(),
+    };
+    let mut items = items_of(&work, state_key, outputs);
+    items.sort_by(|a, b| a.name.cmp(&b.name));
+    items
+}
+
+/// A whole stage sees the fields that its key covers and no others.
+fn keep_only_what_is_read(resolved: &mut Resolved, decision: &Decision<'_>) {
+    for taken in &decision.taken {
+        let reads = &taken.edge.reads;
+        for item in resolved.inputs.get_mut(&reads.param).into_iter().flatten() {
+            item.fields.retain(|field, _| reads.reads.contains(&field.as_str()));
+        }
+    }
+}
+
+/// Removes what a state folder holds, and keeps the folder.
+fn empty(folder: &Path) -> Result<()> {
+    let removing = || format!("removing `{}`", folder.display());
+    fs::remove_dir_all(folder).with_context(removing)?;
+    fs::create_dir(folder).with_context(removing)
+}

@@ -1,0 +1,78 @@
+//! What the user wants of a run while it goes on. Unaware of signals, keys and files: others set the flags.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::pipeline::stage::Wish;
+
+/// Flags that any thread may set at any time.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    interrupt: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    save_now: Arc<AtomicBool>,
+}
+
+impl Wishes {
+    /// End now, to go on later.
+    pub fn interrupt(&self) {
+        self.interrupt.store(true, Ordering::SeqCst);
+    }
+
+    /// The flag of `interrupt`, for a signal handler.
+    pub fn interrupt_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupt)
+    }
+
+    /// End the running stage with what it has.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Save and sample now, then go on.
+    pub fn save_now(&self) {
+        self.save_now.store(true, Ordering::SeqCst);
+    }
+
+    pub fn interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::SeqCst)
+    }
+
+    /// For a stage that asks between two steps. `SaveNow` is told once.
+    pub fn told(&self) -> Wish {
+        if self.interrupted() {
+            Wish::Interrupt
+        } else if self.stop.load(Ordering::SeqCst) {
+            Wish::Stop
+        } else if self.save_now.swap(false, Ordering::SeqCst) {
+            Wish::SaveNow
+        } else {
+            Wish::GoOn
+        }
+    }
+
+    /// A wish to stop is for the stage that runs at the time, not for the next.
+    pub fn stage_ended(&self) {
+        self.stop.store(false, Ordering::SeqCst);
+        self.save_now.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn to_save_is_told_once_and_to_stop_until_the_stage_ends() {
+        let wishes = Wishes::default();
+        wishes.save_now();
+        assert_eq!([wishes.told(), wishes.told()], [Wish::SaveNow, Wish::GoOn]);
+        wishes.stop();
+        assert_eq!([wishes.told(), wishes.told()], [Wish::Stop, Wish::Stop]);
+        wishes.stage_ended();
+        assert_eq!(wishes.told(), Wish::GoOn);
+        wishes.interrupt();
+        wishes.stage_ended();
+        assert_eq!(wishes.told(), Wish::Interrupt);
+    }
+}

@@ -1,0 +1,208 @@
+//! A pipeline in a folder of its own, with a cache beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use loramill::cache::Cache;
+use loramill::cache::digest::Digest;
+use loramill::pipeline::execute::{self, RunOptions};
+use loramill::pipeline::graph::Pipeline;
+use loramill::pipeline::item::ItemSet;
+use loramill::pipeline::item_set;
+use loramill::pipeline::load::load;
+use loramill::pipeline::lock_file::LockFile;
+use loramill::pipeline::plan::{Plan, plan};
+use loramill::pipeline::progress::{Event, Observer};
+use loramill::pipeline::run_record::RunRecord;
+use loramill::pipeline::sources::Surroundings;
+use loramill::pipeline::stage::StageKind;
+use loramill::pipeline::wishes::Wishes;
+
+use crate::engine::kinds::KINDS;
+
+pub struct Bed {
+    folder: tempfile::TempDir,
+    pub kinds: &'static [&'static dyn StageKind],
+    pub keep_going: bool,
+    pub force: Vec<&'static str>,
+    pub targets: Vec<&'static str>,
+    pub settings: Vec<String>,
+    pub wishes: Wishes,
+}
+
+#[derive(Default)]
+pub struct Heard(Mutex<Vec<Event>>);
+
+impl Observer for Heard {
+    fn event(&self, event: Event) {
+        self.0.lock().expect("no test panics while it listens").push(event);
+    }
+}
+
+impl Bed {
+    /// With three photos, and `stages` as the stages of the pipeline; `LOG` in them becomes the path of the log.
+    pub fn new(stages: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let bed = Self {
+            folder,
+            kinds: KINDS,
+            keep_going: false,
+            force: Vec::new(),
+            targets: Vec::new(),
+            settings: Vec::new(),
+            wishes: Wishes::default(),
+        };
+        for name in ["one", "two", "three"] {
+            bed.write(&format!("images/{name}.png"), &format!("text {name}"));
+        }
+        bed.write("base.safetensors", "base");
+        bed.stages(stages);
+        bed
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn at(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.at(path);
+        fs::create_dir_all(path.parent().expect("below the folder")).expect("made");
+        fs::write(path, text).expect("written");
+    }
+
+    /// Writes the pipeline file.
+    pub fn stages(&self, stages: &str) {
+        self.file("", stages);
+    }
+
+    /// With further keys at the top.
+    pub fn file(&self, top: &str, stages: &str) {
+        let stages = stages.replace("LOG", &self.at("log").display().to_string());
+        let text = format!("concept: test\n{top}\ninputs: {{ photos: images/, base: base.safetensors }}\nstages:\n{stages}\n");
+        self.write("pipeline.yaml", &text);
+    }
+
+    pub fn load(&self) -> Pipeline {
+        let surroundings = Surroundings { models: Vec::new(), hub: None, environment: Box::new(|_| None) };
+        match load(&self.at("pipeline.yaml"), &self.settings, &surroundings, self.kinds) {
+            Ok(pipeline) => pipeline,
+            Err(problems) => panic!("{:?}", problems.iter().map(|problem| &problem.message).collect::<Vec<_>>()),
+        }
+    }
+
+    pub fn cache(&self) -> Cache {
+        Cache::open(&self.at("cache")).expect("the cache opens")
+    }
+
+    fn indices(&self, pipeline: &Pipeline, names: &[&str]) -> Vec<usize> {
+        names.iter().map(|name| pipeline.position(name).expect("a stage of the pipeline")).collect()
+    }
+
+    fn targets(&self, pipeline: &Pipeline) -> Vec<usize> {
+        if self.targets.is_empty() { pipeline.by_default() } else { self.indices(pipeline, &self.targets) }
+    }
+
+    /// Runs the pipeline in a folder that another process has made.
+    pub fn run_in(folder: &Path) -> anyhow::Result<RunRecord> {
+        let surroundings = Surroundings { models: Vec::new(), hub: None, environment: Box::new(|_| None) };
+        let file = folder.join("pipeline.yaml");
+        let pipeline = load(&file, &[], &surroundings, KINDS).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let options = RunOptions {
+            targets: pipeline.by_default(),
+            force: BTreeSet::new(),
+            keep_going: false,
+            jobs: 2,
+            device: "cpu".to_string(),
+        };
+        let cache = Cache::open(&folder.join("cache"))?;
+        execute::run(&pipeline, &cache, &options, &Heard::default(), &Wishes::default())
+    }
+
+    pub fn try_run(&self, heard: &Heard) -> anyhow::Result<RunRecord> {
+        let pipeline = self.load();
+        let options = RunOptions {
+            targets: self.targets(&pipeline),
+            force: self.indices(&pipeline, &self.force).into_iter().collect(),
+            keep_going: self.keep_going,
+            jobs: 2,
+            device: "cpu".to_string(),
+        };
+        execute::run(&pipeline, &self.cache(), &options, heard, &self.wishes)
+    }
+
+    /// Runs, and gives what was written down, sorted, and the record.
+    pub fn run_all(&self) -> (Vec<String>, RunRecord, Vec<Event>) {
+        let before = self.log().len();
+        let heard = Heard::default();
+        let record = self.try_run(&heard).expect("the run itself does not fail");
+        let mut did: Vec<String> = self.log().split_off(before);
+        did.sort();
+        (did, record, heard.0.into_inner().expect("no test panics while it listens"))
+    }
+
+    /// Runs, expects that all goes well, and gives what was written down, sorted. A plan beforehand must have said the same stages.
+    pub fn run(&self) -> Vec<String> {
+        let planned: BTreeSet<String> =
+            self.plan().stages.iter().filter(|s| !s.dirty.is_empty()).map(|s| s.name.clone()).collect();
+        let (did, record, events) = self.run_all();
+        assert!(record.is_ok(), "{record:?}");
+        let started: BTreeSet<String> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::StageStarted { stage, .. } => Some(stage.clone()),
+                _ => None,
+            })
+            .collect();
+        assert!(planned.is_subset(&started), "planned {planned:?}, started {started:?}");
+        did
+    }
+
+    pub fn plan(&self) -> Plan {
+        let pipeline = self.load();
+        let force = self.indices(&pipeline, &self.force).into_iter().collect();
+        plan(&pipeline, &self.cache(), &self.targets(&pipeline), &force).expect("a plan")
+    }
+
+    /// The reasons that a plan gives for a stage.
+    pub fn reasons(&self, stage: &str) -> Vec<String> {
+        self.plan().stage(stage).expect("a stage of the plan").reasons.iter().map(ToString::to_string).collect()
+    }
+
+    /// What was written down, in order.
+    pub fn log(&self) -> Vec<String> {
+        fs::read_to_string(self.at("log")).unwrap_or_default().lines().map(str::to_string).collect()
+    }
+
+    pub fn lock(&self) -> LockFile {
+        LockFile::read(&self.at("pipeline.lock")).expect("the lock can be read")
+    }
+
+    /// The items of a stage as the lock names them.
+    pub fn items(&self, stage: &str) -> ItemSet {
+        let lock = self.lock();
+        let row = lock.stages[stage].last().expect("a row");
+        item_set::decode(&self.cache().read(&row.out).expect("the tree is here")).expect("a tree")
+    }
+
+    /// The digests of a stage's outputs by item and field.
+    pub fn digests(&self, stage: &str) -> BTreeMap<(String, String), Digest> {
+        self.items(stage)
+            .into_iter()
+            .flat_map(|item| item.fields.into_iter().map(move |(field, a)| ((item.name.clone(), field), a.digest)))
+            .collect()
+    }
+
+    /// What a text output says.
+    pub fn says(&self, stage: &str, item: &str) -> String {
+        let items = self.items(stage);
+        let item = items.iter().find(|i| i.name == item).expect("an item of the stage");
+        let artifact = item.fields.get("image").or_else(|| item.fields.get("lora")).expect("a text");
+        String::from_utf8(self.cache().read(&artifact.digest).expect("the object is here")).expect("a text")
+    }
+}

@@ -1,0 +1,250 @@
+//! What is in a key and what is not: one test per row of the table.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use loramill::pipeline::plan::PlannedState;
+use loramill::pipeline::progress::{Event, StageState};
+
+use crate::engine::bed::Bed;
+use crate::engine::kinds::LATER_KINDS;
+
+const MAP: &str = "  echo: { images: photos, log: LOG }\n  cut: { images: echo, log: LOG }\n  gather: { images: cut, log: LOG }";
+
+#[test]
+fn a_first_run_does_everything_and_a_second_nothing() {
+    let bed = Bed::new(MAP);
+    assert_eq!(bed.reasons("echo"), ["never ran"]);
+    assert_eq!(bed.reasons("gather"), ["waits for `cut`"]);
+    let did = bed.run();
+    assert_eq!(did, ["cut one", "cut three", "cut two", "echo one", "echo three", "echo two", "gather"]);
+    assert!(bed.plan().is_fresh());
+    assert!(bed.run().is_empty());
+    assert_eq!(bed.says("gather", "all"), "textextex");
+}
+
+#[test]
+fn a_run_without_anything_to_do_writes_nothing() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    // Files written a moment ago are hashed again; their index is written then.
+    std::thread::sleep(Duration::from_millis(50));
+    bed.run();
+    let before = contents(bed.path());
+    let (did, record, _) = bed.run_all();
+    assert!(did.is_empty() && record.did_nothing());
+    assert_eq!(contents(bed.path()), before);
+}
+
+/// Every file below `folder` with its contents and times; of folders that hold nothing but locks and passing files only the names.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
+    walkdir::WalkDir::new(folder)
+        .into_iter()
+        .map(|entry| entry.expect("readable"))
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| {
+            let modified = entry.metadata().expect("there").modified().expect("known");
+            (entry.path().to_path_buf(), (fs::read(entry.path()).expect("readable"), modified))
+        })
+        .collect()
+}
+
+#[test]
+fn a_changed_photo_runs_its_own_items_only() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    bed.write("images/two.png", "new two");
+    assert_eq!(bed.reasons("echo"), ["1 of 3 images changed: two"]);
+    let plan = bed.plan();
+    let echo = plan.stage("echo").unwrap();
+    assert_eq!((echo.items.total, echo.items.fresh, echo.items.dirty), (3, 2, 1));
+    let cut = plan.stage("cut").unwrap();
+    assert_eq!((cut.state, cut.items.fresh, cut.items.unknown), (PlannedState::Unknown, 2, 1));
+    assert_eq!(bed.run(), ["cut two", "echo two", "gather"]);
+}
+
+#[test]
+fn a_new_photo_and_a_photo_that_is_gone_are_named() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    bed.write("images/four.png", "text four");
+    assert_eq!(bed.reasons("echo"), ["new photo four"]);
+    assert_eq!(bed.run(), ["cut four", "echo four", "gather"]);
+    fs::remove_file(bed.at("images/four.png")).unwrap();
+    assert!(bed.run().is_empty(), "the set of before is in the cache");
+}
+
+#[test]
+fn renaming_a_photo_runs_nothing() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    fs::rename(bed.at("images/two.png"), bed.at("images/zwei.png")).unwrap();
+    assert!(bed.run().is_empty());
+    assert!(bed.items("cut").iter().any(|item| item.name == "zwei"), "outputs follow the name");
+    assert!(bed.plan().is_fresh());
+}
+
+#[test]
+fn touching_a_photo_runs_nothing() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    let file = fs::File::options().append(true).open(bed.at("images/two.png")).unwrap();
+    file.set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();
+    assert!(bed.plan().is_fresh());
+    assert!(bed.run().is_empty());
+}
+
+#[test]
+fn moving_the_photos_and_renaming_inputs_and_stages_runs_nothing() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    fs::rename(bed.at("images"), bed.at("pictures")).unwrap();
+    bed.write(
+        "pipeline.yaml",
+        &format!(
+            "concept: test\ninputs: {{ shots: pictures/ }}\nstages:\n  first: {{ kind: echo, images: shots, log: {0} }}\n  \
+             second: {{ kind: cut, images: first, log: {0} }}\n  gather: {{ images: second, log: {0} }}\n",
+            bed.at("log").display()
+        ),
+    );
+    assert!(bed.run().is_empty());
+}
+
+#[test]
+fn comments_layout_and_the_spelling_of_numbers_run_nothing() {
+    let bed = Bed::new("  learn: { images: photos, rate: 0.0001, log: LOG }");
+    bed.run();
+    bed.file("# a comment", "\n  learn:\n    log: \"LOG\"\n    rate: 1e-4 # the same\n    images: photos\n");
+    assert!(bed.plan().is_fresh());
+    assert!(bed.run().is_empty());
+}
+
+#[test]
+fn a_result_param_counts_and_says_from_what_to_what() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    bed.stages(&MAP.replace("cut: { images: echo", "cut: { images: echo, letters: 5"));
+    assert_eq!(bed.reasons("cut"), ["`letters` changed from 3 to 5"]);
+    assert_eq!(bed.run(), ["cut one", "cut three", "cut two", "gather"]);
+    bed.stages(MAP);
+    assert!(bed.plan().is_fresh(), "going back costs nothing");
+    assert!(bed.run().is_empty());
+}
+
+#[test]
+fn an_execution_param_does_not_count() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    bed.stages(&MAP.replace("echo: { images: photos", "echo: { images: photos, speed: 7"));
+    assert!(bed.run().is_empty());
+}
+
+#[test]
+fn a_raised_version_counts() {
+    let mut bed = Bed::new(MAP);
+    bed.run();
+    bed.kinds = LATER_KINDS;
+    assert_eq!(bed.reasons("echo"), ["`echo` now works as version 2, before as version 1"]);
+    assert_eq!(bed.run(), ["echo one", "echo three", "echo two"], "and what comes out the same cuts the rebuild");
+}
+
+#[test]
+fn an_output_that_comes_out_the_same_stops_the_rebuild_and_the_run_says_so() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    // The first three letters stay.
+    bed.stages(&MAP.replace("echo: { images: photos", "echo: { images: photos, suffix: \"!\""));
+    let (did, record, events) = bed.run_all();
+    assert_eq!(did, ["cut one", "cut three", "cut two", "echo one", "echo three", "echo two"]);
+    assert_eq!(record.stage("gather").unwrap().state, StageState::Cached);
+    let same = |stage: &str| {
+        events.iter().any(|event| matches!(event, Event::StageFinished { stage: s, came_out_the_same: true, .. } if s == stage))
+    };
+    assert!(same("cut") && !same("echo"));
+}
+
+#[test]
+fn a_field_that_a_stage_does_not_read_does_not_count_for_it() {
+    let bed = Bed::new(MAP);
+    bed.write("images/two.txt", "a caption");
+    bed.run();
+    bed.write("images/two.txt", "another caption");
+    assert!(bed.run().is_empty());
+    let sidecar = bed.items("cut").iter().find(|i| i.name == "two").unwrap().fields["sidecar"].clone();
+    assert_eq!(sidecar.digest, loramill::cache::digest::Digest::of(b"another caption"), "it passed through");
+}
+
+#[test]
+fn an_input_file_counts_for_those_that_read_it() {
+    let bed = Bed::new("  echo: { images: photos, log: LOG }\n  learn: { images: echo, base: base, log: LOG }");
+    bed.run();
+    bed.write("base.safetensors", "another base");
+    assert_eq!(bed.reasons("learn"), ["`base` changed"]);
+    assert!(bed.plan().stage("echo").unwrap().state == PlannedState::Fresh);
+    assert_eq!(bed.run().len(), 6);
+}
+
+#[test]
+fn a_lost_object_is_made_again() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    let two = bed.items("echo").into_iter().find(|item| item.name == "two").unwrap();
+    fs::remove_file(bed.cache().path(&two.fields["image"].digest)).unwrap();
+    assert_eq!(bed.reasons("echo"), ["1 of 3 outputs are no longer in the cache: two"]);
+    assert_eq!(bed.run(), ["echo two"]);
+    assert!(bed.run().is_empty());
+}
+
+#[test]
+fn a_forced_stage_runs_again_and_no_other() {
+    let mut bed = Bed::new(MAP);
+    bed.run();
+    bed.force = vec!["cut"];
+    assert_eq!(bed.reasons("cut"), ["forced"]);
+    assert_eq!(bed.run(), ["cut one", "cut three", "cut two"]);
+}
+
+#[test]
+fn a_lost_lock_file_costs_nothing() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    let lock = fs::read(bed.at("pipeline.lock")).unwrap();
+    fs::remove_file(bed.at("pipeline.lock")).unwrap();
+    assert!(bed.run().is_empty());
+    assert_eq!(fs::read(bed.at("pipeline.lock")).unwrap(), lock);
+}
+
+#[test]
+fn the_lock_has_a_row_for_each_input_and_stage_and_forgets_those_that_are_gone() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    assert_eq!(bed.lock().stages.keys().collect::<Vec<_>>(), ["cut", "echo", "gather"]);
+    assert_eq!(bed.lock().inputs.keys().collect::<Vec<_>>(), ["photos"]);
+    bed.stages("  echo: { images: photos, log: LOG }");
+    bed.run();
+    assert_eq!(bed.lock().stages.keys().collect::<Vec<_>>(), ["echo"]);
+}
+
+#[test]
+fn with_set_the_lock_stays_as_it_is_and_the_results_are_cached() {
+    let mut bed = Bed::new(MAP);
+    bed.run();
+    let lock = fs::read(bed.at("pipeline.lock")).unwrap();
+    bed.settings = vec!["cut.letters=4".to_string()];
+    assert_eq!(bed.run(), ["cut one", "cut three", "cut two", "gather"]);
+    assert_eq!(fs::read(bed.at("pipeline.lock")).unwrap(), lock);
+    assert!(bed.run().is_empty());
+}
+
+#[test]
+fn only_the_stages_that_are_asked_for_and_what_they_need_run() {
+    let mut bed = Bed::new(&format!("{MAP}\n  late: {{ kind: echo, images: cut, default: false, log: LOG }}"));
+    bed.targets = vec!["cut"];
+    assert_eq!(bed.run().len(), 6);
+    bed.targets = vec!["late"];
+    assert_eq!(bed.run(), ["echo one", "echo three", "echo two"]);
+    bed.targets = Vec::new();
+    assert_eq!(bed.run(), ["gather"]);
+}

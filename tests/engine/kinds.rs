@@ -1,0 +1,388 @@
+//! Kinds that work on texts instead of pictures, and write down what they do.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::thread;
+use std::time::Duration;
+
+use loramill::params;
+use loramill::pipeline::diagnostic::Diagnostics;
+use loramill::pipeline::item::{Item, by_content};
+use loramill::pipeline::params::{ParamDoc, Params, Reference};
+use loramill::pipeline::stage::{
+    Content, Context, Draft, Ended, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind,
+    WholeStage, Wish, Work, Worker,
+};
+use loramill::pipeline::tree::Node;
+use serde_json::json;
+
+pub const KINDS: &[&dyn StageKind] = &[&EchoKind(1), &CutKind, &LearnKind, &DrawKind, &GatherKind];
+/// As `KINDS`, and `echo` works in another way than before.
+pub const LATER_KINDS: &[&dyn StageKind] = &[&EchoKind(2), &CutKind, &LearnKind, &DrawKind, &GatherKind];
+
+/// Appends a line to the file that the pipeline names, if any.
+fn write_down(log: &str, line: &str) {
+    if !log.is_empty() {
+        let mut file = OpenOptions::new().create(true).append(true).open(log).expect("the log can be written");
+        file.write_all(format!("{line}\n").as_bytes()).expect("the log can be written");
+    }
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("test files are texts")
+}
+
+fn txt(text: String) -> Content {
+    Content::Bytes { bytes: text.into_bytes(), extension: "txt" }
+}
+
+fn uses(param: &str, reference: &Reference, reads: &'static [&'static str], shape: InputShape) -> InputUse {
+    InputUse { param: param.into(), reference: reference.clone(), reads, shape }
+}
+
+macro_rules! kind {
+    ($kind:ident, $name:literal, $params:ident, $version:expr, $writes:expr, $passes_on:expr) => {
+        impl StageKind for $kind {
+            fn name(&self) -> &'static str {
+                $name
+            }
+            fn version(&self) -> u32 {
+                let version: fn(&$kind) -> u32 = $version;
+                version(self)
+            }
+            fn doc(&self) -> &'static str {
+                $params::DOC
+            }
+            fn params(&self) -> Vec<ParamDoc> {
+                $params::fields()
+            }
+            fn writes(&self) -> &'static [&'static str] {
+                $writes
+            }
+            fn passes_fields_on(&self) -> bool {
+                $passes_on
+            }
+            fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+                Some(Box::new($params::decode_params(node, diagnostics)?))
+            }
+        }
+    };
+}
+
+params! {
+    /// Gives the text of each item back, with something after it.
+    pub struct Echo {
+        /// The texts.
+        input images: Reference,
+        /// What comes after the text.
+        result suffix: String = String::new(),
+        /// Changes nothing but the cost.
+        execution speed: u64 = 0,
+        /// Milliseconds for each item.
+        execution delay: u64 = 0,
+        /// Where to write down what was done.
+        execution log: String = String::new(),
+    }
+}
+
+pub struct EchoKind(u32);
+kind!(EchoKind, "echo", Echo, |kind| kind.0, &["image"], true);
+
+impl Stage for Echo {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        Params::components(self)
+    }
+    fn inputs(&self) -> Vec<InputUse> {
+        vec![uses("images", &self.images, &["image"], InputShape::Many)]
+    }
+    fn form(&self) -> Form<'_> {
+        Form::Items(self)
+    }
+}
+
+impl ItemStage for Echo {
+    fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> anyhow::Result<Vec<Work>> {
+        Ok(inputs.items("images").iter().map(|item| Work::of_item(item, &["image"])).collect())
+    }
+    fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(EchoWorker(self)))
+    }
+}
+
+struct EchoWorker<'a>(&'a Echo);
+
+impl Worker for EchoWorker<'_> {
+    fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
+        let said = text(context.read(&work.inputs["image"])?);
+        anyhow::ensure!(!said.contains("broken"), "the text is broken");
+        assert!(!said.contains("panic"), "the text makes it panic");
+        thread::sleep(Duration::from_millis(self.0.delay));
+        write_down(&self.0.log, &format!("echo {}", work.name));
+        Ok(vec![Draft::new(&work.name).field("image", txt(format!("{said}{}", self.0.suffix)))])
+    }
+}
+
+params! {
+    /// Keeps the first letters of each text.
+    pub struct Cut {
+        /// The texts.
+        input images: Reference,
+        /// How many letters are kept.
+        result letters: u64 = 3,
+        /// Where to write down what was done.
+        execution log: String = String::new(),
+    }
+}
+
+pub struct CutKind;
+kind!(CutKind, "cut", Cut, |_| 1, &["image"], true);
+
+impl Stage for Cut {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        Params::components(self)
+    }
+    fn inputs(&self) -> Vec<InputUse> {
+        vec![uses("images", &self.images, &["image"], InputShape::Many)]
+    }
+    fn form(&self) -> Form<'_> {
+        Form::Items(self)
+    }
+}
+
+impl ItemStage for Cut {
+    fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> anyhow::Result<Vec<Work>> {
+        Ok(inputs.items("images").iter().map(|item| Work::of_item(item, &["image"])).collect())
+    }
+    fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(CutWorker(self)))
+    }
+}
+
+struct CutWorker<'a>(&'a Cut);
+
+impl Worker for CutWorker<'_> {
+    fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
+        let said = text(context.read(&work.inputs["image"])?);
+        write_down(&self.0.log, &format!("cut {}", work.name));
+        let kept: String = said.chars().take(self.0.letters as usize).collect();
+        Ok(vec![Draft::new(&work.name).field("image", txt(kept))])
+    }
+}
+
+params! {
+    /// Learns texts by heart, epoch by epoch, and saves now and then.
+    pub struct Learn {
+        /// A file to start from.
+        input base: Option<Reference> = None,
+        /// The texts.
+        input images: Reference,
+        /// How often all texts are seen.
+        result epochs: u64 = 4,
+        /// Epochs between two checkpoints.
+        result save_every: u64 = 2,
+        /// Decides what is learned.
+        result rate: f64 = 1.0,
+        /// Milliseconds for each epoch.
+        execution delay: u64 = 0,
+        /// Fails at this epoch.
+        execution fail_at: u64 = 0,
+        /// Sends itself the wish to be stopped at this epoch: waits until it comes.
+        execution wait_at: u64 = 0,
+        /// Where to write down what was done.
+        execution log: String = String::new(),
+    }
+}
+
+pub struct LearnKind;
+kind!(LearnKind, "learn", Learn, |_| 1, &["lora"], false);
+
+impl Stage for Learn {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        Params::components(self)
+    }
+    fn inputs(&self) -> Vec<InputUse> {
+        let mut inputs = vec![uses("images", &self.images, &["image", "caption"], InputShape::Training)];
+        inputs.extend(self.base.as_ref().map(|base| uses("base", base, &["model"], InputShape::One)));
+        inputs
+    }
+    fn form(&self) -> Form<'_> {
+        Form::Whole(self)
+    }
+    fn uses_device(&self) -> bool {
+        true
+    }
+}
+
+impl Learn {
+    fn texts(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<String> {
+        let mut all = match &self.base {
+            Some(_) => text(fs::read(context.path(inputs.one("base", "model")?)?)?),
+            None => String::new(),
+        };
+        for item in by_content(inputs.items("images"), &["image", "caption"]) {
+            for artifact in item.fields.values() {
+                all.push_str(&text(context.read(artifact)?));
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl WholeStage for Learn {
+    fn run(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<Ended> {
+        let texts = self.texts(inputs, context)?;
+        let state = context.state()?.join("epoch");
+        let first = match fs::read_to_string(&state) {
+            Ok(done) => done.trim().parse::<u64>()? + 1,
+            Err(_) => 1,
+        };
+        for epoch in first..=self.epochs {
+            thread::sleep(Duration::from_millis(self.delay));
+            anyhow::ensure!(epoch != self.fail_at, "nothing is learned at epoch {epoch}");
+            while epoch == self.wait_at && context.wish() == Wish::GoOn {
+                thread::sleep(Duration::from_millis(1));
+            }
+            match context.wish() {
+                Wish::Interrupt => return Ok(Ended::Interrupted),
+                Wish::Stop => {
+                    self.save(epoch, &texts, context)?;
+                    return Ok(Ended::Stopped(format!("stopped at epoch {epoch} of {}", self.epochs)));
+                }
+                Wish::SaveNow | Wish::GoOn => {}
+            }
+            write_down(&self.log, &format!("learn {epoch}"));
+            if epoch % self.save_every == 0 || epoch == self.epochs {
+                self.save(epoch, &texts, context)?;
+            }
+            // After the checkpoint, as training does: what the state counts as done is published.
+            let next = context.scratch().join("epoch");
+            fs::write(&next, epoch.to_string())?;
+            fs::rename(&next, &state)?;
+        }
+        Ok(Ended::Done)
+    }
+
+    fn forecast(&self, _inputs: &Resolved) -> Vec<(String, BTreeMap<String, String>)> {
+        (1..=self.epochs)
+            .filter(|epoch| epoch % self.save_every == 0 || *epoch == self.epochs)
+            .map(|epoch| (format!("e{epoch:03}"), BTreeMap::from([("epoch".to_string(), epoch.to_string())])))
+            .collect()
+    }
+}
+
+impl Learn {
+    fn save(&self, epoch: u64, texts: &str, context: &dyn Context) -> anyhow::Result<()> {
+        write_down(&self.log, &format!("save {epoch}"));
+        let learned = format!("{texts} x{epoch} at {}", self.rate);
+        context.publish(Draft::new(format!("e{epoch:03}")).field("lora", txt(learned)).attribute("epoch", epoch))
+    }
+}
+
+params! {
+    /// Draws what each checkpoint learned.
+    pub struct Draw {
+        /// The checkpoints.
+        input lora: Reference,
+        /// What to draw.
+        result prompts: Vec<String>,
+        /// Milliseconds for each drawing.
+        execution delay: u64 = 0,
+        /// Where to write down what was done.
+        execution log: String = String::new(),
+    }
+}
+
+pub struct DrawKind;
+kind!(DrawKind, "draw", Draw, |_| 1, &["image"], false);
+
+impl Stage for Draw {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        // Prompts are values of the works: a further one redraws nothing.
+        Params::components(self).into_iter().filter(|(name, _)| !name.starts_with("prompts")).collect()
+    }
+    fn inputs(&self) -> Vec<InputUse> {
+        vec![uses("lora", &self.lora, &["lora"], InputShape::Many)]
+    }
+    fn form(&self) -> Form<'_> {
+        Form::Items(self)
+    }
+    fn uses_device(&self) -> bool {
+        true
+    }
+}
+
+impl ItemStage for Draw {
+    fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> anyhow::Result<Vec<Work>> {
+        let work = |item: &Item, place: usize, prompt: &String| Work {
+            name: format!("{}-{place}", item.name),
+            origin: None,
+            values: BTreeMap::from([("prompt".to_string(), json!(prompt))]),
+            inputs: BTreeMap::from([("lora".to_string(), item.fields["lora"].clone())]),
+            carry: BTreeMap::new(),
+            attributes: item.attributes.clone(),
+        };
+        let items = inputs.items("lora");
+        Ok(items.iter().flat_map(|item| self.prompts.iter().enumerate().map(move |(n, p)| work(item, n, p))).collect())
+    }
+    fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(DrawWorker(self)))
+    }
+    fn finish(&self, outputs: &[Item], _files: &dyn Files) -> anyhow::Result<Vec<Draft>> {
+        write_down(&self.log, &format!("grid of {}", outputs.len()));
+        Ok(vec![Draft::new("grid").field("image", txt(format!("{} drawings", outputs.len())))])
+    }
+}
+
+struct DrawWorker<'a>(&'a Draw);
+
+impl Worker for DrawWorker<'_> {
+    fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
+        let learned = text(context.read(&work.inputs["lora"])?);
+        let prompt = work.values["prompt"].as_str().expect("a text");
+        anyhow::ensure!(prompt != "impossible", "that cannot be drawn");
+        thread::sleep(Duration::from_millis(self.0.delay));
+        write_down(&self.0.log, &format!("draw {}", work.name));
+        Ok(vec![Draft::new(&work.name).field("image", txt(format!("{prompt}: {learned}")))])
+    }
+}
+
+params! {
+    /// Puts all texts into one.
+    pub struct Gather {
+        /// The texts.
+        input images: Reference,
+        /// Where to write down what was done.
+        execution log: String = String::new(),
+    }
+}
+
+pub struct GatherKind;
+kind!(GatherKind, "gather", Gather, |_| 1, &["image"], false);
+
+impl Stage for Gather {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        Params::components(self)
+    }
+    fn inputs(&self) -> Vec<InputUse> {
+        vec![uses("images", &self.images, &["image"], InputShape::Many)]
+    }
+    fn form(&self) -> Form<'_> {
+        Form::Whole(self)
+    }
+}
+
+impl WholeStage for Gather {
+    fn run(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<Ended> {
+        let mut all = String::new();
+        for item in by_content(inputs.items("images"), &["image"]) {
+            all.push_str(&text(context.read(&item.fields["image"])?));
+        }
+        write_down(&self.log, "gather");
+        context.publish(Draft::new("all").field("image", txt(all)))?;
+        Ok(Ended::Done)
+    }
+    fn forecast(&self, _inputs: &Resolved) -> Vec<(String, BTreeMap<String, String>)> {
+        vec![("all".to_string(), BTreeMap::new())]
+    }
+}

@@ -1,0 +1,9 @@
+//! The engine with small kinds on text files: what runs, what does not, and what the user is told.
+
+mod bed;
+mod kinds;
+
+mod checkpoints;
+mod failures;
+mod freshness;
+mod processes;
