@@ -15,14 +15,14 @@ pub(crate) fn pass(_place: &'static str) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-pub(crate) use armed::{Fault, arm, disarm, is_dead, pass};
+pub(crate) use armed::{Fault, arm, disarm, is_dead, pass, when};
 
 #[cfg(test)]
 mod armed {
     use std::cell::RefCell;
     use std::io;
 
-    #[derive(Clone, Copy)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) enum Fault {
         /// What a full disk answers.
         DiskFull,
@@ -39,39 +39,55 @@ mod armed {
         /// Passes before it strikes.
         after: usize,
         fault: Fault,
+        struck: bool,
     }
 
+    type Deed = (&'static str, Box<dyn FnMut()>);
+
     thread_local! {
-        static ARMED: RefCell<Option<Armed>> = const { RefCell::new(None) };
+        static ARMED: RefCell<Vec<Armed>> = const { RefCell::new(Vec::new()) };
+        static DEED: RefCell<Option<Deed>> = const { RefCell::new(None) };
     }
 
     /// Lets `place` fail in this thread from the pass after the next `after` on, until `disarm`.
     pub(crate) fn arm(place: &'static str, after: usize, fault: Fault) {
-        ARMED.with_borrow_mut(|armed| *armed = Some(Armed { place, after, fault }));
+        ARMED.with_borrow_mut(|armed| armed.push(Armed { place, after, fault, struck: false }));
     }
 
-    /// True if the place was reached often enough to fail.
+    /// Does something in this thread each time `place` is passed, until `disarm`: what another program does at that moment.
+    pub(crate) fn when(place: &'static str, deed: impl FnMut() + 'static) {
+        DEED.set(Some((place, Box::new(deed))));
+    }
+
+    /// True if every armed place has failed.
     pub(crate) fn disarm() -> bool {
-        ARMED.with_borrow_mut(|armed| armed.take().is_none_or(|armed| armed.after == 0))
+        DEED.set(None);
+        ARMED.take().iter().all(|armed| armed.struck)
     }
 
     pub(crate) fn is_dead() -> bool {
-        ARMED.with_borrow(|armed| matches!(armed, Some(Armed { after: 0, fault: Fault::Killed, .. })))
+        ARMED.with_borrow(|armed| armed.iter().any(|armed| armed.struck && armed.fault == Fault::Killed))
     }
 
     pub(crate) fn pass(place: &'static str) -> io::Result<()> {
-        ARMED.with_borrow_mut(|armed| match armed {
-            Some(armed) if armed.place == place && armed.after > 0 => {
-                armed.after -= 1;
-                Ok(())
+        DEED.with_borrow_mut(|deed| {
+            if let Some((_, deed)) = deed.as_mut().filter(|(at, _)| *at == place) {
+                deed();
             }
-            Some(armed) if armed.place == place => Err(match armed.fault {
+        });
+        ARMED.with_borrow_mut(|armed| {
+            let Some(armed) = armed.iter_mut().find(|armed| armed.place == place) else { return Ok(()) };
+            if armed.after > 0 {
+                armed.after -= 1;
+                return Ok(());
+            }
+            armed.struck = true;
+            Err(match armed.fault {
                 Fault::DiskFull => io::ErrorKind::StorageFull.into(),
                 Fault::BrokenDisk => io::Error::from(rustix::io::Errno::IO),
                 Fault::Unsupported => io::Error::from(rustix::io::Errno::INVAL),
                 Fault::Killed => io::Error::other("killed by the test"),
-            }),
-            _ => Ok(()),
+            })
         })
     }
 }

@@ -27,6 +27,9 @@ mod replace;
 
 mod apply;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;

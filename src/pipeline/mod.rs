@@ -9,6 +9,8 @@ pub mod item;
 pub mod item_set;
 
 pub mod lock_file;
+pub mod materialise;
+mod out_manifest;
 pub mod stage;
 
 pub mod inputs;

@@ -1,0 +1,521 @@
+//! `out/<stage>/<item>.<extension>`: the outputs of a stage under friendly names. Unaware of how they came about.
+//!
+//! What was written is remembered in the cache, with what `stat` says of each file, so that a run that changes nothing reads no
+//! contents, and a file that a person changed or removed is told from one that is merely old.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use anyhow::{Result, ensure};
+use rayon::prelude::*;
+use rustix::fs::{AtFlags, CWD, RenameFlags};
+
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::faults;
+use crate::cache::stat_index::FileStat;
+use crate::cache::trouble::disk_trouble;
+use crate::pipeline::item::Item;
+use crate::pipeline::out_manifest::{Entry, Manifest};
+
+/// From this size on a file is a hard link of its read-only object, if it cannot be a reflink.
+const LINKED_FROM: u64 = 64 << 20;
+/// More files of a kind are counted, not listed.
+const LISTED: usize = 20;
+
+/// What was done to a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub written: usize,
+    pub removed: usize,
+    /// Sentences for the user: what they removed, and what they changed and where that is now.
+    pub notes: Vec<String>,
+}
+
+/// Makes `<out>/<stage>/` show `fields` of `items`; `tree` is the digest of their tree. Files that an earlier call wrote and that are no
+/// longer wanted go; files that a person changed go to `<out>/.yours/`; other files stay. For runs only, under the lock of the pipeline.
+pub fn materialise(cache: &Cache, out: &Path, stage: &str, tree: &Digest, items: &[Item], fields: &[&str]) -> Result<Report> {
+    let folder = out.join(stage);
+    let manifest_path = Manifest::path(cache, &folder);
+    let covers = covers(tree, fields);
+    let manifest = Manifest::read(&manifest_path);
+    if manifest.covers == Some(covers) && manifest.entries.par_iter().with_min_len(256).all(|entry| is_untouched(&folder, entry))
+    {
+        return Ok(Report::default());
+    }
+    let mut work = Work::new(cache, out, stage, folder);
+    let wanted = wanted(items, fields)?;
+    if !manifest.entries.is_empty() {
+        // What is about to change is forgotten first: after a kill a file that is missing is not one that the user removed.
+        let stays = |entry: &&Entry| wanted.get(&entry.path).is_some_and(|want| want.digest == entry.digest);
+        let entries = manifest.entries.iter().filter(stays).cloned().collect();
+        Manifest { covers: None, entries }.write(&manifest_path)?;
+    }
+    let entries = work.bring_about(&manifest, &wanted)?;
+    Manifest { covers: Some(covers), entries }.write(&manifest_path)?;
+    Ok(work.report())
+}
+
+/// Stands for what a folder is to show.
+fn covers(tree: &Digest, fields: &[&str]) -> Digest {
+    Digest::of(format!("{tree} {}", fields.join(" ")).as_bytes())
+}
+
+/// Whether the file is as it was when it was written.
+fn is_untouched(folder: &Path, entry: &Entry) -> bool {
+    stat(&folder.join(&entry.path)).is_some_and(|found| entry.is_as(&found))
+}
+
+/// Links are not followed: a link was not put there by us.
+fn stat(path: &Path) -> Option<FileStat> {
+    fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file).map(|metadata| FileStat::from(&metadata))
+}
+
+struct Wanted {
+    digest: Digest,
+    size: u64,
+    /// The item to leave out if this is not wanted.
+    item: String,
+}
+
+/// The files by their path below the folder.
+fn wanted(items: &[Item], fields: &[&str]) -> Result<BTreeMap<String, Wanted>> {
+    let mut wanted = BTreeMap::new();
+    for item in items {
+        let plain = item.name.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        ensure!(plain, "`{}` cannot be the name of a file: a part of it is empty or made of dots", item.name);
+        let mut extensions = BTreeSet::new();
+        for field in fields {
+            let Some(artifact) = item.fields.get(*field) else { continue };
+            let extension = artifact.extension.as_str();
+            let stem = if extensions.insert(extension) { item.name.clone() } else { format!("{}.{field}", item.name) };
+            let path = if extension.is_empty() { stem } else { format!("{stem}.{extension}") };
+            let item = item.origin.as_ref().unwrap_or(&item.name).clone();
+            wanted.insert(path, Wanted { digest: artifact.digest, size: artifact.size, item });
+        }
+    }
+    Ok(wanted)
+}
+
+/// A folder that is being brought up to date.
+struct Work<'a> {
+    cache: &'a Cache,
+    /// As the user calls the folder: `out/resize`.
+    shown: String,
+    folder: PathBuf,
+    yours: PathBuf,
+    scratch: PathBuf,
+    next: AtomicU64,
+    can_reflink: AtomicBool,
+    written: usize,
+    removed: usize,
+    removed_by_user: Vec<String>,
+    changed_by_user: Vec<String>,
+}
+
+impl<'a> Work<'a> {
+    fn new(cache: &'a Cache, out: &Path, stage: &str, folder: PathBuf) -> Self {
+        let out_name = out.file_name().unwrap_or_default().to_string_lossy();
+        Self {
+            cache,
+            shown: format!("{out_name}/{stage}"),
+            folder,
+            yours: out.join(".yours").join(stage),
+            scratch: out.join(".loramill-tmp"),
+            next: AtomicU64::new(0),
+            can_reflink: AtomicBool::new(true),
+            written: 0,
+            removed: 0,
+            removed_by_user: Vec::new(),
+            changed_by_user: Vec::new(),
+        }
+    }
+
+    fn bring_about(&mut self, manifest: &Manifest, wanted: &BTreeMap<String, Wanted>) -> Result<Vec<Entry>> {
+        // A folder that is gone as a whole was cleared away, not picked over.
+        let picked_over = self.folder.is_dir();
+        let known: BTreeMap<&str, &Entry> = manifest.entries.iter().map(|entry| (entry.path.as_str(), entry)).collect();
+
+        // 1. what is no longer wanted
+        for entry in manifest.entries.iter().filter(|entry| !wanted.contains_key(&entry.path)) {
+            if self.clear(&entry.path, Some(entry), None)? == Cleared::Ours {
+                self.removed += 1;
+                self.remove_empty_folders(&entry.path);
+            }
+        }
+
+        // 2. what lies there already
+        let mut entries = Vec::with_capacity(wanted.len());
+        let mut missing = Vec::new();
+        for (path, want) in wanted {
+            let entry = known.get(path.as_str()).copied();
+            match self.clear(path, entry, Some(want))? {
+                Cleared::AsWanted(entry) => entries.push(entry),
+                Cleared::Nothing => {
+                    if let (Some(entry), true) = (entry, picked_over) {
+                        let was = format!("{}/{}", self.shown, entry.path);
+                        self.removed_by_user.push(format!("you removed {was}: `loramill skip {}`, or it comes back", want.item));
+                    }
+                    missing.push((path, want));
+                }
+                Cleared::Ours | Cleared::Theirs => missing.push((path, want)),
+            }
+        }
+
+        // 3. what is missing
+        if !missing.is_empty() {
+            self.empty_scratch()?;
+            let folders: BTreeSet<PathBuf> =
+                missing.iter().filter_map(|(path, _)| self.folder.join(path).parent().map(Path::to_path_buf)).collect();
+            for folder in folders {
+                fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
+            }
+            let work = &*self;
+            let written: Vec<Entry> = missing.par_iter().map(|(path, want)| work.write(path, want)).collect::<Result<_>>()?;
+            self.written = written.len();
+            entries.extend(written);
+            let open = File::open(&self.folder).map_err(|error| disk_trouble(error, "opening", &self.folder))?;
+            // What the manifest says must still be true after a power cut.
+            rustix::fs::syncfs(open).map_err(|error| disk_trouble(error.into(), "making durable", &self.folder))?;
+            let _ = fs::remove_dir_all(&self.scratch);
+        }
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(entries)
+    }
+
+    /// Makes room at `path`, unless what is wanted lies there.
+    fn clear(&mut self, path: &str, known: Option<&Entry>, want: Option<&Wanted>) -> Result<Cleared> {
+        let full = self.folder.join(path);
+        let metadata = match fs::symlink_metadata(&full) {
+            Ok(metadata) => metadata,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Cleared::Nothing),
+            Err(error) => return Err(disk_trouble(error, "reading", &full)),
+        };
+        let found = FileStat::from(&metadata);
+        let untouched = known.filter(|entry| metadata.is_file() && entry.is_as(&found));
+        let digest = match untouched {
+            Some(entry) => Some(entry.digest),
+            None if metadata.is_file() => Some(self.cache.digest_file(&full)?.0),
+            None => None,
+        };
+        if let (Some(digest), Some(want)) = (digest, want) {
+            if digest == want.digest {
+                let linked = metadata.nlink() > 1;
+                return Ok(Cleared::AsWanted(Entry { path: path.to_string(), digest, stat: found, linked }));
+            }
+        }
+        // Contents that the store has are nobody's work: an earlier run was killed before it noted what it wrote.
+        if untouched.is_some() || digest.is_some_and(|digest| self.cache.contains(&digest, found.size)) {
+            fs::remove_file(&full).map_err(|error| disk_trouble(error, "removing", &full))?;
+            return Ok(Cleared::Ours);
+        }
+        let moved = self.move_to_yours(path, &full)?;
+        self.changed_by_user.push(format!("you changed {}/{path}: your version is now `{}`", self.shown, moved.display()));
+        Ok(Cleared::Theirs)
+    }
+
+    fn move_to_yours(&self, path: &str, full: &Path) -> Result<PathBuf> {
+        for number in 1u32.. {
+            let target = match number {
+                1 => self.yours.join(path),
+                _ => self.yours.join(format!("{number}")).join(path),
+            };
+            let trouble = |error| disk_trouble(error, &format!("moving `{}` to", full.display()), &target);
+            if let Some(folder) = target.parent() {
+                fs::create_dir_all(folder).map_err(trouble)?;
+            }
+            match rename_new(full, &target) {
+                Ok(()) => return Ok(target),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(trouble(error)),
+            }
+        }
+        unreachable!("there is always another number")
+    }
+
+    fn write(&self, path: &str, want: &Wanted) -> Result<Entry> {
+        let full = self.folder.join(path);
+        let object = self.cache.path(&want.digest);
+        let scratch = self.scratch.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let place = || -> io::Result<bool> {
+            let linked = self.copy(&object, &scratch, want.size)?;
+            faults::pass("out.place")?;
+            rename_new(&scratch, &full)?;
+            Ok(linked)
+        };
+        let linked = place().map_err(|error| {
+            if !faults::is_dead() {
+                let _ = fs::remove_file(&scratch);
+            }
+            disk_trouble(error, "writing", &full)
+        })?;
+        let stat = FileStat::of(&full).map_err(|error| disk_trouble(error, "reading", &full))?;
+        Ok(Entry { path: path.to_string(), digest: want.digest, stat, linked })
+    }
+
+    /// A reflink, else a hard link of a large object, else a copy. True if it is a hard link.
+    fn copy(&self, object: &Path, target: &Path, size: u64) -> io::Result<bool> {
+        let mut source = File::open(object)?;
+        if source.metadata()?.len() != size {
+            return Err(io::Error::other("the object in the cache is damaged: run again to make it anew"));
+        }
+        let mut file = File::create_new(target)?;
+        if self.can_reflink.load(Ordering::Relaxed) {
+            if rustix::fs::ioctl_ficlone(&file, &source).is_ok() {
+                return Ok(false);
+            }
+            self.can_reflink.store(false, Ordering::Relaxed);
+        }
+        if size >= LINKED_FROM {
+            fs::remove_file(target)?;
+            if fs::hard_link(object, target).is_ok() {
+                return Ok(true);
+            }
+            file = File::create_new(target)?;
+        }
+        faults::pass("out.copy")?;
+        io::copy(&mut source, &mut file)?;
+        Ok(false)
+    }
+
+    fn empty_scratch(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.scratch) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(disk_trouble(error, "emptying", &self.scratch)),
+            _ => {}
+        }
+        fs::create_dir_all(&self.scratch).map_err(|error| disk_trouble(error, "creating", &self.scratch))
+    }
+
+    fn remove_empty_folders(&self, path: &str) {
+        // A folder with something in it does not go, and that is well.
+        let above = Path::new(path).ancestors().skip(1).filter(|above| *above != Path::new(""));
+        for above in above {
+            if fs::remove_dir(self.folder.join(above)).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn report(self) -> Report {
+        let mut notes = shortened(self.removed_by_user, "more files that you removed come back");
+        notes.extend(shortened(self.changed_by_user, "more files that you changed are there too"));
+        Report { written: self.written, removed: self.removed, notes }
+    }
+}
+
+fn shortened(mut notes: Vec<String>, rest: &str) -> Vec<String> {
+    if notes.len() > LISTED {
+        let more = notes.len() - LISTED;
+        notes.truncate(LISTED);
+        notes.push(format!("{more} {rest}"));
+    }
+    notes
+}
+
+#[derive(Debug, PartialEq)]
+enum Cleared {
+    Nothing,
+    AsWanted(Entry),
+    /// A file of ours was removed.
+    Ours,
+    /// A file of the user's was moved to `.yours/`.
+    Theirs,
+}
+
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            rustix::fs::linkat(CWD, from, CWD, to, AtFlags::empty())?;
+            fs::remove_file(from)
+        }
+        result => Ok(result?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::cache::faults::{Fault, arm, disarm};
+    use crate::pipeline::item_set;
+
+    struct Place {
+        temp: tempfile::TempDir,
+        cache: Cache,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let temp = tempfile::tempdir().unwrap();
+            let cache = Cache::open(&temp.path().join("cache")).unwrap();
+            Self { temp, cache }
+        }
+
+        fn out(&self) -> PathBuf {
+            self.temp.path().join("out")
+        }
+
+        fn item(&self, name: &str, contents: &[u8]) -> Item {
+            let batch = self.cache.batch();
+            let image = batch.put_bytes(contents).unwrap().artifact("png");
+            batch.flush().unwrap();
+            Item {
+                name: name.to_string(),
+                origin: None,
+                fields: BTreeMap::from([("image".to_string(), image)]),
+                attributes: BTreeMap::new(),
+                key: Digest::of(name.as_bytes()),
+            }
+        }
+
+        fn show(&self, items: &[Item]) -> Result<Report> {
+            materialise(&self.cache, &self.out(), "resize", &Digest::of(&item_set::encode(items)), items, &["image"])
+        }
+
+        /// The files below `out/resize` and what they hold.
+        fn files(&self) -> BTreeMap<String, String> {
+            below(&self.out().join("resize"))
+        }
+    }
+
+    fn below(folder: &Path) -> BTreeMap<String, String> {
+        walkdir::WalkDir::new(folder)
+            .into_iter()
+            .filter_map(std::result::Result::ok)
+            .filter(|entry| entry.file_type().is_file())
+            .map(|entry| {
+                let name = entry.path().strip_prefix(folder).unwrap().to_string_lossy().into_owned();
+                (name, fs::read_to_string(entry.path()).unwrap())
+            })
+            .collect()
+    }
+
+    fn map(files: &[(&str, &str)]) -> BTreeMap<String, String> {
+        files.iter().map(|(name, contents)| (name.to_string(), contents.to_string())).collect()
+    }
+
+    #[test]
+    fn outputs_appear_change_and_go_and_nothing_is_done_twice() {
+        let place = Place::new();
+        let first = [place.item("a", b"one"), place.item("beach/b", b"two")];
+        assert_eq!(place.show(&first).unwrap(), Report { written: 2, ..Report::default() });
+        assert_eq!(place.files(), map(&[("a.png", "one"), ("beach/b.png", "two")]));
+        assert_eq!(place.show(&first).unwrap(), Report::default());
+        let second = [place.item("a", b"three")];
+        assert_eq!(place.show(&second).unwrap(), Report { written: 1, removed: 1, ..Report::default() });
+        assert_eq!(place.files(), map(&[("a.png", "three")]));
+        assert!(!place.out().join("resize/beach").exists());
+        assert!(!place.out().join(".loramill-tmp").exists());
+        let writable = fs::metadata(place.out().join("resize/a.png")).unwrap().permissions().mode() & 0o200;
+        assert_ne!(writable, 0, "a copy is the user's to change");
+    }
+
+    #[test]
+    fn a_removed_file_comes_back_and_the_user_is_told_how_to_leave_it_out() {
+        let place = Place::new();
+        let items = [place.item("a", b"one"), place.item("b", b"two")];
+        place.show(&items).unwrap();
+        fs::remove_file(place.out().join("resize/a.png")).unwrap();
+        let report = place.show(&items).unwrap();
+        assert_eq!(report.notes, ["you removed out/resize/a.png: `loramill skip a`, or it comes back"]);
+        assert_eq!(place.files(), map(&[("a.png", "one"), ("b.png", "two")]));
+        fs::remove_dir_all(place.out()).unwrap();
+        assert_eq!(place.show(&items).unwrap(), Report { written: 2, ..Report::default() }, "all of it was cleared away");
+    }
+
+    #[test]
+    fn a_changed_file_is_kept_and_a_touched_one_stays() {
+        let place = Place::new();
+        let items = [place.item("a", b"one"), place.item("b", b"two")];
+        place.show(&items).unwrap();
+        for round in ["mine", "mine again"] {
+            fs::write(place.out().join("resize/a.png"), round).unwrap();
+            fs::write(place.out().join("resize/b.png"), "two").unwrap();
+            let report = place.show(&items).unwrap();
+            assert_eq!((report.written, report.notes.len()), (1, 1));
+            assert!(report.notes[0].starts_with("you changed out/resize/a.png: "), "{}", report.notes[0]);
+            assert_eq!(place.files(), map(&[("a.png", "one"), ("b.png", "two")]));
+        }
+        assert_eq!(below(&place.out().join(".yours/resize")), map(&[("a.png", "mine"), ("2/a.png", "mine again")]));
+        // Also when the item goes away.
+        fs::write(place.out().join("resize/b.png"), "mine too").unwrap();
+        assert_eq!(place.show(&items[..1]).unwrap().notes.len(), 1);
+        assert_eq!(below(&place.out().join(".yours/resize"))["b.png"], "mine too");
+    }
+
+    #[test]
+    fn files_of_others_stay_unless_they_are_in_the_way() {
+        let place = Place::new();
+        fs::create_dir_all(place.out().join("resize")).unwrap();
+        fs::write(place.out().join("resize/notes.txt"), "mine").unwrap();
+        fs::write(place.out().join("resize/a.png"), "mine").unwrap();
+        place.show(&[place.item("a", b"one")]).unwrap();
+        assert_eq!(place.files(), map(&[("a.png", "one"), ("notes.txt", "mine")]));
+        assert_eq!(below(&place.out().join(".yours/resize")), map(&[("a.png", "mine")]));
+    }
+
+    #[test]
+    fn a_kill_or_a_full_disk_in_between_is_made_good_by_the_next_run() {
+        for (place_name, fault) in [("out.copy", Fault::Killed), ("out.place", Fault::Killed), ("out.copy", Fault::DiskFull)] {
+            let place = Place::new();
+            let old: Vec<Item> = (0..4).map(|n| place.item(&n.to_string(), format!("old {n}").as_bytes())).collect();
+            place.show(&old).unwrap();
+            let new: Vec<Item> = (0..4).map(|n| place.item(&n.to_string(), format!("new {n}").as_bytes())).collect();
+            // Files are written by several threads; the fault is armed for one.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            pool.install(|| {
+                arm(place_name, 2, fault);
+                place.show(&new).unwrap_err();
+                assert!(disarm());
+            });
+            let report = place.show(&new).unwrap();
+            assert_eq!(report.notes, Vec::<String>::new(), "{place_name}: files of ours are not the user's");
+            let expected: BTreeMap<_, _> = (0..4).map(|n| (format!("{n}.png"), format!("new {n}"))).collect();
+            assert_eq!(place.files(), expected);
+            assert!(!place.out().join(".loramill-tmp").exists());
+        }
+    }
+
+    #[test]
+    fn a_lost_manifest_costs_hashing_only() {
+        let place = Place::new();
+        let items = [place.item("a", b"one")];
+        place.show(&items).unwrap();
+        fs::remove_dir_all(place.cache.root().join("outputs")).unwrap();
+        assert_eq!(place.show(&items).unwrap(), Report::default());
+        assert_eq!(place.show(&items).unwrap(), Report::default());
+    }
+
+    #[test]
+    fn large_files_are_links_and_a_second_link_is_no_change() {
+        let place = Place::new();
+        let items = [place.item("model", &vec![7; LINKED_FROM as usize])];
+        place.show(&items).unwrap();
+        let object = place.cache.path(&items[0].fields["image"].digest);
+        let second = place.temp.path().join("second");
+        fs::hard_link(&object, &second).unwrap();
+        assert_eq!(place.show(&items).unwrap(), Report::default());
+    }
+
+    #[test]
+    fn fields_with_one_extension_get_names_of_their_own() {
+        let place = Place::new();
+        let mut item = place.item("a", b"one");
+        item.fields.insert("mask".to_string(), place.item("x", b"two").fields["image"].clone());
+        let paths = wanted(&[item], &["image", "mask"]).unwrap();
+        assert_eq!(paths.into_keys().collect::<Vec<_>>(), ["a.mask.png", "a.png"]);
+    }
+
+    #[test]
+    fn a_name_cannot_lead_out_of_the_folder() {
+        let place = Place::new();
+        for name in ["../a", "a//b", "/a", "a/.."] {
+            assert!(place.show(&[place.item(name, b"one")]).is_err(), "{name}");
+        }
+    }
+}
