@@ -40,3 +40,5 @@ pub mod device;
 pub mod ops;
 #[cfg(feature = "nn")]
 pub mod models;
+#[cfg(feature = "nn")]
+pub mod stable_diffusion;
