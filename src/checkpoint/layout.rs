@@ -122,6 +122,11 @@ impl Shapes<'_> {
         self.tensors.contains_key(name)
     }
 
+    /// Whether any tensor's name begins so.
+    fn has_below(&self, prefix: &str) -> bool {
+        self.tensors.range(prefix.to_string()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
     fn get<const SIDES: usize>(&self, name: &str, what: &str) -> Result<[usize; SIDES]> {
         let info = self.tensors.get(name).with_context(|| format!("tensor `{name}` is missing: expected {what}"))?;
         let shape = info.shape.as_slice();
@@ -254,12 +259,11 @@ impl UnetLayout {
         for block in 1.. {
             let block = format!("{prefix}input_blocks.{block}");
             let level = levels.last_mut().expect("it begins with one");
-            let convolution = format!("{block}.0.out_layers.3.weight");
-            if shapes.has(&convolution) {
-                level.convolutions.push(convolution);
-                level.attentions.push(Some(format!("{block}.1")).filter(|a| shapes.has(&format!("{a}.norm.weight"))));
-            } else if shapes.has(&format!("{block}.0.op.weight")) && !level.convolutions.is_empty() {
+            if shapes.has_below(&format!("{block}.0.op.")) && !level.convolutions.is_empty() {
                 levels.push(Level { convolutions: Vec::new(), attentions: Vec::new() });
+            } else if shapes.has_below(&format!("{block}.0.")) {
+                level.convolutions.push(format!("{block}.0.out_layers.3.weight"));
+                level.attentions.push(Some(format!("{block}.1.")).filter(|attention| shapes.has_below(attention)));
             } else {
                 break;
             }
@@ -270,9 +274,12 @@ impl UnetLayout {
 
     fn levels_diffusers(shapes: &Shapes<'_>, prefix: &str) -> Vec<Level> {
         let block = |level: usize, index: usize| {
-            let convolution = format!("{prefix}down_blocks.{level}.resnets.{index}.conv2.weight");
-            let attention = format!("{prefix}down_blocks.{level}.attentions.{index}");
-            shapes.has(&convolution).then(|| (convolution, Some(attention).filter(|a| shapes.has(&format!("{a}.norm.weight")))))
+            let (block, attention) = (
+                format!("{prefix}down_blocks.{level}.resnets.{index}."),
+                format!("{prefix}down_blocks.{level}.attentions.{index}."),
+            );
+            let attention = Some(attention).filter(|attention| shapes.has_below(attention));
+            shapes.has_below(&block).then(|| (format!("{block}conv2.weight"), attention))
         };
         let level = |level: usize| {
             let (convolutions, attentions): (Vec<_>, Vec<_>) = (0..).map_while(|index| block(level, index)).unzip();
@@ -311,13 +318,13 @@ impl VaeLayout {
             names.style = Style::OldDiffusers;
         }
         let at = |name: &str| format!("{}{name}", names.prefix);
-        let convolution = |level: usize, index: usize| match names.style {
-            Style::Ldm => at(&format!("encoder.down.{level}.block.{index}.conv2.weight")),
-            _ => at(&format!("encoder.down_blocks.{level}.resnets.{index}.conv2.weight")),
+        let block = |level: usize, index: usize| match names.style {
+            Style::Ldm => at(&format!("encoder.down.{level}.block.{index}.")),
+            _ => at(&format!("encoder.down_blocks.{level}.resnets.{index}.")),
         };
         let level = |level: usize| {
-            let convolutions: Vec<String> =
-                (0..).map(|index| convolution(level, index)).take_while(|name| shapes.has(name)).collect();
+            let blocks = (0..).map(|index| block(level, index)).take_while(|block| shapes.has_below(block));
+            let convolutions: Vec<String> = blocks.map(|block| format!("{block}conv2.weight")).collect();
             let attentions = vec![None; convolutions.len()];
             (!convolutions.is_empty()).then_some(Level { convolutions, attentions })
         };

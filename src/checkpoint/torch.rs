@@ -1,6 +1,7 @@
 //! Reads what `torch.save` wrote: a zip archive around a pickle, or the older row of pickles before raw storages. Unaware of what the
 //! tensors mean.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -25,7 +26,7 @@ const MAX_INFLATION: u64 = 16;
 const MAX_DEPTH: usize = 32;
 
 /// Values that are looked at while tensors are collected: a pickle may name one list many times over.
-const MAX_VISITS: usize = 4_000_000;
+const MAX_VISITS: usize = 1_000_000;
 
 /// The number with which the older format begins, as a pickled LONG1, little-endian.
 const LEGACY_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -36,18 +37,18 @@ struct Budget<'a> {
     file: &'a File,
     at: u64,
     length: u64,
-    left: u64,
+    left: &'a Cell<u64>,
 }
 
 impl Read for Budget<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 {
+        if self.left.get() == 0 {
             return Err(io::Error::other(format!("its zip directory takes more than {MAX_DIRECTORY} bytes")));
         }
-        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let wanted = buffer.len().min(usize::try_from(self.left.get()).unwrap_or(usize::MAX));
         let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
         self.at += read as u64;
-        self.left -= read as u64;
+        self.left.set(self.left.get() - read as u64);
         Ok(read)
     }
 }
@@ -66,9 +67,12 @@ impl Seek for Budget<'_> {
 
 /// Reads the directory and the pickle of a zip archive.
 pub(super) fn read_zip(file: &File, length: u64) -> Result<Contents> {
-    let budget = Budget { file, at: 0, length, left: MAX_DIRECTORY };
-    let mut archive = zip::ZipArchive::new(BufReader::with_capacity(1 << 16, budget))
+    let left = Cell::new(MAX_DIRECTORY);
+    let budget = Budget { file, at: 0, length, left: &left };
+    let mut archive = zip::ZipArchive::new(BufReader::with_capacity(1 << 12, budget))
         .context("the zip archive is damaged or cut short: download the file again")?;
+    // From here on a buffer is read for each member, of which there are no more than the directory had room for.
+    left.set(u64::MAX);
     let mut members: BTreeMap<String, Storage> = BTreeMap::new();
     let mut inflated = 0u64;
     for index in 0..archive.len() {
@@ -237,8 +241,12 @@ fn collect(
     let mut visits = 0;
     let mut open = vec![(String::new(), root, 0usize)];
     while let Some((name, id, depth)) = open.pop() {
-        visits += 1;
-        ensure!(visits <= MAX_VISITS, "the pickle names its values more than {MAX_VISITS} times over");
+        visits += match pickle.get(id) {
+            Object::Dict(entries) => entries.len(),
+            Object::List(items) | Object::Tuple(items) => items.len(),
+            _ => 0,
+        };
+        ensure!(visits <= MAX_VISITS, "the pickle names values more than {MAX_VISITS} times over");
         let joined = |key: &str| if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
         match pickle.get(id) {
             Object::Dict(_) | Object::List(_) | Object::Tuple(_) if depth == MAX_DEPTH => {}

@@ -84,28 +84,39 @@ fn difference(tuned: &ModelFile, base: &ModelFile, layer: &Layer, base_layer: &L
 }
 
 fn module(difference: &Matrix, layer: &Layer, how: Extraction) -> LoraModule {
-    let svd = svd::leading(difference, how.rank);
-    let rank = svd.s.len();
-    let (mut up, mut down) = (svd.u, svd.vt);
-    for row in up.values.chunks_exact_mut(rank) {
-        row.iter_mut().zip(&svd.s).for_each(|(value, s)| *value *= s);
-    }
+    let (mut up, mut down) = factors(difference, how.rank);
     if how.clamp_quantile < 1.0 {
-        let bound = quantile(up.values.iter().chain(&down.values).copied().collect(), how.clamp_quantile);
-        for value in up.values.iter_mut().chain(&mut down.values) {
-            // In this order a negative bound gives what torch's clamp gives: the bound itself.
-            *value = value.max(-bound).min(bound);
-        }
+        clamp(&mut up, &mut down, how.clamp_quantile);
     }
     let kernel = match layer.shape[..] {
         [_, _, height, width] => Some([height, width]),
         _ => None,
     };
-    LoraModule { down, up, alpha: rank as f32, kernel }
+    LoraModule { alpha: up.columns as f32, up, down, kernel }
+}
+
+/// `up` and `down` whose product is the best approximation of a difference: `up` holds the singular values.
+pub fn factors(difference: &Matrix, rank: usize) -> (Matrix, Matrix) {
+    let svd = svd::leading(difference, rank);
+    let mut up = svd.u;
+    for row in up.values.chunks_exact_mut(svd.s.len()) {
+        row.iter_mut().zip(&svd.s).for_each(|(value, s)| *value *= s);
+    }
+    (up, svd.vt)
+}
+
+/// Cuts both factors off at a quantile of their signed values; returns it.
+pub fn clamp(up: &mut Matrix, down: &mut Matrix, q: f64) -> f32 {
+    let bound = quantile(up.values.iter().chain(&down.values).copied().collect(), q);
+    for value in up.values.iter_mut().chain(&mut down.values) {
+        // In this order a negative bound gives what torch's clamp gives: the bound itself.
+        *value = value.max(-bound).min(bound);
+    }
+    bound
 }
 
 /// With linear interpolation between the two nearest values, as torch and numpy do by default.
-pub fn quantile(mut values: Vec<f32>, q: f64) -> f32 {
+fn quantile(mut values: Vec<f32>, q: f64) -> f32 {
     let place = q * (values.len() - 1) as f64;
     let below = place.floor() as usize;
     let (_, low, above) = values.select_nth_unstable_by(below, f32::total_cmp);

@@ -15,13 +15,22 @@ use loramill::pipeline::stage::{
 };
 use loramill::pipeline::tree::Source;
 
+mod models;
 mod pictures;
 
 /// Artifacts in memory, and what the stages said.
-#[derive(Default)]
 struct Shelf {
     objects: Mutex<HashMap<Digest, Vec<u8>>>,
     said: Mutex<Vec<String>>,
+    /// Scratch, and where artifacts lie once somebody wants their path.
+    folder: tempfile::TempDir,
+}
+
+impl Default for Shelf {
+    fn default() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self { objects: Mutex::default(), said: Mutex::default(), folder }
+    }
 }
 
 impl Shelf {
@@ -55,7 +64,9 @@ impl Shelf {
 
 impl Files for Shelf {
     fn path(&self, artifact: &Artifact) -> anyhow::Result<PathBuf> {
-        anyhow::bail!("{} lies in memory", artifact.digest)
+        let path = self.folder.path().join(format!("{}.{}", artifact.digest, artifact.extension));
+        std::fs::write(&path, self.read(artifact)?)?;
+        Ok(path)
     }
 
     fn read(&self, artifact: &Artifact) -> anyhow::Result<Vec<u8>> {
@@ -65,7 +76,7 @@ impl Files for Shelf {
 
 impl Context for Shelf {
     fn scratch(&self) -> &Path {
-        Path::new("/nonexistent")
+        self.folder.path()
     }
 
     fn device(&self) -> &str {

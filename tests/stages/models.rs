@@ -1,0 +1,184 @@
+//! The kinds that make model files: merge, extract, convert. What they compute is held against the originals in `formats`.
+
+use std::collections::BTreeMap;
+
+use loramill::checkpoint::model_file::{Container, ModelFile};
+use loramill::checkpoint::safetensors;
+use loramill::checkpoint::tensor::Dtype;
+use loramill::lora::file::{Lora, LoraNames};
+use loramill::pipeline::item::{Artifact, Item};
+use loramill::pipeline::stage::{Files, Stage, StageKind};
+use loramill::stages::convert::ConvertKind;
+use loramill::stages::extract::ExtractKind;
+use loramill::stages::merge::MergeKind;
+
+use crate::formats::{drawn_lora, tiny_sd};
+use crate::stages::{Shelf, expand, load, resolved, run};
+
+fn loaded(kind: &dyn StageKind, yaml: &str) -> Box<dyn Stage> {
+    load(kind, yaml).unwrap_or_else(|problems| panic!("{problems:?}"))
+}
+
+fn refused(kind: &dyn StageKind, yaml: &str) -> String {
+    match load(kind, yaml) {
+        Ok(_) => panic!("`{yaml}` was accepted"),
+        Err(problems) => problems.iter().map(|p| p.message.clone()).collect::<Vec<_>>().join("; "),
+    }
+}
+
+fn base(shelf: &Shelf) -> Item {
+    shelf.item("base", [("model", shelf.put(std::fs::read(tiny_sd()).unwrap(), "safetensors"))])
+}
+
+/// A checkpoint as `train` publishes it.
+fn checkpoint(shelf: &Shelf, epoch: u64, scale: f32, more: &[(&str, &str)]) -> Item {
+    let lora = drawn_lora(2, scale);
+    let tensors = lora.tensors(LoraNames::Kohya, Dtype::F16).unwrap();
+    let more = more.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    let bytes = safetensors::to_bytes(&tensors, &lora.kohya_metadata(&tensors, &more).unwrap()).unwrap();
+    let mut item = shelf.item(&format!("star-e{epoch:03}"), [("lora", shelf.put(bytes, "safetensors"))]);
+    item.attributes = BTreeMap::from([("epoch".to_string(), epoch.to_string())]);
+    item
+}
+
+fn open(shelf: &Shelf, artifact: &Artifact) -> ModelFile {
+    ModelFile::open(&shelf.path(artifact).unwrap()).unwrap()
+}
+
+#[test]
+fn the_keys_of_the_defaults_stay() {
+    let components = |kind: &dyn StageKind, yaml| {
+        let found = loaded(kind, yaml).components();
+        found.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(components(&MergeKind, "{ base: base, lora: train }"), r#"dtype="auto" lora[0].strength=1.0 to="safetensors""#);
+    assert_eq!(
+        components(&ExtractKind, "{ tuned: merge, base: base }"),
+        r#"clamp_quantile=0.99 dtype="auto" min_diff=1e-6 rank=8"#
+    );
+    assert_eq!(components(&ConvertKind, "{ from: merge }"), r#"dtype="auto" layout="keep" to="safetensors""#);
+}
+
+#[test]
+fn a_lora_alone_means_strength_one() {
+    let inputs = |yaml| {
+        let stage = loaded(&MergeKind, yaml);
+        let inputs = stage.inputs().into_iter().map(|input| (input.param, input.reference.name)).collect::<Vec<_>>();
+        (stage.components(), inputs)
+    };
+    assert_eq!(inputs("{ base: base, lora: train }"), inputs("{ base: base, lora: [{ from: train, strength: 1 }] }"));
+    let (components, inputs) = inputs("{ base: base, lora: [train, { from: other, strength: 0.8 }] }");
+    assert_eq!(
+        components.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["dtype", "lora[0].strength", "lora[1].strength", "to"]
+    );
+    assert_eq!(components[2].1, 0.8);
+    let names = [("base", "base"), ("lora[0]", "train"), ("lora[1]", "other")];
+    assert_eq!(inputs, names.map(|(param, name)| (param.to_string(), name.to_string())));
+}
+
+#[test]
+fn wrong_params_say_what_is_wrong() {
+    assert_eq!(refused(&MergeKind, "{ base: base, lora: [] }"), "`lora` is empty: there is nothing to merge");
+    assert_eq!(refused(&MergeKind, "{ base: base, lora: { form: train } }"), "`from` is missing; unknown parameter `form`");
+    assert_eq!(refused(&MergeKind, "{ base: base, lora: train, to: zip }"), "`zip` is not one of: safetensors, ckpt, pt");
+    assert_eq!(refused(&ExtractKind, "{ tuned: merge, base: base, rank: 0 }"), "`rank` must be at least 1");
+    let quantile = refused(&ExtractKind, "{ tuned: merge, base: base, clamp_quantile: 1.5 }");
+    assert_eq!(quantile, "`clamp_quantile` must lie between 0 and 1");
+    assert_eq!(refused(&ConvertKind, "{ to: ckpt }"), "give either `from` (models) or `lora` (LoRAs)");
+    assert_eq!(refused(&ConvertKind, "{ from: merge, lora: train }"), "give either `from` (models) or `lora` (LoRAs)");
+    assert_eq!(refused(&ConvertKind, "{ lora: train, layout: ldm }"), "`ldm` is no layout for what is converted");
+}
+
+#[test]
+fn merge_makes_one_model_per_checkpoint_named_after_it() {
+    let shelf = Shelf::default();
+    let checkpoints = vec![checkpoint(&shelf, 10, 0.1, &[]), checkpoint(&shelf, 20, 0.2, &[("ss_num_reg_images", "0")])];
+    let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", checkpoints)]);
+    let models = run(&*loaded(&MergeKind, "{ base: base, lora: train, to: ckpt }"), &inputs, &shelf).unwrap();
+    let names: Vec<(&str, &str)> = models.iter().map(|item| (item.name.as_str(), item.attributes["epoch"].as_str())).collect();
+    assert_eq!(names, [("star-e010", "10"), ("star-e020", "20")]);
+    for item in &models {
+        assert_eq!(item.fields.keys().collect::<Vec<_>>(), ["model"]);
+        assert_eq!(item.fields["model"].extension, "ckpt");
+        assert_eq!(open(&shelf, &item.fields["model"]).container(), Container::TorchZip);
+    }
+    assert_ne!(models[0].fields["model"].digest, models[1].fields["model"].digest);
+    let said = shelf.said.lock().unwrap().join("; ");
+    assert_eq!(said, "`star-e020` was trained without class images: merged, it leaks into prompts without the trigger");
+}
+
+#[test]
+fn two_loras_that_both_vary_are_an_error() {
+    let shelf = Shelf::default();
+    let stage = loaded(&MergeKind, "{ base: base, lora: [train, other] }");
+    let two = || vec![checkpoint(&shelf, 10, 0.1, &[]), checkpoint(&shelf, 20, 0.2, &[])];
+    let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", two()), ("lora[1]", two())]);
+    let error = expand(&*stage, &inputs, &shelf).unwrap_err();
+    assert_eq!(error.to_string(), "`lora[0]` and `lora[1]` both select several checkpoints: choose one of each but one");
+    let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", two()[..1].to_vec()), ("lora[1]", two())]);
+    let works = expand(&*stage, &inputs, &shelf).unwrap();
+    assert_eq!(works.iter().map(|work| work.name.as_str()).collect::<Vec<_>>(), ["star-e010", "star-e020"]);
+    assert_eq!(works[1].inputs.keys().collect::<Vec<_>>(), ["base", "lora[0]", "lora[1]"]);
+    assert_ne!(works[0].inputs["lora[1]"], works[1].inputs["lora[1]"]);
+    assert_eq!(works[0].inputs["lora[0]"], works[1].inputs["lora[0]"]);
+}
+
+#[test]
+fn the_whole_way_gives_the_same_bytes_every_time() {
+    let way = || {
+        let shelf = Shelf::default();
+        let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", vec![checkpoint(&shelf, 20, 0.3, &[])])]);
+        let merged = run(&*loaded(&MergeKind, "{ base: base, lora: train, dtype: fp32 }"), &inputs, &shelf).unwrap();
+        let inputs = resolved([("tuned", merged.clone()), ("base", vec![base(&shelf)])]);
+        let extracted = run(&*loaded(&ExtractKind, "{ tuned: merge, base: base, rank: 2 }"), &inputs, &shelf).unwrap();
+        let lora = Lora::read(&open(&shelf, &extracted[0].fields["lora"])).unwrap();
+        let inputs = resolved([("from", merged.clone())]);
+        let converted = run(&*loaded(&ConvertKind, "{ from: merge, to: ckpt, dtype: fp16 }"), &inputs, &shelf).unwrap();
+        let digest = |items: &[Item], field: &str| items[0].fields[field].digest.short();
+        ([digest(&merged, "model"), digest(&extracted, "lora"), digest(&converted, "model")], extracted, lora)
+    };
+    let (digests, extracted, lora) = way();
+    assert_eq!((extracted[0].name.as_str(), extracted[0].attributes["epoch"].as_str()), ("star-e020", "20"));
+    assert_eq!((lora.modules.len(), lora.rank()), (96, 2));
+    assert_eq!(lora.metadata["ss_network_alpha"], "2.0");
+    assert_eq!(way().0, digests);
+    // Sums, products and square roots only: the same on every machine. Another digest here means another version of the kind.
+    assert_eq!(digests, ["f53096808123", "efbd4677dd21", "19b398427ece"]);
+}
+
+#[test]
+fn a_model_goes_to_a_diffusers_folder() {
+    let shelf = Shelf::default();
+    let inputs = resolved([("from", vec![base(&shelf)])]);
+    let parts = run(&*loaded(&ConvertKind, "{ from: base, layout: diffusers, dtype: fp32 }"), &inputs, &shelf).unwrap();
+    let names: Vec<&str> = parts.iter().map(|item| item.name.as_str()).collect();
+    let expected = ["base/unet/diffusion_pytorch_model", "base/vae/diffusion_pytorch_model", "base/text_encoder/model"];
+    assert_eq!(names, expected);
+    let unet = open(&shelf, &parts[0].fields["model"]);
+    assert_eq!(unet.info("mid_block.attentions.0.proj_in.weight").unwrap().shape, [128, 128, 1, 1]);
+    assert_eq!(
+        open(&shelf, &parts[1].fields["model"]).info("decoder.mid_block.attentions.0.to_q.weight").unwrap().shape,
+        [64, 64]
+    );
+}
+
+#[test]
+fn a_lora_is_converted_to_other_names_and_back() {
+    let shelf = Shelf::default();
+    let source = checkpoint(&shelf, 20, 0.3, &[]);
+    let inputs = resolved([("lora", vec![source.clone()])]);
+    let there = run(&*loaded(&ConvertKind, "{ lora: train, layout: diffusers }"), &inputs, &shelf).unwrap();
+    let names = open(&shelf, &there[0].fields["lora"]);
+    assert!(names.tensors().contains_key("unet.mid_block.attentions.0.proj_in.lora_A.weight"));
+    let inputs = resolved([("lora", there)]);
+    let back = run(&*loaded(&ConvertKind, "{ lora: train, layout: kohya, to: pt }"), &inputs, &shelf).unwrap();
+    let file = open(&shelf, &back[0].fields["lora"]);
+    assert_eq!((file.container(), back[0].fields["lora"].extension.as_str()), (Container::TorchZip, "pt"));
+    let original = open(&shelf, &source.fields["lora"]);
+    assert_eq!(file.tensors(), original.tensors());
+    // A model in the place of a LoRA is told apart.
+    let inputs = resolved([("lora", vec![shelf.item("base", [("lora", base(&shelf).fields["model"].clone())])])]);
+    let error = run(&*loaded(&ConvertKind, "{ lora: base }"), &inputs, &shelf).unwrap_err();
+    assert!(format!("{error:#}").contains("is a model and no LoRA"), "{error:#}");
+}
