@@ -9,6 +9,7 @@
 //! displaced/       files that made room for others in the user's folders, for 30 days
 //! outputs/         what was written into `out/` folders
 //! locks/  roots/   who works on what; which repositories use this cache
+//! runs/            how far a run is, and the wish that it stop
 //! ```
 
 pub mod digest;
@@ -27,6 +28,7 @@ pub mod stat_index;
 
 pub mod locate;
 pub mod locks;
+mod run_files;
 
 pub(crate) mod atomic;
 pub(crate) mod encoding;
@@ -54,6 +56,11 @@ use crate::cache::workspace::Workspace;
 
 /// Displaced files are kept this long.
 const DISPLACED_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Replaces a file of the user's as a whole: at no moment is it half-written.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    atomic::replace(path, bytes)
+}
 
 /// A cache folder. Any number of processes may have it open; threads share one.
 #[derive(Debug)]

@@ -18,11 +18,17 @@ pub mod render;
 
 mod check;
 mod completions;
+mod do_kind;
+mod explain;
 mod graph;
 mod init;
 mod plan;
 mod run;
+mod run_status;
+mod skip;
 mod stages;
+mod status;
+mod stop;
 
 /// Teaches Stable Diffusion a new concept: one file, one command, from photos to a usable LoRA.
 #[derive(Parser)]
@@ -40,6 +46,11 @@ enum Command {
     Check(check::Arguments),
     Plan(plan::Arguments),
     Run(run::Arguments),
+    Stop(stop::Arguments),
+    Status(status::Arguments),
+    Explain(explain::Arguments),
+    Skip(skip::Arguments),
+    Do(do_kind::Arguments),
     Graph(graph::Arguments),
     Stages(stages::Arguments),
     Completions(completions::Arguments),
@@ -52,6 +63,11 @@ impl Command {
             Self::Check(arguments) => check::run(arguments, global),
             Self::Plan(arguments) => plan::run(arguments, global),
             Self::Run(arguments) => run::run(arguments, global),
+            Self::Stop(arguments) => stop::run(arguments, global),
+            Self::Status(arguments) => status::run(arguments, global),
+            Self::Explain(arguments) => explain::run(arguments, global),
+            Self::Skip(arguments) => skip::run(arguments, global),
+            Self::Do(arguments) => do_kind::run(arguments, global),
             Self::Graph(arguments) => graph::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments, global),
             Self::Stages(arguments) => stages::run(arguments, global),

@@ -59,7 +59,8 @@ pub fn show(
     Ok(if exit_code && !plan.is_fresh() { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
 }
 
-fn table(plan: &Plan) -> String {
+/// One line for each stage.
+pub fn table(plan: &Plan) -> String {
     let mut text = String::new();
     let width = plan.stages.iter().map(|stage| stage.name.chars().count()).max().unwrap_or_default();
     for stage in &plan.stages {

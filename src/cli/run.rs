@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format, Verb, duration};
+use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::{Global, PipelineArguments, WrongArguments, counted, open};
 use crate::pipeline::execute::{self, RunOptions};
 use crate::pipeline::graph::Pipeline;
@@ -21,7 +22,7 @@ use crate::pipeline::run_record::RunRecord;
 use crate::pipeline::wishes::Wishes;
 
 /// What a shell reports of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
+pub const INTERRUPTED: u8 = 130;
 
 /// Build what changed since the last run
 #[derive(Args)]
@@ -64,6 +65,10 @@ pub struct TargetArguments {
 }
 
 impl TargetArguments {
+    pub const fn new(names: Vec<String>, settings: Vec<String>) -> Self {
+        Self { names, settings }
+    }
+
     /// The pipeline, and the stages that are named.
     ///
     /// # Errors
@@ -71,7 +76,7 @@ impl TargetArguments {
     pub fn open(&self) -> anyhow::Result<(Pipeline, Vec<usize>)> {
         let is_pipeline = |name: &String| {
             let path = PathBuf::from(name);
-            path.is_file() || path.join("pipeline.yaml").is_file() || name.contains('/') && !name.starts_with("train/")
+            path.is_file() || path.join("pipeline.yaml").is_file()
         };
         let (pipeline, targets) = match self.names.split_first() {
             Some((first, rest)) if is_pipeline(first) => (Some(PathBuf::from(first)), rest),
@@ -124,9 +129,12 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let console = Console::new(arguments.progress, global.is_quiet());
     let options =
         RunOptions { targets, force, keep_going: arguments.keep_going, jobs: arguments.jobs, device: arguments.device.clone() };
-    let record = execute::run(&pipeline, &cache, &options, &console, &wishes);
+    let record = {
+        let status = RunStatus::new(&cache, &pipeline.folder, &console);
+        hearing_stop(&cache, &pipeline.folder, &wishes, || execute::run(&pipeline, &cache, &options, &status, &wishes))
+    };
     console.close();
-    let record = record?;
+    let record = record??;
     summarise(&console, &pipeline, &record);
     if arguments.verbose {
         console.line(Verb::Note, &format!("peak memory {}", peak_memory().unwrap_or_else(|| "unknown".to_string())));
@@ -139,7 +147,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 }
 
 /// The first Ctrl-C (or `kill`) asks stages to save and end; the second ends the program at once.
-fn listen_to_signals(wishes: &Wishes) -> io::Result<()> {
+pub fn listen_to_signals(wishes: &Wishes) -> io::Result<()> {
     let asked: Arc<AtomicBool> = wishes.interrupt_flag();
     for signal in [SIGINT, SIGTERM] {
         // In this order: the first signal finds the flag unset.
@@ -176,8 +184,8 @@ fn summarise(console: &Console, pipeline: &Pipeline, record: &RunRecord) {
         .map(|stage| stage.name.as_str())
         .collect();
     console.line(Verb::Done, &format!("{} in {seconds}: {}", counted(made.len(), "stage"), made.join(", ")));
-    if pipeline.settings.is_empty() && !made.is_empty() {
-        console.line(Verb::Done, &format!("results are in `{}`", pipeline.out().display()));
+    if !made.is_empty() {
+        console.line(Verb::Done, &format!("results are in `{}`", execute::out_folder(pipeline).display()));
     }
 }
 

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
-use crate::cache::manifest::{ComponentList, Covered, Covers, KeyHash, Purpose, Rendering as _, Section};
+use crate::cache::manifest::{ComponentList, Covered, Covers, KeyHash, Purpose, Rendering, Section};
 use crate::cache::records::{Output, Record};
 use crate::edits::Editing;
 use crate::pipeline::context::ArtifactFiles;
@@ -44,6 +44,16 @@ pub struct Grounds<'a> {
 pub struct Taken<'a> {
     pub edge: &'a Edge,
     pub tree: ItemTree,
+}
+
+/// The inputs of a stage, as far as they are there.
+enum Inputs<'a> {
+    There {
+        taken: Vec<Taken<'a>>,
+        /// Whether these are all items.
+        complete: bool,
+    },
+    Awaited(Vec<Reason>),
 }
 
 pub struct Decision<'a> {
@@ -110,8 +120,8 @@ impl<'a> Grounds<'a> {
         let stage = &self.pipeline.stages[index];
         let identity = StageIdentity::of(stage);
         let (taken, complete) = match self.take_all(stage, given)? {
-            Ok(taken) => taken,
-            Err(reasons) => {
+            Inputs::There { taken, complete } => (taken, complete),
+            Inputs::Awaited(reasons) => {
                 return Ok(Decision { identity, taken: Vec::new(), verdict: Verdict::Waits(reasons) });
             }
         };
@@ -123,11 +133,7 @@ impl<'a> Grounds<'a> {
     }
 
     /// The inputs after selection, and whether they are all there.
-    fn take_all(
-        &self,
-        stage: &'a LoadedStage,
-        given: &dyn Fn(Producer) -> Given,
-    ) -> Result<Result<(Vec<Taken<'a>>, bool), Vec<Reason>>> {
+    fn take_all(&self, stage: &'a LoadedStage, given: &dyn Fn(Producer) -> Given) -> Result<Inputs<'a>> {
         let mut taken = Vec::with_capacity(stage.edges.len());
         let mut complete = true;
         let mut waits = Vec::new();
@@ -158,7 +164,7 @@ impl<'a> Grounds<'a> {
                 Err(Waiting::ForMore) => waits.push(Reason::WaitsFor { stage: producer() }),
             }
         }
-        Ok(if waits.is_empty() { Ok((taken, complete)) } else { Err(waits) })
+        Ok(if waits.is_empty() { Inputs::There { taken, complete } } else { Inputs::Awaited(waits) })
     }
 
     fn decide_items(
@@ -175,7 +181,7 @@ impl<'a> Grounds<'a> {
             Some(editable) => Some(texts::read(self.pipeline, self.cache, self.lock, stage, editable)?),
             None => None,
         };
-        let key = if complete { Some(row_key(identity, taken, editing.as_ref())) } else { None };
+        let key = if complete { Some(row_key(stage, identity, taken, editing.as_ref())) } else { None };
         let mut lost = Vec::new();
         if let Some(key) = key
             && !forced
@@ -278,10 +284,12 @@ impl<'a> Grounds<'a> {
     /// The list that the record of the stage keeps.
     pub fn components(&self, stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>]) -> Result<ComponentList> {
         let mut list = ComponentList::default();
-        identity.render(&mut list);
         match stage.stage.form() {
-            Form::Items(_) => render_inputs(&by_tree(taken), &mut list),
-            Form::Whole(_) => render_inputs(&self.keyed(taken)?, &mut list),
+            Form::Items(_) => render_row(stage, identity, taken, &mut list),
+            Form::Whole(_) => {
+                identity.render(&mut list);
+                render_inputs(&self.keyed(taken)?, &mut list);
+            }
         }
         Ok(list)
     }
@@ -433,13 +441,12 @@ impl<'a> Grounds<'a> {
 
     /// The difference between what the lock's last row was made of and what is there now.
     fn reasons(&self, stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>]) -> Result<Vec<Reason>> {
-        let Some(row) = self.lock.stages.get(&stage.name).and_then(|rows| rows.last()) else {
+        if !self.lock.stages.contains_key(&stage.name) {
             return Ok(vec![Reason::NeverRan]);
-        };
-        let Some(record) = self.cache.lookup(&row.key)? else {
+        }
+        let Some(old) = self.last_components(stage)? else {
             return Ok(vec![Reason::NotInThisCache]);
         };
-        let old = ComponentList::from_record(&record.components);
         let new = self.components(stage, identity, taken)?;
         let mut reasons = changed_params(&old, &new);
         for taken in taken {
@@ -460,8 +467,19 @@ impl<'a> Grounds<'a> {
         Ok(reasons)
     }
 
+    /// What the lock's last row of a stage was made of, if that is recorded here.
+    pub fn last_components(&self, stage: &LoadedStage) -> Result<Option<ComponentList>> {
+        let Some(row) = self.lock.stages.get(&stage.name).and_then(|rows| rows.last()) else { return Ok(None) };
+        let record = self.cache.lookup(&row.key)?;
+        Ok(record.map(|record| ComponentList::from_record(&record.components)))
+    }
+
+    pub const fn files(&self) -> &'a ArtifactFiles<'a> {
+        self.files
+    }
+
     /// The stages and inputs whose contents are not known yet.
-    fn waits_of(&self, taken: &[Taken<'_>]) -> Vec<Reason> {
+    pub fn waits_of(&self, taken: &[Taken<'_>]) -> Vec<Reason> {
         let unknown = |taken: &&Taken<'_>| {
             taken.tree.items(self.cache).is_ok_and(|items| items.iter().any(|item| self.is_unknown(item, taken.edge)))
         };
@@ -516,14 +534,28 @@ struct Row {
 
 /// The key of the row of an item stage. Names are in it, because the tree holds them, and what people wrote, because it takes the place
 /// of what the machine did.
-pub fn row_key(identity: &StageIdentity, taken: &[Taken<'_>], editing: Option<&Editing<'_>>) -> Digest {
+pub fn row_key(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], editing: Option<&Editing<'_>>) -> Digest {
     let mut hash = KeyHash::new(Purpose::Stage);
-    identity.render(&mut hash);
-    render_inputs(&by_tree(taken), &mut hash);
+    render_row(stage, identity, taken, &mut hash);
     if let Some(editing) = editing {
         hash.entry(Section::Input, "texts of people", Covers::Artifact(editing.contents_digest()));
     }
     hash.key()
+}
+
+/// What the row of an item stage covers, but for what people wrote.
+fn render_row(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], into: &mut impl Rendering) {
+    identity.render(into);
+    let is_component = |name: &str| {
+        identity
+            .components
+            .iter()
+            .any(|(known, _)| known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    };
+    for (name, value) in stage.written.iter().filter(|(name, _)| !is_component(name)) {
+        into.entry(Section::Value, name, Covers::Value(value));
+    }
+    render_inputs(&by_tree(taken), into);
 }
 
 /// The inputs as the row of an item stage sees them.

@@ -2,6 +2,7 @@
 //! what a stage computes and of who watches.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -23,6 +24,7 @@ use crate::pipeline::intake::{self, Intake};
 use crate::pipeline::item_set;
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::lock_file::{EditRows, InputRow, LockFile, StageRow};
+use crate::pipeline::materialise::{is_shown, materialise};
 use crate::pipeline::progress::{Counts, Event, Observer, StageState};
 use crate::pipeline::run_record::{RunRecord, StageReport};
 use crate::pipeline::stage::Form;
@@ -56,6 +58,8 @@ pub(crate) struct Run<'a> {
     needed: Vec<usize>,
     board: Mutex<Vec<Place>>,
     lock_now: Mutex<LockFile>,
+    /// Held while outputs are put into `out/`.
+    showing: Mutex<()>,
     pool: OnceLock<rayon::ThreadPool>,
 }
 
@@ -150,6 +154,7 @@ pub fn run(
         needed,
         board: Mutex::new(vec![place; pipeline.stages.len()]),
         lock_now: Mutex::new(lock.clone()),
+        showing: Mutex::default(),
         pool: OnceLock::new(),
     };
     let stages = run.schedule();
@@ -159,6 +164,16 @@ pub fn run(
     let record = RunRecord { stages, seconds: started.elapsed().as_secs_f64(), interrupted };
     observer.event(Event::RunFinished { ok: record.is_ok(), seconds: record.seconds });
     Ok(record)
+}
+
+/// Where the outputs lie under friendly names.
+pub fn out_folder(pipeline: &Pipeline) -> PathBuf {
+    if pipeline.settings.is_empty() {
+        return pipeline.out();
+    }
+    let mut settings = pipeline.settings.clone();
+    settings.sort_unstable();
+    pipeline.out().join(format!("@{}", Digest::of(settings.join("\n").as_bytes()).short()))
 }
 
 /// Puts right what a killed run left in the folders of texts.
@@ -354,6 +369,7 @@ impl<'a> Run<'a> {
 
     pub(crate) fn take_fresh(&self, index: usize, decision: Decision<'_>) -> Result<Ending> {
         let Verdict::Fresh { key, tree, recorded, ended } = decision.verdict else { unreachable!("asked for fresh stages only") };
+        self.show_outputs(index, &tree)?;
         if !recorded {
             self.write_row(index, key, &tree)?;
         }
@@ -395,6 +411,7 @@ impl<'a> Run<'a> {
         batch.record(Record { key, components, outputs: vec![output], seconds, ended, facts: self.facts(index) })?;
         batch.flush()?;
         let same = self.came_out_the_same(index, tree);
+        self.show_outputs(index, tree)?;
         self.write_row(index, key, tree)?;
         Ok(same)
     }
@@ -414,6 +431,28 @@ impl<'a> Run<'a> {
         let before = ItemTree::in_cache(row.out, row.items as usize);
         let (Ok(before), Ok(now)) = (before.items(self.cache), tree.items(self.cache)) else { return false };
         before.len() == now.len() && before.iter().zip(now).all(|(a, b)| a.name == b.name && a.fields == b.fields)
+    }
+
+    /// Shows the outputs under friendly names: in `out/`, with `--set` in a folder of its own.
+    fn show_outputs(&self, index: usize, tree: &ItemTree) -> Result<()> {
+        let stage = &self.pipeline.stages[index];
+        if stage.owner.is_some() {
+            return Ok(());
+        }
+        // What people may edit lies in a folder of its own.
+        let edited = stage.stage.editable().map(|editable| editable.field);
+        let fields: Vec<&str> = stage.kind.writes().iter().copied().filter(|field| Some(*field) != edited).collect();
+        let out = out_folder(self.pipeline);
+        if fields.is_empty() || is_shown(self.cache, &out, &stage.name, &tree.digest, &fields) {
+            return Ok(());
+        }
+        // One stage at a time: they share the folder for what is being written.
+        let _turn = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = materialise(self.cache, &out, &stage.name, &tree.digest, tree.items(self.cache)?, &fields)?;
+        for message in report.notes {
+            self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+        }
+        Ok(())
     }
 
     /// Writes the lock, if this run is of the file as it stands.

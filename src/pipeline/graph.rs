@@ -61,6 +61,9 @@ pub struct LoadedStage {
     pub by_default: bool,
     /// The stage it belongs to, if it is not written in the file.
     pub owner: Option<String>,
+    /// The `result` params as the file gives them, by name; a sub-stage has those of its owner. What an item stage does not list among its
+    /// components enters the keys of its works, and so the row of the stage must cover it.
+    pub written: Vec<(String, serde_json::Value)>,
     /// What it reads, in the order of `Stage::inputs`.
     pub edges: Vec<Edge>,
     /// The fields its items have.

@@ -84,7 +84,7 @@ impl Run<'_> {
             // The folder holds the machine's texts by now.
             Some(editable) => {
                 let editing = texts::read(self.pipeline, self.cache, &self.lock_now(), stage, &editable)?;
-                row_key(&decision.identity, &decision.taken, Some(&editing))
+                row_key(stage, &decision.identity, &decision.taken, Some(&editing))
             }
             None => key,
         };

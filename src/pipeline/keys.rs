@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | work | kind and version, the stage's components, the values of the work, the digests of its inputs by name |
 //! | whole stage | kind and version, components, for each input the digests of the fields it reads, sorted by content |
-//! | row of an item stage | kind and version, components, for each input the tree with its names, the texts that people wrote |
+//! | row of an item stage | kind and version, components, other params as written, each input's tree with its names, edited texts |
 //! | state | as the whole stage, without what only moves its end |
 //! | finish | kind and version, components, the digests of all outputs, sorted by content |
 //!

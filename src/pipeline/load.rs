@@ -8,7 +8,7 @@ use globset::{GlobBuilder, GlobSetBuilder};
 use crate::pipeline::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::pipeline::edges;
 use crate::pipeline::graph::{Found, Input, LoadedStage, Pipeline, Producer, Skip};
-use crate::pipeline::params::ParamValue;
+use crate::pipeline::params::{ParamValue, Role};
 use crate::pipeline::sources::{self, Surroundings};
 use crate::pipeline::spec::{self, MAX_DEPTH};
 use crate::pipeline::stage::{LoadScope, StageKind};
@@ -269,6 +269,7 @@ impl Loader<'_> {
             span: key.span.clone(),
             by_default,
             owner: None,
+            written: written(&params, kind),
             edges: Vec::new(),
             carries: Vec::new(),
         };
@@ -300,6 +301,17 @@ impl Loader<'_> {
     }
 }
 
+/// The `result` params that the file gives a stage.
+fn written(params: &Node, kind: &dyn StageKind) -> Vec<(String, serde_json::Value)> {
+    let Value::Map(entries) = &params.value else { return Vec::new() };
+    let docs = kind.params();
+    let is_result = |name: &str| docs.iter().any(|doc| doc.name == name && doc.role == Role::Result);
+    let mut written: Vec<_> =
+        entries.iter().filter(|(key, _)| is_result(&key.name)).map(|(key, node)| (key.name.clone(), node.to_json())).collect();
+    written.sort_by(|a, b| a.0.cmp(&b.0));
+    written
+}
+
 /// A stage after the stages that belong to it.
 fn push_with_sub_stages(stage: LoadedStage, depth: usize, into: &mut Vec<LoadedStage>) {
     assert!(depth < MAX_DEPTH, "the sub-stages of `{}` have no end", stage.name);
@@ -311,6 +323,7 @@ fn push_with_sub_stages(stage: LoadedStage, depth: usize, into: &mut Vec<LoadedS
             span: stage.span.clone(),
             by_default: false,
             owner: Some(stage.name.clone()),
+            written: stage.written.clone(),
             edges: Vec::new(),
             carries: Vec::new(),
         };

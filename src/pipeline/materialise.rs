@@ -43,8 +43,7 @@ pub fn materialise(cache: &Cache, out: &Path, stage: &str, tree: &Digest, items:
     let manifest_path = Manifest::path(cache, &folder);
     let covers = covers(tree, fields);
     let manifest = Manifest::read(&manifest_path);
-    if manifest.covers == Some(covers) && manifest.entries.par_iter().with_min_len(256).all(|entry| is_untouched(&folder, entry))
-    {
+    if shows(&manifest, &folder, &covers) {
         return Ok(Report::default());
     }
     let mut work = Work::new(cache, out, stage, folder);
@@ -58,6 +57,17 @@ pub fn materialise(cache: &Cache, out: &Path, stage: &str, tree: &Digest, items:
     let entries = work.bring_about(&manifest, &wanted)?;
     Manifest { covers: Some(covers), entries }.write(&manifest_path)?;
     Ok(work.report())
+}
+
+/// Whether `<out>/<stage>/` shows `fields` of the items that `tree` lists, and nobody touched it: then there is nothing to do.
+pub fn is_shown(cache: &Cache, out: &Path, stage: &str, tree: &Digest, fields: &[&str]) -> bool {
+    let folder = out.join(stage);
+    shows(&Manifest::read(&Manifest::path(cache, &folder)), &folder, &covers(tree, fields))
+}
+
+fn shows(manifest: &Manifest, folder: &Path, covers: &Digest) -> bool {
+    manifest.covers.as_ref() == Some(covers)
+        && manifest.entries.par_iter().with_min_len(256).all(|entry| is_untouched(folder, entry))
 }
 
 /// Stands for what a folder is to show.

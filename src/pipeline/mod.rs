@@ -36,9 +36,11 @@ pub mod decide;
 pub mod freshness;
 pub mod texts;
 
+pub mod explain;
 pub mod plan;
 pub mod progress;
 pub mod run_record;
+pub mod text_status;
 
 pub mod context;
 pub mod guard;

@@ -106,13 +106,36 @@ impl PlannedState {
 
 /// What a run of `targets` would do.
 pub fn plan(pipeline: &Pipeline, cache: &Cache, targets: &[usize], force: &BTreeSet<usize>) -> Result<Plan> {
+    let mut stages = Vec::new();
+    let names = walk(pipeline, cache, targets, force, &mut |_, _, planned, _| {
+        stages.push(planned.clone());
+        Ok(())
+    })?;
+    // Stages that could not even be decided come with the names of those they wait for.
+    for (place, planned) in names {
+        stages.insert(place, planned);
+    }
+    Ok(Plan { stages })
+}
+
+/// Sees each decision of a plan in turn: the index of the stage, the decision, what it means, and what it rests on.
+pub type See<'s> = dyn FnMut(usize, &Decision<'_>, &PlannedStage, &Grounds<'_>) -> Result<()> + 's;
+
+/// Decides stage after stage. Gives the stages of which nothing is known before others have ended, with their places.
+pub fn walk(
+    pipeline: &Pipeline,
+    cache: &Cache,
+    targets: &[usize],
+    force: &BTreeSet<usize>,
+    see: &mut See<'_>,
+) -> Result<Vec<(usize, PlannedStage)>> {
     let lock = LockFile::read(&pipeline.lock_file())?;
     let needed = pipeline.needed(targets.iter().copied());
     let intake = read_inputs(pipeline, &needed, cache, &lock)?;
     let mut unknown: HashSet<Digest> = HashSet::new();
     let mut given: BTreeMap<usize, Given> = BTreeMap::new();
-    let mut stages = Vec::with_capacity(needed.len());
-    for index in needed {
+    let mut undecided = Vec::new();
+    for (place, index) in needed.into_iter().enumerate() {
         let stage = &pipeline.stages[index];
         let files = ArtifactFiles::new(cache, &intake);
         let grounds = Grounds { pipeline, cache, files: &files, lock: &lock, unknown: &unknown };
@@ -125,25 +148,28 @@ pub fn plan(pipeline: &Pipeline, cache: &Cache, targets: &[usize], force: &BTree
             Ok(decision) => decision,
             // A stage that reads its inputs to know its works cannot do so before they are there.
             Err(_) if waits_for_unknown => {
-                stages.push(waiting(stage, pipeline.producers(index).map(|p| pipeline.stages[p].name.clone()).collect()));
+                let producers = pipeline.producers(index).map(|p| pipeline.stages[p].name.clone()).collect();
+                undecided.push((place, waiting(stage, producers)));
                 continue;
             }
             Err(error) => return in_stage(stage, Err(error)),
         };
         let (planned, gives) = foresee(stage, &decision, &grounds)?;
+        see(index, &decision, &planned, &grounds)?;
+        let mut stand_ins = Vec::new();
         if let Given::Part(items) = &gives {
-            let stand_ins =
-                items.iter().flat_map(|item| item.fields.iter().map(move |(field, artifact)| (item, field, artifact)));
-            let new = stand_ins
-                .filter(|(item, field, artifact)| artifact.digest == unknown_digest(&stage.name, &item.name, field))
-                .map(|(_, _, artifact)| artifact.digest);
-            unknown.extend(new.collect::<Vec<_>>());
+            for item in items.iter() {
+                let is_stand_in =
+                    |field: &str, artifact: &Artifact| artifact.digest == unknown_digest(&stage.name, &item.name, field);
+                let new = item.fields.iter().filter(|(field, artifact)| is_stand_in(field, artifact));
+                stand_ins.extend(new.map(|(_, artifact)| artifact.digest));
+            }
         }
+        unknown.extend(stand_ins);
         given.insert(index, gives);
-        stages.push(planned);
     }
     cache.save_stat_index()?;
-    Ok(Plan { stages })
+    Ok(undecided)
 }
 
 /// A stage of which nothing is known before others have ended.

@@ -39,7 +39,7 @@ pub trait StageKind: Sync {
     fn load(&self, node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>>;
 }
 
-/// What a stage may know of the file around it.
+/// What a stage may know of the file around it. What follows from it belongs among the components, or it is in no key.
 pub struct LoadScope<'a> {
     /// The name of the stage itself: its sub-stages are called `<stage>/<sub-stage>`.
     pub stage: &'a str,
@@ -164,13 +164,13 @@ pub struct Work {
     pub values: BTreeMap<String, serde_json::Value>,
     /// What it reads, by a name that the key shows: `image`, `base`, `lora`.
     pub inputs: BTreeMap<String, Artifact>,
-    /// Fields and attributes that pass to the outputs unseen. In no key.
+    /// Fields and attributes that pass to the outputs unless these have them. In no key.
     pub carry: BTreeMap<String, Artifact>,
     pub attributes: BTreeMap<String, String>,
 }
 
 impl Work {
-    /// The work of a map kind on one item: reads some fields, passes the others on.
+    /// The work of a map kind on one item: reads some fields, and passes on all that it does not write anew.
     pub fn of_item(item: &Item, reads: &[&str]) -> Self {
         let read = |field: &str| reads.contains(&field);
         Self {
@@ -178,7 +178,7 @@ impl Work {
             origin: item.origin.clone(),
             values: BTreeMap::new(),
             inputs: item.fields.iter().filter(|(f, _)| read(f)).map(|(f, a)| (f.clone(), a.clone())).collect(),
-            carry: item.fields.iter().filter(|(f, _)| !read(f)).map(|(f, a)| (f.clone(), a.clone())).collect(),
+            carry: item.fields.clone(),
             attributes: item.attributes.clone(),
         }
     }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use loramill::pipeline::explain::explain;
 use loramill::pipeline::plan::PlannedState;
 use loramill::pipeline::progress::{Event, StageState};
 
@@ -247,4 +248,39 @@ fn only_the_stages_that_are_asked_for_and_what_they_need_run() {
     assert_eq!(bed.run(), ["echo one", "echo three", "echo two"]);
     bed.targets = Vec::new();
     assert_eq!(bed.run(), ["gather"]);
+}
+
+#[test]
+fn outputs_lie_in_out_under_friendly_names_and_one_that_was_removed_is_told_and_comes_back() {
+    let mut bed = Bed::new(MAP);
+    bed.run();
+    assert_eq!(fs::read_to_string(bed.at("out/echo/two.txt")).unwrap(), "text two");
+    fs::remove_file(bed.at("out/echo/two.txt")).unwrap();
+    let (did, _, events) = bed.run_all();
+    assert!(did.is_empty());
+    let told = |event: &Event| matches!(event, Event::Said { message, .. } if message.contains("out/echo/two.txt"));
+    assert!(events.iter().any(told), "{events:?}");
+    assert!(bed.at("out/echo/two.txt").exists());
+    bed.settings = vec!["echo.suffix=x".to_string()];
+    bed.run();
+    assert_eq!(fs::read_to_string(bed.at("out/echo/two.txt")).unwrap(), "text two");
+    let own = fs::read_dir(bed.at("out")).unwrap().map(|e| e.unwrap().path()).find(|p| p.to_string_lossy().contains('@'));
+    assert_eq!(fs::read_to_string(own.unwrap().join("echo/two.txt")).unwrap(), "text twox");
+}
+
+#[test]
+fn explain_lays_keys_side_by_side() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    bed.stages(&MAP.replace("cut: { images: echo", "cut: { images: echo, letters: 5"));
+    let pipeline = bed.load();
+    let cut = pipeline.position("cut").unwrap();
+    for item in [None, Some("two")] {
+        let explained = explain(&pipeline, &bed.cache(), cut, item).unwrap();
+        let changed: Vec<&str> = explained.rows.iter().filter(|row| row.is_changed()).map(|row| row.name.as_str()).collect();
+        assert_eq!(changed, ["letters"], "{explained:?}");
+    }
+    let echo = pipeline.position("echo").unwrap();
+    assert!(explain(&pipeline, &bed.cache(), echo, Some("two")).unwrap().rows.iter().all(|row| !row.is_changed()));
+    assert!(explain(&pipeline, &bed.cache(), echo, Some("tow")).unwrap_err().to_string().contains("did you mean `two`?"));
 }

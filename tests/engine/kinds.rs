@@ -11,15 +11,15 @@ use loramill::pipeline::diagnostic::Diagnostics;
 use loramill::pipeline::item::{Item, by_content};
 use loramill::pipeline::params::{ParamDoc, Params, Reference};
 use loramill::pipeline::stage::{
-    Content, Context, Draft, Ended, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind,
-    WholeStage, Wish, Work, Worker,
+    Content, Context, Draft, Editable, Ended, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
+    StageKind, WholeStage, Wish, Work, Worker,
 };
 use loramill::pipeline::tree::Node;
 use serde_json::json;
 
-pub const KINDS: &[&dyn StageKind] = &[&EchoKind(1), &CutKind, &LearnKind, &DrawKind, &GatherKind];
+pub const KINDS: &[&dyn StageKind] = &[&EchoKind(1), &CutKind, &CaptionKind, &LearnKind, &DrawKind, &GatherKind];
 /// As `KINDS`, and `echo` works in another way than before.
-pub const LATER_KINDS: &[&dyn StageKind] = &[&EchoKind(2), &CutKind, &LearnKind, &DrawKind, &GatherKind];
+pub const LATER_KINDS: &[&dyn StageKind] = &[&EchoKind(2), &CutKind, &CaptionKind, &LearnKind, &DrawKind, &GatherKind];
 
 /// Appends a line to the file that the pipeline names, if any.
 fn write_down(log: &str, line: &str) {
@@ -167,6 +167,55 @@ impl Worker for CutWorker<'_> {
         write_down(&self.0.log, &format!("cut {}", work.name));
         let kept: String = said.chars().take(self.0.letters as usize).collect();
         Ok(vec![Draft::new(&work.name).field("image", txt(kept))])
+    }
+}
+
+params! {
+    /// Says something about each text, for people to correct.
+    pub struct Caption {
+        /// The texts.
+        input images: Reference,
+        /// What comes before the text.
+        result prefix: String = "a ".to_string(),
+        /// Where to write down what was done.
+        execution log: String = String::new(),
+    }
+}
+
+pub struct CaptionKind;
+kind!(CaptionKind, "caption", Caption, |_| 1, &["caption"], true);
+
+impl Stage for Caption {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        Params::components(self)
+    }
+    fn inputs(&self) -> Vec<InputUse> {
+        vec![uses("images", &self.images, &["image"], InputShape::Many)]
+    }
+    fn form(&self) -> Form<'_> {
+        Form::Items(self)
+    }
+    fn editable(&self) -> Option<Editable> {
+        Some(Editable { field: "caption", folder: "captions", extension: "txt" })
+    }
+}
+
+impl ItemStage for Caption {
+    fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> anyhow::Result<Vec<Work>> {
+        Ok(inputs.items("images").iter().map(|item| Work::of_item(item, &["image"])).collect())
+    }
+    fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(CaptionWorker(self)))
+    }
+}
+
+struct CaptionWorker<'a>(&'a Caption);
+
+impl Worker for CaptionWorker<'_> {
+    fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
+        let said = text(context.read(&work.inputs["image"])?);
+        write_down(&self.0.log, &format!("caption {}", work.name));
+        Ok(vec![Draft::new(&work.name).field("caption", txt(format!("{}{said}", self.0.prefix)))])
     }
 }
 

@@ -4,6 +4,7 @@ mod bed;
 mod kinds;
 
 mod checkpoints;
+mod edits;
 mod failures;
 mod freshness;
 mod processes;

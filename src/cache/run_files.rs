@@ -1,0 +1,95 @@
+//! Notes between the process that runs a pipeline and others that ask about it: how far it is, and the wish that it stop.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::cache::digest::Digest;
+use crate::cache::locks::Holder;
+use crate::cache::trouble::disk_trouble;
+use crate::cache::{Cache, atomic};
+
+impl Cache {
+    fn run_file(&self, pipeline_folder: &Path, what: &str) -> Result<PathBuf> {
+        let folder = fs::canonicalize(pipeline_folder).with_context(|| format!("looking for `{}`", pipeline_folder.display()))?;
+        let id = Digest::of(folder.as_os_str().as_encoded_bytes()).short();
+        Ok(self.root().join("runs").join(format!("{id}.{what}")))
+    }
+
+    /// Who runs the pipeline in `folder`, if anyone does.
+    pub fn runner(&self, folder: &Path) -> Result<Option<Holder>> {
+        let mut runner = None;
+        let free = self.lock_pipeline(folder, &mut |holder| {
+            runner = holder.cloned();
+            false
+        })?;
+        Ok(if free.is_some() { None } else { runner })
+    }
+
+    /// Asks whoever runs the pipeline to end the running stage with what it has.
+    pub fn request_stop(&self, folder: &Path) -> Result<()> {
+        self.write_run_file(folder, "stop", "")
+    }
+
+    /// True once after `request_stop`.
+    pub fn take_stop_request(&self, folder: &Path) -> Result<bool> {
+        self.remove_run_file(folder, "stop")
+    }
+
+    /// Says how far the run is.
+    pub fn write_run_status(&self, folder: &Path, text: &str) -> Result<()> {
+        self.write_run_file(folder, "status", text)
+    }
+
+    /// What the run said last.
+    pub fn run_status(&self, folder: &Path) -> Result<Option<String>> {
+        let path = self.run_file(folder, "status")?;
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading `{}`", path.display())),
+        }
+    }
+
+    pub fn remove_run_status(&self, folder: &Path) -> Result<bool> {
+        self.remove_run_file(folder, "status")
+    }
+
+    fn write_run_file(&self, folder: &Path, what: &str, text: &str) -> Result<()> {
+        let path = self.run_file(folder, what)?;
+        let runs = path.parent().expect("it lies in the cache");
+        fs::create_dir_all(runs).map_err(|error| disk_trouble(error, "creating", runs))?;
+        atomic::replace(&path, text.as_bytes())
+    }
+
+    fn remove_run_file(&self, folder: &Path, what: &str) -> Result<bool> {
+        let path = self.run_file(folder, what)?;
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(disk_trouble(error, "removing", &path)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_to_stop_is_heard_once_by_its_pipeline() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&temp.path().join("cache")).unwrap();
+        let other = temp.path().join("other");
+        fs::create_dir(&other).unwrap();
+        cache.request_stop(temp.path()).unwrap();
+        assert!(!cache.take_stop_request(&other).unwrap());
+        assert!(cache.take_stop_request(temp.path()).unwrap());
+        assert!(!cache.take_stop_request(temp.path()).unwrap());
+        assert_eq!(cache.runner(temp.path()).unwrap(), None);
+        let _held = cache.lock_pipeline(temp.path(), &mut |_| false).unwrap().unwrap();
+        assert_eq!(cache.runner(temp.path()).unwrap().unwrap().process, std::process::id());
+    }
+}

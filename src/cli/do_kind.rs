@@ -1,0 +1,169 @@
+//! `loramill do`: one stage without a pipeline file.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cache::Cache;
+use crate::cli::console::{Console, Format};
+use crate::cli::run::listen_to_signals;
+use crate::cli::{Global, PipelineArguments, WrongArguments, open};
+use crate::pipeline::diagnostic::nearest;
+use crate::pipeline::execute::{self, RunOptions};
+use crate::pipeline::item::Item;
+use crate::pipeline::item_set;
+use crate::pipeline::lock_file::LockFile;
+use crate::pipeline::params::Role;
+use crate::pipeline::stage::StageKind;
+use crate::pipeline::wishes::Wishes;
+use crate::stages::KINDS;
+
+/// Run one stage without a pipeline file
+#[derive(Args)]
+pub struct Arguments {
+    /// What to do: `loramill stages` lists the kinds
+    kind: String,
+    /// Its params; inputs take paths: `images=photos/ size=512`
+    #[arg(value_name = "KEY=VALUE")]
+    params: Vec<String>,
+    /// Where the outputs go
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Where networks run: `auto`, `cpu`, `libtorch:0`
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// How progress is written [default: bars on a terminal, else plain lines]
+    #[arg(long, value_name = "FORMAT")]
+    progress: Option<Format>,
+}
+
+pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let names = || KINDS.iter().map(|kind| kind.name());
+    let Some(kind) = KINDS.iter().find(|kind| kind.name() == arguments.kind) else {
+        let hint = nearest(&arguments.kind, names()).map(|near| format!(": did you mean `{near}`?"));
+        let hint = hint.unwrap_or_else(|| format!("; there are {}", names().collect::<Vec<_>>().join(", ")));
+        return Err(WrongArguments(format!("there is no kind `{}`{hint}", arguments.kind)).into());
+    };
+    let folder = tempfile::tempdir().context("making a temporary folder")?;
+    let file = folder.path().join("pipeline.yaml");
+    // JSON is YAML.
+    fs::write(&file, pipeline_text(*kind, &arguments.params)?).with_context(|| format!("writing `{}`", file.display()))?;
+    let pipeline = open(&PipelineArguments::new(Some(file), Vec::new()))?;
+    let here = std::env::current_dir().context("looking for the current folder")?;
+    let root = Cache::locate(&here, global.cache().as_deref());
+    let cache = Cache::open(&root).with_context(|| format!("opening the cache `{}`", root.display()))?;
+
+    let wishes = Wishes::default();
+    listen_to_signals(&wishes)?;
+    let console = Console::new(arguments.progress, global.is_quiet());
+    let options = RunOptions {
+        targets: pipeline.by_default(),
+        force: BTreeSet::new(),
+        keep_going: false,
+        jobs: 0,
+        device: arguments.device.clone(),
+    };
+    let record = execute::run(&pipeline, &cache, &options, &console, &wishes);
+    console.close();
+    let record = record?;
+    if record.interrupted {
+        return Ok(ExitCode::from(crate::cli::run::INTERRUPTED));
+    }
+    if !record.is_ok() {
+        return Ok(ExitCode::FAILURE);
+    }
+    let lock = LockFile::read(&pipeline.lock_file())?;
+    let row = lock.stages.get(kind.name()).and_then(|rows| rows.last()).context("the stage left no result")?;
+    let items = item_set::decode(&cache.read(&row.out)?)?;
+    let written = place(&cache, &items, kind.writes(), &arguments.output)?;
+    global.say(&format!("{} in `{}`", crate::cli::counted(written, "file"), arguments.output.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A pipeline of the one stage, with absolute paths.
+fn pipeline_text(kind: &dyn StageKind, params: &[String]) -> anyhow::Result<String> {
+    let docs = kind.params();
+    let mut inputs = serde_json::Map::new();
+    let mut stage = serde_json::Map::new();
+    for param in params {
+        let Some((name, value)) = param.split_once('=') else {
+            return Err(WrongArguments(format!("`{param}` is not `key=value`")).into());
+        };
+        let first = name.split('.').next().unwrap_or(name);
+        let is_input = docs.iter().any(|doc| doc.name == first && doc.role == Role::Input);
+        let value = if is_input {
+            let path = std::path::absolute(value).with_context(|| format!("looking for `{value}`"))?;
+            let input = format!("input-{}", inputs.len() + 1);
+            let path = path.to_str().with_context(|| format!("the path `{}` is not valid UTF-8", path.display()))?;
+            let path = if Path::new(value).is_dir() { format!("{}/", path.trim_end_matches('/')) } else { path.to_string() };
+            inputs.insert(input.clone(), path.into());
+            Value::from(input)
+        } else {
+            scalar(value)
+        };
+        let mut place = &mut stage;
+        let mut parts = name.split('.').peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                if place.insert(part.to_string(), value).is_some() {
+                    return Err(WrongArguments(format!("`{name}` is given twice")).into());
+                }
+                break;
+            }
+            let inner = place.entry(part).or_insert_with(|| json!({}));
+            let Value::Object(inner) = inner else {
+                return Err(WrongArguments(format!("`{name}` is below something that is a value already")).into());
+            };
+            place = inner;
+        }
+    }
+    stage.insert("kind".to_string(), kind.name().into());
+    let pipeline = json!({ "concept": kind.name(), "inputs": inputs, "stages": { kind.name(): stage } });
+    Ok(serde_json::to_string_pretty(&pipeline)?)
+}
+
+/// A number, true or false, a list or an object of JSON; else text.
+fn scalar(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+}
+
+/// Copies outputs under their friendly names; a file with other contents is an error, and then nothing is written.
+fn place(cache: &Cache, items: &[Item], fields: &[&str], folder: &Path) -> anyhow::Result<usize> {
+    let mut files = Vec::new();
+    for item in items {
+        for artifact in fields.iter().filter_map(|field| item.fields.get(*field)) {
+            let name =
+                if artifact.extension.is_empty() { item.name.clone() } else { format!("{}.{}", item.name, artifact.extension) };
+            let path = folder.join(name);
+            if path.exists() && cache.digest_file(&path)?.0 != artifact.digest {
+                bail!(
+                    "`{}` is there already, with other contents: name another folder with `-o`, or move it away",
+                    path.display()
+                );
+            }
+            files.push((path, artifact));
+        }
+    }
+    for (path, artifact) in &files {
+        let parent = path.parent().unwrap_or(folder);
+        fs::create_dir_all(parent).with_context(|| format!("making the folder `{}`", parent.display()))?;
+        if !path.exists() {
+            let from = cache.path(&artifact.digest);
+            let mut source = fs::File::open(&from).with_context(|| format!("reading `{}`", from.display()))?;
+            // The mode a plain `create` asks for; the umask takes its share.
+            let mut target = tempfile::Builder::new()
+                .permissions(fs::Permissions::from_mode(0o666))
+                .tempfile_in(parent)
+                .with_context(|| format!("writing in `{}`", parent.display()))?;
+            std::io::copy(&mut source, &mut target).with_context(|| format!("writing `{}`", path.display()))?;
+            target.persist_noclobber(path).with_context(|| format!("writing `{}`", path.display()))?;
+        }
+    }
+    Ok(files.len())
+}

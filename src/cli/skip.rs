@@ -1,0 +1,132 @@
+//! `loramill skip`: leaves an item out of training, by a line in the pipeline file. Everything else in the file stays as it is.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+
+use crate::cli::{Global, PipelineArguments, WrongArguments, open};
+use crate::pipeline::diagnostic::{Diagnostics, nearest};
+use crate::pipeline::graph::Found;
+use crate::pipeline::spec;
+use crate::pipeline::tree::{Node, Value};
+
+/// Leave a photo out of training
+#[derive(Args)]
+pub struct Arguments {
+    /// The photo's name: its path in the folder of photos, without extension
+    item: String,
+    /// The pipeline: a folder or its file [default: pipeline.yaml here]
+    #[arg(value_name = "PIPELINE")]
+    pipeline: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let what = PipelineArguments::new(arguments.pipeline.clone(), Vec::new());
+    let pipeline = open(&what)?;
+    let item = arguments.item.as_str();
+    let photos = || {
+        pipeline.inputs.iter().flat_map(|input| match &input.found {
+            Found::Photos { files, .. } => files.as_slice(),
+            Found::File(_) | Found::Absent(_) => &[],
+        })
+    };
+    if !photos().any(|file| file.name == item) {
+        let near = nearest(item, photos().map(|file| file.name.as_str()));
+        let hint = near.map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
+        return Err(WrongArguments(format!("no photo is called `{item}`{hint}")).into());
+    }
+    if pipeline.skip.takes(item) {
+        global.say(&format!("`{item}` is skipped already"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let file = &pipeline.file;
+    let before = fs::read_to_string(file).with_context(|| format!("reading `{}`", file.display()))?;
+    let mut diagnostics = Diagnostics::default();
+    let Some(root) = spec::read(file, &mut diagnostics) else { bail!("`{}` cannot be read any more", file.display()) };
+    let by_hand = || format!("write `skip: [{}]` into `{}` by hand", written(item), file.display());
+    let Some(after) = with_skip(&before, &root, item) else { bail!("`skip:` is not a plain list here: {}", by_hand()) };
+    crate::cache::replace_file(file, after.as_bytes())?;
+    // The edit was made on text: only loading it again proves it right.
+    match open(&what) {
+        Ok(now) if now.skip.takes(item) => {}
+        _ => {
+            crate::cache::replace_file(file, before.as_bytes())?;
+            bail!("the file could not be edited safely and is as it was: {}", by_hand());
+        }
+    }
+    global.say(&format!("`{item}` is left out of training from the next run on; `skip:` in `{}` says so", file.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The text with `item` among what is skipped; `None` if `skip:` has a form that cannot be added to.
+fn with_skip(text: &str, root: &Node, item: &str) -> Option<String> {
+    let item = written(item);
+    let insert = |at: usize, what: &str| format!("{}{what}{}", &text[..at], &text[at..]);
+    let Some(skip) = root.get("skip") else {
+        // Before `inputs:`, where the short keys end; else at the top.
+        let at = match &root.value {
+            Value::Map(entries) => entries.iter().find(|(key, _)| key.name == "inputs").map_or(0, |(key, _)| key.span.start),
+            _ => return None,
+        };
+        let at_start_of_line = at == 0 || text[..at].ends_with('\n');
+        return at_start_of_line.then(|| insert(at, &format!("skip: [{item}]\n")));
+    };
+    let Value::List(nodes) = &skip.value else { return None };
+    let flow_end = skip.span.end.checked_sub(1).filter(|&end| text.as_bytes().get(end) == Some(&b']'));
+    if let Some(end) = flow_end {
+        return Some(insert(end, &if nodes.is_empty() { item } else { format!(", {item}") }));
+    }
+    let last = nodes.last()?;
+    let line = text[..last.span.start].rfind('\n').map_or(0, |end| end + 1);
+    let indent: String = text[line..].chars().take_while(|c| *c == ' ').collect();
+    let end = text[last.span.start..].find('\n').map_or(text.len(), |end| last.span.start + end);
+    text[line..].trim_start().starts_with("- ").then(|| insert(end, &format!("\n{indent}- {item}")))
+}
+
+/// As a glob that takes nothing else, and as YAML.
+fn written(item: &str) -> String {
+    let glob = globset::escape(item);
+    let is_plain = glob.starts_with(|c: char| c.is_alphabetic() || c == '_')
+        && glob.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '/' | '.'))
+        && !matches!(glob.to_lowercase().as_str(), "true" | "false" | "null" | "yes" | "no" | "on" | "off");
+    if is_plain { glob } else { serde_json::Value::from(glob).to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edited(text: &str) -> Option<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pipeline.yaml");
+        fs::write(&file, text).unwrap();
+        let root = spec::read(&file, &mut Diagnostics::default()).unwrap();
+        with_skip(text, &root, "IMG_7")
+    }
+
+    #[test]
+    fn an_item_is_added_where_the_list_is_and_all_else_stays() {
+        let cases = [
+            ("concept: a\ninputs: {}\n", "concept: a\nskip: [IMG_7]\ninputs: {}\n"),
+            ("skip: []  # none\ninputs: {}\n", "skip: [IMG_7]  # none\ninputs: {}\n"),
+            ("skip: [a, b]\n", "skip: [a, b, IMG_7]\n"),
+            ("skip:\n  - a # blurred\n  - b\nseed: 1\n", "skip:\n  - a # blurred\n  - b\n  - IMG_7\nseed: 1\n"),
+            ("skip:\n- a", "skip:\n- a\n- IMG_7"),
+        ];
+        for (before, after) in cases {
+            assert_eq!(edited(before).as_deref(), Some(after), "{before}");
+        }
+        assert_eq!(edited("skip: a\n"), None);
+    }
+
+    #[test]
+    fn names_with_letters_that_mean_something_are_quoted() {
+        assert_eq!(written("beach/été"), "beach/été");
+        assert_eq!(written("no"), "\"no\"");
+        assert_eq!(written("12"), "\"12\"");
+        assert_eq!(written("a [1]"), "\"a [[]1[]]\"");
+    }
+}

@@ -1,0 +1,96 @@
+//! Texts that people edit between two runs.
+
+use std::fs;
+
+use loramill::pipeline::plan::PlannedState;
+use loramill::pipeline::text_status::text_status;
+
+use crate::engine::bed::Bed;
+
+const STAGES: &str = "  caption: { images: photos, log: LOG }\n  echo: { images: caption, log: LOG }\n  \
+                      learn: { images: echo, epochs: 2, log: LOG }";
+
+#[test]
+fn the_machines_texts_lie_beside_the_pipeline_and_a_second_run_does_nothing() {
+    let bed = Bed::new(STAGES);
+    assert_eq!(bed.run().len(), 3 + 3 + 3);
+    assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), "a text two\n");
+    assert!(bed.plan().is_fresh());
+    assert!(bed.run().is_empty());
+    assert!(bed.lock().edits["caption"].contains_key("two"));
+    assert!(!bed.at("out/caption").exists(), "a text has one place");
+}
+
+#[test]
+fn an_edited_text_reruns_only_what_reads_it() {
+    let bed = Bed::new(STAGES);
+    bed.run();
+    bed.write("captions/two.txt", "what I see  \r\n");
+    assert_eq!(bed.reasons("learn"), ["1 of 3 captions edited: two"]);
+    assert_eq!(bed.plan().stage("caption").unwrap().state, PlannedState::Fresh);
+    assert_eq!(bed.run(), ["learn 1", "learn 2", "save 2"], "no image stage, no captioner");
+    assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), "what I see  \r\n", "not a byte of it is touched");
+    assert!(bed.says("learn", "e002").contains("what I see"));
+    assert!(bed.run().is_empty());
+    // Space at the end of a line means nothing.
+    bed.write("captions/two.txt", "what I see\n\n");
+    assert!(bed.run().is_empty());
+}
+
+#[test]
+fn the_captioner_is_not_asked_for_an_edited_item_and_never_wins_over_it() {
+    let mut bed = Bed::new(STAGES);
+    bed.write("captions/two.txt", "mine");
+    assert_eq!(bed.plan().stage("caption").unwrap().dirty, ["one", "three"]);
+    let did = bed.run();
+    assert_eq!(did.iter().filter(|line| line.starts_with("caption")).collect::<Vec<_>>(), ["caption one", "caption three"]);
+    bed.stages(&STAGES.replace("caption: { images: photos", "caption: { images: photos, prefix: \"the \""));
+    let did = bed.run();
+    assert_eq!(did.iter().filter(|line| line.starts_with("caption")).collect::<Vec<_>>(), ["caption one", "caption three"]);
+    bed.force = vec!["caption"];
+    bed.run();
+    assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(bed.at("captions/one.txt")).unwrap(), "the text one\n");
+    let status = &text_status(&bed.load(), &bed.cache()).unwrap()[0];
+    assert_eq!((status.machine, status.edited.len() + status.stale.len()), (2, 1), "{status:?}");
+}
+
+#[test]
+fn deleting_a_text_means_to_write_it_again() {
+    let bed = Bed::new(STAGES);
+    bed.run();
+    bed.write("captions/two.txt", "mine");
+    bed.run();
+    fs::remove_file(bed.at("captions/two.txt")).unwrap();
+    assert!(bed.run().is_empty(), "the machine's text and what was learned from it are in the cache");
+    assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), "a text two\n");
+}
+
+#[test]
+fn a_text_with_conflict_markers_fails_its_item() {
+    let mut bed = Bed::new(STAGES);
+    bed.run();
+    bed.write("captions/two.txt", "<<<<<<< HEAD\nmine\n=======\nyours\n>>>>>>> theirs\n");
+    bed.keep_going = true;
+    let (did, record, _) = bed.run_all();
+    assert!(did.is_empty(), "{did:?}");
+    assert!(!record.is_ok());
+    let note = record.stage("caption").unwrap().note.clone().unwrap();
+    assert!(note.starts_with("two: ") && note.contains("conflict"), "{note}");
+    bed.write("captions/two.txt", "ours");
+    bed.keep_going = false;
+    assert_eq!(bed.run(), ["learn 1", "learn 2", "save 2"]);
+}
+
+#[test]
+fn a_renamed_photo_takes_its_text_along() {
+    let bed = Bed::new(STAGES);
+    bed.run();
+    bed.write("captions/two.txt", "mine");
+    bed.run();
+    fs::rename(bed.at("images/two.png"), bed.at("images/zwei.png")).unwrap();
+    assert!(bed.run().is_empty());
+    assert_eq!(fs::read_to_string(bed.at("captions/zwei.txt")).unwrap(), "mine");
+    assert!(!bed.at("captions/two.txt").exists());
+    assert!(bed.run().is_empty());
+}
