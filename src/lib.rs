@@ -33,3 +33,12 @@ pub mod prompt;
 pub mod lora;
 
 pub mod training;
+
+#[cfg(feature = "nn")]
+pub mod device;
+#[cfg(feature = "nn")]
+pub mod ops;
+#[cfg(feature = "nn")]
+pub mod models;
+#[cfg(feature = "nn")]
+pub mod stable_diffusion;

@@ -6,6 +6,8 @@ use sha2::{Digest as _, Sha256};
 use loramill::random::Generator;
 
 mod prompt;
+#[cfg(feature = "nn")]
+mod ops;
 mod random;
 mod sampler;
 mod training;

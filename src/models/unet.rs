@@ -1,0 +1,276 @@
+//! The UNet of Stable Diffusion 1.x and 2.x: predicts the noise in latents (Rombach et al. 2022).
+//!
+//! Field names are those of diffusers' `UNet2DConditionModel`.
+
+use anyhow::Result;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::models::layers::{Convolution, GroupNorm, Linear, Visit, channels_first, channels_last};
+use crate::models::resnet::{Downsample, ResnetBlock, Upsample};
+use crate::models::transformer::{Transformer, TransformerConfig};
+use crate::models::weights::Source;
+use crate::ops::activation::{Activation, activate};
+use crate::ops::group_norm::{Groups, Then};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnetConfig {
+    /// 4; 9 in a model for inpainting.
+    pub in_channels: usize,
+    pub out_channels: usize,
+    /// Of each level, from the finest: 320, 640, 1280, 1280 in SD 1.x.
+    pub channels: Vec<usize>,
+    /// Whether a level has transformers: all but the last in SD 1.x.
+    pub attention: Vec<bool>,
+    /// Residual blocks a level on the way down, one fewer than on the way up: 2 in SD 1.x.
+    pub resnets: usize,
+    /// Groups of each group norm: 32.
+    pub groups: usize,
+    pub transformer: TransformerConfig,
+}
+
+impl UnetConfig {
+    /// Width of the time embedding.
+    fn time_width(&self) -> usize {
+        4 * self.channels[0]
+    }
+}
+
+/// The epsilon of the group norms outside transformers.
+const EPSILON: f64 = 1e-5;
+
+#[derive(Debug)]
+pub struct Unet {
+    config: UnetConfig,
+    time_embedding: TimeEmbedding,
+    conv_in: Convolution,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Convolution,
+}
+
+impl Unet {
+    pub fn init(config: &UnetConfig, mut source: Source) -> Result<Self> {
+        let (first, last) = (config.channels[0], config.channels[config.channels.len() - 1]);
+        let time_embedding = TimeEmbedding::init(source.at("time_embedding"), first, config.time_width())?;
+        let conv_in = Convolution::same(source.at("conv_in"), config.in_channels, first)?;
+        let levels = config.channels.len();
+        // Channels of each feature map that the way down leaves for the way up.
+        let mut skips = vec![first];
+        let mut down_blocks = Vec::new();
+        for level in 0..levels {
+            let inputs = *skips.last().expect("the first convolution left one");
+            down_blocks.push(DownBlock::init(config, source.at(format!("down_blocks.{level}")), level, inputs)?);
+            let left = config.resnets + usize::from(level + 1 < levels);
+            skips.extend(std::iter::repeat_n(config.channels[level], left));
+        }
+        let mid_block = MidBlock::init(config, source.at("mid_block"), last)?;
+        let mut inputs = last;
+        let mut up_blocks = Vec::new();
+        for (block, level) in (0..levels).rev().enumerate() {
+            let taken = skips.split_off(skips.len() - config.resnets - 1);
+            up_blocks.push(UpBlock::init(config, source.at(format!("up_blocks.{block}")), level, inputs, taken)?);
+            inputs = config.channels[level];
+        }
+        let groups = Groups { count: config.groups, epsilon: EPSILON };
+        let conv_norm_out = GroupNorm::init(source.at("conv_norm_out"), first, groups, Then::Silu)?;
+        let conv_out = Convolution::same(source.at("conv_out"), first, config.out_channels)?;
+        let config = config.clone();
+        Ok(Self { config, time_embedding, conv_in, down_blocks, mid_block, up_blocks, conv_norm_out, conv_out })
+    }
+
+    /// Predicts the noise (or the velocity) in `latents`.
+    ///
+    /// - `latents`: `[batch, in_channels, height / 8, width / 8]`; sizes divisible by 2 for each level but the last
+    /// - `timesteps`: one for each of the batch, 0 to 999, fractions allowed
+    /// - `context`: `[batch, tokens, context_width]`, from the text encoder
+    /// - the result: `[batch, out_channels, height / 8, width / 8]`
+    pub fn forward(&self, latents: Tensor<4>, timesteps: &[f32], context: &Tensor<3>) -> Tensor<4> {
+        // 1. time
+        let time = self.time_embedding.forward(timesteps, &latents.device());
+
+        // 2. down
+        let mut x = self.conv_in.forward(channels_last(latents));
+        let mut skips = vec![x.clone()];
+        for block in &self.down_blocks {
+            x = block.forward(x, &time, context, &mut skips);
+        }
+
+        // 3. middle
+        x = self.mid_block.forward(x, &time, context);
+
+        // 4. up
+        for block in &self.up_blocks {
+            x = block.forward(x, &time, context, &mut skips);
+        }
+
+        // 5. out
+        channels_first(self.conv_out.forward(self.conv_norm_out.forward(x)))
+    }
+
+    pub fn config(&self) -> &UnetConfig {
+        &self.config
+    }
+
+    /// Each layer that kohya's LoRA adapts, in the order of the network.
+    pub fn adapted(&mut self, visit: Visit) {
+        let down = self.down_blocks.iter_mut().flat_map(|block| &mut block.attentions);
+        let up = self.up_blocks.iter_mut().flat_map(|block| &mut block.attentions);
+        down.chain([&mut self.mid_block.attention]).chain(up).for_each(|transformer| transformer.adapted(visit));
+    }
+}
+
+/// Sines and cosines of the timestep (Vaswani et al. 2017) through two linear layers.
+#[derive(Debug)]
+struct TimeEmbedding {
+    linear_1: Linear,
+    linear_2: Linear,
+    width: usize,
+}
+
+impl TimeEmbedding {
+    fn init(mut source: Source, width: usize, time_width: usize) -> Result<Self> {
+        Ok(Self {
+            linear_1: Linear::init(source.at("linear_1"), width, time_width)?,
+            linear_2: Linear::init(source.at("linear_2"), time_width, time_width)?,
+            width,
+        })
+    }
+
+    /// `[batch, time_width]`, after the SiLU that each residual block would begin with.
+    fn forward(&self, timesteps: &[f32], device: &Device) -> Tensor<2> {
+        let waves = TensorData::new(sinusoids(timesteps, self.width), [timesteps.len(), self.width]);
+        let waves = Tensor::from_data(waves, (device, DType::F32));
+        let hidden = activate(self.linear_1.forward(waves), Activation::Silu);
+        activate(self.linear_2.forward(hidden), Activation::Silu)
+    }
+}
+
+/// For each timestep the cosines, then the sines, of its products with frequencies from 1 down to 1/10000.
+fn sinusoids(timesteps: &[f32], width: usize) -> Vec<f32> {
+    let half = width / 2;
+    let frequencies: Vec<f32> = (0..half).map(|i| (-(10_000f64.ln()) * i as f64 / half as f64).exp() as f32).collect();
+    let waves = |timestep: &f32| {
+        // The product is rounded to f32 before the cosine, as in diffusers: at 999 that matters.
+        let angles: Vec<f64> = frequencies.iter().map(|frequency| f64::from(timestep * frequency)).collect();
+        let cosines = angles.clone().into_iter().map(f64::cos);
+        cosines.chain(angles.into_iter().map(f64::sin)).map(|wave| wave as f32).collect::<Vec<_>>()
+    };
+    timesteps.iter().flat_map(waves).collect()
+}
+
+/// One level on the way down.
+#[derive(Debug)]
+struct DownBlock {
+    resnets: Vec<ResnetBlock>,
+    /// One for each residual block, or none at all.
+    attentions: Vec<Transformer>,
+    downsampler: Option<Downsample>,
+}
+
+impl DownBlock {
+    fn init(config: &UnetConfig, mut source: Source, level: usize, inputs: usize) -> Result<Self> {
+        let channels = config.channels[level];
+        let mut block = Self { resnets: Vec::new(), attentions: Vec::new(), downsampler: None };
+        for i in 0..config.resnets {
+            let inputs = if i == 0 { inputs } else { channels };
+            block.resnets.push(resnet(config, source.at(format!("resnets.{i}")), inputs, channels)?);
+            if config.attention[level] {
+                block.attentions.push(transformer(config, source.at(format!("attentions.{i}")), channels)?);
+            }
+        }
+        if level + 1 < config.channels.len() {
+            block.downsampler = Some(Downsample::symmetric(source.at("downsamplers.0"), channels)?);
+        }
+        Ok(block)
+    }
+
+    fn forward(&self, mut x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            x = resnet.forward(x, Some(time));
+            if let Some(attention) = self.attentions.get(i) {
+                x = attention.forward(x, context);
+            }
+            skips.push(x.clone());
+        }
+        if let Some(downsampler) = &self.downsampler {
+            x = downsampler.forward(x);
+            skips.push(x.clone());
+        }
+        x
+    }
+}
+
+#[derive(Debug)]
+struct MidBlock {
+    first: ResnetBlock,
+    attention: Transformer,
+    second: ResnetBlock,
+}
+
+impl MidBlock {
+    fn init(config: &UnetConfig, mut source: Source, channels: usize) -> Result<Self> {
+        Ok(Self {
+            first: resnet(config, source.at("resnets.0"), channels, channels)?,
+            attention: transformer(config, source.at("attentions.0"), channels)?,
+            second: resnet(config, source.at("resnets.1"), channels, channels)?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Tensor<4> {
+        let x = self.first.forward(x, Some(time));
+        let x = self.attention.forward(x, context);
+        self.second.forward(x, Some(time))
+    }
+}
+
+/// One level on the way up; each residual block takes a feature map that the way down left.
+#[derive(Debug)]
+struct UpBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Vec<Transformer>,
+    upsampler: Option<Upsample>,
+}
+
+impl UpBlock {
+    /// `skips`: channels of the feature maps left for this level, the one taken last first.
+    fn init(config: &UnetConfig, mut source: Source, level: usize, inputs: usize, skips: Vec<usize>) -> Result<Self> {
+        let channels = config.channels[level];
+        let mut block = Self { resnets: Vec::new(), attentions: Vec::new(), upsampler: None };
+        for (i, skip) in skips.into_iter().rev().enumerate() {
+            let inputs = if i == 0 { inputs } else { channels };
+            block.resnets.push(resnet(config, source.at(format!("resnets.{i}")), inputs + skip, channels)?);
+            if config.attention[level] {
+                block.attentions.push(transformer(config, source.at(format!("attentions.{i}")), channels)?);
+            }
+        }
+        if level > 0 {
+            block.upsampler = Some(Upsample::init(source.at("upsamplers.0"), channels)?);
+        }
+        Ok(block)
+    }
+
+    fn forward(&self, mut x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            let skip = skips.pop().expect("the way down leaves one for each residual block of the way up");
+            x = resnet.forward(Tensor::cat(vec![x, skip], 3), Some(time));
+            if let Some(attention) = self.attentions.get(i) {
+                x = attention.forward(x, context);
+            }
+        }
+        match &self.upsampler {
+            Some(upsampler) => upsampler.forward(x),
+            None => x,
+        }
+    }
+}
+
+fn resnet(config: &UnetConfig, source: Source, inputs: usize, outputs: usize) -> Result<ResnetBlock> {
+    let groups = Groups { count: config.groups, epsilon: EPSILON };
+    ResnetBlock::init(source, inputs, outputs, Some(config.time_width()), groups)
+}
+
+fn transformer(config: &UnetConfig, source: Source, channels: usize) -> Result<Transformer> {
+    Transformer::init(source, channels, config.groups, &config.transformer)
+}

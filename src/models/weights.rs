@@ -1,0 +1,48 @@
+//! Where the weights of a network come from, by name.
+
+use anyhow::Result;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+/// Gives the tensors of one network by their names in diffusers (in transformers for the text encoder).
+pub trait Weights {
+    /// The values of tensor `name` in row-major order.
+    ///
+    /// An error says what is missing, or what was found, if there is no such tensor of that shape. Trailing sizes of 1 do not
+    /// matter: `[out, in, 1, 1]` and `[out, in]` hold the same numbers.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
+}
+
+/// A place in the tree of names, while a network is built.
+pub struct Source<'a> {
+    weights: &'a mut dyn Weights,
+    device: &'a Device,
+    path: String,
+}
+
+impl<'a> Source<'a> {
+    /// The root: tensors go to `device`, which must be one without autodiff.
+    pub fn new(weights: &'a mut dyn Weights, device: &'a Device) -> Self {
+        Self { weights, device, path: String::new() }
+    }
+
+    /// The place `name` below this one.
+    pub fn at(&mut self, name: impl AsRef<str>) -> Source<'_> {
+        let path = self.name(name.as_ref());
+        Source { weights: self.weights, device: self.device, path }
+    }
+
+    /// The full name of this place.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Tensor `name` of exactly this shape.
+    pub fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Result<Tensor<D>> {
+        let values = self.weights.take(&self.name(name), &shape)?;
+        Ok(Tensor::from_data(TensorData::new(values, shape), (self.device, DType::F32)))
+    }
+
+    fn name(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+}

@@ -1,0 +1,99 @@
+//! Scaled dot-product attention with several heads (Vaswani et al. 2017), without ever holding all scores.
+
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::Tensor;
+
+use crate::ops::derivative::{Derivative, record};
+use crate::ops::flex;
+
+/// Which keys a query may look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mask {
+    /// All of them.
+    Open,
+    /// Those at its own place and before.
+    Causal,
+}
+
+/// `softmax(q · kᵀ / √width) · v` for each head.
+///
+/// - `q`: `[batch, tokens, heads · width]`
+/// - `k`, `v`: `[batch, context_tokens, heads · width]`
+/// - the result: `[batch, tokens, heads · width]`
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize, mask: Mask) -> Tensor<3> {
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as AttentionRoute>::attention(q, k, v, heads, mask))
+}
+
+#[backend_extension(Flex, Autodiff)]
+pub(crate) trait AttentionRoute: Backend {
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+        mask: Mask,
+    ) -> FloatTensor<Self>;
+}
+
+pub(crate) trait AttentionKernel: Backend {
+    fn forward(inputs: Remembered<Self>) -> FloatTensor<Self>;
+
+    /// Gradients of `q`, `k` and `v`.
+    fn gradients(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
+}
+
+impl AttentionRoute for Flex {
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+        mask: Mask,
+    ) -> FloatTensor<Self> {
+        Self::forward(Remembered { q, k, v, heads, mask })
+    }
+}
+
+impl AttentionKernel for Flex {
+    fn forward(inputs: Remembered<Self>) -> FloatTensor<Self> {
+        flex::attention::forward(inputs)
+    }
+
+    fn gradients(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
+        flex::attention::gradients(inputs, output_gradient)
+    }
+}
+
+impl<B: AttentionKernel, C: CheckpointStrategy> AttentionRoute for Autodiff<B, C> {
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+        mask: Mask,
+    ) -> FloatTensor<Self> {
+        let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
+        let inputs = Remembered::<B> { q, k, v, heads, mask };
+        let output = B::forward(inputs.clone());
+        record::<B, C, _, _>([q_node, k_node, v_node], output, || inputs)
+    }
+}
+
+/// The scores are not among it: the backward pass takes them again, block by block.
+#[derive(Clone, Debug)]
+pub(crate) struct Remembered<B: Backend> {
+    pub(crate) q: FloatTensor<B>,
+    pub(crate) k: FloatTensor<B>,
+    pub(crate) v: FloatTensor<B>,
+    pub(crate) heads: usize,
+    pub(crate) mask: Mask,
+}
+
+impl<B: AttentionKernel> Derivative<B, 3> for Remembered<B> {
+    fn gradients(self, output_gradient: FloatTensor<B>, _: [bool; 3]) -> [Option<FloatTensor<B>>; 3] {
+        B::gradients(self, output_gradient).map(Some)
+    }
+}

@@ -1,0 +1,244 @@
+//! Group normalisation, SiLU on top, and the derivative of both.
+//!
+//! Channels lie side by side, so every loop runs along them. A picture is taken in blocks of rows that fit a cache; sums of
+//! blocks are joined in f64 and in order.
+
+use burn::backend::flex::{Flex, FlexTensor};
+
+use crate::ops::flex::activation::{silu, silu_slope};
+use crate::ops::flex::buffer::{dense, dims, from_values, rows_and_width, values};
+use crate::ops::flex::parallel::{collect, each_chunk, each_pair};
+use crate::ops::flex::simd::vectorized;
+use crate::ops::group_norm::{Groups, Remembered, Then};
+
+/// Elements of a block: a quarter of a usual L2 cache.
+const BLOCK: usize = 1 << 16;
+/// Floating-point operations for one element, about.
+const WORK: usize = 6;
+const SILU_WORK: usize = 30;
+
+/// `pictures` of `pixels` rows of `channels`, taken `block_rows` rows at a time.
+struct Extent {
+    pictures: usize,
+    pixels: usize,
+    channels: usize,
+    block_rows: usize,
+}
+
+impl Extent {
+    fn of(x: &FlexTensor) -> Self {
+        let (rows, channels) = rows_and_width(x);
+        let pictures = dims(x)[0];
+        let pixels = rows / pictures;
+        Self { pictures, pixels, channels, block_rows: (BLOCK / channels).clamp(1, pixels) }
+    }
+
+    fn blocks(&self) -> usize {
+        self.pixels.div_ceil(self.block_rows)
+    }
+
+    /// The part of `values` that is one block of one picture.
+    fn block<'a>(&self, values: &'a [f32], picture: usize, block: usize) -> &'a [f32] {
+        let first = block * self.block_rows;
+        let rows = self.block_rows.min(self.pixels - first);
+        &values[(picture * self.pixels + first) * self.channels..][..rows * self.channels]
+    }
+
+    fn work(&self, then: Then) -> usize {
+        let each = match then {
+            Then::Nothing => WORK,
+            Then::Silu => SILU_WORK,
+        };
+        self.pictures * self.pixels * self.channels * each
+    }
+}
+
+pub(in crate::ops) fn forward(
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: FlexTensor,
+    groups: Groups,
+    then: Then,
+) -> (FlexTensor, FlexTensor) {
+    let (x, weight, bias) = (dense(x), dense(weight), dense(bias));
+    let extent = Extent::of(&x);
+    let (input, weight, bias) = (values(&x), values(&weight), values(&bias));
+    let blocks = extent.blocks();
+    let moments = collect(extent.pictures * blocks, extent.work(Then::Nothing), |task| {
+        moments(extent.block(input, task / blocks, task % blocks), extent.channels)
+    });
+    let mut statistics = Vec::with_capacity(extent.pictures * 2 * groups.count);
+    for moments in moments.chunks(blocks) {
+        statistics.extend(join(&extent, groups, moments));
+    }
+    let scales: Vec<(Vec<f32>, Vec<f32>)> =
+        statistics.chunks(2 * groups.count).map(|statistics| scale_and_shift(statistics, weight, bias)).collect();
+
+    let mut output = vec![0.0; input.len()];
+    let apply = |picture: usize, input: &[f32], output: &mut [f32]| {
+        let (scale, shift) = &scales[picture];
+        vectorized(|| {
+            for (output, input) in output.chunks_exact_mut(scale.len()).zip(input.chunks_exact(scale.len())) {
+                let channels = output.iter_mut().zip(input).zip(scale.iter().zip(shift));
+                match then {
+                    Then::Nothing => channels.for_each(|((y, x), (scale, shift))| *y = x * scale + shift),
+                    Then::Silu => channels.for_each(|((y, x), (scale, shift))| *y = silu(x * scale + shift)),
+                }
+            }
+        });
+    };
+    let picture_size = extent.pixels * extent.channels;
+    if extent.pictures == 1 {
+        each_chunk(&mut output, extent.block_rows * extent.channels, extent.work(then), |block, output| {
+            apply(0, extent.block(input, 0, block), output);
+        });
+    } else {
+        each_chunk(&mut output, picture_size, extent.work(then), |picture, output| {
+            apply(picture, &input[picture * picture_size..][..picture_size], output);
+        });
+    }
+    (from_values(output, dims(&x).to_vec()), from_values(statistics, [extent.pictures, 2, groups.count]))
+}
+
+/// With `n` the normalised values, `z` what SiLU is applied to and `h = weight · slope(z) · output gradient`, over each group:
+/// `(h - mean(h) - n · mean(h · n)) / deviation`.
+pub(in crate::ops) fn gradient(inputs: Remembered<Flex>, output_gradient: FlexTensor) -> FlexTensor {
+    let (x, weight, bias) = (dense(inputs.x), dense(inputs.weight), dense(inputs.bias));
+    let (statistics, output_gradient) = (dense(inputs.statistics), dense(output_gradient));
+    let groups = dims(&statistics)[2];
+    let extent = Extent::of(&x);
+    let (channels, blocks, picture_size) = (extent.channels, extent.blocks(), extent.pixels * extent.channels);
+    let (input, weight, bias) = (values(&x), values(&weight), values(&bias));
+    let (statistics, upstream) = (values(&statistics), values(&output_gradient));
+    let statistics: Vec<&[f32]> = statistics.chunks(2 * groups).collect();
+    let means: Vec<Vec<f32>> = statistics.iter().map(|of_picture| by_channel(&of_picture[..groups], channels)).collect();
+    let scales: Vec<_> = statistics.iter().map(|of_picture| scale_and_shift(of_picture, weight, bias)).collect();
+
+    // 1. slope(z) · output gradient, into the place of the result, and by channel its sum and its sum times the centred x
+    let mut output = vec![0.0; input.len()];
+    let mut sums = vec![0.0; extent.pictures * blocks * 2 * channels];
+    let sum_up = |picture: usize, output: &mut [f32], sums: &mut [f32]| {
+        let ((scale, shift), mean) = (&scales[picture], &means[picture]);
+        for (block, sums) in sums.chunks_exact_mut(2 * channels).enumerate() {
+            let (input, upstream) = (extent.block(input, picture, block), extent.block(upstream, picture, block));
+            let output = &mut output[block * extent.block_rows * channels..][..input.len()];
+            let (plain, along) = sums.split_at_mut(channels);
+            vectorized(|| {
+                let rows = input.chunks_exact(channels).zip(upstream.chunks_exact(channels));
+                for (output, (input, upstream)) in output.chunks_exact_mut(channels).zip(rows) {
+                    match inputs.then {
+                        Then::Nothing => output.copy_from_slice(upstream),
+                        Then::Silu => {
+                            for c in 0..channels {
+                                output[c] = upstream[c] * silu_slope(input[c] * scale[c] + shift[c]);
+                            }
+                        }
+                    }
+                    for c in 0..channels {
+                        plain[c] += output[c];
+                        along[c] += output[c] * (input[c] - mean[c]);
+                    }
+                }
+            });
+        }
+    };
+    each_pair((&mut output, picture_size), (&mut sums, blocks * 2 * channels), extent.work(inputs.then), sum_up);
+
+    // 2. joined by group; the result is a · (1.) + b · (x - mean) + c
+    let coefficients: Vec<[Vec<f32>; 3]> = (sums.chunks(blocks * 2 * channels).zip(&statistics))
+        .map(|(sums, statistics)| {
+            let width = channels / groups;
+            let [mut a, mut b, mut c] = [vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]];
+            for group in 0..groups {
+                let members = group * width..(group + 1) * width;
+                let (mut plain, mut along) = (0.0, 0.0);
+                for block in sums.chunks(2 * channels) {
+                    for channel in members.clone() {
+                        plain += f64::from(block[channel]) * f64::from(weight[channel]);
+                        along += f64::from(block[channels + channel]) * f64::from(weight[channel]);
+                    }
+                }
+                let count = (width * extent.pixels) as f64;
+                let inverse_deviation = f64::from(statistics[groups + group]);
+                a[members.clone()].copy_from_slice(&weight[members.clone()]);
+                a[members.clone()].iter_mut().for_each(|a| *a *= statistics[groups + group]);
+                b[members.clone()].fill((-along / count * inverse_deviation.powi(3)) as f32);
+                c[members].fill((-plain / count * inverse_deviation) as f32);
+            }
+            [a, b, c]
+        })
+        .collect();
+    each_chunk(&mut output, picture_size, extent.work(Then::Nothing), |picture, output| {
+        let ([a, b, c], mean) = (&coefficients[picture], &means[picture]);
+        let input = &input[picture * picture_size..][..picture_size];
+        vectorized(|| {
+            for (output, input) in output.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
+                for i in 0..channels {
+                    output[i] = output[i] * a[i] + (input[i] - mean[i]) * b[i] + c[i];
+                }
+            }
+        });
+    });
+    from_values(output, dims(&x).to_vec())
+}
+
+/// Of one block, by channel: the means, then the sums of squares about them.
+fn moments(block: &[f32], channels: usize) -> Vec<f32> {
+    let mut moments = vec![0.0; 2 * channels];
+    let (means, squares) = moments.split_at_mut(channels);
+    vectorized(|| {
+        for row in block.chunks_exact(channels) {
+            for (mean, x) in means.iter_mut().zip(row) {
+                *mean += x;
+            }
+        }
+        let count = (block.len() / channels) as f32;
+        means.iter_mut().for_each(|mean| *mean /= count);
+        for row in block.chunks_exact(channels) {
+            for ((square, mean), x) in squares.iter_mut().zip(&*means).zip(row) {
+                *square += (x - mean) * (x - mean);
+            }
+        }
+    });
+    moments
+}
+
+/// Of one picture: the mean of each group, then one over its deviation, from the moments of its blocks (Chan et al. 1979).
+fn join(extent: &Extent, groups: Groups, blocks: &[Vec<f32>]) -> Vec<f32> {
+    let width = extent.channels / groups.count;
+    let rows = |block: usize| extent.block_rows.min(extent.pixels - block * extent.block_rows) as f64;
+    let count = (width * extent.pixels) as f64;
+    let mut statistics = vec![0.0; 2 * groups.count];
+    for group in 0..groups.count {
+        let members = group * width..(group + 1) * width;
+        let mut mean = 0.0;
+        for (block, moments) in blocks.iter().enumerate() {
+            mean += rows(block) / count * members.clone().map(|channel| f64::from(moments[channel])).sum::<f64>();
+        }
+        let mut squares = 0.0;
+        for (block, moments) in blocks.iter().enumerate() {
+            for channel in members.clone() {
+                let distance = f64::from(moments[channel]) - mean;
+                squares += f64::from(moments[extent.channels + channel]) + rows(block) * distance * distance;
+            }
+        }
+        statistics[group] = mean as f32;
+        statistics[groups.count + group] = (1.0 / (squares / count + groups.epsilon).sqrt()) as f32;
+    }
+    statistics
+}
+
+/// What each channel of a picture is multiplied by and shifted by.
+fn scale_and_shift(statistics: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let (means, inverse_deviations) = statistics.split_at(statistics.len() / 2);
+    let (means, inverse_deviations) = (by_channel(means, weight.len()), by_channel(inverse_deviations, weight.len()));
+    let scale: Vec<f32> = weight.iter().zip(&inverse_deviations).map(|(weight, inverse)| weight * inverse).collect();
+    let shift = bias.iter().zip(&means).zip(&scale).map(|((bias, mean), scale)| bias - mean * scale).collect();
+    (scale, shift)
+}
+
+/// One value a group, repeated for each of its channels.
+fn by_channel(by_group: &[f32], channels: usize) -> Vec<f32> {
+    let width = channels / by_group.len();
+    by_group.iter().flat_map(|value| std::iter::repeat_n(*value, width)).collect()
+}

@@ -1,0 +1,17 @@
+//! The arithmetic of the operations on the embedded CPU backend, over slices of f32.
+//!
+//! Matrix products go through the backend; everything around them is plain loops, compiled for the vector units that the
+//! machine turns out to have. Work is split by shape alone and partial sums are added in a fixed order, so that a result
+//! does not depend on the number of threads.
+
+pub(super) mod activation;
+pub(super) mod attention;
+mod buffer;
+pub(super) mod conv2d;
+pub(super) mod geglu;
+pub(super) mod group_norm;
+pub(super) mod layer_norm;
+pub(super) mod linear;
+mod parallel;
+mod simd;
+pub(super) mod upsample;
