@@ -37,8 +37,10 @@ pub mod training;
 #[cfg(feature = "nn")]
 pub mod device;
 #[cfg(feature = "nn")]
-pub mod ops;
+pub mod drawing;
 #[cfg(feature = "nn")]
 pub mod models;
+#[cfg(feature = "nn")]
+pub mod ops;
 #[cfg(feature = "nn")]
 pub mod stable_diffusion;

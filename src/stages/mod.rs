@@ -7,10 +7,18 @@ pub mod caption;
 pub mod flip;
 
 pub mod lora_use;
+#[cfg(feature = "nn")]
+pub mod picture_settings;
+#[cfg(feature = "nn")]
+pub mod prompt_use;
+#[cfg(feature = "nn")]
+pub mod sample_sheet;
 
 pub mod convert;
 pub mod extract;
 pub mod merge;
+#[cfg(feature = "nn")]
+pub mod sample;
 
 use crate::pipeline::stage::StageKind;
 
@@ -22,6 +30,8 @@ pub const KINDS: &[&dyn StageKind] = &[
     &caption::CaptionKind,
     &flip::FlipKind,
     // Models.
+    #[cfg(feature = "nn")]
+    &sample::SampleKind,
     &merge::MergeKind,
     &extract::ExtractKind,
     &convert::ConvertKind,

@@ -5,12 +5,14 @@ use sha2::{Digest as _, Sha256};
 
 use loramill::random::Generator;
 
-mod prompt;
 #[cfg(feature = "nn")]
 mod ops;
+mod prompt;
 mod random;
 mod sampler;
 mod training;
+#[cfg(feature = "nn")]
+mod txt2img;
 
 /// Random weights that fixtures need not store: the same numbers as `draw` in draw.py, keyed by the tensor's name.
 ///

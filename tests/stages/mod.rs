@@ -17,10 +17,13 @@ use loramill::pipeline::tree::Source;
 
 mod models;
 mod pictures;
+#[cfg(feature = "nn")]
+mod sample;
 
 /// Artifacts in memory, and what the stages said.
 struct Shelf {
     objects: Mutex<HashMap<Digest, Vec<u8>>>,
+    shared: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
     said: Mutex<Vec<String>>,
     /// Scratch, and where artifacts lie once somebody wants their path.
     folder: tempfile::TempDir,
@@ -29,7 +32,7 @@ struct Shelf {
 impl Default for Shelf {
     fn default() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Self { objects: Mutex::default(), said: Mutex::default(), folder }
+        Self { objects: Mutex::default(), shared: Mutex::default(), said: Mutex::default(), folder }
     }
 }
 
@@ -93,10 +96,16 @@ impl Context for Shelf {
 
     fn shared(
         &self,
-        _key: &str,
+        key: &str,
         make: &mut dyn FnMut() -> anyhow::Result<Arc<dyn Any + Send + Sync>>,
     ) -> anyhow::Result<Arc<dyn Any + Send + Sync>> {
-        make()
+        let mut shared = self.shared.lock().unwrap();
+        if let Some(thing) = shared.get(key) {
+            return Ok(thing.clone());
+        }
+        let thing = make()?;
+        shared.insert(key.to_string(), thing.clone());
+        Ok(thing)
     }
 
     fn progress(&self, _progress: Progress) {}

@@ -4,7 +4,6 @@ pub mod ddim;
 pub mod euler;
 pub mod euler_ancestral;
 
-use crate::choice;
 use crate::diffusion::noise_schedule::{NoiseLevel, NoiseSchedule};
 use crate::diffusion::prediction::{Prediction, input_scale};
 use crate::random::Generator;
@@ -16,7 +15,7 @@ pub type Predict<'a> = dyn FnMut(&[f32], f64) -> anyhow::Result<Vec<f32>> + 'a;
 /// The image that is seen in image + sigma · noise, at the sigma given.
 type Denoise<'a> = dyn FnMut(&[f32], NoiseLevel) -> anyhow::Result<Vec<f32>> + 'a;
 
-choice! {
+crate::choice! {
     /// How noise becomes a latent.
     pub enum Sampler {
         /// Euler's method on the probability flow, Karras et al. 2022, algorithm 2 without churn.
@@ -29,6 +28,8 @@ choice! {
 }
 
 impl Sampler {
+    pub const ALL: [Self; 3] = [Self::Euler, Self::EulerAncestral, Self::Ddim];
+
     /// As stable-diffusion-webui calls it.
     pub fn label(self) -> &'static str {
         match self {

@@ -1,0 +1,137 @@
+//! The sheet of a sample stage: its pictures by row (prompt, seed, strength) and column (checkpoint). Unaware of pixels.
+
+use std::collections::BTreeMap;
+
+use crate::pipeline::item::Item;
+
+/// The attribute that is the same for all pictures of one prompt and seed.
+pub const ROW: &str = "row";
+
+/// Pictures by row and column.
+pub struct Sheet<'a> {
+    pub columns: Vec<String>,
+    rows: Vec<Row<'a>>,
+}
+
+struct Row<'a> {
+    prompt: &'a str,
+    seed: &'a str,
+    /// None where there is no LoRA.
+    strength: Option<&'a str>,
+    /// By column.
+    cells: BTreeMap<String, &'a Item>,
+}
+
+impl<'a> Sheet<'a> {
+    /// Rows and columns in the order in which the pictures come; the base, which knows no strength, stands in every row of its prompt and
+    /// seed.
+    pub fn of(pictures: &'a [Item]) -> Self {
+        let mut columns = Vec::new();
+        // The pictures of each prompt and seed, in the order of their first.
+        let mut groups: Vec<(&str, Vec<(String, &Item)>)> = Vec::new();
+        for item in pictures {
+            let (column, _) = item.name.rsplit_once('/').unwrap_or((&item.name, ""));
+            let column = attribute(item, "epoch").map_or(column.to_string(), |epoch| format!("epoch {epoch}"));
+            if !columns.contains(&column) {
+                columns.push(column.clone());
+            }
+            let row = attribute(item, ROW).unwrap_or_default();
+            match groups.iter_mut().find(|(known, _)| *known == row) {
+                Some((_, members)) => members.push((column, item)),
+                None => groups.push((row, vec![(column, item)])),
+            }
+        }
+        let rows = groups.iter().flat_map(|(_, members)| rows_of(members)).collect();
+        Self { columns, rows }
+    }
+
+    /// Row by row.
+    pub fn cells(&self) -> impl Iterator<Item = Option<&'a Item>> {
+        self.rows.iter().flat_map(|row| self.columns.iter().map(|column| row.cells.get(column).copied()))
+    }
+
+    /// The prompts, with seed and strength where rows differ in them.
+    pub fn row_labels(&self) -> Vec<String> {
+        let seeds_differ = self.rows.iter().any(|row| row.seed != self.rows[0].seed);
+        let strengths_differ = self.rows.iter().any(|row| row.strength != self.rows[0].strength);
+        let label = |row: &Row<'_>| {
+            let seed = seeds_differ.then(|| format!(", seed {}", row.seed)).unwrap_or_default();
+            let strength = row.strength.filter(|_| strengths_differ).map(|strength| format!(", strength {strength}"));
+            format!("{}{seed}{}", row.prompt, strength.unwrap_or_default())
+        };
+        self.rows.iter().map(label).collect()
+    }
+}
+
+/// One row for each strength of a prompt and seed.
+fn rows_of<'a>(members: &[(String, &'a Item)]) -> Vec<Row<'a>> {
+    let mut strengths: Vec<Option<&str>> = Vec::new();
+    for strength in members.iter().filter_map(|(_, item)| attribute(item, "strength")) {
+        if !strengths.contains(&Some(strength)) {
+            strengths.push(Some(strength));
+        }
+    }
+    if strengths.is_empty() {
+        strengths.push(None);
+    }
+    let first = members[0].1;
+    let (prompt, seed) = (attribute(first, "prompt").unwrap_or_default(), attribute(first, "seed").unwrap_or_default());
+    let row = |strength| {
+        let belongs = |item: &Item| attribute(item, "strength").is_none_or(|own| Some(own) == strength);
+        let cells = members.iter().filter(|(_, item)| belongs(item)).map(|(column, item)| (column.clone(), *item)).collect();
+        Row { prompt, seed, strength, cells }
+    };
+    strengths.into_iter().map(row).collect()
+}
+
+fn attribute<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
+    item.attributes.get(name).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::digest::Digest;
+
+    fn picture(name: &str, attributes: &[(&str, &str)]) -> Item {
+        let attributes = attributes.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        Item { name: name.into(), origin: None, fields: BTreeMap::new(), attributes, key: Digest::of(name.as_bytes()) }
+    }
+
+    fn names(sheet: &Sheet<'_>) -> Vec<String> {
+        sheet.cells().map(|cell| cell.map_or("-".to_string(), |item| item.name.clone())).collect()
+    }
+
+    #[test]
+    fn checkpoints_stand_beside_the_base() {
+        let a = [(ROW, "p1-s7"), ("prompt", "a cat"), ("seed", "7")];
+        let b = [(ROW, "p2-s7"), ("prompt", "a dog"), ("seed", "7")];
+        let lora = |row: &[(&'static str, &'static str)]| [row, &[("epoch", "20"), ("strength", "1")]].concat();
+        let pictures =
+            [picture("base/p1", &a), picture("base/p2", &b), picture("e020/p1", &lora(&a)), picture("e020/p2", &lora(&b))];
+        let sheet = Sheet::of(&pictures);
+        assert_eq!(sheet.columns, ["base", "epoch 20"]);
+        assert_eq!(sheet.row_labels(), ["a cat", "a dog"]);
+        assert_eq!(names(&sheet), ["base/p1", "e020/p1", "base/p2", "e020/p2"]);
+    }
+
+    #[test]
+    fn the_base_stands_in_the_row_of_each_strength() {
+        let base = [(ROW, "p1-s7"), ("prompt", "a cat"), ("seed", "7")];
+        let at = |strength: &'static str| [&base[..], &[("epoch", "20"), ("strength", strength)]].concat();
+        let pictures = [picture("base/p1", &base), picture("e020/p1-w0.5", &at("0.5")), picture("e020/p1-w1", &at("1"))];
+        let sheet = Sheet::of(&pictures);
+        assert_eq!(sheet.row_labels(), ["a cat, strength 0.5", "a cat, strength 1"]);
+        assert_eq!(names(&sheet), ["base/p1", "e020/p1-w0.5", "base/p1", "e020/p1-w1"]);
+    }
+
+    #[test]
+    fn a_picture_that_is_missing_leaves_its_place_empty() {
+        let row = |row: &'static str, seed: &'static str| [(ROW, row), ("prompt", "a cat"), ("seed", seed)];
+        let lora = [&row("p1-s8", "8")[..], &[("epoch", "20"), ("strength", "1")]].concat();
+        let pictures = [picture("base/p1-s7", &row("p1-s7", "7")), picture("e020/p1-s8", &lora)];
+        let sheet = Sheet::of(&pictures);
+        assert_eq!(names(&sheet), ["base/p1-s7", "-", "-", "e020/p1-s8"]);
+        assert_eq!(sheet.row_labels(), ["a cat, seed 7", "a cat, seed 8, strength 1"]);
+    }
+}
