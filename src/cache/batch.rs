@@ -290,7 +290,7 @@ mod tests {
         walkdir::WalkDir::new(cache.root.join("tmp"))
             .into_iter()
             .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_type().is_file()))
-            .filter(|entry| entry.as_ref().is_ok_and(|entry| !entry.path().extension().is_some_and(|e| e == "lock")))
+            .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().extension().is_none_or(|e| e != "lock")))
             .count()
     }
 

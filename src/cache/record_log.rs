@@ -111,10 +111,9 @@ impl RecordLog {
             if frame.key != *key || frame.completeness != completeness {
                 continue;
             }
-            if let Ok(record) = Record::decode(frame.key, &frame.body) {
-                if !found.contains(&record) {
-                    found.push(record);
-                }
+            match Record::decode(frame.key, &frame.body) {
+                Ok(record) if !found.contains(&record) => found.push(record),
+                _ => {}
             }
         }
         Ok(found)
@@ -455,8 +454,9 @@ mod tests {
         log.append(&records).unwrap();
         drop(log);
         let log = RecordLog::open(folder.path()).unwrap();
-        let lengths = (|state: &State| (state.indexed.len(), state.tail.len()))(&log.state());
-        assert_eq!(lengths, (TAIL_AT_END, 0));
+        let state = log.state();
+        assert_eq!((state.indexed.len(), state.tail.len()), (TAIL_AT_END, 0));
+        drop(state);
         log.append(&[complete(1000)]).unwrap();
         drop(log);
         let index = folder.path().join("record-index");
@@ -502,6 +502,52 @@ mod tests {
             for round in 0..20 {
                 assert!(found(&log, writer * 1000 + round) && found(&log, writer * 1000 + 500 + round));
             }
+        }
+    }
+
+    #[test]
+    fn eight_processes_lose_nothing_though_some_are_killed() {
+        const FOLDER: &str = "LORAMILL_TEST_LOG";
+        const WRITER: &str = "LORAMILL_TEST_WRITER";
+        const RECORDS: u64 = 200;
+        let progress = |folder: &Path, writer: u64| folder.join(format!("progress-{writer}"));
+        let number = |writer: u64, round: u64| writer * 100_000 + round;
+
+        // In a child: this very test, with a folder.
+        if let Some(folder) = std::env::var_os(FOLDER) {
+            let writer = std::env::var(WRITER).unwrap().parse().unwrap();
+            let log = RecordLog::open(Path::new(&folder)).unwrap();
+            for round in 0..RECORDS {
+                log.append(&[complete(number(writer, round))]).unwrap();
+                fs::write(progress(Path::new(&folder), writer), vec![0; round as usize + 1]).unwrap();
+            }
+            return;
+        }
+
+        let folder = tempfile::tempdir().unwrap();
+        let name = "cache::record_log::tests::eight_processes_lose_nothing_though_some_are_killed";
+        let spawn = |writer: u64| {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", name, "--test-threads=1"]).env(FOLDER, folder.path()).env(WRITER, writer.to_string());
+            command.stdout(std::process::Stdio::null()).spawn().unwrap()
+        };
+        let mut children: Vec<_> = (0..8).map(|writer| (writer, spawn(writer))).collect();
+        let done = |writer| fs::metadata(progress(folder.path(), writer)).map_or(0, |metadata| metadata.len());
+        for (writer, child) in children.iter_mut().filter(|(writer, _)| writer % 2 == 0) {
+            while done(*writer) < 10 + 10 * *writer && child.try_wait().unwrap().is_none() {
+                thread::yield_now();
+            }
+            child.kill().unwrap();
+        }
+        for (writer, child) in &mut children {
+            let ended = child.wait().unwrap();
+            assert!(ended.success() || *writer % 2 == 0);
+        }
+        let log = RecordLog::open(folder.path()).unwrap();
+        for writer in 0..8 {
+            let written = if writer % 2 == 0 { done(writer) } else { RECORDS };
+            assert!(written >= 10, "writer {writer} wrote {written}");
+            assert!((0..written).all(|round| found(&log, number(writer, round))), "writer {writer}");
         }
     }
 

@@ -44,11 +44,12 @@ impl Workspace {
     pub(crate) fn sweep(tmp: &Path) -> Result<()> {
         for entry in fs::read_dir(tmp).with_context(|| format!("reading `{}`", tmp.display()))? {
             let path = entry.with_context(|| format!("reading `{}`", tmp.display()))?.path();
-            if path.extension().is_some_and(|extension| extension == "lock") {
-                if let Some(lock) = FileLock::attempt(&path, true)? {
-                    remove_left_behind(&path.with_extension(""));
-                    drop(lock);
-                }
+            if path.extension().is_none_or(|extension| extension != "lock") {
+                continue;
+            }
+            if let Some(lock) = FileLock::attempt(&path, true)? {
+                remove_left_behind(&path.with_extension(""));
+                drop(lock);
             }
         }
         Ok(())

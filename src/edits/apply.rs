@@ -96,10 +96,12 @@ impl Editing<'_> {
             let Some(found) = self.found.texts.get(from) else { continue };
             let source = found.path.clone();
             let target = self.path_for(to)?;
-            if let Some(Found { path, contents: Contents::Text(digest, _) }) = self.found.texts.get(to) {
-                if path.exists() && !replace::take_away(self.cache, path, digest)? {
-                    continue;
-                }
+            // What lies there is the machine's text about another photo, or has moved away.
+            let in_the_way = self.found.texts.get(to).filter(|found| found.path.exists());
+            if let Some(Found { path, contents: Contents::Text(digest, _) }) = in_the_way
+                && !replace::take_away(self.cache, path, digest)?
+            {
+                continue;
             }
             if !replace::move_text(&source, &target)? {
                 continue;

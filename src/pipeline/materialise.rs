@@ -212,11 +212,9 @@ impl<'a> Work<'a> {
             None if metadata.is_file() => Some(self.cache.digest_file(&full)?.0),
             None => None,
         };
-        if let (Some(digest), Some(want)) = (digest, want) {
-            if digest == want.digest {
-                let linked = metadata.nlink() > 1;
-                return Ok(Cleared::AsWanted(Entry { path: path.to_string(), digest, stat: found, linked }));
-            }
+        if let Some(digest) = digest.filter(|digest| want.is_some_and(|want| want.digest == *digest)) {
+            let linked = metadata.nlink() > 1;
+            return Ok(Cleared::AsWanted(Entry { path: path.to_string(), digest, stat: found, linked }));
         }
         // Contents that the store has are nobody's work: an earlier run was killed before it noted what it wrote.
         if untouched.is_some() || digest.is_some_and(|digest| self.cache.contains(&digest, found.size)) {
@@ -269,7 +267,10 @@ impl<'a> Work<'a> {
 
     /// A reflink, else a hard link of a large object, else a copy. True if it is a hard link.
     fn copy(&self, object: &Path, target: &Path, size: u64) -> io::Result<bool> {
-        let mut source = File::open(object)?;
+        let mut source = File::open(object).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => io::Error::other("its object is missing in the cache: run again to make it anew"),
+            _ => error,
+        })?;
         if source.metadata()?.len() != size {
             return Err(io::Error::other("the object in the cache is damaged: run again to make it anew"));
         }
@@ -384,7 +385,8 @@ mod tests {
         }
 
         fn show(&self, items: &[Item]) -> Result<Report> {
-            materialise(&self.cache, &self.out(), "resize", &Digest::of(&item_set::encode(items)), items, &["image"])
+            let tree = Digest::of(&item_set::encode(items));
+            materialise(&self.cache, &self.out(), "resize", &tree, items, &["image"])
         }
 
         /// The files below `out/resize` and what they hold.
