@@ -131,6 +131,7 @@ pub fn run(
         return Ok(RunRecord { stages: Vec::new(), seconds: started.elapsed().as_secs_f64(), interrupted: true });
     };
     cache.register_root(&pipeline.folder)?;
+    cache.forget_old_displaced()?;
 
     let lock = LockFile::read(&pipeline.lock_file())?;
     let needed = pipeline.needed(options.targets.iter().copied());
