@@ -8,6 +8,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use crate::checkpoint::keys::Key;
 use crate::checkpoint::layout::{Naming, TextLayout, UnetLayout, VaeLayout};
 use crate::checkpoint::model_file::ModelFile;
+use crate::checkpoint::tensor::Dtype;
 use crate::models::clip::{ClipTextConfig, ClipTextModel};
 use crate::models::layers::Projection;
 use crate::models::transformer::{Heads, TransformerConfig};
@@ -37,9 +38,15 @@ impl StableDiffusion {
     /// # Errors
     /// If a file lacks a tensor or holds one of another shape; the message names file and tensor.
     pub fn load(base: &ModelFile, vae: Option<&ModelFile>, device: &Device) -> Result<Self> {
+        Self::load_rounded(base, vae, Dtype::F32, device)
+    }
+
+    /// As [`Self::load`], with the weights of UNet and text encoder rounded to `dtype`: those of an fp32 file become those of its fp16
+    /// copy. The arithmetic is f32 all the same, and the VAE keeps what its file holds.
+    pub fn load_rounded(base: &ModelFile, vae: Option<&ModelFile>, dtype: Dtype, device: &Device) -> Result<Self> {
         Ok(Self {
-            text_encoder: load_text_encoder(base, device)?,
-            unet: load_unet(base, device)?,
+            text_encoder: rounded_text_encoder(base, dtype, device)?,
+            unet: rounded_unet(base, dtype, device)?,
             vae: Vae::load(vae.unwrap_or(base), device)?,
             device: device.clone(),
         })
@@ -148,8 +155,11 @@ impl Vae {
 /// # Errors
 /// If the file lacks a tensor or holds one of another shape.
 pub fn load_text_encoder(file: &ModelFile, device: &Device) -> Result<ClipTextModel> {
-    let layout =
-        TextLayout::infer(file).with_context(|| format!("reading the text encoder of `{}`", file.path().display()))?;
+    rounded_text_encoder(file, Dtype::F32, device)
+}
+
+fn rounded_text_encoder(file: &ModelFile, dtype: Dtype, device: &Device) -> Result<ClipTextModel> {
+    let layout = TextLayout::infer(file).with_context(|| format!("reading the text encoder of `{}`", file.path().display()))?;
     let config = ClipTextConfig {
         width: layout.width,
         layers: layout.layers,
@@ -159,7 +169,7 @@ pub fn load_text_encoder(file: &ModelFile, device: &Device) -> Result<ClipTextMo
         positions: layout.positions,
         activation: Activation::QuickGelu,
     };
-    let mut weights = FileWeights::new(file, layout.keys(), &layout.names);
+    let mut weights = FileWeights { dtype, ..FileWeights::new(file, layout.keys(), &layout.names) };
     ClipTextModel::init(&config, Source::new(&mut weights, device))
 }
 
@@ -168,6 +178,10 @@ pub fn load_text_encoder(file: &ModelFile, device: &Device) -> Result<ClipTextMo
 /// # Errors
 /// If the file lacks a tensor or holds one of another shape.
 pub fn load_unet(file: &ModelFile, device: &Device) -> Result<Unet> {
+    rounded_unet(file, Dtype::F32, device)
+}
+
+fn rounded_unet(file: &ModelFile, dtype: Dtype, device: &Device) -> Result<Unet> {
     let layout = UnetLayout::infer(file).with_context(|| format!("reading the UNet of `{}`", file.path().display()))?;
     let (projection, heads) = match layout.linear_projections {
         false => (Projection::Convolution, Heads::Count(8)),
@@ -182,7 +196,7 @@ pub fn load_unet(file: &ModelFile, device: &Device) -> Result<Unet> {
         groups: GROUPS,
         transformer: TransformerConfig { heads, context_width: layout.context_width, projection },
     };
-    let mut weights = FileWeights::new(file, layout.keys(), &layout.names);
+    let mut weights = FileWeights { dtype, ..FileWeights::new(file, layout.keys(), &layout.names) };
     Unet::init(&config, Source::new(&mut weights, device))
 }
 
@@ -191,12 +205,14 @@ struct FileWeights<'a> {
     file: &'a ModelFile,
     /// Names in diffusers to names in the file.
     names: HashMap<String, String>,
+    /// What the values are rounded to.
+    dtype: Dtype,
 }
 
 impl<'a> FileWeights<'a> {
     fn new(file: &'a ModelFile, keys: Vec<Key>, naming: &Naming) -> Self {
         let names = keys.into_iter().map(|key| (key.diffusers.clone(), naming.in_file(&key))).collect();
-        Self { file, names }
+        Self { file, names, dtype: Dtype::F32 }
     }
 }
 
@@ -206,7 +222,12 @@ impl Weights for FileWeights<'_> {
         let found = &self.file.info(in_file)?.shape;
         let file = self.file.path().display();
         ensure!(squeezed(found) == squeezed(shape), "tensor `{in_file}` of `{file}` has shape {found:?}: expected {shape:?}");
-        self.file.read_f32(in_file)
+        if self.dtype == Dtype::F32 {
+            return self.file.read_f32(in_file);
+        }
+        let rounded =
+            self.file.read(in_file)?.cast(self.dtype).with_context(|| format!("rounding tensor `{in_file}` of `{file}`"))?;
+        rounded.to_f32()
     }
 }
 

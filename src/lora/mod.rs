@@ -5,6 +5,8 @@ pub mod file;
 pub mod matrix;
 
 pub mod network;
+#[cfg(feature = "nn")]
+pub mod targets;
 
 pub mod merge;
 

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 
 use crate::checkpoint::tensor::{Dtype, TensorData};
+use crate::checkpoint::{metadata, safetensors};
 use crate::random::stream;
 
 /// A layer that receives an adapter.
@@ -85,6 +86,17 @@ impl LoraNetwork {
             tensors.insert(format!("{}.alpha", target.name), alpha);
         }
         Ok(tensors)
+    }
+
+    /// The bytes of a kohya file. `more` joins the metadata that every LoRA of ours has.
+    ///
+    /// # Errors
+    /// As [`Self::tensors`].
+    pub fn to_file(&self, dtype: Dtype, more: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+        let tensors = self.tensors(dtype)?;
+        let mut metadata = metadata::of_lora(self.rank, self.alpha, more);
+        metadata::add_hashes(&tensors, &mut metadata)?;
+        safetensors::to_bytes(&tensors, &metadata)
     }
 }
 

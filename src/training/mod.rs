@@ -1,6 +1,7 @@
 //! Teaching: captions become prompts, pictures become batches, and a LoRA learns to take the noise out of them. Unaware of the pipeline.
 
 pub mod instance_prompt;
+pub mod texts;
 
 pub mod batches;
 
@@ -11,3 +12,8 @@ pub mod adamw;
 pub mod state;
 
 pub mod run;
+
+#[cfg(feature = "nn")]
+pub mod denoising;
+#[cfg(feature = "nn")]
+pub mod latent;

@@ -55,3 +55,135 @@ fn learning_rates_are_those_of_diffusers() {
         }
     }
 }
+
+/// One step of tiny-sd from a LoRA whose `up` is not zero, as generate.py takes it.
+#[cfg(feature = "nn")]
+mod step {
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use loramill::checkpoint::model_file::ModelFile;
+    use loramill::device;
+    use loramill::lora::network::LoraNetwork;
+    use loramill::lora::targets;
+    use loramill::stable_diffusion::StableDiffusion;
+    use loramill::training::adamw::{AdamW, Moments, clip_norm};
+    use loramill::training::batches::{Batches, Draw};
+    use loramill::training::denoising::{Denoising, Example};
+    use loramill::training::instance_prompt::{Doubling, InstancePrompt};
+    use loramill::training::texts::Texts;
+
+    use crate::parity::{Fixture, assert_close, draw};
+
+    const SHAPE: [usize; 3] = [4, 16, 16];
+    const RANK: usize = 4;
+    const ALPHA: f64 = 8.0;
+
+    fn tiny_sd() -> Mutex<StableDiffusion> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/models/tiny-sd.safetensors");
+        let device = device::named("cpu").unwrap();
+        Mutex::new(StableDiffusion::load(&ModelFile::open(&path).unwrap(), None, &device).unwrap())
+    }
+
+    fn network(model: &Mutex<StableDiffusion>) -> LoraNetwork {
+        let mut model = model.lock().unwrap();
+        let (unet, text_encoder) = model.networks();
+        let targets = [targets::of_unet(unet), targets::of_text_encoder(text_encoder)].concat();
+        let mut network = LoraNetwork::new(targets, RANK, ALPHA, 0);
+        for factor in &mut network.factors {
+            factor.values = draw(&factor.name, &factor.shape, 0.1);
+        }
+        network
+    }
+
+    fn examples(fixture: &Fixture) -> Vec<Example> {
+        let texts = Texts { prompt: InstancePrompt::new("[filewords]", "", "", Doubling::Never), rows: 1 };
+        let latents = draw("latents", &[2, 4, 16, 16], 1.0);
+        let size: usize = SHAPE.iter().product();
+        let captions = fixture.metadata("captions");
+        let rows = captions.lines().map(|caption| texts.of(caption).rows);
+        let latents = latents.chunks(size).map(<[f32]>::to_vec);
+        latents.zip(rows).map(|(latent, rows)| Example { name: String::new(), latent, rows }).collect()
+    }
+
+    fn norm(values: impl Iterator<Item = f32>) -> f64 {
+        values.map(|value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
+    }
+
+    #[track_caller]
+    fn assert_near_in_norm(what: &str, found: &[f32], expected: &[f32], relative: f64) {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        let distance = norm(found.iter().zip(expected).map(|(found, expected)| found - expected));
+        let length = norm(expected.iter().copied());
+        assert!(distance <= relative * length, "{what}: off by {:e} of its norm {length:e}", distance / length);
+    }
+
+    #[test]
+    fn loss_gradients_and_update_are_pefts() {
+        let fixture = Fixture::read("training");
+        let model = tiny_sd();
+        let mut network = network(&model);
+        let examples = examples(&fixture);
+        let tokens: Vec<i64> = examples.iter().flat_map(|e| e.rows.concat()).map(i64::from).collect();
+        assert_eq!(tokens, fixture.integers("tokens"));
+
+        let batches = Batches { seed: 0, images: 2, per_step: 2 };
+        let mut denoising = Denoising::new(&model, &examples, SHAPE, batches, 1, true).unwrap();
+        let images = [Draw { image: 0, seen: 0 }, Draw { image: 1, seen: 1 }];
+        let noise = draw("noise", &[2, 4, 16, 16], 1.0);
+        let noises: Vec<Vec<f32>> = noise.chunks(noise.len() / 2).map(<[f32]>::to_vec).collect();
+        let (losses, mut gradients) = denoising.gradients_with(&network, &images, &[37, 811], &noises, 0.5).unwrap();
+
+        let loss = (losses[0] + losses[1]) / 2.0;
+        assert_close("loss", &[loss], &fixture.values("loss"), 0.0, 1e-5);
+        let mut names: Vec<&str> = network.factors.iter().map(|factor| factor.name.as_str()).collect();
+        let expected = fixture.metadata("factors");
+        let mut expected: Vec<&str> = expected.lines().collect();
+        names.sort();
+        expected.sort();
+        assert_eq!(names, expected);
+        for (factor, gradient) in network.factors.iter().zip(&gradients) {
+            assert_near_in_norm(&factor.name, gradient, &fixture.values(&format!("gradient.{}", factor.name)), 1e-4);
+        }
+
+        let before = clip_norm(gradients.iter_mut().map(Vec::as_mut_slice), 1.0);
+        assert_close("norm", &[before as f32], &fixture.values("norm"), 0.0, 1e-5);
+        for (factor, gradient) in network.factors.iter_mut().zip(&gradients) {
+            let rate = if factor.name.starts_with("lora_te_") { 1e-3 } else { 2e-3 };
+            let old = factor.values.clone();
+            AdamW::default().update(1, rate, &mut factor.values, gradient, &mut Moments::zeros(gradient.len()));
+            // The first step moves by the rate whatever the gradient's size: where that is nearly zero its sign is a matter of rounding.
+            let moved = |new: &[f32]| new.iter().zip(&old).map(|(new, old)| new - old).collect::<Vec<f32>>();
+            let expected = fixture.values(&format!("after.{}", factor.name));
+            assert_near_in_norm(&format!("move of {}", factor.name), &moved(&factor.values), &moved(&expected), 0.02);
+        }
+    }
+
+    #[test]
+    fn a_frozen_text_encoder_gives_the_unet_the_same_gradients() {
+        let fixture = Fixture::read("training");
+        let model = tiny_sd();
+        let mut network = network(&model);
+        // Without adapters in the text encoder its training and its cached output must agree.
+        for factor in network.factors.iter_mut().filter(|factor| factor.name.starts_with("lora_te_")) {
+            factor.values.fill(0.0);
+        }
+        let examples = examples(&fixture);
+        let batches = Batches { seed: 3, images: 2, per_step: 2 };
+        let images = batches.step(0);
+        let gradients = |train_text_encoder| {
+            use loramill::training::run::Objective;
+            Denoising::new(&model, &examples, SHAPE, batches, 1, train_text_encoder)
+                .unwrap()
+                .gradients(&network, &images, 0.5)
+                .unwrap()
+        };
+        let ((trained_losses, trained), (frozen_losses, frozen)) = (gradients(true), gradients(false));
+        assert_close("losses", &frozen_losses, &trained_losses, 0.0, 1e-6);
+        for ((factor, trained), frozen) in network.factors.iter().zip(&trained).zip(&frozen) {
+            if factor.name.starts_with("lora_unet_") {
+                assert_near_in_norm(&factor.name, frozen, trained, 1e-5);
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What Stable Diffusion learns by: the noise in a noisy latent, told its timestep and its text. Unaware of steps and rates.
+//!
+//! Ho et al. 2020, eq. 14, in latents (Rombach et al. 2022), with the gradient taken by the factors of a LoRA alone.
+
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::diffusion::noise_schedule::{NoiseSchedule, TIMESTEPS};
+use crate::lora::network::LoraNetwork;
+use crate::lora::targets::{Placed, detach};
+use crate::stable_diffusion::StableDiffusion;
+use crate::training::batches::{Batches, Draw};
+use crate::training::run::Objective;
+
+/// One image with its text.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// For messages.
+    pub name: String,
+    /// Scaled: `[4, height / 8, width / 8]`, row-major.
+    pub latent: Vec<f32>,
+    /// Rows of tokens, as many for every example.
+    pub rows: Vec<Vec<u32>>,
+}
+
+/// Examples of one size and the networks that learn from them.
+pub struct Denoising<'a> {
+    /// Lent to others between two steps; carries adapters only within one.
+    model: &'a Mutex<StableDiffusion>,
+    device: Device,
+    examples: &'a [Example],
+    /// Of each latent: channels, height, width.
+    shape: [usize; 3],
+    batches: Batches,
+    clip_skip: usize,
+    schedule: NoiseSchedule,
+    /// Of each example, where the text encoder is frozen: `[1, tokens, width]`.
+    contexts: Option<Vec<Tensor<3>>>,
+}
+
+impl<'a> Denoising<'a> {
+    /// - `shape`: channels, height and width of each latent
+    /// - `train_text_encoder`: otherwise the texts are encoded here, once
+    pub fn new(
+        model: &'a Mutex<StableDiffusion>,
+        examples: &'a [Example],
+        shape: [usize; 3],
+        batches: Batches,
+        clip_skip: usize,
+        train_text_encoder: bool,
+    ) -> Result<Self> {
+        let lent = model.lock().ok().context("another stage broke down while it used the networks")?;
+        let device = lent.device().clone();
+        let contexts = (!train_text_encoder).then(|| {
+            let mut known: Vec<(&[Vec<u32>], Tensor<3>)> = Vec::new();
+            let encode = |example: &'a Example| -> Result<Tensor<3>> {
+                if let Some((_, context)) = known.iter().find(|(rows, _)| *rows == example.rows) {
+                    return Ok(context.clone());
+                }
+                let context = context(&lent, &[example], clip_skip)?;
+                known.push((&example.rows, context.clone()));
+                Ok(context)
+            };
+            examples.iter().map(encode).collect::<Result<Vec<_>>>()
+        });
+        let contexts = contexts.transpose()?;
+        drop(lent);
+        Ok(Self { model, device, examples, shape, batches, clip_skip, schedule: NoiseSchedule::stable_diffusion(), contexts })
+    }
+
+    /// Means of the squared differences between the noise and what the UNet takes for it.
+    ///
+    /// - `noise`: `[batch, 4, height / 8, width / 8]`
+    /// - the result: `[batch]`
+    fn losses(
+        &self,
+        model: &StableDiffusion,
+        images: &[Draw],
+        noisy: Tensor<4>,
+        noise: Tensor<4>,
+        timesteps: &[f32],
+    ) -> Result<Tensor<1>> {
+        let context = match &self.contexts {
+            Some(contexts) => Tensor::cat(images.iter().map(|image| contexts[image.image].clone()).collect(), 0),
+            None => {
+                let examples: Vec<&Example> = images.iter().map(|image| &self.examples[image.image]).collect();
+                context(model, &examples, self.clip_skip)?
+            }
+        };
+        let predicted = model.predict(noisy, timesteps, &context);
+        let difference = predicted - noise;
+        let batch = images.len();
+        Ok((difference.clone() * difference).reshape([batch, self.shape.iter().product()]).mean_dim(1).reshape([batch]))
+    }
+
+    fn timestep(&self, image: Draw) -> u32 {
+        self.batches.timestep(image, TIMESTEPS as u32)
+    }
+}
+
+impl Objective for Denoising<'_> {
+    fn gradients(&mut self, network: &LoraNetwork, images: &[Draw], weight: f32) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+        let timesteps: Vec<u32> = images.iter().map(|image| self.timestep(*image)).collect();
+        let noises: Vec<Vec<f32>> = images.iter().map(|image| self.batches.noise(*image, self.shape.iter().product())).collect();
+        self.gradients_with(network, images, &timesteps, &noises, weight)
+    }
+
+    fn describe(&self, image: Draw) -> String {
+        format!("image `{}`, timestep {}", self.examples[image.image].name, self.timestep(image))
+    }
+}
+
+impl Denoising<'_> {
+    /// As [`Objective::gradients`], with timesteps and noise of the caller's.
+    pub fn gradients_with(
+        &mut self,
+        network: &LoraNetwork,
+        images: &[Draw],
+        timesteps: &[u32],
+        noises: &[Vec<f32>],
+        weight: f32,
+    ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+        // 1. noise, on the host
+        let mut noisy = Vec::new();
+        for ((image, timestep), noise) in images.iter().zip(timesteps).zip(noises) {
+            let kept = self.schedule.alphas_cumprod()[*timestep as usize];
+            let (signal, noise_share) = (kept.sqrt() as f32, (1.0 - kept).sqrt() as f32);
+            noisy.extend(self.examples[image.image].latent.iter().zip(noise).map(|(z, n)| signal * z + noise_share * n));
+        }
+        let [channels, height, width] = self.shape;
+        let device = self.device.clone().autodiff();
+        let place = |values: Vec<f32>| -> Tensor<4> {
+            Tensor::from_data(TensorData::new(values, [images.len(), channels, height, width]), (&device, DType::F32))
+        };
+        let (noisy, noise) = (place(noisy), place(noises.concat()));
+
+        // 2. forward and backward
+        let mut lent = self.model.lock().ok().context("another stage broke down while it used the networks")?;
+        let placed = Placed::new(network, &device);
+        let (unet, text_encoder) = lent.networks();
+        placed.beside_unet(unet);
+        placed.beside_text_encoder(text_encoder);
+        let timesteps: Vec<f32> = timesteps.iter().map(|timestep| *timestep as f32).collect();
+        let losses = self.losses(&lent, images, noisy, noise, &timesteps)?;
+        let gradients = (losses.clone().sum() * weight).backward();
+        let (unet, text_encoder) = lent.networks();
+        detach(unet, text_encoder);
+        drop(lent);
+
+        // 3. back to the host
+        let gradient = |factor: &Tensor<2>| match factor.grad(&gradients) {
+            Some(gradient) => values(gradient.into_data()),
+            // A layer that the loss does not see: one that clip skip leaves out.
+            None => Ok(vec![0.0; factor.shape().num_elements()]),
+        };
+        let gradients = placed.factors().iter().map(gradient).collect::<Result<_>>()?;
+        Ok((values(losses.into_data())?, gradients))
+    }
+}
+
+/// The context of each example, its rows one after the other: `[batch, rows · tokens, width]`.
+fn context(model: &StableDiffusion, examples: &[&Example], clip_skip: usize) -> Result<Tensor<3>> {
+    let rows: Vec<Vec<u32>> = examples.iter().flat_map(|example| example.rows.clone()).collect();
+    let context = model.encode_text(&rows, clip_skip)?;
+    let [rows, tokens, width] = context.dims();
+    Ok(context.reshape([examples.len(), rows / examples.len() * tokens, width]))
+}
+
+fn values(data: TensorData) -> Result<Vec<f32>> {
+    data.try_into_vec().map_err(|error| anyhow::anyhow!("reading a gradient: {error:?}"))
+}
