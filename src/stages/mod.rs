@@ -13,6 +13,13 @@ pub mod picture_settings;
 pub mod prompt_use;
 #[cfg(feature = "nn")]
 pub mod sample_sheet;
+#[cfg(feature = "nn")]
+pub mod networks;
+
+#[cfg(feature = "nn")]
+pub mod latents;
+#[cfg(feature = "nn")]
+pub mod train;
 
 pub mod convert;
 pub mod extract;
@@ -29,9 +36,14 @@ pub const KINDS: &[&dyn StageKind] = &[
     &resize::ResizeKind,
     &caption::CaptionKind,
     &flip::FlipKind,
-    // Models.
+    // Networks.
+    #[cfg(feature = "nn")]
+    &latents::LatentsKind,
+    #[cfg(feature = "nn")]
+    &train::TrainKind,
     #[cfg(feature = "nn")]
     &sample::SampleKind,
+    // Models.
     &merge::MergeKind,
     &extract::ExtractKind,
     &convert::ConvertKind,

@@ -19,6 +19,8 @@ mod models;
 mod pictures;
 #[cfg(feature = "nn")]
 mod sample;
+#[cfg(feature = "nn")]
+mod train;
 
 /// Artifacts in memory, and what the stages said.
 struct Shelf {

@@ -1,0 +1,115 @@
+//! The kind `latents`: pictures as the networks see them. A sub-stage of `train`, so that an edited caption encodes nothing again.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+
+use crate::checkpoint::safetensors::to_bytes;
+use crate::checkpoint::tensor::TensorData;
+use crate::data::decode;
+use crate::device;
+use crate::params;
+use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::params::{ParamDoc, Params, Reference};
+use crate::pipeline::stage::{
+    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
+};
+use crate::pipeline::tree::Node;
+use crate::stages::networks;
+use crate::training::latent;
+
+pub struct LatentsKind;
+
+/// Of the one tensor in the file.
+pub const TENSOR: &str = "latent";
+
+params! {
+    /// Encodes pictures with the VAE: what `train` learns from.
+    ///
+    /// The latent is the mean of the VAE's distribution, scaled, in f32. `train` brings this stage along as `train/latents`.
+    pub struct LatentsParams {
+        /// The pictures. Their sides must be multiples of 8.
+        input images: Reference,
+        /// The model whose VAE encodes.
+        input base: Reference,
+    }
+}
+
+impl StageKind for LatentsKind {
+    fn name(&self) -> &'static str {
+        "latents"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn doc(&self) -> &'static str {
+        LatentsParams::DOC
+    }
+
+    fn params(&self) -> Vec<ParamDoc> {
+        LatentsParams::fields()
+    }
+
+    fn writes(&self) -> &'static [&'static str] {
+        &["latent"]
+    }
+
+    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+        Some(Box::new(LatentsParams::decode_params(node, diagnostics)?))
+    }
+}
+
+impl Stage for LatentsParams {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        Params::components(self)
+    }
+
+    fn inputs(&self) -> Vec<InputUse> {
+        let images = self.images.clone();
+        vec![
+            InputUse { param: "images".into(), reference: images, reads: &["image"], shape: InputShape::Many },
+            InputUse { param: "base".into(), reference: self.base.clone(), reads: &["model"], shape: InputShape::One },
+        ]
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Items(self)
+    }
+
+    fn uses_device(&self) -> bool {
+        true
+    }
+}
+
+impl ItemStage for LatentsParams {
+    fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> anyhow::Result<Vec<Work>> {
+        let base = inputs.one("base", "model")?;
+        let works = inputs.items("images").iter().map(|item| {
+            let mut work = Work::of_item(item, &["image"]);
+            work.inputs.insert("base".into(), base.clone());
+            work
+        });
+        Ok(works.collect())
+    }
+
+    fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Worker for LatentsParams {
+    fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
+        let image = &work.inputs["image"];
+        let reading = || format!("reading `{}.{}`", work.name, image.extension);
+        let picture = decode::decode(&context.read(image)?).with_context(reading)?.picture;
+        let vae = networks::vae(context, &work.inputs["base"])?;
+        let vae = vae.lock().ok().context("another stage broke down while it used the VAE")?;
+        let device = device::named(context.device())?;
+        let (shape, values) = latent::encode(&vae, &picture, &device).with_context(|| format!("encoding `{}`", work.name))?;
+        let tensors = BTreeMap::from([(TENSOR.to_string(), TensorData::from_f32(&shape, &values))]);
+        let bytes = to_bytes(&tensors, &BTreeMap::new())?;
+        Ok(vec![Draft::new(&work.name).field("latent", Content::Bytes { bytes, extension: "safetensors" })])
+    }
+}

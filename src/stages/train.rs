@@ -1,0 +1,524 @@
+//! The kind `train`: pictures with captions become a LoRA, checkpoint by checkpoint.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, ensure};
+use safetensors::SafeTensors;
+use serde_json::json;
+
+use crate::cache::digest::Digest;
+use crate::lora::network::LoraNetwork;
+use crate::lora::targets;
+use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::item::{Artifact, Item, by_content};
+use crate::pipeline::params::{ParamDoc, Params, Reference};
+use crate::pipeline::stage::{
+    Content, Context, Draft, Ended, Files, Form, InputShape, InputUse, LoadScope, Progress, Resolved, Stage, StageKind, SubStage,
+    WholeStage, Wish as StageWish,
+};
+use crate::pipeline::tree::Node;
+use crate::prompt::chunks::CHUNK;
+use crate::stages::latents::{LatentsKind, LatentsParams, TENSOR};
+use crate::stages::networks::{self, Precision};
+use crate::training::adamw::AdamW;
+use crate::training::batches::Batches;
+use crate::training::denoising::{Denoising, Example};
+use crate::training::instance_prompt::{Doubling, InstancePrompt};
+use crate::training::learning_rate::{LearningRate, Schedule};
+use crate::training::run::{Checkpoint, Ending, Observer, Settings, StepReport, Wish, train};
+use crate::training::state::StateFolder;
+use crate::training::texts::Texts;
+use crate::{choice, params};
+
+pub struct TrainKind;
+
+choice! {
+    /// How the learning rate goes on after the warm-up.
+    pub enum ScheduleParam {
+        /// Stays.
+        Constant = "constant",
+        /// Straight down to zero.
+        Linear = "linear",
+        /// Half a wave down to zero.
+        Cosine = "cosine",
+        /// Down to `end` by `power`.
+        Polynomial = "polynomial"
+    }
+}
+
+choice! {
+    /// Which program's rules to repeat.
+    pub enum Compat {
+        /// A token that the caption has already is written again.
+        Dreambooth = "dreambooth"
+    }
+}
+
+params! {
+    /// The size of the LoRA.
+    pub struct NetworkParams {
+        /// Inner dimension of the two factors: 4 to 16 for one concept; more learns finer detail and forgets the base sooner.
+        result rank: u64 = 8,
+        /// What the LoRA adds is multiplied by `alpha / rank`. The default is the rank.
+        result alpha: Option<f64> = None,
+    }
+}
+
+params! {
+    /// How fast the networks learn.
+    pub struct LearningRateParams {
+        /// Peak rate of the UNet; 0 freezes it.
+        result unet: f64 = 1e-4,
+        /// Peak rate of the text encoder; 0 freezes it, and texts are then encoded once.
+        result text_encoder: f64 = 5e-5,
+        /// The course of both rates over the images seen.
+        result schedule: ScheduleParam = ScheduleParam::Polynomial,
+        /// Of the polynomial: 1 is a straight line, 2 falls faster at first.
+        result power: f64 = 1.0,
+        /// Where the polynomial ends.
+        result end: f64 = 1e-7,
+        /// Images over which the rate rises from zero to its peak.
+        result warmup: u64 = 0,
+    }
+}
+
+params! {
+    /// Teaches a concept: a LoRA for the UNet and the text encoder, DreamBooth's way.
+    ///
+    /// Adapts kohya's modules (attention, feed-forward, projections; 264 on SD 1.x) with AdamW (betas 0.9 and 0.999, epsilon 1e-8, weight
+    /// decay 0.01). Publishes a LoRA with kohya's names every `save_every` epochs and at the end; `train@20` is the one after 20 epochs,
+    /// `train@step:1880` the one after 1880 images. Steps count images seen, whatever the batch size. Random numbers are drawn on the
+    /// CPU from the seed, so that a training that was killed goes on to the same bytes.
+    pub struct TrainParams {
+        /// The model to teach, an SD 1.x model in one file.
+        input base: Reference,
+        /// A VAE that encodes the pictures in place of the model's own.
+        input vae: Option<Reference> = None,
+        /// The pictures, all of one size, with or without captions.
+        input images: Reference,
+        /// The text of each image, with its caption in the place of `[filewords]`.
+        result instance_prompt: String = "[filewords]".to_string(),
+        /// Calls the concept; put in front of every text that lacks it. The default is the pipeline's trigger, and `""` none.
+        result instance_token: Option<String> = None,
+        /// What the concept is one of: `man`. The instance token then goes in front of this word.
+        result class_token: Option<String> = None,
+        /// `dreambooth` repeats the rules of sd_dreambooth_extension, which wrote a token again where the caption had it.
+        result compat: Option<Compat> = None,
+        /// Times that each image is seen.
+        result epochs: u64 = 100,
+        /// Ends after this epoch, with the learning rate as if going on to `epochs`.
+        result stop_at: Option<u64> = None,
+        /// Epochs between two checkpoints.
+        result save_every: u64 = 10,
+        /// Images per forward pass. Takes memory.
+        result batch_size: u64 = 1,
+        /// Batches per optimiser step. Takes time in place of memory.
+        result gradient_accumulation: u64 = 1,
+        /// Limit of the norm of all gradients together; 0 for none.
+        result max_grad_norm: f64 = 1.0,
+        result network: NetworkParams = NetworkParams { rank: 8, alpha: None },
+        result learning_rate: LearningRateParams = LearningRateParams {
+            unet: 1e-4,
+            text_encoder: 5e-5,
+            schedule: ScheduleParam::Polynomial,
+            power: 1.0,
+            end: 1e-7,
+            warmup: 0,
+        },
+        /// Type of the base's weights and of the LoRA file. The arithmetic is fp32 where the device has no other.
+        result precision: Precision = Precision::Fp16,
+        /// Which layer of the text encoder is used, from the end: 1 is the last, 2 what many anime models want.
+        result clip_skip: u64 = 1,
+        /// Tokens of a text that are read: 75, 150 or 225. The rest is cut, and said.
+        result max_token_length: u64 = 75,
+        /// Of the LoRA's first factors, of order, noise and timesteps. The default is the pipeline's.
+        result seed: Option<u64> = None,
+    }
+}
+
+impl StageKind for TrainKind {
+    fn name(&self) -> &'static str {
+        "train"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn doc(&self) -> &'static str {
+        TrainParams::DOC
+    }
+
+    fn params(&self) -> Vec<ParamDoc> {
+        TrainParams::fields()
+    }
+
+    fn writes(&self) -> &'static [&'static str] {
+        &["lora"]
+    }
+
+    fn passes_fields_on(&self) -> bool {
+        false
+    }
+
+    fn load(&self, node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+        let params = TrainParams::decode_params(node, diagnostics)?;
+        check(&params, node, diagnostics)?;
+        Some(Box::new(Train {
+            instance_token: params.instance_token.clone().unwrap_or_else(|| scope.trigger.to_string()),
+            seed: params.seed.unwrap_or(scope.seed),
+            latents: Reference {
+                name: format!("{}/latents", scope.stage),
+                selector: crate::pipeline::params::Selector::All,
+                span: params.images.span.clone(),
+            },
+            params,
+        }))
+    }
+}
+
+/// What the types cannot say; `None` if anything is wrong.
+fn check(params: &TrainParams, node: &Node, diagnostics: &mut Diagnostics) -> Option<()> {
+    let rates = &params.learning_rate;
+    let polynomial = rates.schedule == ScheduleParam::Polynomial;
+    let above_end = |rate: f64| rate == 0.0 || !polynomial || rate > rates.end;
+    let rules: [(&[&str], bool, String); 16] = [
+        (&["network", "rank"], params.network.rank >= 1, "`rank` must be at least 1".into()),
+        (&["network", "alpha"], params.network.alpha.is_none_or(|alpha| alpha > 0.0), "`alpha` must be above 0".into()),
+        (&["epochs"], params.epochs >= 1, "`epochs` must be at least 1".into()),
+        (
+            &["stop_at"],
+            params.stop_at.is_none_or(|stop| (1..=params.epochs).contains(&stop)),
+            format!("`stop_at` must be one of the {} epochs", params.epochs),
+        ),
+        (&["save_every"], params.save_every >= 1, "`save_every` must be at least 1".into()),
+        (&["batch_size"], params.batch_size >= 1, "`batch_size` must be at least 1".into()),
+        (&["gradient_accumulation"], params.gradient_accumulation >= 1, "`gradient_accumulation` must be at least 1".into()),
+        (&["max_grad_norm"], params.max_grad_norm >= 0.0, "`max_grad_norm` must be at least 0".into()),
+        (&["learning_rate", "unet"], rates.unet >= 0.0, "`unet` must be at least 0".into()),
+        (&["learning_rate", "text_encoder"], rates.text_encoder >= 0.0, "`text_encoder` must be at least 0".into()),
+        (
+            &["learning_rate"],
+            rates.unet != 0.0 || rates.text_encoder != 0.0,
+            "`unet` and `text_encoder` are both 0: nothing would learn".into(),
+        ),
+        (&["learning_rate", "power"], rates.power > 0.0, "`power` must be above 0".into()),
+        (&["learning_rate", "end"], rates.end >= 0.0, "`end` must be at least 0".into()),
+        (
+            &["learning_rate"],
+            above_end(rates.unet) && above_end(rates.text_encoder),
+            format!("a rate is not above its `end` of {:e}", rates.end),
+        ),
+        (&["clip_skip"], params.clip_skip >= 1, "`clip_skip` must be at least 1, the last layer".into()),
+        (
+            &["max_token_length"],
+            [1, 2, 3].contains(&(params.max_token_length / CHUNK as u64)) && params.max_token_length.is_multiple_of(CHUNK as u64),
+            "`max_token_length` must be 75, 150 or 225".into(),
+        ),
+    ];
+    let mut sound = Some(());
+    for (path, holds, message) in rules {
+        if !holds {
+            let place = path.iter().try_fold(node, |node, key| node.get(key)).unwrap_or(node);
+            diagnostics.report(&place.span, message);
+            sound = None;
+        }
+    }
+    sound
+}
+
+/// `train` with what it takes from the file around it.
+struct Train {
+    params: TrainParams,
+    instance_token: String,
+    seed: u64,
+    /// The sub-stage's items: latents with the captions of the pictures.
+    latents: Reference,
+}
+
+impl Stage for Train {
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        let mut components: BTreeMap<String, serde_json::Value> = Params::components(&self.params).into_iter().collect();
+        // What was left out counts as what it stands for.
+        components.insert("instance_token".into(), json!(self.instance_token));
+        components.insert("network.alpha".into(), json!(self.alpha()));
+        components.insert("seed".into(), json!(self.seed));
+        components.into_iter().collect()
+    }
+
+    fn inputs(&self) -> Vec<InputUse> {
+        vec![
+            InputUse { param: "base".into(), reference: self.params.base.clone(), reads: &["model"], shape: InputShape::One },
+            InputUse {
+                param: "images".into(),
+                reference: self.latents.clone(),
+                reads: &["latent", "caption"],
+                shape: InputShape::Training,
+            },
+        ]
+    }
+
+    fn form(&self) -> Form<'_> {
+        Form::Whole(self)
+    }
+
+    fn uses_device(&self) -> bool {
+        true
+    }
+
+    fn sub_stages(&self) -> Vec<SubStage> {
+        let base = self.params.vae.clone().unwrap_or_else(|| self.params.base.clone());
+        let stage = LatentsParams { images: self.params.images.clone(), base };
+        vec![SubStage { name: "latents", kind: &LatentsKind, stage: Box::new(stage) }]
+    }
+
+    fn lint(&self, inputs: &Resolved, files: &dyn Files) -> Vec<String> {
+        let mut lines = Vec::new();
+        let texts = self.texts();
+        let items = inputs.items("images");
+        if items.len() == 1 {
+            lines.push(format!("`{}` is the only picture: a LoRA learns it by heart", items[0].name));
+        }
+        for item in items {
+            let Ok(caption) = caption(item, files) else { continue };
+            let text = texts.of(&caption);
+            if text.text.is_empty() {
+                lines.push(format!("`{}` has neither a caption nor a token: its text is empty", item.name));
+            }
+            if text.cut > 0 {
+                lines.push(format!(
+                    "the text of `{}` is {} tokens longer than the {} that are read: what it says last is not learned",
+                    item.name, text.cut, self.params.max_token_length
+                ));
+            }
+        }
+        lines
+    }
+}
+
+impl WholeStage for Train {
+    fn run(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<Ended> {
+        // Captions and latents decide the order; names are for messages alone.
+        let items = by_content(inputs.items("images"), &["latent", "caption"]);
+        ensure!(!items.is_empty(), "there are no pictures to learn from");
+        let base = inputs.one("base", "model")?;
+        if self.params.precision == Precision::Fp16 {
+            context.say("weights and files in fp16, arithmetic in f32");
+        }
+        let model = networks::stable_diffusion(context, base, None, self.params.precision)?;
+        let (shape, examples) = self.examples(&items, context)?;
+        let settings = self.settings(items.len() as u64);
+        let (network, layers) = {
+            let mut lent = model.lock().ok().context("another stage broke down while it used the networks")?;
+            let (unet, text_encoder) = lent.networks();
+            let mut adapted = Vec::new();
+            if settings.unet_rate > 0.0 {
+                adapted.extend(targets::of_unet(unet));
+            }
+            if settings.text_encoder_rate > 0.0 {
+                adapted.extend(targets::of_text_encoder(text_encoder));
+            }
+            (LoraNetwork::new(adapted, self.params.network.rank as usize, self.alpha(), self.seed), text_encoder.layers())
+        };
+        let clip_skip = self.params.clip_skip as usize;
+        ensure!(clip_skip <= layers, "`clip_skip` is {clip_skip}, and the text encoder has {layers} layers");
+        context.say(&format!(
+            "{} pictures, {} modules of rank {}, {} parameters, {} steps",
+            items.len(),
+            network.targets.len(),
+            network.rank,
+            network.parameters(),
+            settings.batches.steps(0..settings.epochs)
+        ));
+        let train_text_encoder = settings.text_encoder_rate > 0.0;
+        let mut objective = Denoising::new(&model, &examples, shape, settings.batches, clip_skip, train_text_encoder)?;
+        let states = StateFolder::new(context.state()?);
+        let mut publisher = Publisher { stage: self, context, shape };
+        Ok(match train(&settings, network, &mut objective, &states, &mut publisher)? {
+            Ending::Finished => Ended::Done,
+            Ending::Stopped { epoch } => Ended::Stopped(format!("stopped at epoch {epoch} of {}", self.params.epochs)),
+            Ending::Interrupted => Ended::Interrupted,
+        })
+    }
+
+    fn forecast(&self, inputs: &Resolved) -> Vec<(String, BTreeMap<String, String>)> {
+        let images = inputs.items("images").len() as u64;
+        // While pictures are still being made only the epochs are known.
+        let known = inputs.complete && images > 0;
+        let checkpoints = self.settings(images.max(1)).checkpoints();
+        let attributes = |checkpoint: &Checkpoint| {
+            let mut attributes = attributes(checkpoint);
+            if !known {
+                attributes.remove("step");
+            }
+            attributes
+        };
+        checkpoints.iter().map(|checkpoint| (checkpoint.name.clone(), attributes(checkpoint))).collect()
+    }
+
+    fn horizon_components(&self) -> &'static [&'static str] {
+        match self.params.learning_rate.schedule {
+            ScheduleParam::Constant => &["epochs", "save_every", "stop_at"],
+            _ => &["save_every", "stop_at"],
+        }
+    }
+}
+
+impl Train {
+    fn alpha(&self) -> f64 {
+        self.params.network.alpha.unwrap_or(self.params.network.rank as f64)
+    }
+
+    fn texts(&self) -> Texts {
+        let doubling = if self.params.compat == Some(Compat::Dreambooth) { Doubling::AsDreambooth } else { Doubling::Never };
+        let class_token = self.params.class_token.as_deref().unwrap_or("");
+        let prompt = InstancePrompt::new(&self.params.instance_prompt, &self.instance_token, class_token, doubling);
+        Texts { prompt, rows: (self.params.max_token_length / CHUNK as u64) as usize }
+    }
+
+    fn settings(&self, images: u64) -> Settings {
+        let TrainParams { learning_rate: rates, batch_size, gradient_accumulation, .. } = &self.params;
+        let schedule = match rates.schedule {
+            ScheduleParam::Constant => Schedule::Constant,
+            ScheduleParam::Linear => Schedule::Linear,
+            ScheduleParam::Cosine => Schedule::Cosine,
+            ScheduleParam::Polynomial => Schedule::Polynomial { power: rates.power, end: rates.end },
+        };
+        Settings {
+            batches: Batches { seed: self.seed, images, per_step: batch_size * gradient_accumulation },
+            batch_size: *batch_size as usize,
+            unet_rate: rates.unet,
+            text_encoder_rate: rates.text_encoder,
+            learning_rate: LearningRate { schedule, warmup: rates.warmup, total: self.params.epochs * images },
+            optimizer: AdamW::default(),
+            max_grad_norm: self.params.max_grad_norm,
+            epochs: self.params.stop_at.unwrap_or(self.params.epochs),
+            save_every: self.params.save_every,
+        }
+    }
+
+    /// The examples, and channels, height and width of all their latents.
+    fn examples(&self, items: &[&Item], files: &dyn Files) -> anyhow::Result<([usize; 3], Vec<Example>)> {
+        let texts = self.texts();
+        let mut first: Option<([usize; 3], &str)> = None;
+        let mut examples = Vec::new();
+        for item in items {
+            let (shape, latent) = latent(item, files).with_context(|| format!("reading the latent of `{}`", item.name))?;
+            let (expected, other) = *first.get_or_insert((shape, &item.name));
+            ensure!(
+                shape == expected,
+                "`{}` and `{other}` differ in size: put a `resize` with one `size` before `train`",
+                item.name
+            );
+            examples.push(Example { name: item.name.clone(), latent, rows: texts.of(&caption(item, files)?).rows });
+        }
+        let (shape, _) = first.context("there are no pictures to learn from")?;
+        Ok((shape, examples))
+    }
+}
+
+/// The caption of an item; no caption is an empty one.
+fn caption(item: &Item, files: &dyn Files) -> anyhow::Result<String> {
+    let Some(artifact) = item.fields.get("caption") else { return Ok(String::new()) };
+    String::from_utf8(files.read(artifact)?).with_context(|| format!("the caption of `{}` is not UTF-8", item.name))
+}
+
+/// Shape and values of the latent of an item.
+fn latent(item: &Item, files: &dyn Files) -> anyhow::Result<([usize; 3], Vec<f32>)> {
+    let bytes = files.read(item.fields.get("latent").context("it has none")?)?;
+    let file = SafeTensors::deserialize(&bytes)?;
+    let tensor = file.tensor(TENSOR)?;
+    let shape = <[usize; 3]>::try_from(tensor.shape())?;
+    Ok((shape, tensor.data().as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect()))
+}
+
+fn attributes(checkpoint: &Checkpoint) -> BTreeMap<String, String> {
+    let epoch = checkpoint.epoch.map(|epoch| ("epoch".to_string(), epoch.to_string()));
+    epoch.into_iter().chain([("step".to_string(), checkpoint.seen.to_string())]).collect()
+}
+
+/// Hands checkpoints to the engine, and the engine's wishes to the training.
+struct Publisher<'a> {
+    stage: &'a Train,
+    context: &'a dyn Context,
+    /// Of each latent.
+    shape: [usize; 3],
+}
+
+impl Observer for Publisher<'_> {
+    fn wish(&mut self) -> Wish {
+        match self.context.wish() {
+            StageWish::GoOn => Wish::GoOn,
+            StageWish::SaveNow => Wish::SaveNow,
+            StageWish::Stop => Wish::Stop,
+            StageWish::Interrupt => Wish::Interrupt,
+        }
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        self.context.progress(Progress {
+            done: report.seen,
+            total: report.total,
+            unit: "images",
+            values: vec![("loss", f64::from(report.loss)), ("rate", report.rate), ("step", report.steps as f64)],
+        });
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &LoraNetwork) -> anyhow::Result<String> {
+        let bytes = network.to_file(self.stage.params.precision.dtype(), &self.metadata(checkpoint))?;
+        let note = format!("{} {}", Digest::of(&bytes), bytes.len());
+        self.publish(checkpoint, Content::Bytes { bytes, extension: "safetensors" })?;
+        Ok(note)
+    }
+
+    fn exists(&self, note: &str) -> bool {
+        artifact(note).is_some_and(|artifact| self.context.read(&artifact).is_ok())
+    }
+
+    fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> anyhow::Result<()> {
+        let artifact = artifact(note).context("the training's state names no checkpoint")?;
+        self.publish(checkpoint, Content::Same(artifact))
+    }
+}
+
+impl Publisher<'_> {
+    fn publish(&self, checkpoint: &Checkpoint, lora: Content) -> anyhow::Result<()> {
+        let draft = Draft { attributes: attributes(checkpoint), ..Draft::new(&checkpoint.name) };
+        self.context.publish(draft.field("lora", lora))
+    }
+
+    /// kohya's account of the training, as far as the checkpoint follows from it: how long it was meant to last does not.
+    fn metadata(&self, checkpoint: &Checkpoint) -> BTreeMap<String, String> {
+        let TrainParams { learning_rate: rates, batch_size, gradient_accumulation, max_grad_norm, .. } = &self.stage.params;
+        let [_, height, width] = self.shape;
+        let mut metadata = BTreeMap::from(
+            [
+                ("ss_unet_lr", format!("{:?}", rates.unet)),
+                ("ss_text_encoder_lr", format!("{:?}", rates.text_encoder)),
+                ("ss_lr_scheduler", rates.schedule.word().to_string()),
+                ("ss_lr_warmup_steps", rates.warmup.to_string()),
+                ("ss_optimizer", "torch.optim.adamw.AdamW".to_string()),
+                ("ss_max_grad_norm", format!("{max_grad_norm:?}")),
+                ("ss_batch_size_per_device", batch_size.to_string()),
+                ("ss_gradient_accumulation_steps", gradient_accumulation.to_string()),
+                ("ss_mixed_precision", self.stage.params.precision.kohya().to_string()),
+                ("ss_clip_skip", self.stage.params.clip_skip.to_string()),
+                ("ss_max_token_length", self.stage.params.max_token_length.to_string()),
+                ("ss_seed", self.stage.seed.to_string()),
+                ("ss_cache_latents", "True".to_string()),
+                ("ss_steps", checkpoint.seen.to_string()),
+                ("modelspec.prediction_type", "epsilon".to_string()),
+                ("modelspec.resolution", format!("{}x{}", width * 8, height * 8)),
+            ]
+            .map(|(name, value)| (name.to_string(), value)),
+        );
+        metadata.extend(checkpoint.epoch.map(|epoch| ("ss_epoch".to_string(), epoch.to_string())));
+        metadata
+    }
+}
+
+/// The artifact that a note of [`Publisher::checkpoint`] means.
+fn artifact(note: &str) -> Option<Artifact> {
+    let (digest, size) = note.split_once(' ')?;
+    Some(Artifact { digest: digest.parse().ok()?, size: size.parse().ok()?, extension: "safetensors".into() })
+}
