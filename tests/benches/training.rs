@@ -1,0 +1,131 @@
+//! Trains the example's star without the engine and prints seconds per step, loss, and where the LoRA is.
+//!
+//!     cargo bench --bench training -- [EPOCHS=40] [RANK=8] [RATE=2e-3] [TEXT_RATE=RATE] [BATCH=4] [SEED=7] [OUT=target/star.safetensors]
+//!
+//! The counterpart of examples/tiny/reference/star_test.py.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use loramill::checkpoint::model_file::ModelFile;
+use loramill::checkpoint::tensor::Dtype;
+use loramill::data::{decode, resize};
+use loramill::device;
+use loramill::lora::network::LoraNetwork;
+use loramill::lora::targets;
+use loramill::stable_diffusion::StableDiffusion;
+use loramill::training::adamw::AdamW;
+use loramill::training::batches::Batches;
+use loramill::training::denoising::{Denoising, Example};
+use loramill::training::instance_prompt::{Doubling, InstancePrompt};
+use loramill::training::latent;
+use loramill::training::learning_rate::{LearningRate, Schedule};
+use loramill::training::run::{Checkpoint, Observer, Settings, StepReport, Wish, train};
+use loramill::training::state::StateFolder;
+use loramill::training::texts::Texts;
+
+struct Printer {
+    out: PathBuf,
+    started: Instant,
+    losses: Vec<f32>,
+}
+
+impl Observer for Printer {
+    fn wish(&mut self) -> Wish {
+        Wish::GoOn
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        self.losses.push(report.loss);
+        if report.steps.is_multiple_of(48) {
+            let recent = &self.losses[self.losses.len() - 48..];
+            let loss = recent.iter().sum::<f32>() / recent.len() as f32;
+            let seconds = self.started.elapsed().as_secs_f64() / report.steps as f64;
+            println!(
+                "step {:4}  {seconds:.3} s each  loss {loss:.4}  rate {:.2e}  norm {:.3}",
+                report.steps, report.rate, report.norm
+            );
+        }
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &LoraNetwork) -> anyhow::Result<String> {
+        fs::write(&self.out, network.to_file(Dtype::F32, &BTreeMap::new())?)?;
+        println!("{} written to {}", checkpoint.name, self.out.display());
+        Ok(String::new())
+    }
+
+    fn exists(&self, _: &str) -> bool {
+        true
+    }
+
+    fn again(&mut self, _: &Checkpoint, _: &str) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let given: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let number =
+        |place: usize, default: f64| given.get(place).map_or(default, |text| text.parse().expect("arguments are numbers"));
+    let (epochs, rank, rate) = (number(0, 40.0) as u64, number(1, 8.0) as usize, number(2, 2e-3));
+    let (text_rate, batch, seed) = (number(3, rate), number(4, 4.0) as usize, number(5, 7.0) as u64);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let out = given.get(6).map_or_else(|| root.join("target/star.safetensors"), PathBuf::from);
+
+    let device = device::named("cpu")?;
+    let file = ModelFile::open(&root.join("examples/tiny/models/tiny-sd.safetensors"))?;
+    let mut model = StableDiffusion::load(&file, None, &device)?;
+    let (shape, examples) = examples(&root.join("examples/tiny/images"), &model)?;
+    let (unet, text_encoder) = model.networks();
+    let targets = [targets::of_unet(unet), targets::of_text_encoder(text_encoder)].concat();
+    let network = LoraNetwork::new(targets, rank, rank as f64, seed);
+    println!("{} images, {} modules, {} parameters", examples.len(), network.targets.len(), network.parameters());
+
+    let model = Mutex::new(model);
+    let images = examples.len() as u64;
+    let batches = Batches { seed, images, per_step: batch as u64 };
+    let settings = Settings {
+        batches,
+        batch_size: batch,
+        unet_rate: rate,
+        text_encoder_rate: text_rate,
+        learning_rate: LearningRate {
+            schedule: Schedule::Polynomial { power: 1.0, end: 1e-7 },
+            warmup: 0,
+            total: epochs * images,
+        },
+        optimizer: AdamW::default(),
+        max_grad_norm: 1.0,
+        epochs,
+        save_every: epochs,
+    };
+    let mut denoising = Denoising::new(&model, &examples, shape, batches, 1, text_rate > 0.0)?;
+    let folder = tempfile::tempdir()?;
+    let mut printer = Printer { out, started: Instant::now(), losses: Vec::new() };
+    train(&settings, network, &mut denoising, &StateFolder::new(folder.path()), &mut printer)?;
+    println!("{:.1} s in all", printer.started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Each photo and its mirror, cut to a centred square of 64 pixels, with its caption.
+fn examples(folder: &Path, model: &StableDiffusion) -> anyhow::Result<([usize; 3], Vec<Example>)> {
+    let texts = Texts { prompt: InstancePrompt::new("star, [filewords]", "star", "", Doubling::Never), rows: 1 };
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension != "txt"));
+    paths.sort();
+    let (mut shape, mut examples) = ([0; 3], Vec::new());
+    for path in paths {
+        let picture = decode::decode(&fs::read(&path)?)?.picture;
+        let picture = resize::crop(&picture, 64, 64);
+        let rows = texts.of(fs::read_to_string(path.with_extension("txt"))?.trim()).rows;
+        for picture in [picture.clone(), image::imageops::flip_horizontal(&picture)] {
+            let (found, latent) = latent::encode(model.vae(), &picture, model.device())?;
+            shape = found;
+            examples.push(Example { name: path.display().to_string(), latent, rows: rows.clone() });
+        }
+    }
+    Ok((shape, examples))
+}
