@@ -1,7 +1,7 @@
 //! Decides what of a stage is there already and what must run. `plan` asks it without running anything, `execute` asks it for each stage
 //! whose inputs are there: what a plan says is what a run does. Unaware of how stages are run.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context as _, Result, bail};
 use rayon::prelude::*;
@@ -9,24 +9,20 @@ use rayon::prelude::*;
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::manifest::{ComponentList, Covered, Covers, KeyHash, Purpose, Rendering, Section};
-use crate::cache::records::{Output, Record};
+use crate::cache::records::Output;
 use crate::edits::Editing;
 use crate::pipeline::context::ArtifactFiles;
 use crate::pipeline::freshness::{Reason, changed_items, changed_params};
 use crate::pipeline::graph::{Edge, LoadedStage, Pipeline, Producer};
-use crate::pipeline::item::{Artifact, Item, ItemSet};
+use crate::pipeline::item::{Artifact, Item};
 use crate::pipeline::item_set;
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::keys::{KeyedInput, StageIdentity, members, render_inputs, render_work};
 use crate::pipeline::lock_file::LockFile;
+use crate::pipeline::recorded::Row;
 use crate::pipeline::resolve::{Waiting, take, takes_all};
 use crate::pipeline::stage::{Form, ItemStage, Resolved, WholeStage, Work};
 use crate::pipeline::texts;
-
-/// The field under which the record of an item stage names its tree.
-pub const TREE_FIELD: &str = "tree";
-/// The fact under which a published output names the key of the stage that was running.
-pub const STAGE_FACT: &str = "stage";
 
 /// What a decision rests on.
 #[derive(Clone, Copy)]
@@ -335,110 +331,6 @@ impl<'a> Grounds<'a> {
             .collect()
     }
 
-    /// A result of `key` whose objects are all here: the one the lock names, else the first.
-    pub fn result(&self, key: &Digest, preferred: &Preferred) -> Result<Option<Record>> {
-        let mut here: Vec<Record> = self.cache.results(key)?;
-        here.retain(|record| record.outputs.iter().all(|output| self.is_here(output)));
-        if here.len() > 1
-            && let Some(digests) = preferred.get(self.cache, key)
-        {
-            let named = |output: &Output| output.fields.values().any(|artifact| digests.contains(&artifact.digest));
-            if let Some(position) = here.iter().position(|record| record.outputs.iter().any(named)) {
-                return Ok(Some(here.swap_remove(position)));
-            }
-        }
-        Ok(here.into_iter().next())
-    }
-
-    pub fn preferred(&self, stage: &LoadedStage) -> Preferred {
-        let rows = self.lock.stages.get(&stage.name).map_or(&[][..], Vec::as_slice);
-        Preferred { trees: rows.iter().map(|row| row.out).collect(), by_key: std::sync::OnceLock::new() }
-    }
-
-    fn is_here(&self, output: &Output) -> bool {
-        output.fields.values().all(|artifact| self.cache.contains(&artifact.digest, artifact.size))
-    }
-
-    /// The tree that the lock or a record names for a key.
-    fn find_row(&self, stage: &LoadedStage, key: &Digest) -> Result<Option<Row>> {
-        let rows = self.lock.stages.get(&stage.name).map_or(&[][..], Vec::as_slice);
-        let mut damaged = None;
-        for row in rows.iter().filter(|row| row.key == *key) {
-            let tree = ItemTree::in_cache(row.out, row.items as usize);
-            if let Some(row) = self.check_row(stage, tree, rows.len() == 1)? {
-                if row.lost.is_empty() {
-                    let ended = self.cache.lookup(key)?.and_then(|record| record.ended);
-                    return Ok(Some(Row { ended, ..row }));
-                }
-                damaged = Some(row);
-            }
-        }
-        for record in self.cache.results(key)? {
-            let Some(tree) = record.outputs.first().and_then(|output| output.fields.get(TREE_FIELD)) else { continue };
-            let count = record.outputs[0].attributes.get("items").and_then(|n| n.parse().ok()).unwrap_or_default();
-            if let Some(row) = self.check_row(stage, ItemTree::in_cache(tree.digest, count), false)? {
-                if row.lost.is_empty() {
-                    return Ok(Some(Row { ended: record.ended, ..row }));
-                }
-                damaged = Some(row);
-            }
-        }
-        Ok(damaged)
-    }
-
-    /// Whether the outputs that a tree lists are here; `None` if the tree itself is not.
-    fn check_row(&self, stage: &LoadedStage, tree: ItemTree, recorded: bool) -> Result<Option<Row>> {
-        if !self.cache.path(&tree.digest).exists() {
-            return Ok(None);
-        }
-        let Ok(bytes) = self.cache.read(&tree.digest) else { return Ok(None) };
-        // Fields that passed through are those of stages before, which were checked in their turn.
-        let written = stage.kind.writes();
-        let mut outputs = Vec::with_capacity(tree.count);
-        item_set::visit(&bytes, |view| {
-            let fields = view.fields.iter().filter(|field| written.contains(&field.name));
-            outputs.extend(fields.map(|field| (field.digest, field.size, view.name)));
-        })?;
-        let lost: Vec<String> = outputs
-            .par_iter()
-            .with_min_len(256)
-            .filter(|(digest, size, _)| !self.cache.contains(digest, *size))
-            .map(|(_, _, name)| name.to_string())
-            .collect();
-        Ok(Some(Row { tree, lost, recorded, ended: None }))
-    }
-
-    /// What an interrupted run published that this one can take over, and whether it must start over.
-    fn published(
-        &self,
-        form: &dyn WholeStage,
-        taken: &[Taken<'_>],
-        key: &Digest,
-        state_key: &Digest,
-    ) -> Result<(Vec<Output>, bool)> {
-        let records = self.cache.published(state_key)?;
-        if records.is_empty() {
-            return Ok((Vec::new(), false));
-        }
-        let forecast = form.forecast(&self.resolve(taken, true)?);
-        let key = key.to_hex();
-        let mut published: Vec<Output> = Vec::new();
-        for record in records {
-            let same_end = record.facts.get(STAGE_FACT) == Some(&key);
-            for output in record.outputs {
-                let name = output.name.resolve("");
-                let foreseen = forecast.iter().any(|(foreseen, attributes)| {
-                    *foreseen == name && attributes.iter().all(|(n, value)| output.attributes.get(n) == Some(value))
-                });
-                if same_end || foreseen {
-                    published.retain(|known| known.name != output.name);
-                    published.push(output);
-                }
-            }
-        }
-        if published.iter().all(|output| self.is_here(output)) { Ok((published, false)) } else { Ok((Vec::new(), true)) }
-    }
-
     /// The difference between what the lock's last row was made of and what is there now.
     fn reasons(&self, stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>]) -> Result<Vec<Reason>> {
         if !self.lock.stages.contains_key(&stage.name) {
@@ -504,34 +396,6 @@ impl<'a> Grounds<'a> {
     }
 }
 
-/// Results that the lock names, read when two results compete.
-pub struct Preferred {
-    trees: Vec<Digest>,
-    by_key: std::sync::OnceLock<HashMap<Digest, HashSet<Digest>>>,
-}
-
-impl Preferred {
-    fn get(&self, cache: &Cache, key: &Digest) -> Option<&HashSet<Digest>> {
-        let by_key = self.by_key.get_or_init(|| {
-            let mut by_key: HashMap<Digest, HashSet<Digest>> = HashMap::new();
-            for items in self.trees.iter().filter_map(|tree| item_set::decode(&cache.read(tree).ok()?).ok()) {
-                for item in items {
-                    by_key.entry(item.key).or_default().extend(item.fields.values().map(|artifact| artifact.digest));
-                }
-            }
-            by_key
-        });
-        by_key.get(key)
-    }
-}
-
-struct Row {
-    tree: ItemTree,
-    lost: Vec<String>,
-    recorded: bool,
-    ended: Option<String>,
-}
-
 /// The key of the row of an item stage. Names are in it, because the tree holds them, and what people wrote, because it takes the place
 /// of what the machine did.
 pub fn row_key(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], editing: Option<&Editing<'_>>) -> Digest {
@@ -572,43 +436,6 @@ fn by_tree<'t>(taken: &'t [Taken<'_>]) -> Vec<KeyedInput<'t>> {
 /// Tells works apart whose key is not known.
 fn unknown_key(work: &Work) -> Digest {
     crate::pipeline::intake::unknown_digest("work", &work.name, "key")
-}
-
-/// The items that a piece of work gave, with what it carries past the worker.
-pub fn items_of(work: &Work, key: Digest, outputs: &[Output]) -> ItemSet {
-    outputs
-        .iter()
-        .map(|output| {
-            let mut fields = work.carry.clone();
-            fields.extend(output.fields.iter().map(|(name, artifact)| (name.clone(), artifact.clone())));
-            let mut attributes = work.attributes.clone();
-            attributes.extend(output.attributes.iter().map(|(name, value)| (name.clone(), value.clone())));
-            let name = output.name.resolve(&work.name);
-            let origin = output.origin.as_ref().map(|origin| origin.resolve(&work.name)).or_else(|| work.origin.clone());
-            Item { origin: origin.filter(|origin| *origin != name), name, fields, attributes, key }
-        })
-        .collect()
-}
-
-/// The item of a piece of work that a person did.
-pub fn edited_item(work: &Work, key: Digest, fields: &BTreeMap<String, Artifact>) -> Item {
-    let mut all = work.carry.clone();
-    all.extend(fields.iter().map(|(name, artifact)| (name.clone(), artifact.clone())));
-    Item { name: work.name.clone(), origin: work.origin.clone(), fields: all, attributes: work.attributes.clone(), key }
-}
-
-/// The key of what `finish` makes of all outputs.
-pub fn finish_key(identity: &StageIdentity, outputs: &[Item], written: &[&str]) -> Digest {
-    let mut hash = KeyHash::new(Purpose::Finish);
-    identity.render(&mut hash);
-    let members = members(outputs, written);
-    let input = KeyedInput { param: "outputs", members, count: outputs.len(), tree: members };
-    render_inputs(&[input], &mut hash);
-    let mut attributes: Vec<String> = outputs.iter().map(|item| format!("{:?}", item.attributes)).collect();
-    attributes.sort_unstable();
-    let attributes = serde_json::Value::from(attributes);
-    hash.entry(Section::Value, "attributes", Covers::Value(&attributes));
-    hash.key()
 }
 
 /// An error that names the stage.

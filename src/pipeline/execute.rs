@@ -2,7 +2,6 @@
 //! what a stage computes and of who watches.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -13,18 +12,15 @@ use anyhow::{Context as _, Result};
 use crate::cache::Cache;
 use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
-use crate::cache::records::{Output, OutputName, Record};
 use crate::edits::Editing;
 use crate::pipeline::context::{ArtifactFiles, RunScope, Shared};
-use crate::pipeline::decide::{Decision, Grounds, TREE_FIELD, Verdict};
+use crate::pipeline::decide::{Decision, Grounds, Verdict};
 use crate::pipeline::freshness::{Reason, worded};
 use crate::pipeline::graph::{Pipeline, Producer};
 use crate::pipeline::guard::guarded;
 use crate::pipeline::intake::{self, Intake};
-use crate::pipeline::item_set;
-use crate::pipeline::item_tree::{Given, ItemTree};
-use crate::pipeline::lock_file::{EditRows, InputRow, LockFile, StageRow};
-use crate::pipeline::materialise::{is_shown, materialise};
+use crate::pipeline::item_tree::Given;
+use crate::pipeline::lock_file::{EditRows, LockFile};
 use crate::pipeline::progress::{Counts, Event, Observer, StageState};
 use crate::pipeline::run_record::{RunRecord, StageReport};
 use crate::pipeline::stage::Form;
@@ -55,11 +51,11 @@ pub(crate) struct Run<'a> {
     /// As it was when the run began.
     pub(crate) lock: &'a LockFile,
     pub(crate) unknown: &'a HashSet<Digest>,
-    needed: Vec<usize>,
+    pub(crate) needed: Vec<usize>,
     board: Mutex<Vec<Place>>,
     lock_now: Mutex<LockFile>,
     /// Held while outputs are put into `out/`.
-    showing: Mutex<()>,
+    pub(crate) showing: Mutex<()>,
     pool: OnceLock<rayon::ThreadPool>,
 }
 
@@ -165,16 +161,6 @@ pub fn run(
     let record = RunRecord { stages, seconds: started.elapsed().as_secs_f64(), interrupted };
     observer.event(Event::RunFinished { ok: record.is_ok(), seconds: record.seconds });
     Ok(record)
-}
-
-/// Where the outputs lie under friendly names.
-pub fn out_folder(pipeline: &Pipeline) -> PathBuf {
-    if pipeline.settings.is_empty() {
-        return pipeline.out();
-    }
-    let mut settings = pipeline.settings.clone();
-    settings.sort_unstable();
-    pipeline.out().join(format!("@{}", Digest::of(settings.join("\n").as_bytes()).short()))
 }
 
 /// Puts right what a killed run left in the folders of texts.
@@ -381,123 +367,9 @@ impl<'a> Run<'a> {
         Ok(Ending { note: ended, ..ending })
     }
 
-    /// Records that `key` gave `tree`, then what the user sees of it. True if the outputs are those that the lock names already.
-    pub(crate) fn record_row(
-        &self,
-        index: usize,
-        decision: &Decision<'_>,
-        key: Digest,
-        tree: &ItemTree,
-        seconds: f64,
-        ended: Option<String>,
-    ) -> Result<bool> {
-        let stage = &self.pipeline.stages[index];
-        let files = ArtifactFiles::new(self.cache, self.intake);
-        let grounds = self.grounds(&files);
-        let batch = self.cache.batch();
-        // Inputs are kept with their names: the next run says what changed in them.
-        for taken in &decision.taken {
-            if !self.cache.path(&taken.tree.digest).exists() {
-                batch.put_bytes(&item_set::encode(taken.tree.items(self.cache)?))?;
-            }
-        }
-        let stored = batch.put_bytes(&item_set::encode(tree.items(self.cache)?))?;
-        let output = Output {
-            name: OutputName::Own(TREE_FIELD.to_string()),
-            origin: None,
-            fields: BTreeMap::from([(TREE_FIELD.to_string(), stored.artifact(TREE_FIELD))]),
-            attributes: BTreeMap::from([("items".to_string(), tree.count.to_string())]),
-        };
-        let components = grounds.components(stage, &decision.identity, &decision.taken)?.to_record();
-        batch.record(Record { key, components, outputs: vec![output], seconds, ended, facts: self.facts(index) })?;
-        batch.flush()?;
-        let same = self.came_out_the_same(index, tree);
-        self.show_outputs(index, tree)?;
-        self.write_row(index, key, tree)?;
-        Ok(same)
-    }
-
-    /// What may explain a result and does not decide it.
-    pub(crate) fn facts(&self, index: usize) -> BTreeMap<String, String> {
-        let mut facts = BTreeMap::new();
-        if self.pipeline.stages[index].stage.uses_device() {
-            facts.insert("device".to_string(), self.options.device.clone());
-        }
-        facts
-    }
-
-    fn came_out_the_same(&self, index: usize, tree: &ItemTree) -> bool {
-        let rows = self.lock.stages.get(&self.pipeline.stages[index].name);
-        let Some(row) = rows.and_then(|rows| rows.last()) else { return false };
-        let before = ItemTree::in_cache(row.out, row.items as usize);
-        let (Ok(before), Ok(now)) = (before.items(self.cache), tree.items(self.cache)) else { return false };
-        before.len() == now.len() && before.iter().zip(now).all(|(a, b)| a.name == b.name && a.fields == b.fields)
-    }
-
-    /// Shows the outputs under friendly names: in `out/`, with `--set` in a folder of its own.
-    fn show_outputs(&self, index: usize, tree: &ItemTree) -> Result<()> {
-        let stage = &self.pipeline.stages[index];
-        if stage.owner.is_some() {
-            return Ok(());
-        }
-        // What people may edit lies in a folder of its own.
-        let edited = stage.stage.editable().map(|editable| editable.field);
-        let fields: Vec<&str> = stage.kind.writes().iter().copied().filter(|field| Some(*field) != edited).collect();
-        let out = out_folder(self.pipeline);
-        if fields.is_empty() || is_shown(self.cache, &out, &stage.name, &tree.digest, &fields) {
-            return Ok(());
-        }
-        // One stage at a time: they share the folder for what is being written.
-        let _turn = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
-        let report = materialise(self.cache, &out, &stage.name, &tree.digest, tree.items(self.cache)?, &fields)?;
-        for message in report.notes {
-            self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
-        }
-        Ok(())
-    }
-
-    /// Writes the lock, if this run is of the file as it stands.
-    fn write_row(&self, index: usize, key: Digest, tree: &ItemTree) -> Result<()> {
-        if !self.pipeline.settings.is_empty() {
-            return Ok(());
-        }
-        let stage = &self.pipeline.stages[index];
-        let mut lock = self.lock_now();
-        lock.stages.insert(stage.name.clone(), vec![StageRow { key, out: tree.digest, items: tree.count as u64 }]);
-        for edge in &stage.edges {
-            if let Producer::Input(input) = edge.from {
-                let name = &self.pipeline.inputs[input].name;
-                if let Some((digest, size)) = self.intake.rows.get(name) {
-                    lock.inputs.insert(name.clone(), vec![InputRow { digest: *digest, size: *size }]);
-                }
-            }
-        }
-        lock.write(&self.pipeline.lock_file())?;
-        Ok(())
-    }
-
-    /// After a run of everything: rows of stages and inputs that the file no longer has go.
-    fn forget_removed_rows(&self, reports: &[StageReport]) -> Result<()> {
-        let all_ended = reports.len() == self.needed.len()
-            && reports.iter().all(|report| matches!(report.state, StageState::Cached | StageState::Ran));
-        if !all_ended || !self.pipeline.settings.is_empty() {
-            return Ok(());
-        }
-        let mut lock = self.lock_now();
-        lock.stages.retain(|name, _| self.pipeline.stage(name).is_some());
-        lock.inputs.retain(|name, _| self.pipeline.input(name).is_some());
-        lock.write(&self.pipeline.lock_file())?;
-        Ok(())
-    }
-
     /// The lock with the rows of the stages that have ended.
     pub(crate) fn lock_now(&self) -> MutexGuard<'_, LockFile> {
         self.lock_now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Rows of texts; they are written with the row of the stage.
-    pub(crate) fn take_edit_rows(&self, index: usize, rows: EditRows) {
-        self.lock_now().edits.insert(self.pipeline.stages[index].name.clone(), rows);
     }
 
     /// Puts outputs where others can read them, without ending the stage.

@@ -14,15 +14,15 @@ use crate::cache::digest::Digest;
 use crate::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
 use crate::cache::records::{Output, Record};
 use crate::pipeline::context::{ArtifactFiles, StageContext, store};
-use crate::pipeline::decide::{
-    Decision, KeyedWork, Preferred, Verdict, WorkState, Works, edited_item, finish_key, in_stage, items_of, row_key,
-};
+use crate::pipeline::decide::{Decision, KeyedWork, Verdict, WorkState, Works, in_stage, row_key};
 use crate::pipeline::execute::{Ending, Run};
 use crate::pipeline::guard::guarded;
 use crate::pipeline::item::{Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::keys::render_work;
+use crate::pipeline::outputs::{edited_item, finish_key, items_of, items_of_stage};
 use crate::pipeline::progress::{Counts, Event, StageState};
+use crate::pipeline::recorded::Preferred;
 use crate::pipeline::stage::{Editable, Form, ItemStage, Worker};
 use crate::pipeline::texts;
 
@@ -284,15 +284,7 @@ impl Run<'_> {
                 (outputs.len(), outputs)
             }
         };
-        let work = crate::pipeline::stage::Work {
-            name: String::new(),
-            origin: None,
-            values: BTreeMap::new(),
-            inputs: BTreeMap::new(),
-            carry: BTreeMap::new(),
-            attributes: BTreeMap::new(),
-        };
-        Ok(Finished { made, items: items_of(&work, key, &outputs) })
+        Ok(Finished { made, items: items_of_stage(&outputs, key) })
     }
 }
 

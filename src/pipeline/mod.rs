@@ -34,6 +34,8 @@ pub mod item_tree;
 
 pub mod decide;
 pub mod freshness;
+pub mod outputs;
+pub mod recorded;
 pub mod texts;
 
 pub mod explain;
@@ -46,6 +48,7 @@ pub mod context;
 pub mod guard;
 pub mod wishes;
 
+pub mod commit;
 pub mod execute;
 mod items;
 mod whole;

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::pipeline::context::ArtifactFiles;
-use crate::pipeline::decide::{Decision, Grounds, Verdict, WorkState, edited_item, in_stage, items_of};
+use crate::pipeline::decide::{Decision, Grounds, Verdict, WorkState, in_stage};
 use crate::pipeline::execute::read_inputs;
 use crate::pipeline::freshness::Reason;
 use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
@@ -18,6 +18,7 @@ use crate::pipeline::intake::unknown_digest;
 use crate::pipeline::item::{Artifact, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::lock_file::LockFile;
+use crate::pipeline::outputs::{edited_item, items_of};
 use crate::pipeline::stage::{Form, Work};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

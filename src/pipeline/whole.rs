@@ -1,7 +1,6 @@
 //! Runs a stage as a whole. What it publishes is durable at once, and stages that wait for it run before it goes on. Unaware of when the
 //! stage's turn comes.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -12,15 +11,16 @@ use anyhow::{Context as _, Result, bail};
 use crate::cache::digest::Digest;
 use crate::cache::records::{Output, Record};
 use crate::pipeline::context::{ArtifactFiles, Publishing, StageContext, store};
-use crate::pipeline::decide::{Decision, STAGE_FACT, Verdict, items_of};
+use crate::pipeline::decide::{Decision, Verdict};
 use crate::pipeline::execute::{Ending, Run};
 use crate::pipeline::freshness::worded;
 use crate::pipeline::guard::guarded;
-use crate::pipeline::item::ItemSet;
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::items::check_names;
+use crate::pipeline::outputs::items_of_stage;
 use crate::pipeline::progress::{Counts, Event, StageState};
-use crate::pipeline::stage::{Draft, Ended, Form, Resolved, WholeStage, Work};
+use crate::pipeline::recorded::STAGE_FACT;
+use crate::pipeline::stage::{Draft, Ended, Form, Resolved, WholeStage};
 
 impl Run<'_> {
     pub(crate) fn run_whole(&self, index: usize, decision: Decision<'_>, files: &ArtifactFiles<'_>) -> Result<Ending> {
@@ -92,7 +92,7 @@ impl Run<'_> {
                 return Ok(Ending::new(StageState::Interrupted, Given::Nothing, counts));
             }
             Err(error) => {
-                let items = outputs_as_items(&published, state_key);
+                let items = items_of_stage(&published, state_key);
                 let given = if self.options.keep_going { Given::Part(items.into()) } else { Given::Nothing };
                 let counts = Counts { total: foreseen.max(1), failed: 1, ..counts };
                 return Ok(Ending::new(StageState::Failed, given, counts).note(format!("{error:#}")));
@@ -103,7 +103,7 @@ impl Run<'_> {
         if published.is_empty() {
             bail!("`{}` ended without any output", stage.name);
         }
-        let items = outputs_as_items(&published, state_key);
+        let items = items_of_stage(&published, state_key);
         check_names(&stage.name, &items)?;
         let tree = ItemTree::of(items);
         let seconds = started.elapsed().as_secs_f64();
@@ -138,7 +138,7 @@ impl Run<'_> {
             let mut published = published.lock().unwrap_or_else(PoisonError::into_inner);
             published.retain(|known| known.name != output.name);
             published.push(output);
-            outputs_as_items(&published, *state_key)
+            items_of_stage(&published, *state_key)
         };
         self.scope.observer.event(Event::Checkpoint { stage: stage.name.clone(), item, attributes });
         self.show(index, Given::Part(items.into()));
@@ -177,20 +177,6 @@ impl Run<'_> {
             }
         }
     }
-}
-
-fn outputs_as_items(outputs: &[Output], state_key: Digest) -> ItemSet {
-    let work = Work {
-        name: String::new(),
-        origin: None,
-        values: BTreeMap::new(),
-        inputs: BTreeMap::new(),
-        carry: BTreeMap::new(),
-        attributes: BTreeMap::new(),
-    };
-    let mut items = items_of(&work, state_key, outputs);
-    items.sort_by(|a, b| a.name.cmp(&b.name));
-    items
 }
 
 /// A whole stage sees the fields that its key covers and no others.

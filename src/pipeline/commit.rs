@@ -1,0 +1,148 @@
+//! What a stage that ended leaves behind, in this order: its tree and record in the cache, its outputs in `out/`, its row in the lock.
+//! Unaware of how it came to its end.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+use anyhow::Result;
+
+use crate::cache::digest::Digest;
+use crate::cache::records::{Output, OutputName, Record};
+use crate::pipeline::context::ArtifactFiles;
+use crate::pipeline::decide::Decision;
+use crate::pipeline::execute::Run;
+use crate::pipeline::graph::{Pipeline, Producer};
+use crate::pipeline::item_set;
+use crate::pipeline::item_tree::ItemTree;
+use crate::pipeline::lock_file::{EditRows, InputRow, StageRow};
+use crate::pipeline::materialise::{is_shown, materialise};
+use crate::pipeline::progress::{Event, StageState};
+use crate::pipeline::recorded::{COUNT_ATTRIBUTE, TREE_FIELD};
+use crate::pipeline::run_record::StageReport;
+
+/// Where the outputs lie under friendly names.
+pub fn out_folder(pipeline: &Pipeline) -> PathBuf {
+    if pipeline.settings.is_empty() {
+        return pipeline.out();
+    }
+    let mut settings = pipeline.settings.clone();
+    settings.sort_unstable();
+    pipeline.out().join(format!("@{}", Digest::of(settings.join("\n").as_bytes()).short()))
+}
+
+impl Run<'_> {
+    /// Records that `key` gave `tree`, then what the user sees of it. True if the outputs are those that the lock names already.
+    pub(crate) fn record_row(
+        &self,
+        index: usize,
+        decision: &Decision<'_>,
+        key: Digest,
+        tree: &ItemTree,
+        seconds: f64,
+        ended: Option<String>,
+    ) -> Result<bool> {
+        let stage = &self.pipeline.stages[index];
+        let files = ArtifactFiles::new(self.cache, self.intake);
+        let grounds = self.grounds(&files);
+        let batch = self.cache.batch();
+        // Inputs are kept with their names: the next run says what changed in them.
+        for taken in &decision.taken {
+            if !self.cache.path(&taken.tree.digest).exists() {
+                batch.put_bytes(&item_set::encode(taken.tree.items(self.cache)?))?;
+            }
+        }
+        let stored = batch.put_bytes(&item_set::encode(tree.items(self.cache)?))?;
+        let output = Output {
+            name: OutputName::Own(TREE_FIELD.to_string()),
+            origin: None,
+            fields: BTreeMap::from([(TREE_FIELD.to_string(), stored.artifact(TREE_FIELD))]),
+            attributes: BTreeMap::from([(COUNT_ATTRIBUTE.to_string(), tree.count.to_string())]),
+        };
+        let components = grounds.components(stage, &decision.identity, &decision.taken)?.to_record();
+        batch.record(Record { key, components, outputs: vec![output], seconds, ended, facts: self.facts(index) })?;
+        batch.flush()?;
+        let same = self.came_out_the_same(index, tree);
+        self.show_outputs(index, tree)?;
+        self.write_row(index, key, tree)?;
+        Ok(same)
+    }
+
+    /// What may explain a result and does not decide it.
+    pub(crate) fn facts(&self, index: usize) -> BTreeMap<String, String> {
+        let mut facts = BTreeMap::new();
+        if self.pipeline.stages[index].stage.uses_device() {
+            facts.insert("device".to_string(), self.options.device.clone());
+        }
+        facts
+    }
+
+    fn came_out_the_same(&self, index: usize, tree: &ItemTree) -> bool {
+        let rows = self.lock.stages.get(&self.pipeline.stages[index].name);
+        let Some(row) = rows.and_then(|rows| rows.last()) else { return false };
+        let before = ItemTree::in_cache(row.out, row.items as usize);
+        let (Ok(before), Ok(now)) = (before.items(self.cache), tree.items(self.cache)) else { return false };
+        before.len() == now.len() && before.iter().zip(now).all(|(a, b)| a.name == b.name && a.fields == b.fields)
+    }
+
+    /// Shows the outputs under friendly names: in `out/`, with `--set` in a folder of its own.
+    pub(crate) fn show_outputs(&self, index: usize, tree: &ItemTree) -> Result<()> {
+        let stage = &self.pipeline.stages[index];
+        if stage.owner.is_some() {
+            return Ok(());
+        }
+        // What people may edit lies in a folder of its own.
+        let edited = stage.stage.editable().map(|editable| editable.field);
+        let fields: Vec<&str> = stage.kind.writes().iter().copied().filter(|field| Some(*field) != edited).collect();
+        let out = out_folder(self.pipeline);
+        if fields.is_empty() || is_shown(self.cache, &out, &stage.name, &tree.digest, &fields) {
+            return Ok(());
+        }
+        // One stage at a time: they share the folder for what is being written.
+        let _turn = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = materialise(self.cache, &out, &stage.name, &tree.digest, tree.items(self.cache)?, &fields)?;
+        for message in report.notes {
+            self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+        }
+        Ok(())
+    }
+
+    /// Writes the lock, if this run is of the file as it stands.
+    pub(crate) fn write_row(&self, index: usize, key: Digest, tree: &ItemTree) -> Result<()> {
+        if !self.pipeline.settings.is_empty() {
+            return Ok(());
+        }
+        let stage = &self.pipeline.stages[index];
+        let mut lock = self.lock_now();
+        lock.stages.insert(stage.name.clone(), vec![StageRow { key, out: tree.digest, items: tree.count as u64 }]);
+        for edge in &stage.edges {
+            if let Producer::Input(input) = edge.from {
+                let name = &self.pipeline.inputs[input].name;
+                if let Some((digest, size)) = self.intake.rows.get(name) {
+                    lock.inputs.insert(name.clone(), vec![InputRow { digest: *digest, size: *size }]);
+                }
+            }
+        }
+        lock.write(&self.pipeline.lock_file())?;
+        Ok(())
+    }
+
+    /// After a run of everything: rows of stages and inputs that the file no longer has go.
+    pub(crate) fn forget_removed_rows(&self, reports: &[StageReport]) -> Result<()> {
+        let all_ended = reports.len() == self.needed.len()
+            && reports.iter().all(|report| matches!(report.state, StageState::Cached | StageState::Ran));
+        if !all_ended || !self.pipeline.settings.is_empty() {
+            return Ok(());
+        }
+        let mut lock = self.lock_now();
+        lock.stages.retain(|name, _| self.pipeline.stage(name).is_some());
+        lock.inputs.retain(|name, _| self.pipeline.input(name).is_some());
+        lock.write(&self.pipeline.lock_file())?;
+        Ok(())
+    }
+
+    /// Rows of texts; they are written with the row of the stage.
+    pub(crate) fn take_edit_rows(&self, index: usize, rows: EditRows) {
+        self.lock_now().edits.insert(self.pipeline.stages[index].name.clone(), rows);
+    }
+}

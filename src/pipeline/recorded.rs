@@ -1,0 +1,162 @@
+//! What the cache and the lock hold for a key: results whose objects are all here, rows of stages, and what an interrupted run
+//! published. Unaware of what is to be run.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::records::{Output, Record};
+use crate::pipeline::decide::{Grounds, Taken};
+use crate::pipeline::graph::LoadedStage;
+use crate::pipeline::item_set;
+use crate::pipeline::item_tree::ItemTree;
+use crate::pipeline::stage::WholeStage;
+
+/// The field under which the record of a stage names its tree.
+pub const TREE_FIELD: &str = "tree";
+/// The attribute that says how many items a tree has.
+pub const COUNT_ATTRIBUTE: &str = "items";
+/// The fact under which a published output names the key of the stage that was running.
+pub const STAGE_FACT: &str = "stage";
+
+impl Grounds<'_> {
+    /// A result of `key` whose objects are all here: the one the lock names, else the first.
+    pub fn result(&self, key: &Digest, preferred: &Preferred) -> Result<Option<Record>> {
+        let mut here: Vec<Record> = self.cache.results(key)?;
+        here.retain(|record| record.outputs.iter().all(|output| self.is_here(output)));
+        if here.len() > 1
+            && let Some(digests) = preferred.get(self.cache, key)
+        {
+            let named = |output: &Output| output.fields.values().any(|artifact| digests.contains(&artifact.digest));
+            if let Some(position) = here.iter().position(|record| record.outputs.iter().any(named)) {
+                return Ok(Some(here.swap_remove(position)));
+            }
+        }
+        Ok(here.into_iter().next())
+    }
+
+    pub fn preferred(&self, stage: &LoadedStage) -> Preferred {
+        let rows = self.lock.stages.get(&stage.name).map_or(&[][..], Vec::as_slice);
+        Preferred { trees: rows.iter().map(|row| row.out).collect(), by_key: OnceLock::new() }
+    }
+
+    fn is_here(&self, output: &Output) -> bool {
+        output.fields.values().all(|artifact| self.cache.contains(&artifact.digest, artifact.size))
+    }
+
+    /// The tree that the lock or a record names for a key.
+    pub(crate) fn find_row(&self, stage: &LoadedStage, key: &Digest) -> Result<Option<Row>> {
+        let rows = self.lock.stages.get(&stage.name).map_or(&[][..], Vec::as_slice);
+        let mut damaged = None;
+        for row in rows.iter().filter(|row| row.key == *key) {
+            let tree = ItemTree::in_cache(row.out, row.items as usize);
+            if let Some(row) = self.check_row(stage, tree, rows.len() == 1)? {
+                if row.lost.is_empty() {
+                    let ended = self.cache.lookup(key)?.and_then(|record| record.ended);
+                    return Ok(Some(Row { ended, ..row }));
+                }
+                damaged = Some(row);
+            }
+        }
+        for record in self.cache.results(key)? {
+            let Some(tree) = record.outputs.first().and_then(|output| output.fields.get(TREE_FIELD)) else { continue };
+            let count = record.outputs[0].attributes.get(COUNT_ATTRIBUTE).and_then(|n| n.parse().ok()).unwrap_or_default();
+            if let Some(row) = self.check_row(stage, ItemTree::in_cache(tree.digest, count), false)? {
+                if row.lost.is_empty() {
+                    return Ok(Some(Row { ended: record.ended, ..row }));
+                }
+                damaged = Some(row);
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Whether the outputs that a tree lists are here; `None` if the tree itself is not.
+    fn check_row(&self, stage: &LoadedStage, tree: ItemTree, recorded: bool) -> Result<Option<Row>> {
+        if !self.cache.path(&tree.digest).exists() {
+            return Ok(None);
+        }
+        let Ok(bytes) = self.cache.read(&tree.digest) else { return Ok(None) };
+        // Fields that passed through are those of stages before, which were checked in their turn.
+        let written = stage.kind.writes();
+        let mut outputs = Vec::with_capacity(tree.count);
+        item_set::visit(&bytes, |view| {
+            let fields = view.fields.iter().filter(|field| written.contains(&field.name));
+            outputs.extend(fields.map(|field| (field.digest, field.size, view.name)));
+        })?;
+        let lost: Vec<String> = outputs
+            .par_iter()
+            .with_min_len(256)
+            .filter(|(digest, size, _)| !self.cache.contains(digest, *size))
+            .map(|(_, _, name)| name.to_string())
+            .collect();
+        Ok(Some(Row { tree, lost, recorded, ended: None }))
+    }
+
+    /// What an interrupted run published that this one can take over, and whether it must start over.
+    pub(crate) fn published(
+        &self,
+        form: &dyn WholeStage,
+        taken: &[Taken<'_>],
+        key: &Digest,
+        state_key: &Digest,
+    ) -> Result<(Vec<Output>, bool)> {
+        let records = self.cache.published(state_key)?;
+        if records.is_empty() {
+            return Ok((Vec::new(), false));
+        }
+        let forecast = form.forecast(&self.resolve(taken, true)?);
+        let key = key.to_hex();
+        let mut published: Vec<Output> = Vec::new();
+        for record in records {
+            let same_end = record.facts.get(STAGE_FACT) == Some(&key);
+            for output in record.outputs {
+                let name = output.name.resolve("");
+                let foreseen = forecast.iter().any(|(foreseen, attributes)| {
+                    *foreseen == name && attributes.iter().all(|(n, value)| output.attributes.get(n) == Some(value))
+                });
+                if same_end || foreseen {
+                    published.retain(|known| known.name != output.name);
+                    published.push(output);
+                }
+            }
+        }
+        if published.iter().all(|output| self.is_here(output)) { Ok((published, false)) } else { Ok((Vec::new(), true)) }
+    }
+}
+
+/// Results that the lock names, read when two results compete.
+pub struct Preferred {
+    trees: Vec<Digest>,
+    by_key: OnceLock<HashMap<Digest, HashSet<Digest>>>,
+}
+
+impl Preferred {
+    fn get(&self, cache: &Cache, key: &Digest) -> Option<&HashSet<Digest>> {
+        let by_key = self.by_key.get_or_init(|| {
+            let mut by_key: HashMap<Digest, HashSet<Digest>> = HashMap::new();
+            for items in self.trees.iter().filter_map(|tree| item_set::decode(&cache.read(tree).ok()?).ok()) {
+                for item in items {
+                    by_key.entry(item.key).or_default().extend(item.fields.values().map(|artifact| artifact.digest));
+                }
+            }
+            by_key
+        });
+        by_key.get(key)
+    }
+}
+
+/// What is recorded for the key of a stage.
+pub(crate) struct Row {
+    pub(crate) tree: ItemTree,
+    /// Names of items whose outputs are no longer here.
+    pub(crate) lost: Vec<String>,
+    /// Whether the lock has this row, and no other for the stage.
+    pub(crate) recorded: bool,
+    /// How the stage was stopped, if it was.
+    pub(crate) ended: Option<String>,
+}
