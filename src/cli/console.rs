@@ -15,6 +15,9 @@ use crate::pipeline::stage::Progress;
 /// In a pipe a running stage says how far it is this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// JSON lines tell of the progress of a stage this often at most.
+const JSON_INTERVAL: Duration = Duration::from_millis(200);
+
 /// How progress is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -27,6 +30,8 @@ pub enum Format {
 pub struct Console {
     form: Form,
     quiet: bool,
+    /// When JSON lines last told of a stage's progress.
+    told: Mutex<BTreeMap<String, Instant>>,
     running: Mutex<BTreeMap<String, Running>>,
 }
 
@@ -55,7 +60,7 @@ impl Console {
             },
             _ => Form::Plain,
         };
-        Self { form, quiet, running: Mutex::default() }
+        Self { form, quiet, told: Mutex::default(), running: Mutex::default() }
     }
 
     /// True where keys can be read while bars are shown.
@@ -90,6 +95,17 @@ impl Console {
                 bar.finish_and_clear();
             }
         }
+    }
+
+    /// Steps come by the hundred a second; the last of a stage is always told.
+    fn is_too_soon(&self, event: &Event) -> bool {
+        let Event::Progress { stage, progress } = event else { return false };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = told.get(stage).is_none_or(|last| last.elapsed() >= JSON_INTERVAL) || progress.done == progress.total;
+        if is_new {
+            told.insert(stage.clone(), Instant::now());
+        }
+        !is_new
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
@@ -183,6 +199,7 @@ impl Console {
 impl Observer for Console {
     fn event(&self, event: Event) {
         match self.form {
+            Form::Json if self.is_too_soon(&event) => {}
             Form::Json => {
                 let mut stdout = io::stdout().lock();
                 // A reader that has gone away does not end the run.

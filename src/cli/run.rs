@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format, Verb, duration};
 use crate::cli::run_status::{RunStatus, hearing_stop};
-use crate::cli::{Global, PipelineArguments, WrongArguments, counted, open};
+use crate::cli::{Global, PipelineArguments, WrongArguments, counted, open, shown};
 use crate::pipeline::commit::out_folder;
 use crate::pipeline::execute::{self, RunOptions};
 use crate::pipeline::graph::Pipeline;
@@ -186,7 +186,7 @@ fn summarise(console: &Console, pipeline: &Pipeline, record: &RunRecord) {
         .collect();
     console.line(Verb::Done, &format!("{} in {seconds}: {}", counted(made.len(), "stage"), made.join(", ")));
     if !made.is_empty() {
-        console.line(Verb::Done, &format!("results are in `{}`", out_folder(pipeline).display()));
+        console.line(Verb::Done, &format!("results are in `{}`", shown(&out_folder(pipeline))));
     }
 }
 

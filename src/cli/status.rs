@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::cache::locks::Holder;
 use crate::cli::run::open_cache;
-use crate::cli::{Global, PipelineArguments, counted, open, print};
+use crate::cli::{Global, PipelineArguments, counted, open, print, shown};
 use crate::pipeline::plan::plan;
 use crate::pipeline::text_status::{TextStatus, text_status};
 
@@ -60,7 +60,7 @@ fn text_json(status: &TextStatus) -> serde_json::Value {
 }
 
 fn text_lines(status: &TextStatus) -> String {
-    let mut text = format!("\n{}: {} by the machine", status.folder.display(), counted(status.machine, "text"));
+    let mut text = format!("\n{}: {} by the machine", shown(&status.folder), counted(status.machine, "text"));
     let parts = [
         ("edited", &status.edited),
         ("edited before the machine's text changed", &status.stale),

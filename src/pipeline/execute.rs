@@ -78,7 +78,6 @@ enum Phase {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Inline {
     pub(crate) ran: usize,
-    pub(crate) failed: usize,
     pub(crate) seconds: f64,
 }
 

@@ -167,7 +167,6 @@ impl Run<'_> {
         match outcome {
             Ok(Some(done)) => {
                 inline.ran += done.ran;
-                inline.failed += done.failed.len();
             }
             Ok(None) => {}
             Err(error) => {
