@@ -5,6 +5,7 @@
 //! leaves to chance.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -53,11 +54,12 @@ impl<'de> Deserialize<'de> for Header {
                 while let Some(name) = map.next_key::<String>()? {
                     if name == METADATA {
                         header.metadata = map.next_value()?;
-                    } else if header.entries.contains_key(&name) {
-                        return Err(M::Error::custom(format!("tensor `{name}` comes twice")));
-                    } else {
-                        let entry = map.next_value().map_err(|e| M::Error::custom(format!("tensor `{name}`: {e}")))?;
-                        header.entries.insert(name, entry);
+                        continue;
+                    }
+                    let entry = map.next_value().map_err(|e| M::Error::custom(format!("tensor `{name}`: {e}")))?;
+                    match header.entries.entry(name) {
+                        Slot::Vacant(slot) => drop(slot.insert(entry)),
+                        Slot::Occupied(slot) => return Err(M::Error::custom(format!("tensor `{}` comes twice", slot.key()))),
                     }
                 }
                 Ok(header)

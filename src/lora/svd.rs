@@ -22,7 +22,10 @@ const OVERSAMPLING: usize = 16;
 /// Each squares the ratio between wanted and unwanted singular values: enough for the slowly falling ones of a finetuned model.
 const POWER_ITERATIONS: usize = 4;
 
-/// Sweeps of Jacobi rotations: convergence is quadratic, ten are plenty, and the limit only guards against NaN.
+/// The cosine between two columns that counts as a right angle: what rounding in f64 leaves.
+const ORTHOGONAL: f64 = 1e-15;
+
+/// Sweeps of Jacobi rotations: convergence is quadratic, ten are plenty.
 const MAX_SWEEPS: usize = 60;
 
 /// The leading `rank` singular triples of `a`, at most as many as its shorter side.
@@ -115,8 +118,7 @@ fn tall(mut a: Columns) -> Svd {
             for q in p + 1..count {
                 let (alpha, beta) = (dot(&a.columns[p], &a.columns[p]), dot(&a.columns[q], &a.columns[q]));
                 let gamma = dot(&a.columns[p], &a.columns[q]);
-                // Written so that NaN ends the sweeps.
-                if !(gamma.abs() > 1e-15 * (alpha * beta).sqrt()) {
+                if gamma.is_nan() || gamma.abs() <= ORTHOGONAL * (alpha * beta).sqrt() {
                     continue;
                 }
                 turned = true;

@@ -80,6 +80,9 @@ fn the_small_models_sizes_are_read_off_its_file() {
     }
 }
 
+/// The name and shape that a key gets, `None` to leave it out.
+type Rename<'a> = &'a dyn Fn(&Key) -> Option<(String, Vec<usize>)>;
+
 /// A file with the structure of the small model and zeros inside; names and shapes as `rename` gives them, `None` leaves one out.
 fn zeros(folder: &Path, rename: impl Fn(&Key) -> Option<(String, Vec<usize>)>) -> ModelFile {
     let file = ModelFile::open(&tiny_sd()).unwrap();
@@ -140,9 +143,7 @@ fn every_naming_of_the_same_model_gives_the_same_sizes() {
 #[test]
 fn a_missing_or_misshapen_tensor_is_named_with_what_was_expected() {
     let folder = tempfile::tempdir().unwrap();
-    let refused = |rename: &dyn Fn(&Key) -> Option<(String, Vec<usize>)>| {
-        format!("{:#}", Layout::infer(&zeros(folder.path(), rename)).unwrap_err())
-    };
+    let refused = |rename: Rename<'_>| format!("{:#}", Layout::infer(&zeros(folder.path(), rename)).unwrap_err());
     let same = |key: &Key| Some((key.ldm.clone(), key.ldm_shape.clone()));
     let lost = "model.diffusion_model.output_blocks.3.1.proj_out.bias";
     let error = refused(&|key| same(key).filter(|(name, _)| name != lost));
