@@ -1,5 +1,6 @@
 //! Every integration test, in one binary: each further one would link Burn again.
 
+mod cli;
 mod diagnostics;
 mod engine;
 mod formats;

@@ -40,7 +40,7 @@ fn tree(pipeline: &Pipeline) -> String {
             stages.push([format!("  {name}"), format!("\u{2190} {}", reads(sub)), "part of it".into()]);
         }
     }
-    format!("{}\ninputs\n{}\nstages\n{}", pipeline.file.display(), table(&inputs), table(&stages))
+    format!("{}\n\ninputs\n{}\nstages\n{}", pipeline.file.display(), table(&inputs), table(&stages))
 }
 
 /// Columns of equal width; nothing trails.

@@ -58,7 +58,7 @@ fn overview(kinds: &[&dyn StageKind]) -> String {
 
 /// Name, what it does, then each param with its default.
 fn page(kind: &dyn StageKind) -> String {
-    let mut text = format!("{}: {}\n", kind.name(), paragraphs(kind.doc(), 0).trim());
+    let mut text = format!("{}\n\n{}", kind.name(), paragraphs(kind.doc(), 2));
     let mut params = Vec::new();
     for param in kind.params() {
         rows(&param, &mut params);
@@ -67,24 +67,28 @@ fn page(kind: &dyn StageKind) -> String {
         text.push_str("\nParams:\n");
     }
     for row in params {
-        let _ = write!(text, "\n  {}\n{}", row.head, paragraphs(&row.doc, 6));
+        let _ = write!(text, "\n  {}  ({})\n{}", row.head, row.form, paragraphs(&row.doc, 6));
     }
     let _ = writeln!(text, "\nIts items carry: {}.", kind.writes().join(", "));
     text
 }
 
 struct Row {
+    /// Name and default.
     head: String,
+    /// What may be written.
+    form: String,
     doc: String,
 }
 
 fn rows(param: &ParamDoc, into: &mut Vec<Row>) {
-    let remark = match param.role {
-        Role::Execution => "; changes the cost only, never the result",
-        Role::Input | Role::Result => "",
-    };
-    let doc = format!("{} ({}{remark})", param.doc.trim(), type_words(param.role, &param.schema));
-    into.push(Row { head: head(param.name, param.default.as_ref(), true), doc });
+    let is_required = param.default.is_none();
+    let mut doc = param.doc.trim().to_string();
+    if param.role == Role::Execution {
+        doc.push_str(" Changes what a run costs, never its result.");
+    }
+    let form = form(param.role, &param.schema, param.default.as_ref(), is_required);
+    into.push(Row { head: head(param.name, param.default.as_ref()), form, doc });
     nested(param.name, &param.schema, into);
 }
 
@@ -93,38 +97,52 @@ fn nested(path: &str, schema: &Value, into: &mut Vec<Row>) {
     let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
-        let doc = format!("{} ({})", field["description"].as_str().unwrap_or_default(), type_words(Role::Result, field));
-        into.push(Row { head: head(&path, field.get("default"), required.contains(&name.as_str())), doc });
+        let default = field.get("default");
+        let form = form(Role::Result, field, default, required.contains(&name.as_str()));
+        let doc = field["description"].as_str().unwrap_or_default().to_string();
+        into.push(Row { head: head(&path, default), form, doc });
         nested(&path, field, into);
     }
     for form in schema["anyOf"].as_array().into_iter().flatten() {
         nested(path, form, into);
     }
+    if let Some(items) = schema.get("items") {
+        nested(path, items, into);
+    }
 }
 
-fn head(name: &str, default: Option<&Value>, required: bool) -> String {
+fn head(name: &str, default: Option<&Value>) -> String {
     match default {
-        Some(Value::Null) => format!("{name} (optional)"),
         // A mapping shows its defaults field by field.
-        Some(Value::Object(_)) => format!("{name}:"),
+        None | Some(Value::Null | Value::Object(_)) => name.to_string(),
+        Some(Value::String(text)) if !text.is_empty() && !text.contains([':', '#', '[', ',']) => format!("{name}: {text}"),
         Some(default) => format!("{name}: {default}"),
-        None if required => format!("{name} (required)"),
-        None => format!("{name} (optional)"),
+    }
+}
+
+fn form(role: Role, schema: &Value, default: Option<&Value>, is_required: bool) -> String {
+    let words = type_words(role, schema);
+    match default {
+        None if is_required => format!("{words}; required"),
+        None | Some(Value::Null) => format!("{words}; optional"),
+        Some(_) => words,
     }
 }
 
 /// What may be written, in words: `one of fp32, fp16`.
 fn type_words(role: Role, schema: &Value) -> String {
     if role == Role::Input && schema["properties"].is_null() {
-        return "an input or a stage".to_string();
+        let is_list = schema["anyOf"].as_array().is_some_and(|forms| forms.iter().any(|form| form["type"] == "array"));
+        return if is_list { "inputs or stages" } else { "an input or a stage" }.to_string();
     }
     if let Some(words) = schema["enum"].as_array() {
         let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
         return format!("one of {}", words.join(", "));
     }
     if let Some(forms) = schema["anyOf"].as_array() {
-        let forms: Vec<String> = forms.iter().map(|form| type_words(Role::Result, form)).collect();
-        return forms.join(" or ");
+        let mut words: Vec<String> = forms.iter().map(|form| type_words(Role::Result, form)).collect();
+        words.dedup();
+        return words.join(" or ");
     }
     match schema["type"].as_str() {
         Some("boolean") => "true or false".into(),

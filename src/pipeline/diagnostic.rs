@@ -74,8 +74,11 @@ impl Diagnostic {
 
 /// The known name nearest to a mistyped one, if it is near enough to be meant.
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // The comparison takes the product of both lengths in time and memory.
+    let is_name = |text: &str| text.len() <= 100;
     known
         .into_iter()
+        .filter(|name| is_name(name) && is_name(wrong))
         .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
         .filter(|(distance, name)| *distance <= 1 + name.chars().count().max(wrong.chars().count()) / 4)
         .min()

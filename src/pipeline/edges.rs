@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use petgraph::algo::tarjan_scc;
+use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::DfsPostOrder;
 
@@ -88,7 +88,8 @@ fn order(stages: &[LoadedStage], diagnostics: &mut Diagnostics) -> Option<Vec<us
         }
     }
     let before = diagnostics.count();
-    for component in tarjan_scc(&graph) {
+    // Not Tarjan's: petgraph's goes as deep in calls as the longest chain of stages.
+    for component in kosaraju_scc(&graph) {
         let members: Vec<usize> = component.iter().map(|node| node.index()).collect();
         if let Some((path, place)) = cycle(&members, stages) {
             let path: Vec<String> = path.iter().map(|&index| format!("`{}`", stages[index].name)).collect();

@@ -1,6 +1,6 @@
 //! From a pipeline file to a pipeline: kinds found, params typed, inputs looked up, edges checked. All problems come at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSetBuilder};
@@ -9,22 +9,26 @@ use crate::pipeline::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::pipeline::edges;
 use crate::pipeline::graph::{Found, Input, LoadedStage, Pipeline, Producer, Skip};
 use crate::pipeline::params::{ParamValue, Role};
+use crate::pipeline::settings::{self, TOP_LEVEL};
 use crate::pipeline::sources::{self, Surroundings};
 use crate::pipeline::spec::{self, MAX_DEPTH};
 use crate::pipeline::stage::{LoadScope, StageKind};
 use crate::pipeline::tree::{Key, Node, Span, Value};
-use crate::pipeline::vars::{self, TOP_LEVEL};
+use crate::pipeline::vars;
 
 /// The seed of a file that names none.
 const DEFAULT_SEED: u64 = 42;
 
+/// Entries under `vars`, `inputs` or `stages`: more than a person writes, few enough to compare each with each.
+const MAX_NAMES: usize = 1000;
+
 /// Keys of a stage that are the engine's.
 const ENGINE_KEYS: &[&str] = &["default"];
 
-/// Reads `file`, applies `settings` (`--set`) and checks everything that can be checked without running a stage.
+/// Reads `file`, applies the settings that were given by `--set` and checks everything that can be checked without running a stage.
 pub fn load(
     file: &Path,
-    settings: &[String],
+    given: &[String],
     surroundings: &Surroundings,
     kinds: &[&'static dyn StageKind],
 ) -> Result<Pipeline, Vec<Diagnostic>> {
@@ -35,12 +39,21 @@ pub fn load(
             .report(&root.span, format!("expected a mapping with `concept`, `inputs` and `stages`, found {}", root.describe()));
         return Err(diagnostics.into_sorted());
     };
-    for setting in settings {
-        vars::set(&mut root, setting, &mut diagnostics);
+    for section in ["vars", "inputs", "stages"] {
+        let Some(node) = root.get(section) else { continue };
+        let count = entries(node).len();
+        if count > MAX_NAMES {
+            diagnostics.report(&node.span, format!("there are {count} entries under `{section}`: at most {MAX_NAMES} fit"));
+            return Err(diagnostics.into_sorted());
+        }
+    }
+    for setting in given {
+        settings::set(&mut root, setting, &mut diagnostics);
     }
     let broken = vars::expand(&mut root, surroundings.environment.as_ref(), &mut diagnostics);
     // What is wrong with a value once it is not there is only a consequence of why it is not.
-    let known: Vec<Span> = broken.into_iter().chain(diagnostics.iter_mut().map(|problem| problem.span.clone())).collect();
+    let place = |span: &Span| (span.source.name.clone(), span.start, span.end);
+    let known: HashSet<_> = broken.iter().map(place).chain(diagnostics.iter_mut().map(|problem| place(&problem.span))).collect();
     let mut later = Diagnostics::default();
     let folder = match file.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
@@ -48,9 +61,9 @@ pub fn load(
         None => PathBuf::from("."),
     };
     let mut loader = Loader { root: &root, folder: &folder, surroundings, kinds, diagnostics: &mut later, remarks: Vec::new() };
-    let pipeline = loader.pipeline(file, settings);
-    show_origins(&root, &mut later);
-    diagnostics.absorb(later, |problem| !known.contains(&problem.span));
+    let pipeline = loader.pipeline(file, given);
+    vars::show_origins(&root, &mut later);
+    diagnostics.absorb(later, |problem| !known.contains(&place(&problem.span)));
     if diagnostics.is_empty() { Ok(pipeline) } else { Err(diagnostics.into_sorted()) }
 }
 
@@ -336,30 +349,5 @@ fn entries(node: &Node) -> &[(Key, Node)] {
     match &node.value {
         Value::Map(entries) => entries,
         _ => &[],
-    }
-}
-
-/// Adds to each problem with a value that a variable or an alias put in the place where that was given.
-fn show_origins(root: &Node, diagnostics: &mut Diagnostics) {
-    let mut origins = HashMap::new();
-    collect_origins(root, &mut origins);
-    for problem in diagnostics.iter_mut().filter(|problem| problem.also.is_none()) {
-        if let Some(origin) = origins.get(&(problem.span.start, problem.span.end)).filter(|(span, _)| *span == &problem.span) {
-            problem.also(origin.1, "the value is given here");
-        }
-    }
-}
-
-/// By start and end of the place where a value was put in.
-type Origins<'a> = HashMap<(usize, usize), (&'a Span, &'a Span)>;
-
-fn collect_origins<'a>(node: &'a Node, into: &mut Origins<'a>) {
-    if let Some(origin) = &node.origin {
-        into.insert((node.span.start, node.span.end), (&node.span, origin));
-    }
-    match &node.value {
-        Value::List(nodes) => nodes.iter().for_each(|node| collect_origins(node, into)),
-        Value::Map(entries) => entries.iter().for_each(|(_, node)| collect_origins(node, into)),
-        _ => {}
     }
 }

@@ -16,6 +16,9 @@ pub mod stage;
 pub mod inputs;
 
 pub mod spec;
+pub mod syntax;
+
+pub mod settings;
 pub mod vars;
 
 pub mod graph;

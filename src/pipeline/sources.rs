@@ -8,7 +8,7 @@ use walkdir::WalkDir;
 
 use crate::pipeline::diagnostic::{Diagnostics, nearest};
 use crate::pipeline::graph::{Found, Input};
-use crate::pipeline::inputs::{is_lfs_pointer, survey};
+use crate::pipeline::inputs::{Unusable, is_lfs_pointer, survey};
 use crate::pipeline::spec;
 use crate::pipeline::tree::{Key, Node, Value};
 use crate::pipeline::vars::Environment;
@@ -169,8 +169,21 @@ fn photos(
     diagnostics: &mut Diagnostics,
 ) -> Option<Found> {
     let (listing, problems) = survey(&folder);
-    for problem in &problems {
+    // A folder that was not fetched is one problem, however many files it has.
+    let (pointers, others): (Vec<&Unusable>, Vec<&Unusable>) =
+        problems.iter().partition(|problem| matches!(problem, Unusable::Pointer { .. }));
+    for problem in others {
         diagnostics.report(&node.span, problem.to_string());
+    }
+    match pointers.as_slice() {
+        [] => {}
+        [only] => {
+            diagnostics.report(&node.span, only.to_string());
+        }
+        several => {
+            let message = format!("{} files of `{written}` are git-lfs pointers, not pictures", several.len());
+            diagnostics.report(&node.span, message).hint("run `git lfs pull`");
+        }
     }
     let formats = "JPEG, PNG and WebP are read";
     if let Some(first) = listing.unread.first() {

@@ -1,135 +1,19 @@
-//! Variables and `--set`: changes the tree before anything reads it, and leaves in it where a value came from. Unaware of stage kinds.
+//! Variables: puts `${name}` into the tree before anything reads it, and leaves in it where a value came from. Unaware of stage kinds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use regex::{Captures, Regex};
 
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::spec::{self, MAX_DEPTH, MAX_TEXT, MAX_VALUES, plain_scalar, span};
-use crate::pipeline::tree::{Key, Node, Source, Span, Value};
-
-/// Top-level keys of a pipeline file, in the order of the reference.
-pub const TOP_LEVEL: &[&str] = &["concept", "trigger", "seed", "skip", "pick", "env", "vars", "inputs", "stages"];
+use crate::pipeline::spec::{MAX_DEPTH, MAX_TEXT, MAX_VALUES, plain_scalar, span};
+use crate::pipeline::tree::{Node, Source, Span, Value};
 
 /// Answers for `${env.NAME}`.
 pub type Environment = dyn Fn(&str) -> Option<String>;
 
 /// Longer than any prompt.
 const MAX_EXPANDED_TEXT: usize = 64 << 10;
-
-/// Applies one `--set`, written `train.network.rank=16`: the value is YAML, missing keys are made, and a path that does not begin with a
-/// top-level key begins with the name of a stage.
-pub fn set(root: &mut Node, setting: &str, diagnostics: &mut Diagnostics) {
-    let source = Arc::new(Source { name: "--set".into(), text: setting.to_string() });
-    let Some(equals) = setting.find('=') else {
-        diagnostics
-            .report(&span(&source, 0, setting.len()), "a setting needs a value")
-            .hint("write `--set train.network.rank=16`");
-        return;
-    };
-    let Some(mut path) = parse_path(&source, equals, diagnostics) else { return };
-    let before = diagnostics.count();
-    let empty = setting[equals + 1..].trim().is_empty();
-    let parsed = if empty { None } else { spec::parse(&source, equals + 1, diagnostics) };
-    let value = match parsed {
-        Some(node) => node,
-        None if empty => Node { span: span(&source, 0, equals), value: Value::Null, origin: None },
-        None => return,
-    };
-    if diagnostics.count() > before {
-        return;
-    }
-    let Segment::Key(first) = &path[0] else { return };
-    if !TOP_LEVEL.contains(&first.name.as_str()) {
-        let stages: Vec<&str> = match root.get("stages").map(|stages| &stages.value) {
-            Some(Value::Map(entries)) => entries.iter().map(|(key, _)| key.name.as_str()).collect(),
-            _ => Vec::new(),
-        };
-        if !stages.contains(&first.name.as_str()) {
-            diagnostics
-                .report(&first.span, format!("there is no stage `{}`", first.name))
-                .hint(format!("a setting begins with a stage or with one of: {}", TOP_LEVEL.join(", ")))
-                .did_you_mean(&first.name, stages.iter().copied().chain(TOP_LEVEL.iter().copied()));
-            return;
-        }
-        let stages = Key { name: "stages".into(), span: first.span.clone() };
-        path.insert(0, Segment::Key(stages));
-    }
-    put(root, &path, value, diagnostics);
-}
-
-enum Segment {
-    Key(Key),
-    Index(usize, Span),
-}
-
-static SEGMENT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^(?:([^.\[\]=\s]+)|\[([0-9]{1,6})\])").expect("a valid pattern"));
-
-fn parse_path(source: &Arc<Source>, end: usize, diagnostics: &mut Diagnostics) -> Option<Vec<Segment>> {
-    let text = &source.text[..end];
-    let mut path = Vec::new();
-    let mut at = 0;
-    while at < text.len() {
-        if !path.is_empty() && text[at..].starts_with('.') {
-            at += 1;
-        }
-        let Some(found) = SEGMENT.captures(&text[at..]) else { break };
-        let place = span(source, at, at + found[0].len());
-        match (found.get(1), found.get(2)) {
-            (Some(name), _) => path.push(Segment::Key(Key { name: name.as_str().into(), span: place })),
-            (_, Some(index)) => path.push(Segment::Index(index.as_str().parse().expect("at most six digits"), place)),
-            _ => break,
-        }
-        at += found[0].len();
-    }
-    if at < text.len() || !matches!(path.first(), Some(Segment::Key(_))) {
-        diagnostics
-            .report(&span(source, at, text.len()), "this is not the path of a param")
-            .hint("write it with dots: `train.network.rank`, `sample.prompts[0]`");
-        return None;
-    }
-    Some(path)
-}
-
-fn put(node: &mut Node, path: &[Segment], value: Node, diagnostics: &mut Diagnostics) {
-    let Some((segment, rest)) = path.split_first() else {
-        *node = value;
-        return;
-    };
-    match segment {
-        Segment::Key(key) => {
-            if node.value == Value::Null {
-                node.value = Value::Map(Vec::new());
-            }
-            let found = node.describe();
-            let Value::Map(entries) = &mut node.value else {
-                diagnostics.report(&key.span, format!("there is no `{}` here: what stands before it is {found}", key.name));
-                return;
-            };
-            let index = entries.iter().position(|(k, _)| k.name == key.name).unwrap_or_else(|| {
-                let missing = Node { span: key.span.clone(), value: Value::Null, origin: None };
-                entries.push((key.clone(), missing));
-                entries.len() - 1
-            });
-            put(&mut entries[index].1, rest, value, diagnostics);
-        }
-        Segment::Index(index, place) => {
-            let found = node.describe();
-            let Value::List(nodes) = &mut node.value else {
-                diagnostics.report(place, format!("`[{index}]` needs a list, what stands before it is {found}"));
-                return;
-            };
-            let length = nodes.len();
-            match nodes.get_mut(*index) {
-                Some(node) => put(node, rest, value, diagnostics),
-                None => {
-                    diagnostics.report(place, format!("there is no `[{index}]`: the list has {length}, counted from 0"));
-                }
-            }
-        }
-    }
-}
 
 /// Puts the variables in, everywhere but in `vars` and `env` themselves. `environment` answers for `${env.NAME}`. Returns the places of the
 /// values that could not be completed: what else is wrong with those is only a consequence.
@@ -361,6 +245,31 @@ impl<'a> Variables<'a> {
                 .report(place, format!("variables put in more than {MAX_VALUES} values or {} MiB of text", MAX_TEXT >> 20));
         }
         fits.then_some(())
+    }
+}
+
+/// Adds to each problem with a value that a variable or an alias put in the place where that was given.
+pub fn show_origins(root: &Node, diagnostics: &mut Diagnostics) {
+    let mut origins = HashMap::new();
+    collect_origins(root, &mut origins);
+    for problem in diagnostics.iter_mut().filter(|problem| problem.also.is_none()) {
+        if let Some(origin) = origins.get(&(problem.span.start, problem.span.end)).filter(|(span, _)| *span == &problem.span) {
+            problem.also(origin.1, "the value is given here");
+        }
+    }
+}
+
+/// By start and end of the place where a value was put in.
+type Origins<'a> = HashMap<(usize, usize), (&'a Span, &'a Span)>;
+
+fn collect_origins<'a>(node: &'a Node, into: &mut Origins<'a>) {
+    if let Some(origin) = &node.origin {
+        into.insert((node.span.start, node.span.end), (&node.span, origin));
+    }
+    match &node.value {
+        Value::List(nodes) => nodes.iter().for_each(|node| collect_origins(node, into)),
+        Value::Map(entries) => entries.iter().for_each(|(_, node)| collect_origins(node, into)),
+        _ => {}
     }
 }
 

@@ -1,0 +1,27 @@
+//! The program as a person runs it.
+
+mod reading;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// Runs the program in a folder, in an environment without models of its own.
+pub fn loramill(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments).output().expect("the program starts")
+}
+
+pub fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loramill"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    for name in ["LORAMILL_CACHE", "LORAMILL_MODELS", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "NO_COLOR"] {
+        command.env_remove(name);
+    }
+    command.env("HOME", folder).env("XDG_CONFIG_HOME", folder.join("config"));
+    command
+}
+
+/// Exit code, stdout and stderr.
+pub fn said(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+    (output.status.code().expect("ended by itself"), text(&output.stdout), text(&output.stderr))
+}
