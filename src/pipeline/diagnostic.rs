@@ -18,12 +18,24 @@ pub struct Diagnostic {
 #[derive(Debug, Default)]
 pub struct Diagnostics {
     found: Vec<Diagnostic>,
+    /// What is being read: the kind of a stage.
+    subject: Option<String>,
 }
 
 impl Diagnostics {
     pub fn report(&mut self, span: &Span, message: impl Into<String>) -> &mut Diagnostic {
         self.found.push(Diagnostic { message: message.into(), span: span.clone(), also: None, hint: None });
         self.found.last_mut().expect("one was just pushed")
+    }
+
+    /// What is being read from here on, for messages that name it.
+    pub fn set_subject(&mut self, subject: Option<&str>) {
+        self.subject = subject.map(str::to_string);
+    }
+
+    /// " for `train`", or nothing.
+    pub fn for_subject(&self) -> String {
+        self.subject.as_ref().map(|subject| format!(" for `{subject}`")).unwrap_or_default()
     }
 
     pub fn is_empty(&self) -> bool {

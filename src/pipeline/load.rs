@@ -273,7 +273,10 @@ impl Loader<'_> {
             problem.did_you_mean(&kind_name, known);
             return;
         };
-        let Some(stage) = kind.load(&params, scope, self.diagnostics) else { return };
+        self.diagnostics.set_subject(Some(kind.name()));
+        let stage = kind.load(&params, scope, self.diagnostics);
+        self.diagnostics.set_subject(None);
+        let Some(stage) = stage else { return };
         let name = key.name.clone();
         let loaded = LoadedStage {
             name,

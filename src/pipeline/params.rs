@@ -234,8 +234,9 @@ pub fn check_mapping(node: &Node, known: &[&str], diagnostics: &mut Diagnostics)
     };
     for (key, _) in entries {
         if key.name != "kind" && !known.contains(&key.name.as_str()) {
+            let subject = diagnostics.for_subject();
             diagnostics
-                .report(&key.span, format!("unknown parameter `{}`", key.name))
+                .report(&key.span, format!("unknown parameter `{}`{subject}", key.name))
                 .hint(format!("known here: {}", known.join(", ")))
                 .did_you_mean(&key.name, known.iter().copied());
         }

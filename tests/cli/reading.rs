@@ -112,7 +112,10 @@ fn the_reference_has_every_param_with_its_default() {
     let (code, stdout, _) = said(&loramill(folder.path(), &["stages"]));
     assert!(code == 0 && stdout.lines().any(|line| line.starts_with("merge ")), "{stdout}");
     let (code, stdout, _) = said(&loramill(folder.path(), &["stages", "convert"]));
-    assert!(code == 0 && stdout.contains("\n  dtype: auto  (one of auto, fp32, fp16, bf16)\n      Type of the numbers"), "{stdout}");
+    assert!(
+        code == 0 && stdout.contains("\n  dtype: auto  (one of auto, fp32, fp16, bf16)\n      Type of the numbers"),
+        "{stdout}"
+    );
     let (code, _, stderr) = said(&loramill(folder.path(), &["stages", "mrege"]));
     assert!(code == 2 && stderr.contains("did you mean `merge`?"), "{stderr}");
 }

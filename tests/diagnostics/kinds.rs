@@ -3,7 +3,10 @@
 use loramill::pipeline::diagnostic::Diagnostics;
 use loramill::pipeline::item::Item;
 use loramill::pipeline::params::{ParamDoc, Params, Reference};
-use loramill::pipeline::stage::*;
+use loramill::pipeline::stage::{
+    Context, Draft, Ended, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, SubStage,
+    WholeStage, Work, Worker,
+};
 use loramill::pipeline::tree::Node;
 use loramill::{choice, params};
 
