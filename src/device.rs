@@ -4,14 +4,17 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 
 /// Names that [`named`] knows in this build.
-pub const NAMES: &[&str] = &["cpu"];
+pub const NAMES: &[&str] = &["auto", "cpu"];
 
 /// The device of that name, without gradients; `Device::autodiff` adds them.
 ///
-/// `cpu` is the embedded backend, which needs nothing installed.
+/// `cpu` is the embedded backend, which needs nothing installed; `auto` is the best device of this build.
+///
+/// # Errors
+/// If this build knows no device of that name.
 pub fn named(name: &str) -> Result<Device> {
     match name {
-        "cpu" => Ok(Device::flex()),
+        "auto" | "cpu" => Ok(Device::flex()),
         _ => bail!("unknown device `{name}`; this build knows {}", NAMES.join(", ")),
     }
 }
@@ -29,6 +32,6 @@ mod tests {
 
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
-        assert_eq!(named("cuda:0").unwrap_err().to_string(), "unknown device `cuda:0`; this build knows cpu");
+        assert_eq!(named("cuda:0").unwrap_err().to_string(), "unknown device `cuda:0`; this build knows auto, cpu");
     }
 }
