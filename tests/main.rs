@@ -6,3 +6,4 @@ mod engine;
 mod formats;
 mod parity;
 mod stages;
+mod tidy;
