@@ -4,6 +4,8 @@ mod cli;
 mod diagnostics;
 mod engine;
 mod formats;
+mod measure;
 mod parity;
+mod pictures;
 mod stages;
 mod tidy;
