@@ -196,7 +196,7 @@ impl Worker for CropParams {
         let image = if !decoded.was_turned && (area.width, area.height) == (width, height) {
             Content::Same(Artifact { extension: decoded.format.extension().into(), ..photo.clone() })
         } else {
-            Content::Bytes { bytes: encode::png(&crop::cut(&decoded.picture, area)), extension: "png" }
+            Content::Bytes { bytes: encode::png_between_stages(&crop::cut(&decoded.picture, area)), extension: "png" }
         };
         let draft = Draft { origin: work.origin.clone(), ..Draft::new(&work.name) };
         Ok(vec![draft.field("image", image)])
