@@ -8,6 +8,9 @@ use std::f64::consts::PI;
 
 use image::RgbImage;
 
+#[cfg(feature = "nn")]
+pub mod draw;
+
 /// Colours by name, in the order of examples/tiny/reference/make.py: the first of equally near ones wins.
 const COLOURS: [(&str, [u8; 3]); 8] = [
     ("red", [214, 40, 40]),
