@@ -17,7 +17,9 @@ fn sources() -> Vec<(PathBuf, String)> {
         .into_iter()
         .map(|entry| entry.expect("src is readable").into_path())
         .filter(|path| path.extension().is_some_and(|e| e == "rs"))
-        .map(|path| (path.strip_prefix(&src).expect("below src").to_path_buf(), fs::read_to_string(&path).expect("sources are UTF-8")))
+        .map(|path| {
+            (path.strip_prefix(&src).expect("below src").to_path_buf(), fs::read_to_string(&path).expect("sources are UTF-8"))
+        })
         .collect()
 }
 
@@ -41,7 +43,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cache", &[]),
     (
         "stages",
-        &["pipeline", "cache", "data", "models", "diffusion", "checkpoint", "lora", "prompt", "training", "stable_diffusion", "random", "device", "drawing"],
+        &[
+            "pipeline",
+            "cache",
+            "data",
+            "models",
+            "diffusion",
+            "checkpoint",
+            "lora",
+            "prompt",
+            "training",
+            "stable_diffusion",
+            "random",
+            "device",
+            "drawing",
+        ],
     ),
     ("training", &["stable_diffusion", "models", "diffusion", "checkpoint", "lora", "prompt", "random", "data", "device"]),
     ("stable_diffusion", &["models", "checkpoint", "diffusion", "lora", "prompt", "device", "random"]),
@@ -83,7 +99,8 @@ fn modules_import_only_what_the_table_allows() {
 
 #[test]
 fn only_device_and_ops_name_backends() {
-    let names = ["burn_flex", "burn_tch", "Device::flex", "Device::libtorch", "backend::Flex", "backend::LibTorch", "LibTorchDevice"];
+    let names =
+        ["burn_flex", "burn_tch", "Device::flex", "Device::libtorch", "backend::Flex", "backend::LibTorch", "LibTorchDevice"];
     for (path, text) in sources() {
         if !matches!(module_of(&path).as_str(), "device" | "ops") {
             for name in names {
@@ -132,7 +149,18 @@ fn names_are_never_vague() {
 #[test]
 fn nothing_is_left_undone() {
     // Put together here, so that this file does not find itself.
-    let marks = ["TO", "FIX", "XX"].map(|start| format!("{start}{}", if start == "XX" { "X" } else if start == "TO" { "DO" } else { "ME" }));
+    let marks = ["TO", "FIX", "XX"].map(|start| {
+        format!(
+            "{start}{}",
+            if start == "XX" {
+                "X"
+            } else if start == "TO" {
+                "DO"
+            } else {
+                "ME"
+            }
+        )
+    });
     let folders = ["src", "tests", "examples", "pipelines", ".ci"];
     for folder in folders {
         for entry in WalkDir::new(root().join(folder)) {

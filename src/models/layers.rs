@@ -65,13 +65,7 @@ pub struct AdaptedLinear {
 }
 
 impl AdaptedLinear {
-    pub fn init(
-        mut source: Source,
-        inputs: usize,
-        outputs: usize,
-        with_bias: WithBias,
-        projection: Projection,
-    ) -> Result<Self> {
+    pub fn init(mut source: Source, inputs: usize, outputs: usize, with_bias: WithBias, projection: Projection) -> Result<Self> {
         let weight = source.tensor("weight", [outputs, inputs])?;
         let bias = match with_bias {
             WithBias::Yes => Some(source.tensor("bias", [outputs])?),

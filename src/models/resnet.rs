@@ -25,13 +25,7 @@ pub struct ResnetBlock {
 
 impl ResnetBlock {
     /// `time_width`: of the time embedding, if the block gets one.
-    pub fn init(
-        mut source: Source,
-        inputs: usize,
-        outputs: usize,
-        time_width: Option<usize>,
-        groups: Groups,
-    ) -> Result<Self> {
+    pub fn init(mut source: Source, inputs: usize, outputs: usize, time_width: Option<usize>, groups: Groups) -> Result<Self> {
         Ok(Self {
             norm1: GroupNorm::init(source.at("norm1"), inputs, groups, Then::Silu)?,
             conv1: Convolution::same(source.at("conv1"), inputs, outputs)?,

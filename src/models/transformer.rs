@@ -53,8 +53,7 @@ impl Transformer {
 
     pub fn init(mut source: Source, channels: usize, groups: usize, config: &TransformerConfig) -> Result<Self> {
         let groups = Groups { count: groups, epsilon: Self::EPSILON };
-        let projection =
-            |source: Source| AdaptedLinear::init(source, channels, channels, WithBias::Yes, config.projection);
+        let projection = |source: Source| AdaptedLinear::init(source, channels, channels, WithBias::Yes, config.projection);
         Ok(Self {
             norm: GroupNorm::init(source.at("norm"), channels, groups, Then::Nothing)?,
             proj_in: projection(source.at("proj_in"))?,

@@ -162,7 +162,7 @@ fn sinusoids(timesteps: &[f32], width: usize) -> Vec<f32> {
 
 /// One level on the way down.
 #[derive(Debug)]
-struct DownBlock {
+pub struct DownBlock {
     resnets: Vec<ResnetBlock>,
     /// One for each residual block, or none at all.
     attentions: Vec<Transformer>,
@@ -170,7 +170,8 @@ struct DownBlock {
 }
 
 impl DownBlock {
-    fn init(config: &UnetConfig, mut source: Source, level: usize, inputs: usize) -> Result<Self> {
+    /// `inputs`: channels of what the block gets.
+    pub fn init(config: &UnetConfig, mut source: Source, level: usize, inputs: usize) -> Result<Self> {
         let channels = config.channels[level];
         let mut block = Self { resnets: Vec::new(), attentions: Vec::new(), downsampler: None };
         for i in 0..config.resnets {
@@ -186,7 +187,8 @@ impl DownBlock {
         Ok(block)
     }
 
-    fn forward(&self, mut x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+    /// Adds to `skips` what the way up will take; `x` as `[batch, height, width, inputs]`, `time` as in [`ResnetBlock::forward`].
+    pub fn forward(&self, mut x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(x, Some(time));
             if let Some(attention) = self.attentions.get(i) {
@@ -202,15 +204,16 @@ impl DownBlock {
     }
 }
 
+/// Between the ways down and up, at the coarsest level.
 #[derive(Debug)]
-struct MidBlock {
+pub struct MidBlock {
     first: ResnetBlock,
     attention: Transformer,
     second: ResnetBlock,
 }
 
 impl MidBlock {
-    fn init(config: &UnetConfig, mut source: Source, channels: usize) -> Result<Self> {
+    pub fn init(config: &UnetConfig, mut source: Source, channels: usize) -> Result<Self> {
         Ok(Self {
             first: resnet(config, source.at("resnets.0"), channels, channels)?,
             attention: transformer(config, source.at("attentions.0"), channels)?,
@@ -218,7 +221,7 @@ impl MidBlock {
         })
     }
 
-    fn forward(&self, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Tensor<4> {
+    pub fn forward(&self, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Tensor<4> {
         let x = self.first.forward(x, Some(time));
         let x = self.attention.forward(x, context);
         self.second.forward(x, Some(time))
@@ -227,15 +230,16 @@ impl MidBlock {
 
 /// One level on the way up; each residual block takes a feature map that the way down left.
 #[derive(Debug)]
-struct UpBlock {
+pub struct UpBlock {
     resnets: Vec<ResnetBlock>,
     attentions: Vec<Transformer>,
     upsampler: Option<Upsample>,
 }
 
 impl UpBlock {
-    /// `skips`: channels of the feature maps left for this level, the one taken last first.
-    fn init(config: &UnetConfig, mut source: Source, level: usize, inputs: usize, skips: Vec<usize>) -> Result<Self> {
+    /// - `inputs`: channels of what the block gets from below
+    /// - `skips`: channels of the feature maps left for this level, the one taken last first
+    pub fn init(config: &UnetConfig, mut source: Source, level: usize, inputs: usize, skips: Vec<usize>) -> Result<Self> {
         let channels = config.channels[level];
         let mut block = Self { resnets: Vec::new(), attentions: Vec::new(), upsampler: None };
         for (i, skip) in skips.into_iter().rev().enumerate() {
@@ -251,7 +255,11 @@ impl UpBlock {
         Ok(block)
     }
 
-    fn forward(&self, mut x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+    /// Takes from the end of `skips` one for each residual block.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn forward(&self, mut x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().expect("the way down leaves one for each residual block of the way up");
             x = resnet.forward(Tensor::cat(vec![x, skip], 3), Some(time));

@@ -97,8 +97,7 @@ impl Encoder {
             let mut source = source.at(format!("down_blocks.{level}"));
             let resnets = resnets(config, &mut source, inputs, channels, config.resnets)?;
             let is_last = level + 1 == config.channels.len();
-            let downsampler =
-                (!is_last).then(|| Downsample::asymmetric(source.at("downsamplers.0"), channels)).transpose()?;
+            let downsampler = (!is_last).then(|| Downsample::asymmetric(source.at("downsamplers.0"), channels)).transpose()?;
             down_blocks.push((resnets, downsampler));
             inputs = channels;
         }
@@ -220,13 +219,7 @@ impl SelfAttention {
     }
 }
 
-fn resnets(
-    config: &VaeConfig,
-    source: &mut Source,
-    inputs: usize,
-    channels: usize,
-    count: usize,
-) -> Result<Vec<ResnetBlock>> {
+fn resnets(config: &VaeConfig, source: &mut Source, inputs: usize, channels: usize, count: usize) -> Result<Vec<ResnetBlock>> {
     (0..count)
         .map(|i| {
             let inputs = if i == 0 { inputs } else { channels };

@@ -29,13 +29,8 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize, mask: M
 
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait AttentionRoute: Backend {
-    fn attention(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        heads: usize,
-        mask: Mask,
-    ) -> FloatTensor<Self>;
+    fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize, mask: Mask)
+    -> FloatTensor<Self>;
 }
 
 pub(crate) trait AttentionKernel: Backend {

@@ -19,12 +19,7 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: &Tensor<1>, bias: &Tenso
 
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait LayerNormRoute: Backend {
-    fn layer_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> FloatTensor<Self>;
+    fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;
 }
 
 pub(crate) trait LayerNormKernel: Backend {
@@ -38,12 +33,7 @@ pub(crate) trait LayerNormKernel: Backend {
 }
 
 impl LayerNormRoute for Flex {
-    fn layer_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
+    fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
         Self::forward(x, weight, bias, epsilon)
     }
 }
@@ -64,12 +54,7 @@ impl LayerNormKernel for Flex {
 }
 
 impl<B: LayerNormKernel, C: CheckpointStrategy> LayerNormRoute for Autodiff<B, C> {
-    fn layer_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
+    fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
         let weight = weight.into_primitive();
         let output = B::forward(x.clone(), weight.clone(), bias.into_primitive(), epsilon);

@@ -8,13 +8,13 @@ pub mod flip;
 
 pub mod lora_use;
 #[cfg(feature = "nn")]
+pub mod networks;
+#[cfg(feature = "nn")]
 pub mod picture_settings;
 #[cfg(feature = "nn")]
 pub mod prompt_use;
 #[cfg(feature = "nn")]
 pub mod sample_sheet;
-#[cfg(feature = "nn")]
-pub mod networks;
 
 #[cfg(feature = "nn")]
 pub mod latents;

@@ -6,6 +6,10 @@ use sha2::{Digest as _, Sha256};
 use loramill::random::Generator;
 
 #[cfg(feature = "nn")]
+mod clip;
+#[cfg(feature = "nn")]
+mod drawn;
+#[cfg(feature = "nn")]
 mod ops;
 mod prompt;
 mod random;
@@ -13,6 +17,10 @@ mod sampler;
 mod training;
 #[cfg(feature = "nn")]
 mod txt2img;
+#[cfg(feature = "nn")]
+mod unet;
+#[cfg(feature = "nn")]
+mod vae;
 
 /// Random weights that fixtures need not store: the same numbers as `draw` in draw.py, keyed by the tensor's name.
 ///

@@ -71,18 +71,27 @@ pub(in crate::ops) fn forward(
     for moments in moments.chunks(blocks) {
         statistics.extend(join(&extent, groups, moments));
     }
-    let scales: Vec<(Vec<f32>, Vec<f32>)> =
-        statistics.chunks(2 * groups.count).map(|statistics| scale_and_shift(statistics, weight, bias)).collect();
+    let by_picture: Vec<Channels> =
+        statistics.chunks(2 * groups.count).map(|statistics| Channels::of(statistics, weight, extent.channels)).collect();
 
     let mut output = vec![0.0; input.len()];
     let apply = |picture: usize, input: &[f32], output: &mut [f32]| {
-        let (scale, shift) = &scales[picture];
+        let Channels { mean, scale } = &by_picture[picture];
+        let channels = extent.channels;
         vectorized(|| {
-            for (output, input) in output.chunks_exact_mut(scale.len()).zip(input.chunks_exact(scale.len())) {
-                let channels = output.iter_mut().zip(input).zip(scale.iter().zip(shift));
+            for (output, input) in output.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
+                let (mean, scale, bias) = (&mean[..channels], &scale[..channels], &bias[..channels]);
                 match then {
-                    Then::Nothing => channels.for_each(|((y, x), (scale, shift))| *y = x * scale + shift),
-                    Then::Silu => channels.for_each(|((y, x), (scale, shift))| *y = silu(x * scale + shift)),
+                    Then::Nothing => {
+                        for c in 0..channels {
+                            output[c] = (input[c] - mean[c]) * scale[c] + bias[c];
+                        }
+                    }
+                    Then::Silu => {
+                        for c in 0..channels {
+                            output[c] = silu((input[c] - mean[c]) * scale[c] + bias[c]);
+                        }
+                    }
                 }
             }
         });
@@ -111,14 +120,13 @@ pub(in crate::ops) fn gradient(inputs: Remembered<Flex>, output_gradient: FlexTe
     let (input, weight, bias) = (values(&x), values(&weight), values(&bias));
     let (statistics, upstream) = (values(&statistics), values(&output_gradient));
     let statistics: Vec<&[f32]> = statistics.chunks(2 * groups).collect();
-    let means: Vec<Vec<f32>> = statistics.iter().map(|of_picture| by_channel(&of_picture[..groups], channels)).collect();
-    let scales: Vec<_> = statistics.iter().map(|of_picture| scale_and_shift(of_picture, weight, bias)).collect();
+    let by_picture: Vec<_> = statistics.iter().map(|of_picture| Channels::of(of_picture, weight, channels)).collect();
 
     // 1. slope(z) · output gradient, into the place of the result, and by channel its sum and its sum times the centred x
     let mut output = vec![0.0; input.len()];
     let mut sums = vec![0.0; extent.pictures * blocks * 2 * channels];
     let sum_up = |picture: usize, output: &mut [f32], sums: &mut [f32]| {
-        let ((scale, shift), mean) = (&scales[picture], &means[picture]);
+        let Channels { mean, scale } = &by_picture[picture];
         for (block, sums) in sums.chunks_exact_mut(2 * channels).enumerate() {
             let (input, upstream) = (extent.block(input, picture, block), extent.block(upstream, picture, block));
             let output = &mut output[block * extent.block_rows * channels..][..input.len()];
@@ -130,7 +138,7 @@ pub(in crate::ops) fn gradient(inputs: Remembered<Flex>, output_gradient: FlexTe
                         Then::Nothing => output.copy_from_slice(upstream),
                         Then::Silu => {
                             for c in 0..channels {
-                                output[c] = upstream[c] * silu_slope(input[c] * scale[c] + shift[c]);
+                                output[c] = upstream[c] * silu_slope((input[c] - mean[c]) * scale[c] + bias[c]);
                             }
                         }
                     }
@@ -169,7 +177,7 @@ pub(in crate::ops) fn gradient(inputs: Remembered<Flex>, output_gradient: FlexTe
         })
         .collect();
     each_chunk(&mut output, picture_size, extent.work(Then::Nothing), |picture, output| {
-        let ([a, b, c], mean) = (&coefficients[picture], &means[picture]);
+        let ([a, b, c], mean) = (&coefficients[picture], &by_picture[picture].mean);
         let input = &input[picture * picture_size..][..picture_size];
         vectorized(|| {
             for (output, input) in output.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
@@ -228,17 +236,20 @@ fn join(extent: &Extent, groups: Groups, blocks: &[Vec<f32>]) -> Vec<f32> {
     statistics
 }
 
-/// What each channel of a picture is multiplied by and shifted by.
-fn scale_and_shift(statistics: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let (means, inverse_deviations) = statistics.split_at(statistics.len() / 2);
-    let (means, inverse_deviations) = (by_channel(means, weight.len()), by_channel(inverse_deviations, weight.len()));
-    let scale: Vec<f32> = weight.iter().zip(&inverse_deviations).map(|(weight, inverse)| weight * inverse).collect();
-    let shift = bias.iter().zip(&means).zip(&scale).map(|((bias, mean), scale)| bias - mean * scale).collect();
-    (scale, shift)
+/// What each channel of one picture is normalised with. The mean is taken off first: scaled and joined with the bias it would
+/// cost digits where it is large beside the deviation.
+struct Channels {
+    mean: Vec<f32>,
+    /// The weight over the deviation.
+    scale: Vec<f32>,
 }
 
-/// One value a group, repeated for each of its channels.
-fn by_channel(by_group: &[f32], channels: usize) -> Vec<f32> {
-    let width = channels / by_group.len();
-    by_group.iter().flat_map(|value| std::iter::repeat_n(*value, width)).collect()
+impl Channels {
+    fn of(statistics: &[f32], weight: &[f32], channels: usize) -> Self {
+        let (means, inverse_deviations) = statistics.split_at(statistics.len() / 2);
+        let width = channels / means.len();
+        let mean = means.iter().flat_map(|mean| std::iter::repeat_n(*mean, width)).collect();
+        let scale = weight.iter().enumerate().map(|(channel, weight)| weight * inverse_deviations[channel / width]).collect();
+        Self { mean, scale }
+    }
 }

@@ -27,20 +27,20 @@ def attention(heads, causal):
 
 
 for name, batch, tokens, context, heads, width, causal in [
-    ('attention.text', 2, 77, 77, 1, 64, True), ('attention.cross', 2, 30, 77, 8, 40, False), ('attention.one_pixel', 1, 1, 1, 2, 8, False),
+    ('attention.text', 1, 77, 77, 1, 64, True), ('attention.cross', 2, 30, 77, 2, 40, False), ('attention.one_pixel', 1, 1, 2, 2, 8, False),
     ('attention.narrow', 2, 64, 64, 8, 4, False), ('attention.many_blocks', 1, 700, 500, 1, 4, False), ('attention.two_heads', 3, 5, 7, 2, 3, True)]:
     if name == 'attention.two_heads': context = tokens
     case(name, attention(heads, causal), q=(batch, tokens, heads * width), k=(batch, context, heads * width), v=(batch, context, heads * width))
 
 for name, batch, height, width, channels, groups, silu in [
-    ('group_norm.silu', 2, 5, 7, 64, 32, True), ('group_norm.plain', 3, 4, 4, 96, 32, False), ('group_norm.one_pixel', 1, 1, 1, 64, 32, True), ('group_norm.one_group', 2, 3, 3, 6, 1, False)]:
+    ('group_norm.silu', 2, 5, 7, 64, 32, True), ('group_norm.plain', 3, 4, 4, 96, 32, False), ('group_norm.one_pixel', 1, 1, 1, 64, 4, True), ('group_norm.one_group', 2, 3, 3, 6, 1, False)]:
     weight, bias = draw(f'ops.{name}.weight', (channels,)), draw(f'ops.{name}.bias', (channels,))
     def norm(x):
         y = F.group_norm((x + 3).permute(0, 3, 1, 2), groups, weight, bias, 1e-5)
         return (F.silu(y) if silu else y).permute(0, 2, 3, 1)
     case(name, norm, x=(batch, height, width, channels))
 
-for name, shape in [('layer_norm.text', (2, 77, 64)), ('layer_norm.odd', (1, 3, 37)), ('layer_norm.one', (1, 1, 320))]:
+for name, shape in [('layer_norm.text', (2, 20, 64)), ('layer_norm.odd', (1, 3, 37)), ('layer_norm.one', (1, 1, 320))]:
     weight, bias = draw(f'ops.{name}.weight', shape[2:]), draw(f'ops.{name}.bias', shape[2:])
     case(name, lambda x: F.layer_norm(x + 3, shape[2:], weight, bias, 1e-5), x=shape)
 
@@ -57,12 +57,12 @@ for name, batch, height, width, inputs, outputs, size, stride, before, after in 
     weight, bias = draw(f'ops.{name}.weight', (outputs, inputs, size, size)), draw(f'ops.{name}.bias', (outputs,))
     case(name, lambda x: F.conv2d(F.pad(x.permute(0, 3, 1, 2), (before, after, before, after)), weight, bias, stride).permute(0, 2, 3, 1), x=(batch, height, width, inputs))
 
-for name, shape, outputs, with_bias in [('linear.bias', (2, 77, 64), 40, True), ('linear.plain', (3, 5, 7), 11, False), ('linear.one_row', (1, 1, 9), 6, True)]:
+for name, shape, outputs, with_bias in [('linear.bias', (2, 20, 64), 40, True), ('linear.plain', (3, 5, 7), 11, False), ('linear.one_row', (1, 1, 9), 6, True)]:
     weight = draw(f'ops.{name}.weight', (outputs, shape[2]))
     bias = draw(f'ops.{name}.bias', (outputs,)) if with_bias else None
     case(name, lambda x: F.linear(x, weight, bias), x=shape)
 
-for name, shape, outputs, with_bias, rank in [('adapted.bias', (2, 77, 64), 40, True, 8), ('adapted.plain', (3, 5, 7), 11, False, 1), ('adapted.one_row', (1, 1, 9), 6, True, 4)]:
+for name, shape, outputs, with_bias, rank in [('adapted.bias', (2, 20, 64), 40, True, 8), ('adapted.plain', (3, 5, 7), 11, False, 1), ('adapted.one_row', (1, 1, 9), 6, True, 4)]:
     weight = draw(f'ops.{name}.weight', (outputs, shape[2]))
     bias = draw(f'ops.{name}.bias', (outputs,)) if with_bias else None
     case(name, lambda x, down, up: F.linear(x, weight, bias) + 0.5 * F.linear(F.linear(x, down), up), x=shape, down=(rank, shape[2]), up=(outputs, rank))

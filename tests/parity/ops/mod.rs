@@ -72,9 +72,9 @@ fn check_attention(name: &'static str, [batch, tokens, context, heads, width]: [
 
 #[test]
 fn attention_agrees_with_pytorch() {
-    check_attention("attention.text", [2, 77, 77, 1, 64], Mask::Causal);
-    check_attention("attention.cross", [2, 30, 77, 8, 40], Mask::Open);
-    check_attention("attention.one_pixel", [1, 1, 1, 2, 8], Mask::Open);
+    check_attention("attention.text", [1, 77, 77, 1, 64], Mask::Causal);
+    check_attention("attention.cross", [2, 30, 77, 2, 40], Mask::Open);
+    check_attention("attention.one_pixel", [1, 1, 2, 2, 8], Mask::Open);
     check_attention("attention.narrow", [2, 64, 64, 8, 4], Mask::Open);
     check_attention("attention.many_blocks", [1, 700, 500, 1, 4], Mask::Open);
     check_attention("attention.two_heads", [3, 5, 5, 2, 3], Mask::Causal);
@@ -91,13 +91,13 @@ fn check_group_norm(name: &'static str, shape: [usize; 4], count: usize, then: T
 fn group_norm_agrees_with_pytorch() {
     check_group_norm("group_norm.silu", [2, 5, 7, 64], 32, Then::Silu);
     check_group_norm("group_norm.plain", [3, 4, 4, 96], 32, Then::Nothing);
-    check_group_norm("group_norm.one_pixel", [1, 1, 1, 64], 32, Then::Silu);
+    check_group_norm("group_norm.one_pixel", [1, 1, 1, 64], 4, Then::Silu);
     check_group_norm("group_norm.one_group", [2, 3, 3, 6], 1, Then::Nothing);
 }
 
 #[test]
 fn layer_norm_agrees_with_pytorch() {
-    for (name, shape) in [("layer_norm.text", [2, 77, 64]), ("layer_norm.odd", [1, 3, 37]), ("layer_norm.one", [1, 1, 320])] {
+    for (name, shape) in [("layer_norm.text", [2, 20, 64]), ("layer_norm.odd", [1, 3, 37]), ("layer_norm.one", [1, 1, 320])] {
         let case = Case::new(name);
         let x = case.tracked("x", shape);
         let (weight, bias) = (case.frozen("weight", [shape[2]]), case.frozen("bias", [shape[2]]));
@@ -150,7 +150,7 @@ fn conv2d_agrees_with_pytorch() {
 #[test]
 fn linear_agrees_with_pytorch() {
     for (name, shape, outputs, with_bias) in
-        [("linear.bias", [2, 77, 64], 40, true), ("linear.plain", [3, 5, 7], 11, false), ("linear.one_row", [1, 1, 9], 6, true)]
+        [("linear.bias", [2, 20, 64], 40, true), ("linear.plain", [3, 5, 7], 11, false), ("linear.one_row", [1, 1, 9], 6, true)]
     {
         let case = Case::new(name);
         let x = case.tracked("x", shape);
@@ -162,7 +162,7 @@ fn linear_agrees_with_pytorch() {
 #[test]
 fn a_linear_layer_with_an_adapter_agrees_with_pytorch() {
     for (name, shape, outputs, with_bias, rank) in [
-        ("adapted.bias", [2, 77, 64], 40, true, 8),
+        ("adapted.bias", [2, 20, 64], 40, true, 8),
         ("adapted.plain", [3, 5, 7], 11, false, 1),
         ("adapted.one_row", [1, 1, 9], 6, true, 4),
     ] {
