@@ -221,7 +221,6 @@ fn the_top_level_is_what_the_user_chose() {
         ".git",
         ".gitignore",
         ".gitattributes",
-        "rustfmt.toml",
         "target",
     ];
     for entry in fs::read_dir(root()).expect("readable") {
