@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::checkpoint::keys::Key;
@@ -88,7 +88,9 @@ impl StableDiffusion {
         ensure!(rows.iter().all(|row| row.len() == length), "rows of tokens differ in length");
         ensure!((1..=layers).contains(&clip_skip), "clip skip {clip_skip}: the text encoder has {layers} layers");
         let outside = rows.iter().flatten().find(|token| **token as usize >= vocabulary);
-        ensure!(outside.is_none(), "token {outside:?} is beyond the vocabulary of {vocabulary}");
+        if let Some(token) = outside {
+            bail!("token {token} is beyond the vocabulary of {vocabulary}");
+        }
         let tokens: Vec<i32> = rows.iter().flatten().map(|token| *token as i32).collect();
         let tokens = TensorData::new(tokens, [rows.len(), length]);
         let tokens = Tensor::<2, Int>::from_data(tokens, (&self.device, DType::I32));

@@ -42,7 +42,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// The error function, to about 1e-7 absolute: the rational approximation of Eigen and XLA on [-4, 4].
+/// The error function, to 4e-7 absolute (six units in the last place of 1): the rational approximation of Eigen and XLA on [-4, 4].
 #[inline(always)]
 pub(super) fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
@@ -135,7 +135,7 @@ mod tests {
                 total += term / f64::from(2 * n + 1);
             }
             let exact = total * std::f64::consts::FRAC_2_SQRT_PI;
-            assert!((f64::from(erf(x as f32)) - exact).abs() < 3e-7, "erf({x})");
+            assert!((f64::from(erf(x as f32)) - exact).abs() < 4e-7, "erf({x})");
         }
     }
 
