@@ -79,8 +79,8 @@ enum Contexts {
     Prompt(Tensor<3>),
     /// `[2, tokens, width]`: negative prompt, prompt.
     Together(Tensor<3>),
-    /// Each `[1, tokens, width]`: prompts of different lengths, as webui asks for them one by one.
-    Apart(Tensor<3>, Tensor<3>),
+    /// Negative prompt and prompt, each `[1, tokens, width]`: of different lengths, so webui asks for them one by one.
+    Apart(Box<[Tensor<3>; 2]>),
 }
 
 impl<'a> Guide<'a> {
@@ -93,7 +93,7 @@ impl<'a> Guide<'a> {
             if negative.dims() == prompt.dims() {
                 Contexts::Together(Tensor::cat(vec![negative, prompt], 0))
             } else {
-                Contexts::Apart(negative, prompt)
+                Contexts::Apart(Box::new([negative, prompt]))
             }
         };
         Ok(Self { model, scale: request.guidance, contexts })
@@ -105,7 +105,7 @@ impl<'a> Guide<'a> {
         let one = |context| numbers(self.model.predict(latent.clone(), &[timestep], context));
         match &self.contexts {
             Contexts::Prompt(prompt) => one(prompt),
-            Contexts::Apart(negative, prompt) => Ok(guided(&one(negative)?, &one(prompt)?, self.scale)),
+            Contexts::Apart(both) => Ok(guided(&one(&both[0])?, &one(&both[1])?, self.scale)),
             Contexts::Together(both) => {
                 let twice = Tensor::cat(vec![latent.clone(), latent.clone()], 0);
                 let predicted = numbers(self.model.predict(twice, &[timestep; 2], both))?;

@@ -108,12 +108,12 @@ impl StageKind for CaptionKind {
         match (params.model, &params.template) {
             (Model::Template, None) => {
                 diagnostics.report(&node.span, "`template` is missing").hint("write `template: \"photo of {name}\"`");
-                return None;
+                None
             }
             (Model::Sidecar | Model::None, Some(_)) => {
                 let place = node.get("template").map_or(&node.span, |template| &template.span);
                 diagnostics.report(place, "`template` is read with `model: template` only").hint("add `model: template`");
-                return None;
+                None
             }
             _ => Some(Box::new(params)),
         }

@@ -55,7 +55,7 @@ impl<'a> Sheet<'a> {
         let seeds_differ = self.rows.iter().any(|row| row.seed != self.rows[0].seed);
         let strengths_differ = self.rows.iter().any(|row| row.strength != self.rows[0].strength);
         let label = |row: &Row<'_>| {
-            let seed = seeds_differ.then(|| format!(", seed {}", row.seed)).unwrap_or_default();
+            let seed = if seeds_differ { format!(", seed {}", row.seed) } else { String::new() };
             let strength = row.strength.filter(|_| strengths_differ).map(|strength| format!(", strength {strength}"));
             format!("{}{seed}{}", row.prompt, strength.unwrap_or_default())
         };

@@ -196,9 +196,7 @@ mod with_networks {
     #[test]
     fn the_pipelines_of_the_repository_are_sound() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for pipeline in ["examples/tiny"] {
-            let (code, _, stderr) = said(&loramill(root, &["check", pipeline]));
-            assert_eq!(code, 0, "{pipeline}: {stderr}");
-        }
+        let (code, _, stderr) = said(&loramill(root, &["check", "examples/tiny"]));
+        assert_eq!(code, 0, "{stderr}");
     }
 }

@@ -182,7 +182,7 @@ fn every_wrong_number_is_told_at_once() {
 
 #[test]
 fn what_is_left_out_counts_as_what_it_stands_for() {
-    let components = |yaml: &str| load(&TrainKind, yaml).ok().expect("the params are sound").components();
+    let components = |yaml: &str| load(&TrainKind, yaml).expect("the params are sound").components();
     let short = components("{ base: base, images: flip }");
     let long = "{ base: base, images: flip, instance_prompt: '[filewords]', instance_token: star, seed: 42, epochs: 100, \
                 network: { rank: 8, alpha: 8 }, learning_rate: { unet: 0.0001, text_encoder: 5e-5 } }";
@@ -192,7 +192,7 @@ fn what_is_left_out_counts_as_what_it_stands_for() {
 
 #[test]
 fn the_forecast_names_every_checkpoint() {
-    let stage = load(&TrainKind, "{ base: base, images: flip, epochs: 25, stop_at: 22, save_every: 10 }").ok().expect("sound");
+    let stage = load(&TrainKind, "{ base: base, images: flip, epochs: 25, stop_at: 22, save_every: 10 }").expect("sound");
     let Form::Whole(form) = stage.form() else { panic!("a whole stage was expected") };
     let shelf = Shelf::default();
     let items = (0..3).map(|i| shelf.item(&format!("{i}"), [])).collect();
@@ -214,7 +214,7 @@ fn the_forecast_names_every_checkpoint() {
 
 #[test]
 fn an_interrupted_training_publishes_the_same_bytes() {
-    let stage = load(&TrainKind, SMALL).ok().expect("sound");
+    let stage = load(&TrainKind, SMALL).expect("sound");
     let whole = Workshop::new();
     let latents = whole.latents(&*stage, whole.photos(6));
     assert_eq!(whole.train(&*stage, &latents).unwrap(), Ended::Done);
@@ -234,7 +234,7 @@ fn an_interrupted_training_publishes_the_same_bytes() {
 
 #[test]
 fn stopping_publishes_what_there_is() {
-    let stage = load(&TrainKind, SMALL).ok().expect("sound");
+    let stage = load(&TrainKind, SMALL).expect("sound");
     let workshop = Workshop::new();
     let latents = workshop.latents(&*stage, workshop.photos(6));
     workshop.wish(5, Wish::Stop);
@@ -244,7 +244,7 @@ fn stopping_publishes_what_there_is() {
 
 #[test]
 fn a_checkpoint_is_a_kohya_file() {
-    let stage = load(&TrainKind, SMALL).ok().expect("sound");
+    let stage = load(&TrainKind, SMALL).expect("sound");
     let workshop = Workshop::new();
     let latents = workshop.latents(&*stage, workshop.photos(2));
     workshop.train(&*stage, &latents).unwrap();
@@ -263,7 +263,7 @@ fn a_checkpoint_is_a_kohya_file() {
 
 #[test]
 fn pictures_of_two_sizes_are_refused() {
-    let stage = load(&TrainKind, SMALL).ok().expect("sound");
+    let stage = load(&TrainKind, SMALL).expect("sound");
     let workshop = Workshop::new();
     let mut photos = workshop.photos(2);
     let narrow = encode::png(&image::RgbImage::new(32, 64));
@@ -275,7 +275,7 @@ fn pictures_of_two_sizes_are_refused() {
 
 #[test]
 fn one_picture_and_a_long_caption_are_remarked_on() {
-    let stage = load(&TrainKind, "{ base: base, images: flip }").ok().expect("sound");
+    let stage = load(&TrainKind, "{ base: base, images: flip }").expect("sound");
     let shelf = Shelf::default();
     let item = shelf.item("alone", [("caption", shelf.put("word ".repeat(80).into_bytes(), "txt"))]);
     let lines = stage.lint(&resolved([("images", vec![item])]), &shelf);
