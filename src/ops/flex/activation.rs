@@ -15,21 +15,48 @@ const WORK: usize = 30;
 const QUICK_GELU: f32 = 1.702;
 
 pub(in crate::ops) fn forward(x: FlexTensor, activation: Activation) -> FlexTensor {
-    match activation {
-        Activation::Silu => map(x, silu),
-        Activation::Gelu => map(x, gelu),
-        Activation::QuickGelu => map(x, |x| x * sigmoid(QUICK_GELU * x)),
-    }
+    let x = dense(x);
+    let input = values(&x);
+    let mut output = vec![0.0; input.len()];
+    each_chunk(&mut output, CHUNK, input.len() * WORK, |index, chunk| {
+        apply(chunk, &input[index * CHUNK..][..chunk.len()], activation);
+    });
+    from_values(output, dims(&x).to_vec())
 }
 
 pub(in crate::ops) fn gradient(x: FlexTensor, activation: Activation, output_gradient: FlexTensor) -> FlexTensor {
-    match activation {
-        Activation::Silu => scale(x, output_gradient, silu_slope),
-        Activation::Gelu => scale(x, output_gradient, gelu_slope),
-        Activation::QuickGelu => scale(x, output_gradient, |x| {
-            let s = sigmoid(QUICK_GELU * x);
-            s + QUICK_GELU * x * s * (1.0 - s)
-        }),
+    let (x, output_gradient) = (dense(x), dense(output_gradient));
+    let (input, upstream) = (values(&x), values(&output_gradient));
+    let mut output = vec![0.0; input.len()];
+    each_chunk(&mut output, CHUNK, input.len() * WORK, |index, chunk| {
+        let part = index * CHUNK..index * CHUNK + chunk.len();
+        apply_slope(chunk, &input[part.clone()], &upstream[part], activation);
+    });
+    from_values(output, dims(&x).to_vec())
+}
+
+vectorized! {
+    fn apply<'a>(output: &'a mut [f32], input: &'a [f32], activation: Activation) {
+        for (y, x) in output.iter_mut().zip(input) {
+            *y = match activation {
+                Activation::Silu => silu(*x),
+                Activation::Gelu => gelu(*x),
+                Activation::QuickGelu => quick_gelu(*x),
+            };
+        }
+    }
+}
+
+vectorized! {
+    /// The slope at each input times what flows back.
+    fn apply_slope<'a>(output: &'a mut [f32], input: &'a [f32], upstream: &'a [f32], activation: Activation) {
+        for ((y, x), g) in output.iter_mut().zip(input).zip(upstream) {
+            *y = g * match activation {
+                Activation::Silu => silu_slope(*x),
+                Activation::Gelu => gelu_slope(*x),
+                Activation::QuickGelu => quick_gelu_slope(*x),
+            };
+        }
     }
 }
 
@@ -56,33 +83,13 @@ pub(super) fn gelu_slope(x: f32) -> f32 {
     0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * DENSITY * exp(-0.5 * x * x)
 }
 
-fn map(x: FlexTensor, function: impl Fn(f32) -> f32 + Sync + Send + Copy) -> FlexTensor {
-    let x = dense(x);
-    let input = values(&x);
-    let mut output = vec![0.0; input.len()];
-    each_chunk(&mut output, CHUNK, input.len() * WORK, |index, chunk| {
-        let input = &input[index * CHUNK..][..chunk.len()];
-        vectorized(|| {
-            for (y, x) in chunk.iter_mut().zip(input) {
-                *y = function(*x);
-            }
-        });
-    });
-    from_values(output, dims(&x).to_vec())
+#[inline(always)]
+fn quick_gelu(x: f32) -> f32 {
+    x * sigmoid(QUICK_GELU * x)
 }
 
-fn scale(x: FlexTensor, output_gradient: FlexTensor, slope: impl Fn(f32) -> f32 + Sync + Send + Copy) -> FlexTensor {
-    let (x, output_gradient) = (dense(x), dense(output_gradient));
-    let (input, upstream) = (values(&x), values(&output_gradient));
-    let mut output = vec![0.0; input.len()];
-    each_chunk(&mut output, CHUNK, input.len() * WORK, |index, chunk| {
-        let input = &input[index * CHUNK..][..chunk.len()];
-        let upstream = &upstream[index * CHUNK..][..chunk.len()];
-        vectorized(|| {
-            for ((y, x), g) in chunk.iter_mut().zip(input).zip(upstream) {
-                *y = g * slope(*x);
-            }
-        });
-    });
-    from_values(output, dims(&x).to_vec())
+#[inline(always)]
+fn quick_gelu_slope(x: f32) -> f32 {
+    let s = sigmoid(QUICK_GELU * x);
+    s + QUICK_GELU * x * s * (1.0 - s)
 }

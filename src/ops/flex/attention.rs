@@ -148,10 +148,10 @@ pub(in crate::ops) fn gradients(inputs: Remembered<Flex>, output_gradient: FlexT
     ]
 }
 
-/// Turns rows of unscaled scores into weights that sum to 1.
-fn softmax(scores: &mut [f32], extent: &Extent, block: Range<usize>) {
-    let scale = extent.scale();
-    vectorized(|| {
+vectorized! {
+    /// Turns rows of unscaled scores into weights that sum to 1.
+    fn softmax<'a>(scores: &'a mut [f32], extent: &'a Extent, block: Range<usize>) {
+        let scale = extent.scale();
         for (row, query) in scores.chunks_exact_mut(extent.context_tokens).zip(block) {
             let (row, hidden) = row.split_at_mut(extent.visible(query));
             hidden.fill(0.0);
@@ -164,26 +164,26 @@ fn softmax(scores: &mut [f32], extent: &Extent, block: Range<usize>) {
                 *weight *= inverse;
             }
         }
-    });
+    }
 }
 
-/// Turns rows of gradients of the weights into gradients of the unscaled scores.
-fn softmax_gradient(weights: &[f32], gradients: &mut [f32], extent: &Extent) {
-    let (scale, width) = (extent.scale(), extent.context_tokens);
-    vectorized(|| {
+vectorized! {
+    /// Turns rows of gradients of the weights into gradients of the unscaled scores.
+    fn softmax_gradient<'a>(weights: &'a [f32], gradients: &'a mut [f32], extent: &'a Extent) {
+        let (scale, width) = (extent.scale(), extent.context_tokens);
         for (weights, gradients) in weights.chunks_exact(width).zip(gradients.chunks_exact_mut(width)) {
             let mean = sum(width, |i| weights[i] * gradients[i]);
             for (gradient, weight) in gradients.iter_mut().zip(weights) {
                 *gradient = weight * (*gradient - mean) * scale;
             }
         }
-    });
+    }
 }
 
-fn add(total: &mut [f32], part: &[f32]) {
-    vectorized(|| {
+vectorized! {
+    fn add<'a>(total: &'a mut [f32], part: &'a [f32]) {
         for (total, part) in total.iter_mut().zip(part) {
             *total += part;
         }
-    });
+    }
 }

@@ -21,14 +21,7 @@ pub(in crate::ops) fn forward(x: FlexTensor) -> FlexTensor {
     let mut output = vec![0.0; rows * hidden];
     each_chunk(&mut output, rows_a_task * hidden, rows * hidden * WORK, |index, chunk| {
         let input = &input[index * rows_a_task * width..];
-        vectorized(|| {
-            for (output, input) in chunk.chunks_exact_mut(hidden).zip(input.chunks_exact(width)) {
-                let (a, b) = input.split_at(hidden);
-                for ((y, a), b) in output.iter_mut().zip(a).zip(b) {
-                    *y = a * gelu(*b);
-                }
-            }
-        });
+        gate(chunk, input, hidden);
     });
     let mut shape = dims(&x).to_vec();
     *shape.last_mut().expect("rows and width were taken from it") = hidden;
@@ -45,17 +38,32 @@ pub(in crate::ops) fn gradient(x: FlexTensor, output_gradient: FlexTensor) -> Fl
     each_chunk(&mut output, rows_a_task * width, rows * width * WORK, |index, chunk| {
         let input = &input[index * rows_a_task * width..];
         let upstream = &upstream[index * rows_a_task * hidden..];
-        vectorized(|| {
-            let inputs = input.chunks_exact(width).zip(upstream.chunks_exact(hidden));
-            for (output, (input, upstream)) in chunk.chunks_exact_mut(width).zip(inputs) {
-                let (a, b) = input.split_at(hidden);
-                let (da, db) = output.split_at_mut(hidden);
-                for i in 0..hidden {
-                    da[i] = upstream[i] * gelu(b[i]);
-                    db[i] = upstream[i] * a[i] * gelu_slope(b[i]);
-                }
-            }
-        });
+        gate_gradient(chunk, input, upstream, hidden);
     });
     from_values(output, dims(&x).to_vec())
+}
+
+vectorized! {
+    fn gate<'a>(output: &'a mut [f32], input: &'a [f32], hidden: usize) {
+        for (output, input) in output.chunks_exact_mut(hidden).zip(input.chunks_exact(2 * hidden)) {
+            let (a, b) = input.split_at(hidden);
+            for ((y, a), b) in output.iter_mut().zip(a).zip(b) {
+                *y = a * gelu(*b);
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn gate_gradient<'a>(output: &'a mut [f32], input: &'a [f32], upstream: &'a [f32], hidden: usize) {
+        let inputs = input.chunks_exact(2 * hidden).zip(upstream.chunks_exact(hidden));
+        for (output, (input, upstream)) in output.chunks_exact_mut(2 * hidden).zip(inputs) {
+            let (a, b) = input.split_at(hidden);
+            let (da, db) = output.split_at_mut(hidden);
+            for i in 0..hidden {
+                da[i] = upstream[i] * gelu(b[i]);
+                db[i] = upstream[i] * a[i] * gelu_slope(b[i]);
+            }
+        }
+    }
 }

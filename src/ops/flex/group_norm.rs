@@ -76,25 +76,7 @@ pub(in crate::ops) fn forward(
 
     let mut output = vec![0.0; input.len()];
     let apply = |picture: usize, input: &[f32], output: &mut [f32]| {
-        let Channels { mean, scale } = &by_picture[picture];
-        let channels = extent.channels;
-        vectorized(|| {
-            for (output, input) in output.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
-                let (mean, scale, bias) = (&mean[..channels], &scale[..channels], &bias[..channels]);
-                match then {
-                    Then::Nothing => {
-                        for c in 0..channels {
-                            output[c] = (input[c] - mean[c]) * scale[c] + bias[c];
-                        }
-                    }
-                    Then::Silu => {
-                        for c in 0..channels {
-                            output[c] = silu((input[c] - mean[c]) * scale[c] + bias[c]);
-                        }
-                    }
-                }
-            }
-        });
+        normalise_rows(output, input, &by_picture[picture], bias, then);
     };
     let picture_size = extent.pixels * extent.channels;
     if extent.pictures == 1 {
@@ -126,28 +108,10 @@ pub(in crate::ops) fn gradient(inputs: Remembered<Flex>, output_gradient: FlexTe
     let mut output = vec![0.0; input.len()];
     let mut sums = vec![0.0; extent.pictures * blocks * 2 * channels];
     let sum_up = |picture: usize, output: &mut [f32], sums: &mut [f32]| {
-        let Channels { mean, scale } = &by_picture[picture];
         for (block, sums) in sums.chunks_exact_mut(2 * channels).enumerate() {
             let (input, upstream) = (extent.block(input, picture, block), extent.block(upstream, picture, block));
             let output = &mut output[block * extent.block_rows * channels..][..input.len()];
-            let (plain, along) = sums.split_at_mut(channels);
-            vectorized(|| {
-                let rows = input.chunks_exact(channels).zip(upstream.chunks_exact(channels));
-                for (output, (input, upstream)) in output.chunks_exact_mut(channels).zip(rows) {
-                    match inputs.then {
-                        Then::Nothing => output.copy_from_slice(upstream),
-                        Then::Silu => {
-                            for c in 0..channels {
-                                output[c] = upstream[c] * silu_slope((input[c] - mean[c]) * scale[c] + bias[c]);
-                            }
-                        }
-                    }
-                    for c in 0..channels {
-                        plain[c] += output[c];
-                        along[c] += output[c] * (input[c] - mean[c]);
-                    }
-                }
-            });
+            slope_and_sums(output, sums, input, upstream, &by_picture[picture], bias, inputs.then);
         }
     };
     each_pair((&mut output, picture_size), (&mut sums, blocks * 2 * channels), extent.work(inputs.then), sum_up);
@@ -177,24 +141,83 @@ pub(in crate::ops) fn gradient(inputs: Remembered<Flex>, output_gradient: FlexTe
         })
         .collect();
     each_chunk(&mut output, picture_size, extent.work(Then::Nothing), |picture, output| {
-        let ([a, b, c], mean) = (&coefficients[picture], &by_picture[picture].mean);
         let input = &input[picture * picture_size..][..picture_size];
-        vectorized(|| {
-            for (output, input) in output.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
-                for i in 0..channels {
-                    output[i] = output[i] * a[i] + (input[i] - mean[i]) * b[i] + c[i];
-                }
-            }
-        });
+        combine(output, input, &coefficients[picture], &by_picture[picture].mean[..]);
     });
     from_values(output, dims(&x).to_vec())
+}
+
+vectorized! {
+    fn normalise_rows<'a>(output: &'a mut [f32], input: &'a [f32], of: &'a Channels, bias: &'a [f32], then: Then) {
+        let channels = bias.len();
+        let (mean, scale) = (&of.mean[..channels], &of.scale[..channels]);
+        for (output, input) in output.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
+            match then {
+                Then::Nothing => {
+                    for c in 0..channels {
+                        output[c] = (input[c] - mean[c]) * scale[c] + bias[c];
+                    }
+                }
+                Then::Silu => {
+                    for c in 0..channels {
+                        output[c] = silu((input[c] - mean[c]) * scale[c] + bias[c]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// Of one block: what flows back through SiLU into `output`, and its sums by channel, plain and along the centred input, into `sums`.
+    fn slope_and_sums<'a>(output: &'a mut [f32], sums: &'a mut [f32], input: &'a [f32], upstream: &'a [f32], of: &'a Channels, bias: &'a [f32], then: Then) {
+        let channels = bias.len();
+        let (mean, scale) = (&of.mean[..channels], &of.scale[..channels]);
+        let (plain, along) = sums.split_at_mut(channels);
+        let (plain, along) = (&mut plain[..channels], &mut along[..channels]);
+        let rows = input.chunks_exact(channels).zip(upstream.chunks_exact(channels));
+        for (output, (input, upstream)) in output.chunks_exact_mut(channels).zip(rows) {
+            match then {
+                Then::Nothing => output.copy_from_slice(upstream),
+                Then::Silu => {
+                    for c in 0..channels {
+                        output[c] = upstream[c] * silu_slope((input[c] - mean[c]) * scale[c] + bias[c]);
+                    }
+                }
+            }
+            for c in 0..channels {
+                plain[c] += output[c];
+                along[c] += output[c] * (input[c] - mean[c]);
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// `a · output + b · (input - mean) + c`, by channel; the coefficients are a, b and c.
+    fn combine<'a>(output: &'a mut [f32], input: &'a [f32], coefficients: &'a [Vec<f32>; 3], mean: &'a [f32]) {
+        let channels = mean.len();
+        let [a, b, c] = coefficients;
+        let (a, b, c) = (&a[..channels], &b[..channels], &c[..channels]);
+        for (output, input) in output.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
+            for i in 0..channels {
+                output[i] = output[i] * a[i] + (input[i] - mean[i]) * b[i] + c[i];
+            }
+        }
+    }
 }
 
 /// Of one block, by channel: the means, then the sums of squares about them.
 fn moments(block: &[f32], channels: usize) -> Vec<f32> {
     let mut moments = vec![0.0; 2 * channels];
     let (means, squares) = moments.split_at_mut(channels);
-    vectorized(|| {
+    sum_moments(means, squares, block);
+    moments
+}
+
+vectorized! {
+    fn sum_moments<'a>(means: &'a mut [f32], squares: &'a mut [f32], block: &'a [f32]) {
+        let channels = means.len();
         for row in block.chunks_exact(channels) {
             for (mean, x) in means.iter_mut().zip(row) {
                 *mean += x;
@@ -207,8 +230,7 @@ fn moments(block: &[f32], channels: usize) -> Vec<f32> {
                 *square += (x - mean) * (x - mean);
             }
         }
-    });
-    moments
+    }
 }
 
 /// Of one picture: the mean of each group, then one over its deviation, from the moments of its blocks (Chan et al. 1979).

@@ -19,14 +19,7 @@ pub(in crate::ops) fn forward(x: FlexTensor, weight: FlexTensor, bias: FlexTenso
     let mut output = vec![0.0; rows * width];
     each_chunk(&mut output, rows_a_task * width, rows * width * WORK, |index, chunk| {
         let input = &input[index * rows_a_task * width..];
-        vectorized(|| {
-            for (output, input) in chunk.chunks_exact_mut(width).zip(input.chunks_exact(width)) {
-                let (mean, inverse_deviation) = statistics(input, epsilon);
-                for i in 0..width {
-                    output[i] = (input[i] - mean) * inverse_deviation * weight[i] + bias[i];
-                }
-            }
-        });
+        normalise_rows(chunk, input, weight, bias, epsilon);
     });
     from_values(output, dims(&x).to_vec())
 }
@@ -41,20 +34,38 @@ pub(in crate::ops) fn gradient(x: FlexTensor, weight: FlexTensor, epsilon: f64, 
     each_chunk(&mut output, rows_a_task * width, rows * width * 2 * WORK, |index, chunk| {
         let input = &input[index * rows_a_task * width..];
         let upstream = &upstream[index * rows_a_task * width..];
-        vectorized(|| {
-            let inputs = input.chunks_exact(width).zip(upstream.chunks_exact(width));
-            for (output, (input, upstream)) in chunk.chunks_exact_mut(width).zip(inputs) {
-                let (mean, inverse_deviation) = statistics(input, epsilon);
-                let plain = sum(width, |i| upstream[i] * weight[i]) / width as f32;
-                let along = sum(width, |i| upstream[i] * weight[i] * (input[i] - mean)) * inverse_deviation / width as f32;
-                for i in 0..width {
-                    let normalised = (input[i] - mean) * inverse_deviation;
-                    output[i] = (upstream[i] * weight[i] - plain - normalised * along) * inverse_deviation;
-                }
-            }
-        });
+        gradient_of_rows(chunk, input, upstream, weight, epsilon);
     });
     from_values(output, dims(&x).to_vec())
+}
+
+vectorized! {
+    fn normalise_rows<'a>(output: &'a mut [f32], input: &'a [f32], weight: &'a [f32], bias: &'a [f32], epsilon: f64) {
+        let width = weight.len();
+        let bias = &bias[..width];
+        for (output, input) in output.chunks_exact_mut(width).zip(input.chunks_exact(width)) {
+            let (mean, inverse_deviation) = statistics(input, epsilon);
+            for i in 0..width {
+                output[i] = (input[i] - mean) * inverse_deviation * weight[i] + bias[i];
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn gradient_of_rows<'a>(output: &'a mut [f32], input: &'a [f32], upstream: &'a [f32], weight: &'a [f32], epsilon: f64) {
+        let width = weight.len();
+        let inputs = input.chunks_exact(width).zip(upstream.chunks_exact(width));
+        for (output, (input, upstream)) in output.chunks_exact_mut(width).zip(inputs) {
+            let (mean, inverse_deviation) = statistics(input, epsilon);
+            let plain = sum(width, |i| upstream[i] * weight[i]) / width as f32;
+            let along = sum(width, |i| upstream[i] * weight[i] * (input[i] - mean)) * inverse_deviation / width as f32;
+            for i in 0..width {
+                let normalised = (input[i] - mean) * inverse_deviation;
+                output[i] = (upstream[i] * weight[i] - plain - normalised * along) * inverse_deviation;
+            }
+        }
+    }
 }
 
 /// The mean of a row and one over its deviation.

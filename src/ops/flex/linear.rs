@@ -93,24 +93,32 @@ pub(super) fn add_rows(output: &mut [f32], row: &[f32]) {
     let rows_a_task = (CHUNK / row.len()).max(1);
     let work = output.len() * WORK;
     each_chunk(output, rows_a_task * row.len(), work, |_, chunk| {
-        vectorized(|| {
-            for output in chunk.chunks_exact_mut(row.len()) {
-                for (y, b) in output.iter_mut().zip(row) {
-                    *y += b;
-                }
-            }
-        });
+        add_row(chunk, row);
     });
+}
+
+vectorized! {
+    fn add_row<'a>(output: &'a mut [f32], row: &'a [f32]) {
+        for output in output.chunks_exact_mut(row.len()) {
+            for (y, b) in output.iter_mut().zip(row) {
+                *y += b;
+            }
+        }
+    }
 }
 
 fn add_scaled(output: &mut [f32], addition: &[f32], scale: f32) {
     let work = output.len() * WORK;
     each_chunk(output, CHUNK, work, |index, chunk| {
         let addition = &addition[index * CHUNK..][..chunk.len()];
-        vectorized(|| {
-            for (y, a) in chunk.iter_mut().zip(addition) {
-                *y += scale * a;
-            }
-        });
+        add_multiple(chunk, addition, scale);
     });
+}
+
+vectorized! {
+    fn add_multiple<'a>(output: &'a mut [f32], addition: &'a [f32], scale: f32) {
+        for (y, a) in output.iter_mut().zip(addition) {
+            *y += scale * a;
+        }
+    }
 }

@@ -3,16 +3,36 @@
 //! The same additions and multiplications in the same order on every machine, without fused multiply-add, so that results
 //! agree to the last bit between machines.
 
-use macerator::AutoArch;
-
 /// Accumulators of a sum: as many as the widest vector unit has lanes, twice over to hide its latency.
 const LANES: usize = 32;
 
-/// Runs `work` compiled for the vector units of this machine. What it calls must be inlined into it.
-#[inline(always)]
-pub(super) fn vectorized<T>(work: impl FnOnce() -> T) -> T {
-    AutoArch::new().dispatch(work)
+/// Defines a function whose body is compiled once for each kind of vector unit; a call takes the one for this machine.
+///
+/// Functions that the body calls must be `#[inline(always)]`: what is not inlined stays compiled for the oldest machines, which is also
+/// why a function that takes a closure cannot do this.
+macro_rules! vectorized {
+    ($(#[$attribute:meta])* fn $name:ident<'a>($($argument:ident: $type:ty),* $(,)?) $body:block) => {
+        $(#[$attribute])*
+        fn $name<'a>($($argument: $type),*) {
+            struct Loop<'a> {
+                $($argument: $type),*
+            }
+
+            impl macerator::WithSimd for Loop<'_> {
+                type Output = ();
+
+                #[inline(always)]
+                fn with_simd<S: macerator::Simd>(self) {
+                    let Self { $($argument),* } = self;
+                    $body
+                }
+            }
+
+            macerator::AutoArch::new().dispatch(Loop { $($argument),* });
+        }
+    };
 }
+pub(super) use vectorized;
 
 /// `eˣ`, to about 1e-7 relative; 0 below -87.3.
 ///

@@ -24,9 +24,15 @@ pub(in crate::ops) fn gradient(output_gradient: FlexTensor) -> FlexTensor {
     let output_gradient = dense(output_gradient);
     let [batch, height, width, channels] = dimensions(&output_gradient);
     let mut input = vec![0.0; batch * height * width * channels / 4];
-    let rows = values(&output_gradient).chunks_exact(2 * width * channels);
-    vectorized(|| {
-        for (sums, rows) in input.chunks_exact_mut(width / 2 * channels).zip(rows) {
+    add_pixels(&mut input, values(&output_gradient), width, channels);
+    from_values(input, [batch, height / 2, width / 2, channels])
+}
+
+vectorized! {
+    /// Adds up two by two pixels of rows of `width`.
+    fn add_pixels<'a>(sums: &'a mut [f32], pixels: &'a [f32], width: usize, channels: usize) {
+        let rows = pixels.chunks_exact(2 * width * channels);
+        for (sums, rows) in sums.chunks_exact_mut(width / 2 * channels).zip(rows) {
             let (upper, lower) = rows.split_at(width * channels);
             let pairs = upper.chunks_exact(2 * channels).zip(lower.chunks_exact(2 * channels));
             for (sum, (upper, lower)) in sums.chunks_exact_mut(channels).zip(pairs) {
@@ -35,8 +41,7 @@ pub(in crate::ops) fn gradient(output_gradient: FlexTensor) -> FlexTensor {
                 }
             }
         }
-    });
-    from_values(input, [batch, height / 2, width / 2, channels])
+    }
 }
 
 fn dimensions(x: &FlexTensor) -> [usize; 4] {
