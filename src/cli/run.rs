@@ -14,10 +14,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format, Verb, duration};
 use crate::cli::run_status::{RunStatus, hearing_stop};
-use crate::cli::{Global, PipelineArguments, WrongArguments, counted, open, shown};
+use crate::cli::{Global, PipelineArguments, WrongArguments, WrongFile, counted, open, shown};
 use crate::pipeline::commit::out_folder;
+use crate::pipeline::diagnostic::{Diagnostics, nearest};
 use crate::pipeline::execute::{self, RunOptions};
-use crate::pipeline::graph::Pipeline;
+use crate::pipeline::graph::{Found, Pipeline, Producer};
 use crate::pipeline::progress::StageState;
 use crate::pipeline::run_record::RunRecord;
 use crate::pipeline::wishes::Wishes;
@@ -86,16 +87,32 @@ impl TargetArguments {
             _ => (None, self.names.as_slice()),
         };
         let pipeline = open(&PipelineArguments::new(pipeline, self.settings.clone()))?;
+        refuse_empty_folders(&pipeline)?;
         let targets = targets.iter().map(|name| stage_index(&pipeline, name)).collect::<anyhow::Result<_>>()?;
         Ok((pipeline, targets))
     }
+}
+
+/// A file may be sound before its photos are there; there is nothing to run then.
+fn refuse_empty_folders(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let mut diagnostics = Diagnostics::default();
+    for (index, input) in pipeline.inputs.iter().enumerate() {
+        let is_read = pipeline.stages.iter().flat_map(|stage| &stage.edges).any(|edge| edge.from == Producer::Input(index));
+        if let (true, Found::Photos { folder, files }) = (is_read, &input.found)
+            && files.is_empty()
+        {
+            let hint = format!("JPEG, PNG and WebP are read; looked in `{}`", folder.display());
+            diagnostics.report(&input.span, format!("`{}` holds no photos", input.written)).hint(hint);
+        }
+    }
+    if diagnostics.is_empty() { Ok(()) } else { Err(WrongFile(diagnostics.into_sorted()).into()) }
 }
 
 /// The stage called `name`.
 pub fn stage_index(pipeline: &Pipeline, name: &str) -> anyhow::Result<usize> {
     let known = || pipeline.stages.iter().map(|stage| stage.name.as_str());
     pipeline.position(name).ok_or_else(|| {
-        let hint = match crate::pipeline::diagnostic::nearest(name, known()) {
+        let hint = match nearest(name, known()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("there are {}", known().collect::<Vec<_>>().join(", ")),
         };

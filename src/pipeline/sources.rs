@@ -192,9 +192,7 @@ fn photos(
         remarks.push(format!("`{}`{which} left aside: {formats}", first.display()));
     }
     if problems.is_empty() && listing.files.is_empty() {
-        let problem = diagnostics.report(&node.span, format!("`{written}` holds no photos"));
-        problem.hint(format!("{formats}; looked in `{}`", folder.display()));
-        return None;
+        remarks.push(format!("`{name}` has no photos yet: {formats}; looked in `{}`", folder.display()));
     }
     if listing.files.len() == 1 {
         remarks.push(format!("`{name}` is a single photo: training will learn that picture rather than the concept"));

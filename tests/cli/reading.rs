@@ -165,11 +165,17 @@ mod with_networks {
     use super::*;
 
     #[test]
-    fn a_new_pipeline_is_sound_once_it_has_photos() {
+    fn a_new_pipeline_is_sound_and_cannot_run_before_it_has_photos() {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(said(&loramill(folder.path(), &["init", "12"])).0, 0);
-        let (code, _, stderr) = said(&loramill(folder.path(), &["check", "pipelines/12"]));
-        assert!(code == 2 && stderr.contains("holds no photos") && stderr.ends_with("in `pipelines/12/images/`\n"), "{stderr}");
+        let (code, stdout, stderr) = said(&loramill(folder.path(), &["check", "pipelines/12"]));
+        assert_eq!((code, stdout.as_str()), (0, "pipelines/12/pipeline.yaml: 6 stages, fine\n"), "{stderr}");
+        assert!(stderr.contains("`photos` has no photos yet") && stderr.contains("looked in `pipelines/12/images/`"), "{stderr}");
+        for command in ["plan", "run"] {
+            let (code, _, stderr) = said(&loramill(folder.path(), &[command, "pipelines/12"]));
+            assert!(code == 2 && stderr.contains("error: `images/` holds no photos\n"), "{stderr}");
+            assert!(stderr.contains("pipelines/12/pipeline.yaml:") && stderr.contains("^^^^^^^"), "{stderr}");
+        }
         for name in ["a.jpg", "b.png"] {
             fs::write(folder.path().join("pipelines/12/images").join(name), "x").expect("written");
         }
@@ -196,7 +202,9 @@ mod with_networks {
     #[test]
     fn the_pipelines_of_the_repository_are_sound() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let (code, _, stderr) = said(&loramill(root, &["check", "examples/tiny"]));
-        assert_eq!(code, 0, "{stderr}");
+        for folder in ["examples/tiny", "pipelines/shrug"] {
+            let (code, _, stderr) = said(&loramill(root, &["check", folder]));
+            assert_eq!(code, 0, "{stderr}");
+        }
     }
 }
