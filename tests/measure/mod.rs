@@ -214,21 +214,21 @@ impl Mask {
     }
 }
 
-#[derive(serde::Deserialize)]
-struct Golden {
-    pictures: Vec<Row>,
-}
-
-#[derive(serde::Deserialize)]
-struct Row {
-    shape: String,
-    overlap: f64,
-    colour: Option<String>,
-    ground: String,
-}
-
 #[test]
 fn the_measure_agrees_with_the_reference_on_every_picture() {
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        pictures: Vec<Row>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Row {
+        shape: String,
+        overlap: f64,
+        colour: Option<String>,
+        ground: String,
+    }
+
     let sheet = image::load_from_memory(include_bytes!("pictures.png")).unwrap().into_rgb8();
     let golden: Golden = serde_json::from_str(include_str!("table.json")).unwrap();
     assert_eq!(golden.pictures.len(), 100);
