@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use safetensors::SafeTensors;
 
 use crate::checkpoint::safetensors::to_bytes;
 use crate::checkpoint::tensor::TensorData;
@@ -10,6 +11,7 @@ use crate::data::decode;
 use crate::device;
 use crate::params;
 use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::item::Item;
 use crate::pipeline::params::{ParamDoc, Params, Reference};
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
@@ -21,7 +23,7 @@ use crate::training::latent;
 pub struct LatentsKind;
 
 /// Of the one tensor in the file.
-pub const TENSOR: &str = "latent";
+const TENSOR: &str = "latent";
 
 params! {
     /// Encodes pictures with the VAE: what `train` learns from.
@@ -112,4 +114,13 @@ impl Worker for LatentsParams {
         let bytes = to_bytes(&tensors, &BTreeMap::new())?;
         Ok(vec![Draft::new(&work.name).field("latent", Content::Bytes { bytes, extension: "safetensors" })])
     }
+}
+
+/// Shape (channels, height, width) and values of the latent of an item.
+pub fn read(item: &Item, files: &dyn Files) -> anyhow::Result<([usize; 3], Vec<f32>)> {
+    let bytes = files.read(item.fields.get("latent").context("it has none")?)?;
+    let file = SafeTensors::deserialize(&bytes)?;
+    let tensor = file.tensor(TENSOR)?;
+    let shape = <[usize; 3]>::try_from(tensor.shape())?;
+    Ok((shape, tensor.data().as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect()))
 }

@@ -20,6 +20,8 @@ pub mod sample_sheet;
 pub mod latents;
 #[cfg(feature = "nn")]
 pub mod train;
+#[cfg(feature = "nn")]
+pub mod train_checkpoints;
 
 pub mod convert;
 pub mod extract;

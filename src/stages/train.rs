@@ -3,29 +3,27 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use safetensors::SafeTensors;
 use serde_json::json;
 
-use crate::cache::digest::Digest;
 use crate::lora::network::LoraNetwork;
 use crate::lora::targets;
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::item::{Artifact, Item, by_content};
+use crate::pipeline::item::{Item, by_content};
 use crate::pipeline::params::{ParamDoc, Params, Reference};
 use crate::pipeline::stage::{
-    Content, Context, Draft, Ended, Files, Form, InputShape, InputUse, LoadScope, Progress, Resolved, Stage, StageKind, SubStage,
-    WholeStage, Wish as StageWish,
+    Context, Ended, Files, Form, InputShape, InputUse, LoadScope, Resolved, Stage, StageKind, SubStage, WholeStage,
 };
 use crate::pipeline::tree::Node;
 use crate::prompt::chunks::CHUNK;
-use crate::stages::latents::{LatentsKind, LatentsParams, TENSOR};
+use crate::stages::latents::{self, LatentsKind, LatentsParams};
 use crate::stages::networks::{self, Precision};
+use crate::stages::train_checkpoints::{Publisher, attributes};
 use crate::training::adamw::AdamW;
 use crate::training::batches::Batches;
 use crate::training::denoising::{Denoising, Example};
 use crate::training::instance_prompt::{Doubling, InstancePrompt};
 use crate::training::learning_rate::{LearningRate, Schedule};
-use crate::training::run::{Checkpoint, Ending, Observer, Settings, StepReport, Wish, train};
+use crate::training::run::{Checkpoint, Ending, Settings, train};
 use crate::training::state::StateFolder;
 use crate::training::texts::Texts;
 use crate::{choice, params};
@@ -333,7 +331,7 @@ impl WholeStage for Train {
         let train_text_encoder = settings.text_encoder_rate > 0.0;
         let mut objective = Denoising::new(&model, &examples, shape, settings.batches, clip_skip, train_text_encoder)?;
         let states = StateFolder::new(context.state()?);
-        let mut publisher = Publisher { stage: self, context, shape };
+        let mut publisher = Publisher { params: &self.params, seed: self.seed, context, shape };
         Ok(match train(&settings, network, &mut objective, &states, &mut publisher)? {
             Ending::Finished => Ended::Done,
             Ending::Stopped { epoch } => Ended::Stopped(format!("stopped at epoch {epoch} of {}", self.params.epochs)),
@@ -403,7 +401,7 @@ impl Train {
         let mut first: Option<([usize; 3], &str)> = None;
         let mut examples = Vec::new();
         for item in items {
-            let (shape, latent) = latent(item, files).with_context(|| format!("reading the latent of `{}`", item.name))?;
+            let (shape, latent) = latents::read(item, files).with_context(|| format!("reading the latent of `{}`", item.name))?;
             let (expected, other) = *first.get_or_insert((shape, &item.name));
             ensure!(
                 shape == expected,
@@ -421,104 +419,4 @@ impl Train {
 fn caption(item: &Item, files: &dyn Files) -> anyhow::Result<String> {
     let Some(artifact) = item.fields.get("caption") else { return Ok(String::new()) };
     String::from_utf8(files.read(artifact)?).with_context(|| format!("the caption of `{}` is not UTF-8", item.name))
-}
-
-/// Shape and values of the latent of an item.
-fn latent(item: &Item, files: &dyn Files) -> anyhow::Result<([usize; 3], Vec<f32>)> {
-    let bytes = files.read(item.fields.get("latent").context("it has none")?)?;
-    let file = SafeTensors::deserialize(&bytes)?;
-    let tensor = file.tensor(TENSOR)?;
-    let shape = <[usize; 3]>::try_from(tensor.shape())?;
-    Ok((shape, tensor.data().as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect()))
-}
-
-fn attributes(checkpoint: &Checkpoint) -> BTreeMap<String, String> {
-    let epoch = checkpoint.epoch.map(|epoch| ("epoch".to_string(), epoch.to_string()));
-    epoch.into_iter().chain([("step".to_string(), checkpoint.seen.to_string())]).collect()
-}
-
-/// Hands checkpoints to the engine, and the engine's wishes to the training.
-struct Publisher<'a> {
-    stage: &'a Train,
-    context: &'a dyn Context,
-    /// Of each latent.
-    shape: [usize; 3],
-}
-
-impl Observer for Publisher<'_> {
-    fn wish(&mut self) -> Wish {
-        match self.context.wish() {
-            StageWish::GoOn => Wish::GoOn,
-            StageWish::SaveNow => Wish::SaveNow,
-            StageWish::Stop => Wish::Stop,
-            StageWish::Interrupt => Wish::Interrupt,
-        }
-    }
-
-    fn step(&mut self, report: &StepReport) {
-        self.context.progress(Progress {
-            done: report.seen,
-            total: report.total,
-            unit: "images",
-            values: vec![("loss", f64::from(report.loss)), ("rate", report.rate), ("step", report.steps as f64)],
-        });
-    }
-
-    fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &LoraNetwork) -> anyhow::Result<String> {
-        let bytes = network.to_file(self.stage.params.precision.dtype(), &self.metadata(checkpoint))?;
-        let note = format!("{} {}", Digest::of(&bytes), bytes.len());
-        self.publish(checkpoint, Content::Bytes { bytes, extension: "safetensors" })?;
-        Ok(note)
-    }
-
-    fn exists(&self, note: &str) -> bool {
-        artifact(note).is_some_and(|artifact| self.context.read(&artifact).is_ok())
-    }
-
-    fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> anyhow::Result<()> {
-        let artifact = artifact(note).context("the training's state names no checkpoint")?;
-        self.publish(checkpoint, Content::Same(artifact))
-    }
-}
-
-impl Publisher<'_> {
-    fn publish(&self, checkpoint: &Checkpoint, lora: Content) -> anyhow::Result<()> {
-        let draft = Draft { attributes: attributes(checkpoint), ..Draft::new(&checkpoint.name) };
-        self.context.publish(draft.field("lora", lora))
-    }
-
-    /// kohya's account of the training, as far as the checkpoint follows from it: how long it was meant to last does not.
-    fn metadata(&self, checkpoint: &Checkpoint) -> BTreeMap<String, String> {
-        let TrainParams { learning_rate: rates, batch_size, gradient_accumulation, max_grad_norm, .. } = &self.stage.params;
-        let [_, height, width] = self.shape;
-        let mut metadata = BTreeMap::from(
-            [
-                ("ss_unet_lr", format!("{:?}", rates.unet)),
-                ("ss_text_encoder_lr", format!("{:?}", rates.text_encoder)),
-                ("ss_lr_scheduler", rates.schedule.word().to_string()),
-                ("ss_lr_warmup_steps", rates.warmup.to_string()),
-                ("ss_optimizer", "torch.optim.adamw.AdamW".to_string()),
-                ("ss_max_grad_norm", format!("{max_grad_norm:?}")),
-                ("ss_batch_size_per_device", batch_size.to_string()),
-                ("ss_gradient_accumulation_steps", gradient_accumulation.to_string()),
-                ("ss_mixed_precision", self.stage.params.precision.kohya().to_string()),
-                ("ss_clip_skip", self.stage.params.clip_skip.to_string()),
-                ("ss_max_token_length", self.stage.params.max_token_length.to_string()),
-                ("ss_seed", self.stage.seed.to_string()),
-                ("ss_cache_latents", "True".to_string()),
-                ("ss_steps", checkpoint.seen.to_string()),
-                ("modelspec.prediction_type", "epsilon".to_string()),
-                ("modelspec.resolution", format!("{}x{}", width * 8, height * 8)),
-            ]
-            .map(|(name, value)| (name.to_string(), value)),
-        );
-        metadata.extend(checkpoint.epoch.map(|epoch| ("ss_epoch".to_string(), epoch.to_string())));
-        metadata
-    }
-}
-
-/// The artifact that a note of [`Publisher::checkpoint`] means.
-fn artifact(note: &str) -> Option<Artifact> {
-    let (digest, size) = note.split_once(' ')?;
-    Some(Artifact { digest: digest.parse().ok()?, size: size.parse().ok()?, extension: "safetensors".into() })
 }

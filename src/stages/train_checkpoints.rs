@@ -1,0 +1,105 @@
+//! Hands the checkpoints of a training to the engine, and the engine's wishes to the training. Unaware of how either works.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+
+use crate::cache::digest::Digest;
+use crate::lora::network::LoraNetwork;
+use crate::pipeline::item::Artifact;
+use crate::pipeline::stage::{Content, Context, Draft, Progress, Wish as StageWish};
+use crate::stages::train::TrainParams;
+use crate::training::run::{Checkpoint, Observer, StepReport, Wish};
+
+/// The engine, as the training sees it.
+pub struct Publisher<'a> {
+    pub params: &'a TrainParams,
+    pub seed: u64,
+    pub context: &'a dyn Context,
+    /// Channels, height and width of each latent.
+    pub shape: [usize; 3],
+}
+
+impl Observer for Publisher<'_> {
+    fn wish(&mut self) -> Wish {
+        match self.context.wish() {
+            StageWish::GoOn => Wish::GoOn,
+            StageWish::SaveNow => Wish::SaveNow,
+            StageWish::Stop => Wish::Stop,
+            StageWish::Interrupt => Wish::Interrupt,
+        }
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        self.context.progress(Progress {
+            done: report.seen,
+            total: report.total,
+            unit: "images",
+            values: vec![("loss", f64::from(report.loss)), ("rate", report.rate), ("step", report.steps as f64)],
+        });
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &LoraNetwork) -> anyhow::Result<String> {
+        let bytes = network.to_file(self.params.precision.dtype(), &self.metadata(checkpoint))?;
+        let note = format!("{} {}", Digest::of(&bytes), bytes.len());
+        self.publish(checkpoint, Content::Bytes { bytes, extension: "safetensors" })?;
+        Ok(note)
+    }
+
+    fn exists(&self, note: &str) -> bool {
+        artifact(note).is_some_and(|artifact| self.context.read(&artifact).is_ok())
+    }
+
+    fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> anyhow::Result<()> {
+        let artifact = artifact(note).context("the training's state names no checkpoint")?;
+        self.publish(checkpoint, Content::Same(artifact))
+    }
+}
+
+impl Publisher<'_> {
+    fn publish(&self, checkpoint: &Checkpoint, lora: Content) -> anyhow::Result<()> {
+        let draft = Draft { attributes: attributes(checkpoint), ..Draft::new(&checkpoint.name) };
+        self.context.publish(draft.field("lora", lora))
+    }
+
+    /// kohya's account of the training, as far as the checkpoint follows from it: how long it was meant to last does not.
+    fn metadata(&self, checkpoint: &Checkpoint) -> BTreeMap<String, String> {
+        let TrainParams { learning_rate: rates, batch_size, gradient_accumulation, max_grad_norm, .. } = self.params;
+        let [_, height, width] = self.shape;
+        let mut metadata = BTreeMap::from(
+            [
+                ("ss_unet_lr", format!("{:?}", rates.unet)),
+                ("ss_text_encoder_lr", format!("{:?}", rates.text_encoder)),
+                ("ss_lr_scheduler", rates.schedule.word().to_string()),
+                ("ss_lr_warmup_steps", rates.warmup.to_string()),
+                ("ss_optimizer", "torch.optim.adamw.AdamW".to_string()),
+                ("ss_max_grad_norm", format!("{max_grad_norm:?}")),
+                ("ss_batch_size_per_device", batch_size.to_string()),
+                ("ss_gradient_accumulation_steps", gradient_accumulation.to_string()),
+                ("ss_mixed_precision", self.params.precision.kohya().to_string()),
+                ("ss_clip_skip", self.params.clip_skip.to_string()),
+                ("ss_max_token_length", self.params.max_token_length.to_string()),
+                ("ss_seed", self.seed.to_string()),
+                ("ss_cache_latents", "True".to_string()),
+                ("ss_steps", checkpoint.seen.to_string()),
+                ("modelspec.prediction_type", "epsilon".to_string()),
+                ("modelspec.resolution", format!("{}x{}", width * 8, height * 8)),
+            ]
+            .map(|(name, value)| (name.to_string(), value)),
+        );
+        metadata.extend(checkpoint.epoch.map(|epoch| ("ss_epoch".to_string(), epoch.to_string())));
+        metadata
+    }
+}
+
+/// The artifact that a note of [`Publisher::checkpoint`] means.
+fn artifact(note: &str) -> Option<Artifact> {
+    let (digest, size) = note.split_once(' ')?;
+    Some(Artifact { digest: digest.parse().ok()?, size: size.parse().ok()?, extension: "safetensors".into() })
+}
+
+/// Epoch and step of a checkpoint, by which references choose it.
+pub fn attributes(checkpoint: &Checkpoint) -> BTreeMap<String, String> {
+    let epoch = checkpoint.epoch.map(|epoch| ("epoch".to_string(), epoch.to_string()));
+    epoch.into_iter().chain([("step".to_string(), checkpoint.seen.to_string())]).collect()
+}
