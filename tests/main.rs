@@ -3,6 +3,8 @@
 mod cli;
 mod diagnostics;
 mod engine;
+#[cfg(feature = "nn")]
+mod example;
 mod formats;
 mod measure;
 mod parity;

@@ -22,6 +22,7 @@ mod do_kind;
 mod explain;
 mod graph;
 mod init;
+mod keys;
 mod plan;
 mod run;
 mod run_status;

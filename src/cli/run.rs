@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format, Verb, duration};
+use crate::cli::keys::hearing_keys;
 use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::{Global, PipelineArguments, WrongArguments, WrongFile, counted, open, shown};
 use crate::pipeline::commit::out_folder;
@@ -149,7 +150,9 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         RunOptions { targets, force, keep_going: arguments.keep_going, jobs: arguments.jobs, device: arguments.device.clone() };
     let record = {
         let status = RunStatus::new(&cache, &pipeline.folder, &console);
-        hearing_stop(&cache, &pipeline.folder, &wishes, || execute::run(&pipeline, &cache, &options, &status, &wishes))
+        hearing_stop(&cache, &pipeline.folder, &console, &wishes, || {
+            hearing_keys(&console, &wishes, || execute::run(&pipeline, &cache, &options, &status, &wishes))
+        })
     };
     console.close();
     let record = record??;

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
+use crate::cli::console::{Console, Verb};
 use crate::pipeline::progress::{Event, Observer};
 use crate::pipeline::wishes::Wishes;
 
@@ -82,15 +83,21 @@ impl Drop for RunStatus<'_> {
 }
 
 /// Hands the wish of `loramill stop` on while `work` goes on.
-pub fn hearing_stop<T>(cache: &Cache, folder: &Path, wishes: &Wishes, work: impl FnOnce() -> T) -> anyhow::Result<T> {
+pub fn hearing_stop<T>(
+    cache: &Cache,
+    folder: &Path,
+    console: &Console,
+    wishes: &Wishes,
+    work: impl FnOnce() -> T,
+) -> anyhow::Result<T> {
     // A wish that came too late for the run before is none of this one's.
     cache.take_stop_request(folder)?;
     let ended = AtomicBool::new(false);
     Ok(thread::scope(|scope| {
         let listener = scope.spawn(|| {
             while !ended.load(Ordering::SeqCst) {
-                if cache.take_stop_request(folder).unwrap_or(false) {
-                    wishes.stop();
+                if cache.take_stop_request(folder).unwrap_or(false) && !wishes.stop() {
+                    console.line(Verb::Note, "asked to stop, but no training is going on; Ctrl-C stops the run");
                 }
                 thread::park_timeout(INTERVAL);
             }

@@ -77,6 +77,7 @@ impl Run<'_> {
         let publish = |draft: Draft| self.publish(index, draft, &key, &state_key, files, &published);
         let publishing = Publishing { publish: &publish, state: &state };
         let mut context = StageContext::new(&self.scope, files, &stage.name, Some(publishing));
+        self.scope.wishes.stage_asks();
         let ended = guarded(|| form.run(&resolved, &context));
         let ended = context.settle(ended);
         drop(context);

@@ -9,6 +9,8 @@ use crate::pipeline::stage::Wish;
 #[derive(Clone, Debug, Default)]
 pub struct Wishes {
     interrupt: Arc<AtomicBool>,
+    /// A stage that asks is running.
+    heard: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     save_now: Arc<AtomicBool>,
 }
@@ -24,14 +26,25 @@ impl Wishes {
         Arc::clone(&self.interrupt)
     }
 
-    /// End the running stage with what it has.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::SeqCst);
+    /// End the running stage with what it has. False if no stage is running that could: the wish is for none that comes later.
+    pub fn stop(&self) -> bool {
+        self.wish(&self.stop)
     }
 
-    /// Save and sample now, then go on.
-    pub fn save_now(&self) {
-        self.save_now.store(true, Ordering::SeqCst);
+    /// Save and sample now, then go on. False as for `stop`.
+    pub fn save_now(&self) -> bool {
+        self.wish(&self.save_now)
+    }
+
+    fn wish(&self, flag: &AtomicBool) -> bool {
+        let is_heard = self.is_heard();
+        flag.store(is_heard, Ordering::SeqCst);
+        is_heard
+    }
+
+    /// Whether a stage is running that can stop or save between two steps.
+    pub fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::SeqCst)
     }
 
     pub fn interrupted(&self) -> bool {
@@ -51,10 +64,16 @@ impl Wishes {
         }
     }
 
+    /// From now until `stage_ended` a stage asks.
+    pub fn stage_asks(&self) {
+        self.heard.store(true, Ordering::SeqCst);
+    }
+
     /// A wish to stop is for the stage that runs at the time, not for the next.
     pub fn stage_ended(&self) {
-        self.stop.store(false, Ordering::SeqCst);
-        self.save_now.store(false, Ordering::SeqCst);
+        for flag in [&self.heard, &self.stop, &self.save_now] {
+            flag.store(false, Ordering::SeqCst);
+        }
     }
 }
 
@@ -65,9 +84,12 @@ mod tests {
     #[test]
     fn to_save_is_told_once_and_to_stop_until_the_stage_ends() {
         let wishes = Wishes::default();
-        wishes.save_now();
+        assert!(!wishes.stop() && !wishes.save_now(), "nobody asks");
+        assert_eq!(wishes.told(), Wish::GoOn);
+        wishes.stage_asks();
+        assert!(wishes.save_now());
         assert_eq!([wishes.told(), wishes.told()], [Wish::SaveNow, Wish::GoOn]);
-        wishes.stop();
+        assert!(wishes.stop());
         assert_eq!([wishes.told(), wishes.told()], [Wish::Stop, Wish::Stop]);
         wishes.stage_ended();
         assert_eq!(wishes.told(), Wish::GoOn);

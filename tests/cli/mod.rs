@@ -1,5 +1,7 @@
 //! The program as a person runs it.
 
+#[cfg(feature = "nn")]
+mod keys;
 mod reading;
 
 use std::path::Path;

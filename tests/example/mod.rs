@@ -1,0 +1,104 @@
+//! The example as a person runs it: the star is learned, and survives merging and extraction; a second run does nothing; an edited caption
+//! touches no picture.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use loramill::drawing::studio::{LoraFile, Studio};
+
+use crate::cli::{loramill, said};
+use crate::measure::draw::{Right, shapes, stars};
+
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tiny");
+const PICTURE_STAGES: [&str; 5] = ["crop", "resize", "caption", "flip", "train/latents"];
+
+#[test]
+fn the_example_teaches_the_star_and_runs_again_only_what_changed() {
+    let folder = example();
+    let at = folder.path();
+
+    // 1. the first run, and what its LoRA draws
+    let first = states(at);
+    assert!(first.len() == 10 && first.iter().all(|(_, state)| state == "ran"), "{first:?}");
+    let base = at.join("models/tiny-sd.safetensors");
+    let trained = LoraFile { path: at.join("out/train/e040.safetensors"), strength: 1.0 };
+    let learned = stars(&mut studio(&base), std::slice::from_ref(&trained), 1);
+    println!("stars drawn with the LoRA: {learned:?}");
+    assert!(learned.shape >= 9 && learned.colour >= 14, "{learned:?} of 16");
+    let kept = shapes(&mut studio(&base), &[trained]);
+    println!("shapes drawn with the LoRA: {kept:?}");
+    assert!(kept.shape >= 35, "{kept:?} of 40");
+
+    // 2. the same concept in a full model, and taken out of it again
+    let merged = stars(&mut studio(&only_file(&at.join("out/merge"))), &[], 1);
+    println!("stars drawn with the merged model: {merged:?}");
+    assert_eq!(merged.shape, learned.shape, "{merged:?} merged, {learned:?} with the LoRA");
+    let extracted = LoraFile { path: only_file(&at.join("out/extract")), strength: 1.0 };
+    let extracted: Right = stars(&mut studio(&base), &[extracted], 1);
+    println!("stars drawn with the extracted LoRA: {extracted:?}");
+    assert!(extracted.shape + 1 >= learned.shape, "{extracted:?} extracted, {learned:?} before");
+
+    // 3. again
+    let again = states(at);
+    assert!(again.len() == 10 && again.iter().all(|(_, state)| state == "cached"), "{again:?}");
+
+    // 4. after an edit
+    let caption = at.join("captions/star-07.txt");
+    let text = fs::read_to_string(&caption).expect("the run wrote it");
+    fs::write(&caption, format!("{}, drawn by hand\n", text.trim())).expect("written");
+    let (code, plan, stderr) = said(&loramill(at, &["plan", "--json"]));
+    assert_eq!(code, 0, "{stderr}");
+    let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+    for stage in plan["stages"].as_array().expect("a list") {
+        let name = stage["name"].as_str().expect("a name");
+        let expected = match name {
+            "train" => "dirty",
+            name if PICTURE_STAGES.contains(&name) => "fresh",
+            _ => "unknown",
+        };
+        assert_eq!(stage["state"], expected, "{stage}");
+        if name == "train" {
+            assert_eq!(stage["reasons"][0]["text"], "2 of 48 captions edited: star-07, star-07-flip", "{stage}");
+        }
+    }
+}
+
+/// A copy of the example in a folder of its own, without what a run has left there.
+pub fn example() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for part in ["images", "models", "captions"] {
+        copy(&Path::new(EXAMPLE).join(part), &folder.path().join(part));
+    }
+    fs::copy(Path::new(EXAMPLE).join("pipeline.yaml"), folder.path().join("pipeline.yaml")).expect("copied");
+    folder
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("made");
+    for entry in fs::read_dir(from).expect("a folder of the example") {
+        let entry = entry.expect("an entry");
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+    }
+}
+
+/// Runs the pipeline; each stage with the state in which it ended.
+fn states(folder: &Path) -> Vec<(String, String)> {
+    let (code, events, stderr) = said(&loramill(folder, &["run", "--progress", "json"]));
+    assert_eq!(code, 0, "{stderr}");
+    let events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let word = |value: &serde_json::Value| value.as_str().expect("a text").to_string();
+    events
+        .filter(|event| event["event"] == "stage_finished")
+        .map(|event| (word(&event["stage"]), word(&event["state"])))
+        .collect()
+}
+
+fn studio(base: &Path) -> Studio {
+    Studio::open(base, None, &loramill::device::named("cpu").expect("always there")).expect("a model")
+}
+
+fn only_file(folder: &Path) -> PathBuf {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    files.remove(0)
+}
