@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::{RgbImage, imageops};
 
 /// A rectangle in a picture, in pixels that need not be whole.
@@ -78,9 +79,13 @@ fn scaled(picture: &RgbImage, area: Area, width: u32, height: u32, algorithm: Re
         // Keeps its buffers from picture to picture.
         static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
     }
-    let source = ImageRef::new(picture.width(), picture.height(), picture, PixelType::U8x3).expect("three bytes a pixel");
-    let mut target = Image::new(width, height, PixelType::U8x3);
+    // With the type of a pixel known here, the code for all others is not compiled.
+    let source = TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture).expect("three bytes a pixel");
+    let mut pixels = vec![0; 3 * width as usize * height as usize];
+    let mut target = TypedImage::<U8x3>::from_buffer(width, height, &mut pixels).expect("three bytes a pixel");
     let options = ResizeOptions::new().resize_alg(algorithm).crop(area.left, area.top, area.width, area.height);
-    RESIZER.with_borrow_mut(|resizer| resizer.resize(&source, &mut target, &options).expect("the area lies inside the picture"));
-    RgbImage::from_raw(width, height, target.into_vec()).expect("three bytes a pixel")
+    RESIZER.with_borrow_mut(|resizer| {
+        resizer.resize_typed(&source, &mut target, &options).expect("the area lies inside the picture");
+    });
+    RgbImage::from_raw(width, height, pixels).expect("three bytes a pixel")
 }
