@@ -63,7 +63,7 @@ fn report(name: &str, seconds: &mut Vec<f64>, gigabytes: usize) -> f64 {
 }
 
 fn write(path: &Path, gigabytes: usize) {
-    let piece: Vec<u8> = Generator::new(1).integers(u32::MAX, 250_000).into_iter().flat_map(u32::to_le_bytes).collect();
+    let piece: Vec<u8> = Generator::new(1).integers(256, 1_000_000).into_iter().map(|byte| byte as u8).collect();
     let mut file = File::create(path).expect("made");
     for _ in 0..gigabytes * 1000 {
         file.write_all(&piece).expect("written");

@@ -10,6 +10,8 @@ use crate::cli::{loramill, said};
 use crate::measure::draw::{Right, shapes, stars};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tiny");
+/// Times 16 stars: the share of sixteen pictures alone moves by two with the seeds.
+const ROUNDS: u64 = 4;
 const PICTURE_STAGES: [&str; 5] = ["crop", "resize", "caption", "flip", "train/latents"];
 
 #[test]
@@ -19,13 +21,21 @@ fn the_example_teaches_the_star_and_runs_again_only_what_changed() {
 
     // 1. the first run, and what its LoRA draws
     let first = states(at);
-    assert!(first.len() == 10 && first.iter().all(|(_, state)| state == "ran"), "{first:?}");
+    // Captions lie in git, and without a lock nothing tells the machine's from a person's: nobody is asked for others.
+    let as_expected = |(stage, state): &(String, String)| state == if stage == "caption" { "cached" } else { "ran" };
+    assert!(first.len() == 10 && first.iter().all(as_expected), "{first:?}");
     let base = at.join("models/tiny-sd.safetensors");
     let trained = LoraFile { path: at.join("out/train/e040.safetensors"), strength: 1.0 };
-    let learned = stars(&mut studio(&base), std::slice::from_ref(&trained), 1);
-    println!("stars drawn with the LoRA: {learned:?}");
-    assert!(learned.shape >= 9 && learned.colour >= 14, "{learned:?} of 16");
-    let kept = shapes(&mut studio(&base), &[trained]);
+    let mut with_lora = studio(&base);
+    let rounds: Vec<Right> =
+        (0..ROUNDS).map(|round| stars(&mut with_lora, std::slice::from_ref(&trained), 1 + 16 * round)).collect();
+    println!("stars drawn with the LoRA: {rounds:?}");
+    let share = |count: fn(&Right) -> usize| rounds.iter().map(count).sum::<usize>() as f64 / ROUNDS as f64;
+    let (shape, colour) = (share(|right| right.shape), share(|right| right.colour));
+    // The base draws 1 of the first 16; peft gets 7 to 10 with its own noise, by its settings.
+    assert!(shape >= 9.0 && colour >= 14.0, "{shape} shapes and {colour} colours of 16 on average: {rounds:?}");
+    let learned = rounds[0];
+    let kept = shapes(&mut with_lora, &[trained]);
     println!("shapes drawn with the LoRA: {kept:?}");
     assert!(kept.shape >= 35, "{kept:?} of 40");
 
