@@ -25,6 +25,7 @@ mod init;
 mod plan;
 mod run;
 mod run_status;
+mod selection;
 mod skip;
 mod stages;
 mod status;

@@ -9,7 +9,8 @@ use crate::checkpoint::tensor::Dtype;
 use crate::lora::file::Lora;
 use crate::lora::merge::Merge;
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, ParamValue, Params, Reference};
+use crate::pipeline::params::{ParamDoc, ParamValue, Params};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
 };

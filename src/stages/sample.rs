@@ -11,7 +11,8 @@ use crate::diffusion::sampler::Sampler;
 use crate::drawing::studio::{LoraFile, Studio};
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::item::{Artifact, Item};
-use crate::pipeline::params::{ParamDoc, Params, Reference};
+use crate::pipeline::params::{ParamDoc, Params};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved, Stage, StageKind, Wish,
     Work, Worker,

@@ -1,6 +1,7 @@
 //! The program as a person runs it.
 
 mod reading;
+mod selection;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
