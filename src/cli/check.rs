@@ -1,5 +1,6 @@
 //! `loramill check`: reads a pipeline and says what is wrong with it, without running anything.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -25,7 +26,9 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 
 /// `pipeline.yaml: 7 stages, 24 photos, fine`
 fn summary(pipeline: &Pipeline) -> String {
-    let stages = pipeline.stages.iter().filter(|stage| stage.owner.is_none()).count();
+    let written: BTreeSet<&str> =
+        pipeline.stages.iter().filter(|stage| stage.owner.is_none()).map(|stage| stage.base_name.as_str()).collect();
+    let variants = pipeline.stages.iter().filter(|stage| stage.owner.is_none()).count();
     let mut photos = 0;
     let mut files = 0;
     for input in &pipeline.inputs {
@@ -35,7 +38,8 @@ fn summary(pipeline: &Pipeline) -> String {
             Found::Absent(_) => {}
         }
     }
-    let mut parts = vec![counted(stages, "stage")];
+    let mut parts = vec![counted(written.len(), "stage")];
+    parts.extend((variants > written.len()).then(|| format!("{variants} with all variants")));
     parts.extend((photos > 0).then(|| counted(photos, "photo")));
     parts.extend((files > 0).then(|| counted(files, "file")));
     format!("{}: {}, fine", pipeline.file.display(), parts.join(", "))

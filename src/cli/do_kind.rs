@@ -1,6 +1,5 @@
 //! `loramill do`: one stage without a pipeline file.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -20,6 +19,7 @@ use crate::pipeline::item::Item;
 use crate::pipeline::item_set;
 use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::params::Role;
+use crate::pipeline::selection::Selection;
 use crate::pipeline::stage::StageKind;
 use crate::pipeline::wishes::Wishes;
 use crate::stages::KINDS;
@@ -63,8 +63,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     listen_to_signals(&wishes)?;
     let console = Console::new(arguments.progress, global.is_quiet());
     let options = RunOptions {
-        targets: pipeline.by_default(),
-        force: BTreeSet::new(),
+        selection: Selection::of(pipeline.by_default()),
         keep_going: false,
         jobs: 0,
         device: arguments.device.clone(),

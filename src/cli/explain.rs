@@ -7,10 +7,12 @@ use clap::Args;
 
 use crate::cache::manifest::{Covered, Section};
 use crate::cli::run::{TargetArguments, open_cache};
+use crate::cli::selection::stage_named;
 use crate::cli::{Global, WrongArguments, print};
 use crate::pipeline::explain::{ExplainedRow, Explanation, explain};
 use crate::pipeline::freshness::worded;
 use crate::pipeline::plan::PlannedState;
+use crate::pipeline::selection::named;
 
 /// Say what decides a stage or an item, and what of it changed
 #[derive(Args)]
@@ -31,11 +33,15 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         return Err(WrongArguments("one stage at a time".to_string()).into());
     }
     // A sub-stage has a `/` of its own: the longest name of a stage wins.
-    let known = |stage: &str| pipeline.position(stage).map(|index| (index, stage.len()));
+    let known = |stage: &str| match named(&pipeline, stage).as_slice() {
+        [index] => Some((*index, stage.len())),
+        _ => None,
+    };
     let ends = name.match_indices('/').map(|(end, _)| end).chain([name.len()]);
     let Some((index, length)) = ends.filter_map(|end| known(&name[..end])).next_back() else {
+        // It is none, or one of several variants.
         let stage = name.split('/').next().unwrap_or(name);
-        return crate::cli::run::stage_index(&pipeline, stage).map(|_| ExitCode::FAILURE);
+        return stage_named(&pipeline, stage).map(|_| ExitCode::FAILURE);
     };
     let item = name.get(length + 1..);
     let cache = open_cache(&pipeline, global)?;

@@ -26,6 +26,7 @@ mod keys;
 mod plan;
 mod run;
 mod run_status;
+mod selection;
 mod skip;
 mod stages;
 mod status;

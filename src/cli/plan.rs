@@ -1,17 +1,18 @@
 //! `loramill plan`: what a run would do, and why.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use crate::cache::Cache;
-use crate::cli::run::{TargetArguments, open_cache, stage_index, targets_or_default};
+use crate::cli::run::{TargetArguments, open_cache};
+use crate::cli::selection::SelectionArguments;
 use crate::cli::{Global, print};
 use crate::pipeline::freshness::worded;
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::plan::{Plan, PlannedStage, PlannedState, plan};
+use crate::pipeline::selection::Selection;
 
 /// Something is not fresh, with `--exit-code`.
 const DIRTY: u8 = 3;
@@ -21,9 +22,8 @@ const DIRTY: u8 = 3;
 pub struct Arguments {
     #[command(flatten)]
     what: TargetArguments,
-    /// As if these stages were forced
-    #[arg(long, value_name = "STAGE")]
-    force: Vec<String>,
+    #[command(flatten)]
+    which: SelectionArguments,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -34,23 +34,13 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let (pipeline, targets) = arguments.what.open()?;
-    let force: BTreeSet<usize> =
-        arguments.force.iter().map(|name| stage_index(&pipeline, name)).collect::<anyhow::Result<_>>()?;
-    let mut targets = targets_or_default(&pipeline, targets);
-    targets.extend(&force);
+    let selection = arguments.which.of(&pipeline, targets)?;
     let cache = open_cache(&pipeline, global)?;
-    show(&pipeline, &cache, &targets, &force, arguments.json, arguments.exit_code)
+    show(&pipeline, &cache, &selection, arguments.json, arguments.exit_code)
 }
 
-pub fn show(
-    pipeline: &Pipeline,
-    cache: &Cache,
-    targets: &[usize],
-    force: &BTreeSet<usize>,
-    json: bool,
-    exit_code: bool,
-) -> anyhow::Result<ExitCode> {
-    let plan = plan(pipeline, cache, targets, force)?;
+pub fn show(pipeline: &Pipeline, cache: &Cache, selection: &Selection, json: bool, exit_code: bool) -> anyhow::Result<ExitCode> {
+    let plan = plan(pipeline, cache, selection)?;
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&plan.to_json())?))?;
     } else {
@@ -65,7 +55,8 @@ pub fn table(plan: &Plan) -> String {
     let width = plan.stages.iter().map(|stage| stage.name.chars().count()).max().unwrap_or_default();
     for stage in &plan.stages {
         let pad = " ".repeat(width - stage.name.chars().count());
-        let _ = writeln!(text, "{:>9} {}{pad}  {}", verb(stage.state), stage.name, detail(stage));
+        let verb = if stage.is_kept { "as it is" } else { verb(stage.state) };
+        let _ = writeln!(text, "{verb:>9} {}{pad}  {}", stage.name, detail(stage));
     }
     text
 }
@@ -81,6 +72,7 @@ const fn verb(state: PlannedState) -> &'static str {
 fn detail(stage: &PlannedStage) -> String {
     let items = stage.items;
     let share = match stage.state {
+        PlannedState::Fresh if stage.is_kept => return format!("{} items, left out; {}", items.total, worded(&stage.reasons)),
         PlannedState::Fresh => return format!("{} items", items.total),
         PlannedState::Dirty if items.dirty == items.total => format!("{} items", items.total),
         PlannedState::Dirty if items.unknown > 0 => {

@@ -1,6 +1,5 @@
 //! `loramill run`: builds what a pipeline lacks.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,9 +14,10 @@ use crate::cache::Cache;
 use crate::cli::console::{Console, Format, Verb, duration};
 use crate::cli::keys::hearing_keys;
 use crate::cli::run_status::{RunStatus, hearing_stop};
-use crate::cli::{Global, PipelineArguments, WrongArguments, WrongFile, counted, open, shown};
+use crate::cli::selection::{SelectionArguments, stages_named};
+use crate::cli::{Global, PipelineArguments, WrongFile, counted, open, shown};
 use crate::pipeline::commit::out_folder;
-use crate::pipeline::diagnostic::{Diagnostics, nearest};
+use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::execute::{self, RunOptions};
 use crate::pipeline::graph::{Found, Pipeline, Producer};
 use crate::pipeline::progress::StageState;
@@ -32,9 +32,8 @@ pub const INTERRUPTED: u8 = 130;
 pub struct Arguments {
     #[command(flatten)]
     pub what: TargetArguments,
-    /// Run these stages even if they are fresh
-    #[arg(long, value_name = "STAGE")]
-    force: Vec<String>,
+    #[command(flatten)]
+    which: SelectionArguments,
     /// Go on with what does not need a failed item or stage
     #[arg(short, long)]
     keep_going: bool,
@@ -89,7 +88,7 @@ impl TargetArguments {
         };
         let pipeline = open(&PipelineArguments::new(pipeline, self.settings.clone()))?;
         refuse_empty_folders(&pipeline)?;
-        let targets = targets.iter().map(|name| stage_index(&pipeline, name)).collect::<anyhow::Result<_>>()?;
+        let targets = stages_named(&pipeline, targets)?;
         Ok((pipeline, targets))
     }
 }
@@ -109,45 +108,25 @@ fn refuse_empty_folders(pipeline: &Pipeline) -> anyhow::Result<()> {
     if diagnostics.is_empty() { Ok(()) } else { Err(WrongFile(diagnostics.into_sorted()).into()) }
 }
 
-/// The stage called `name`.
-pub fn stage_index(pipeline: &Pipeline, name: &str) -> anyhow::Result<usize> {
-    let known = || pipeline.stages.iter().map(|stage| stage.name.as_str());
-    pipeline.position(name).ok_or_else(|| {
-        let hint = match nearest(name, known()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("there are {}", known().collect::<Vec<_>>().join(", ")),
-        };
-        WrongArguments(format!("there is no stage `{name}`: {hint}")).into()
-    })
-}
-
 /// The cache that belongs to a pipeline.
 pub fn open_cache(pipeline: &Pipeline, global: &Global) -> anyhow::Result<Cache> {
     let root = Cache::locate(&pipeline.folder, global.cache().as_deref());
     Cache::open(&root).with_context(|| format!("opening the cache `{}`", root.display()))
 }
 
-/// The stages that are named, else those that a bare run builds.
-pub fn targets_or_default(pipeline: &Pipeline, targets: Vec<usize>) -> Vec<usize> {
-    if targets.is_empty() { pipeline.by_default() } else { targets }
-}
-
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let (pipeline, targets) = arguments.what.open()?;
-    let force: BTreeSet<usize> =
-        arguments.force.iter().map(|name| stage_index(&pipeline, name)).collect::<anyhow::Result<_>>()?;
-    let mut targets = targets_or_default(&pipeline, targets);
-    targets.extend(&force);
+    let selection = arguments.which.of(&pipeline, targets)?;
     let cache = open_cache(&pipeline, global)?;
     if arguments.dry_run {
-        return crate::cli::plan::show(&pipeline, &cache, &targets, &force, false, false);
+        return crate::cli::plan::show(&pipeline, &cache, &selection, false, false);
     }
 
     let wishes = Wishes::default();
     listen_to_signals(&wishes)?;
     let console = Console::new(arguments.progress, global.is_quiet());
     let options =
-        RunOptions { targets, force, keep_going: arguments.keep_going, jobs: arguments.jobs, device: arguments.device.clone() };
+        RunOptions { selection, keep_going: arguments.keep_going, jobs: arguments.jobs, device: arguments.device.clone() };
     let record = {
         let status = RunStatus::new(&cache, &pipeline.folder, &console);
         hearing_stop(&cache, &pipeline.folder, &console, &wishes, || {
@@ -201,7 +180,7 @@ fn summarise(console: &Console, pipeline: &Pipeline, record: &RunRecord) {
     let made: Vec<&str> = record
         .stages
         .iter()
-        .filter(|stage| stage.state == StageState::Ran && !stage.name.contains('/'))
+        .filter(|stage| stage.state == StageState::Ran && pipeline.stage(&stage.name).is_some_and(|known| known.owner.is_none()))
         .map(|stage| stage.name.as_str())
         .collect();
     console.line(Verb::Done, &format!("{} in {seconds}: {}", counted(made.len(), "stage"), made.join(", ")));

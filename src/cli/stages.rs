@@ -11,6 +11,7 @@ use crate::pipeline::diagnostic::nearest;
 use crate::pipeline::params::{ParamDoc, Role};
 use crate::pipeline::schema;
 use crate::pipeline::stage::StageKind;
+use crate::pipeline::stage_keys;
 use crate::stages::KINDS;
 
 /// Explain the stage kinds and their params
@@ -68,6 +69,11 @@ fn page(kind: &dyn StageKind) -> String {
     }
     for row in params {
         let _ = write!(text, "\n  {}  ({})\n{}", row.head, row.form, paragraphs(&row.doc, 6));
+    }
+    text.push_str("\nEvery stage also takes:\n");
+    for key in stage_keys::docs() {
+        let (head, form) = (head(key.name, key.default.as_ref()), form(key.role, &key.schema, key.default.as_ref(), false));
+        let _ = write!(text, "\n  {head}  ({form})\n{}", paragraphs(key.doc, 6));
     }
     let _ = writeln!(text, "\nIts items carry: {}.", kind.writes().join(", "));
     text

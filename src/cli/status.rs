@@ -1,6 +1,5 @@
 //! `loramill status`: what is there, what is missing, what people wrote, and whether a run is going on.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -11,6 +10,7 @@ use crate::cache::locks::Holder;
 use crate::cli::run::open_cache;
 use crate::cli::{Global, PipelineArguments, counted, open, print, shown};
 use crate::pipeline::plan::plan;
+use crate::pipeline::selection::Selection;
 use crate::pipeline::text_status::{TextStatus, text_status};
 
 /// Show what is there, what is missing and what people wrote
@@ -26,9 +26,8 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&arguments.pipeline)?;
     let cache = open_cache(&pipeline, global)?;
-    let all: Vec<usize> = (0..pipeline.stages.len()).collect();
     let texts = text_status(&pipeline, &cache)?;
-    let plan = plan(&pipeline, &cache, &all, &BTreeSet::new())?;
+    let plan = plan(&pipeline, &cache, &Selection::of((0..pipeline.stages.len()).collect::<Vec<_>>()))?;
     let runner = cache.runner(&pipeline.folder)?;
     let far = if runner.is_some() { cache.run_status(&pipeline.folder)? } else { None };
     if arguments.json {

@@ -94,13 +94,13 @@ impl Run<'_> {
         // What people may edit lies in a folder of its own.
         let edited = stage.stage.editable().map(|editable| editable.field);
         let fields: Vec<&str> = stage.kind.writes().iter().copied().filter(|field| Some(*field) != edited).collect();
-        let out = out_folder(self.pipeline);
-        if fields.is_empty() || is_shown(self.cache, &out, &stage.name, &tree.digest, &fields) {
+        let (out, folder) = (out_folder(self.pipeline), stage.folder());
+        if fields.is_empty() || is_shown(self.cache, &out, &folder, &tree.digest, &fields) {
             return Ok(());
         }
         // One stage at a time: they share the folder for what is being written.
         let _turn = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
-        let report = materialise(self.cache, &out, &stage.name, &tree.digest, tree.items(self.cache)?, &fields)?;
+        let report = materialise(self.cache, &out, &folder, &tree.digest, tree.items(self.cache)?, &fields)?;
         for message in report.notes {
             self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
         }

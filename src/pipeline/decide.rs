@@ -8,20 +8,20 @@ use rayon::prelude::*;
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
-use crate::cache::manifest::{ComponentList, Covered, Covers, KeyHash, Purpose, Rendering, Section};
+use crate::cache::manifest::{ComponentList, Covered, KeyHash, Purpose, Section};
 use crate::cache::records::Output;
-use crate::edits::Editing;
 use crate::pipeline::context::ArtifactFiles;
 use crate::pipeline::freshness::{Reason, changed_items, changed_params};
-use crate::pipeline::graph::{Edge, LoadedStage, Pipeline, Producer};
-use crate::pipeline::item::{Artifact, Item};
+use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
+use crate::pipeline::item::Artifact;
 use crate::pipeline::item_set;
 use crate::pipeline::item_tree::{Given, ItemTree};
-use crate::pipeline::keys::{KeyedInput, StageIdentity, members, render_inputs, render_work};
+use crate::pipeline::keys::{KeyedInput, StageIdentity, members, render_inputs, render_row, render_work, row_key};
 use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::recorded::Row;
-use crate::pipeline::resolve::{Waiting, take, takes_all};
-use crate::pipeline::stage::{Form, ItemStage, Resolved, WholeStage, Work};
+use crate::pipeline::selection::Ask;
+use crate::pipeline::stage::{Form, ItemStage, WholeStage, Work};
+use crate::pipeline::taken::{Inputs, Taken};
 use crate::pipeline::texts;
 
 /// What a decision rests on.
@@ -34,22 +34,6 @@ pub struct Grounds<'a> {
     pub lock: &'a LockFile,
     /// Digests that stand for contents that nobody knows yet.
     pub unknown: &'a HashSet<Digest>,
-}
-
-/// An input of a stage, after selection.
-pub struct Taken<'a> {
-    pub edge: &'a Edge,
-    pub tree: ItemTree,
-}
-
-/// The inputs of a stage, as far as they are there.
-enum Inputs<'a> {
-    There {
-        taken: Vec<Taken<'a>>,
-        /// Whether these are all items.
-        complete: bool,
-    },
-    Awaited(Vec<Reason>),
 }
 
 pub struct Decision<'a> {
@@ -68,6 +52,11 @@ pub enum Verdict {
     },
     Works(Works),
     Whole(Whole),
+    /// It is left out of the run: these are its outputs of before, though there are reasons to run it.
+    Kept {
+        tree: ItemTree,
+        reasons: Vec<Reason>,
+    },
     /// Nothing can be said before something else is there.
     Waits(Vec<Reason>),
 }
@@ -112,55 +101,43 @@ pub struct Whole {
 
 impl<'a> Grounds<'a> {
     /// What must run of the stage at `index`, whose producers give what `given` says.
-    pub fn decide(&self, index: usize, given: &dyn Fn(Producer) -> Given, forced: bool) -> Result<Decision<'a>> {
+    pub fn decide(&self, index: usize, given: &dyn Fn(Producer) -> Given, ask: Ask<'_>) -> Result<Decision<'a>> {
         let stage = &self.pipeline.stages[index];
         let identity = StageIdentity::of(stage);
         let (taken, complete) = match self.take_all(stage, given)? {
             Inputs::There { taken, complete } => (taken, complete),
             Inputs::Awaited(reasons) => {
-                return Ok(Decision { identity, taken: Vec::new(), verdict: Verdict::Waits(reasons) });
+                let verdict = self.spare(stage, Verdict::Waits(reasons), ask)?;
+                return Ok(Decision { identity, taken: Vec::new(), verdict });
             }
         };
         let verdict = match stage.stage.form() {
-            Form::Items(form) => self.decide_items(stage, form, &identity, &taken, complete, forced)?,
-            Form::Whole(form) => self.decide_whole(stage, form, &identity, &taken, complete, forced)?,
+            Form::Items(form) => self.decide_items(stage, form, &identity, &taken, complete, ask)?,
+            Form::Whole(form) => self.decide_whole(stage, form, &identity, &taken, complete, ask)?,
         };
+        let verdict = self.spare(stage, verdict, ask)?;
         Ok(Decision { identity, taken, verdict })
     }
 
-    /// The inputs after selection, and whether they are all there.
-    fn take_all(&self, stage: &'a LoadedStage, given: &dyn Fn(Producer) -> Given) -> Result<Inputs<'a>> {
-        let mut taken = Vec::with_capacity(stage.edges.len());
-        let mut complete = true;
-        let mut waits = Vec::new();
-        for edge in &stage.edges {
-            let producer = || edge.reads.reference.name.clone();
-            let (items, whole) = match given(edge.from) {
-                Given::Nothing => {
-                    waits.push(Reason::WaitsFor { stage: producer() });
-                    continue;
-                }
-                Given::Part(_) if matches!(edge.from, Producer::Input(_)) => {
-                    waits.push(Reason::InputAbsent { input: producer() });
-                    continue;
-                }
-                Given::Whole(tree) if matches!(edge.from, Producer::Stage(_)) && takes_all(&edge.reads, &self.pipeline.skip) => {
-                    taken.push(Taken { edge, tree });
-                    continue;
-                }
-                Given::Whole(tree) => (tree.items(self.cache)?.to_vec(), true),
-                Given::Part(items) => (items.as_ref().clone(), false),
-            };
-            match take(&edge.reads, &items, whole, &self.pipeline.skip, self.pipeline.pick)? {
-                Ok(items) => {
-                    complete &= whole;
-                    taken.push(Taken { edge, tree: ItemTree::of(items) });
-                }
-                Err(Waiting::ForAPick) => waits.push(Reason::NothingPicked { input: producer() }),
-                Err(Waiting::ForMore) => waits.push(Reason::WaitsFor { stage: producer() }),
-            }
+    /// A stage that is left out of the run gives what it gave last, if that is here.
+    fn spare(&self, stage: &LoadedStage, verdict: Verdict, ask: Ask<'_>) -> Result<Verdict> {
+        let is_done = |work: &KeyedWork| matches!(work.state, WorkState::Fresh(_) | WorkState::Edited(_));
+        let reasons = match verdict {
+            Verdict::Works(Works { key: Some(_), ref works, .. }) if works.iter().all(is_done) => return Ok(verdict),
+            verdict @ Verdict::Fresh { .. } => return Ok(verdict),
+            verdict if !matches!(ask, Ask::LeaveOut) => return Ok(verdict),
+            Verdict::Works(Works { reasons, .. }) | Verdict::Whole(Whole { reasons, .. }) | Verdict::Waits(reasons) => reasons,
+            Verdict::Kept { reasons, .. } => reasons,
+        };
+        // What people wrote since the last run counts, and a result of before does not hold it.
+        if stage.stage.editable().is_none()
+            && let Some(key) = self.lock.stages.get(&stage.name).and_then(|rows| rows.last()).map(|row| row.key)
+            && let Some(Row { lost, tree, .. }) = self.find_row(stage, &key)?
+            && lost.is_empty()
+        {
+            return Ok(Verdict::Kept { tree, reasons });
         }
-        Ok(if waits.is_empty() { Inputs::There { taken, complete } } else { Inputs::Awaited(waits) })
+        Ok(Verdict::Waits([vec![Reason::LeftOut { stage: stage.name.clone() }], reasons].concat()))
     }
 
     fn decide_items(
@@ -170,7 +147,7 @@ impl<'a> Grounds<'a> {
         identity: &StageIdentity,
         taken: &[Taken<'_>],
         complete: bool,
-        forced: bool,
+        ask: Ask<'_>,
     ) -> Result<Verdict> {
         let editable = stage.stage.editable();
         let editing = match &editable {
@@ -180,7 +157,7 @@ impl<'a> Grounds<'a> {
         let key = if complete { Some(row_key(stage, identity, taken, editing.as_ref())) } else { None };
         let mut lost = Vec::new();
         if let Some(key) = key
-            && !forced
+            && !ask.is_forced()
         {
             match self.find_row(stage, &key)? {
                 Some(Row { lost: row_lost, tree, recorded, ended }) if row_lost.is_empty() => {
@@ -193,15 +170,21 @@ impl<'a> Grounds<'a> {
         let resolved = self.resolve(taken, complete)?;
         let works = form.expand(&resolved, self.files)?;
         // Whose text a file is can only be told from what the machine wrote, so a forced stage looks that up all the same.
-        let mut works = self.look_up(stage, identity, works, forced && editing.is_none())?;
+        let mut works = self.look_up(stage, identity, works, false)?;
         if let (Some(editing), Some(editable)) = (&editing, &editable) {
-            texts::judge(editing, editable, &mut works, forced);
+            texts::judge(editing, editable, &mut works, ask);
+        } else {
+            let forced = works.iter_mut().filter(|keyed| ask.forces(&keyed.work.name));
+            forced.filter(|keyed| keyed.state != WorkState::Unknown).for_each(|keyed| keyed.state = WorkState::Dirty);
+        }
+        if complete && let Some(message) = ask.matches_none(works.iter().map(|keyed| keyed.work.name.as_str())) {
+            bail!("`--force`: {message}");
         }
         let must_run = |work: &&KeyedWork| matches!(work.state, WorkState::Dirty | WorkState::Broken(_));
         let dirty: Vec<&str> = works.iter().filter(must_run).map(|w| w.work.name.as_str()).collect();
         let reasons = if dirty.is_empty() {
             self.waits_of(taken)
-        } else if forced {
+        } else if dirty.iter().all(|name| ask.forces(name)) {
             vec![Reason::Forced]
         } else {
             let mut reasons = self.reasons(stage, identity, taken)?;
@@ -224,7 +207,7 @@ impl<'a> Grounds<'a> {
         identity: &StageIdentity,
         taken: &[Taken<'_>],
         complete: bool,
-        forced: bool,
+        ask: Ask<'_>,
     ) -> Result<Verdict> {
         if !complete || self.reads_unknown(taken)? {
             let reasons = self.waits_of(taken);
@@ -240,7 +223,7 @@ impl<'a> Grounds<'a> {
         let (key, state_key) = (hash.key(), state_hash.key());
 
         let mut reasons = Vec::new();
-        if forced {
+        if ask.is_forced() {
             reasons.push(Reason::Forced);
             return Ok(Verdict::Whole(Whole {
                 key: Some(key),
@@ -288,15 +271,6 @@ impl<'a> Grounds<'a> {
             }
         }
         Ok(list)
-    }
-
-    /// The inputs as the stage gets them.
-    pub fn resolve(&self, taken: &[Taken<'_>], complete: bool) -> Result<Resolved> {
-        let mut resolved = Resolved { complete, ..Resolved::default() };
-        for taken in taken {
-            resolved.inputs.insert(taken.edge.reads.param.clone(), taken.tree.items(self.cache)?.to_vec());
-        }
-        Ok(resolved)
     }
 
     /// Keys of pieces of work, and which of them have a result here.
@@ -351,9 +325,9 @@ impl<'a> Grounds<'a> {
             match before {
                 Some(before) => {
                     let now = taken.tree.items(self.cache)?;
-                    reasons.extend(changed_items(&reads.reference.name, reads.reads, &before, now));
+                    reasons.extend(changed_items(taken.producer(), reads.reads, &before, now));
                 }
-                None => reasons.push(Reason::InputChanged { input: reads.reference.name.clone() }),
+                None => reasons.push(Reason::InputChanged { input: taken.producer().to_string() }),
             }
         }
         Ok(reasons)
@@ -369,68 +343,6 @@ impl<'a> Grounds<'a> {
     pub const fn files(&self) -> &'a ArtifactFiles<'a> {
         self.files
     }
-
-    /// The stages and inputs whose contents are not known yet.
-    pub fn waits_of(&self, taken: &[Taken<'_>]) -> Vec<Reason> {
-        let unknown = |taken: &&Taken<'_>| {
-            taken.tree.items(self.cache).is_ok_and(|items| items.iter().any(|item| self.is_unknown(item, taken.edge)))
-        };
-        taken.iter().filter(unknown).map(|taken| Reason::WaitsFor { stage: taken.edge.reads.reference.name.clone() }).collect()
-    }
-
-    fn reads_unknown(&self, taken: &[Taken<'_>]) -> Result<bool> {
-        if self.unknown.is_empty() {
-            return Ok(false);
-        }
-        for taken in taken {
-            if taken.tree.items(self.cache)?.iter().any(|item| self.is_unknown(item, taken.edge)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn is_unknown(&self, item: &Item, edge: &Edge) -> bool {
-        let unknown = |artifact: &Artifact| self.unknown.contains(&artifact.digest);
-        edge.reads.reads.iter().filter_map(|field| item.fields.get(*field)).any(unknown)
-    }
-}
-
-/// The key of the row of an item stage. Names are in it, because the tree holds them, and what people wrote, because it takes the place
-/// of what the machine did.
-pub fn row_key(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], editing: Option<&Editing<'_>>) -> Digest {
-    let mut hash = KeyHash::new(Purpose::Stage);
-    render_row(stage, identity, taken, &mut hash);
-    if let Some(editing) = editing {
-        hash.entry(Section::Input, "texts of people", Covers::Artifact(editing.contents_digest()));
-    }
-    hash.key()
-}
-
-/// What the row of an item stage covers, but for what people wrote.
-fn render_row(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], into: &mut impl Rendering) {
-    identity.render(into);
-    let is_component = |name: &str| {
-        identity
-            .components
-            .iter()
-            .any(|(known, _)| known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
-    };
-    for (name, value) in stage.written.iter().filter(|(name, _)| !is_component(name)) {
-        into.entry(Section::Value, name, Covers::Value(value));
-    }
-    render_inputs(&by_tree(taken), into);
-}
-
-/// The inputs as the row of an item stage sees them.
-fn by_tree<'t>(taken: &'t [Taken<'_>]) -> Vec<KeyedInput<'t>> {
-    taken
-        .iter()
-        .map(|taken| {
-            let param = taken.edge.reads.param.as_str();
-            KeyedInput { param, members: taken.tree.digest, count: taken.tree.count, tree: taken.tree.digest }
-        })
-        .collect()
 }
 
 /// Tells works apart whose key is not known.

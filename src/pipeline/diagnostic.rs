@@ -52,6 +52,15 @@ impl Diagnostics {
         self.found.extend(others.found.into_iter().filter(keep));
     }
 
+    /// Takes over those of `others` that are not here already.
+    pub fn absorb_new(&mut self, others: Self) {
+        for problem in others.found {
+            if !self.found.contains(&problem) {
+                self.found.push(problem);
+            }
+        }
+    }
+
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Diagnostic> {
         self.found.iter_mut()
     }

@@ -1,17 +1,18 @@
 //! Joins stages by their references: who reads whom, whether it can be read, and the order to run in. Unaware of YAML.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::DfsPostOrder;
 
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::graph::{Edge, Found, Input, LoadedStage, Producer};
+use crate::pipeline::graph::{Collected, Edge, Found, Input, LoadedStage, Producer};
 use crate::pipeline::inputs;
-use crate::pipeline::params::Selector;
-use crate::pipeline::stage::{Form, InputShape, InputUse};
+use crate::pipeline::reference::{Reference, Selector};
+use crate::pipeline::stage::{Form, ImpliedInput, InputShape, InputUse};
 use crate::pipeline::tree::Span;
+use crate::pipeline::variants::{Source, Variants};
 
 /// Fills the edges of `stages` and puts each stage after those it reads. `failed` are names in the file that could not be loaded: what
 /// refers to them is not wrong for that.
@@ -19,11 +20,19 @@ pub fn join(
     mut stages: Vec<LoadedStage>,
     inputs: &[Input],
     failed: &[String],
+    variants: &Variants,
     diagnostics: &mut Diagnostics,
 ) -> Vec<LoadedStage> {
+    let edges: Vec<Vec<Edge>> = {
+        let joining = Joining::new(&stages, inputs, failed, variants);
+        (0..stages.len()).map(|index| joining.edges(index, diagnostics)).collect()
+    };
+    for (stage, edges) in stages.iter_mut().zip(edges) {
+        stage.edges = edges;
+    }
     for index in 0..stages.len() {
-        let edges = resolve(index, &stages, inputs, failed, diagnostics);
-        stages[index].edges = edges;
+        let implied = implied_edges(index, &stages, diagnostics);
+        stages[index].edges.extend(implied);
     }
     let Some(order) = order(&stages, diagnostics) else { return stages };
     let mut stages = reorder(stages, &order);
@@ -43,36 +52,97 @@ pub fn join(
     stages
 }
 
-fn resolve(
-    index: usize,
-    stages: &[LoadedStage],
-    inputs: &[Input],
-    failed: &[String],
-    diagnostics: &mut Diagnostics,
-) -> Vec<Edge> {
-    let mut edges = Vec::new();
-    for reads in stages[index].stage.inputs() {
-        let name = &reads.reference.name;
-        let from = if let Some(input) = inputs.iter().position(|input| input.name == *name) {
-            Producer::Input(input)
-        } else if let Some(stage) = stages.iter().position(|stage| stage.name == *name) {
-            Producer::Stage(stage)
-        } else {
-            if !failed.contains(name) {
-                let inputs = inputs.iter().map(|input| input.name.as_str());
-                let written = stages.iter().filter(|stage| stage.owner.is_none()).map(|stage| stage.name.as_str());
-                let known: Vec<&str> =
-                    inputs.chain(written).chain(failed.iter().map(String::as_str)).filter(|n| *n != stages[index].name).collect();
-                diagnostics
-                    .report(&reads.reference.span, format!("there is no input or stage `{name}`"))
-                    .hint(if known.is_empty() { "name it under `inputs`".into() } else { format!("known: {}", known.join(", ")) })
-                    .did_you_mean(name, known);
-            }
-            continue;
-        };
-        edges.push(Edge { reads, from });
+/// What references may name.
+struct Joining<'a> {
+    stages: &'a [LoadedStage],
+    inputs: &'a [Input],
+    failed: &'a [String],
+    variants: &'a Variants,
+    by_name: HashMap<&'a str, usize>,
+}
+
+impl<'a> Joining<'a> {
+    fn new(stages: &'a [LoadedStage], inputs: &'a [Input], failed: &'a [String], variants: &'a Variants) -> Self {
+        let by_name = stages.iter().enumerate().map(|(index, stage)| (stage.name.as_str(), index)).collect();
+        Self { stages, inputs, failed, variants, by_name }
     }
-    edges
+
+    fn edges(&self, index: usize, diagnostics: &mut Diagnostics) -> Vec<Edge> {
+        let mut edges = Vec::new();
+        for reads in self.stages[index].stage.inputs() {
+            if let Some(input) = self.inputs.iter().position(|input| input.name == reads.reference.name) {
+                edges.push(Edge { reads, from: Producer::Input(input), collected: None });
+                continue;
+            }
+            for source in self.variants.sources(&self.stages[index].variant, &reads.reference) {
+                match self.by_name.get(source.stage.as_str()) {
+                    Some(&producer) => edges.push(edge(&reads, source, producer)),
+                    None => self.report_unknown(index, &reads.reference, diagnostics),
+                }
+            }
+        }
+        edges
+    }
+
+    fn report_unknown(&self, index: usize, reference: &Reference, diagnostics: &mut Diagnostics) {
+        let name = &reference.name;
+        let stage = &self.stages[index];
+        // A variant that is missing was told of where it could not be made.
+        if self.failed.contains(name) || self.variants.has(name) {
+            return;
+        }
+        let inputs = self.inputs.iter().map(|input| input.name.as_str());
+        let written = self.stages.iter().filter(|stage| stage.owner.is_none()).map(|stage| stage.base_name.as_str());
+        let all = inputs.chain(written).chain(self.failed.iter().map(String::as_str));
+        let mut known: Vec<&str> = Vec::new();
+        for other in all.filter(|other| *other != stage.base_name) {
+            // The variants of a stage stand side by side.
+            if known.last() != Some(&other) {
+                known.push(other);
+            }
+        }
+        diagnostics
+            .report(&reference.span, format!("there is no input or stage `{name}`"))
+            .hint(if known.is_empty() { "name it under `inputs`".into() } else { format!("known: {}", known.join(", ")) })
+            .did_you_mean(name, known);
+    }
+}
+
+/// The edge to one of the stages that a reference leads to.
+fn edge(reads: &InputUse, source: Source, producer: usize) -> Edge {
+    let Reference { selector, span, .. } = &reads.reference;
+    let collected = source.collected.map(|label| {
+        let written = Reference { selector: Selector::All, ..reads.reference.clone() };
+        Collected { reference: written.to_string(), label }
+    });
+    let reference = Reference { selector: selector.clone(), ..Reference::to(source.stage, span) };
+    Edge { reads: InputUse { reference, ..reads.clone() }, from: Producer::Stage(producer), collected }
+}
+
+/// What a stage reads because those that it reads do so.
+fn implied_edges(index: usize, stages: &[LoadedStage], diagnostics: &mut Diagnostics) -> Vec<Edge> {
+    let mut implied = Vec::new();
+    for input in stages[index].stage.implied_inputs() {
+        let Some(through) = stages[index].edges.iter().find(|edge| edge.reads.param == input.through) else { continue };
+        let before = implied.len();
+        if let Producer::Stage(producer) = through.from {
+            for theirs in stages[producer].edges.iter().filter(|edge| edge.reads.param == input.theirs) {
+                let mut reference = theirs.reads.reference.clone();
+                reference.span = through.reads.reference.span.clone();
+                let (param, shape) = (input.param.clone(), theirs.reads.shape);
+                let reads = InputUse { param, reference, reads: input.reads, shape };
+                implied.push(Edge { reads, from: theirs.from, collected: theirs.collected.clone() });
+            }
+        }
+        if implied.len() == before {
+            let Reference { name, span, .. } = &through.reads.reference;
+            let ImpliedInput { purpose, param, theirs, .. } = &input;
+            diagnostics
+                .report(span, format!("{purpose} needs the `{theirs}` of a stage, and `{name}` has none"))
+                .hint(format!("name them here: `{param}: <stage>`"));
+        }
+    }
+    implied
 }
 
 /// The stages in an order in which each comes after those it reads, otherwise as they are; `None` after a cycle.
@@ -196,14 +266,18 @@ fn check_fields(consumer: &LoadedStage, edge: &Edge, stages: &[LoadedStage], inp
     let Some(&needed) = reads.first() else { return };
     let with_field = || -> Vec<&str> {
         let photos = inputs.iter().filter(|input| input.carries().is_some_and(|fields| fields.contains(&needed)));
-        let written =
-            stages.iter().filter(|stage| stage.owner.is_none() && stage.name != consumer.name && stage.carries.contains(&needed));
-        photos.map(|input| input.name.as_str()).chain(written.map(|stage| stage.name.as_str())).collect()
+        let written = stages
+            .iter()
+            .filter(|stage| stage.owner.is_none() && stage.base_name != consumer.base_name && stage.carries.contains(&needed));
+        let mut names: Vec<&str> =
+            photos.map(|input| input.name.as_str()).chain(written.map(|stage| stage.base_name.as_str())).collect();
+        names.dedup();
+        names
     };
     let message = match edge.from {
         Producer::Stage(index) if !stages[index].carries.contains(&needed) => {
             let has = stages[index].carries.join(", ");
-            format!("`{param}` reads `{needed}`, but `{}` has only: {has}", reference.name)
+            format!("`{param}` reads `{needed}`, but `{}` has only: {has}", stages[index].base_name)
         }
         Producer::Input(index) => match (&inputs[index].found, inputs[index].carries()) {
             (_, Some(fields)) if !fields.contains(&needed) => {
@@ -230,15 +304,20 @@ fn check_fields(consumer: &LoadedStage, edge: &Edge, stages: &[LoadedStage], inp
 
 fn check_selector(edge: &Edge, stages: &[LoadedStage], inputs: &[Input], publishes: &[bool], diagnostics: &mut Diagnostics) {
     let reference = &edge.reads.reference;
+    if let (Producer::Input(index), false) = (edge.from, reference.picks.is_empty()) {
+        let name = &inputs[index].name;
+        diagnostics
+            .report(&reference.span, format!("`{name}` is an input and has no variants to pick from"))
+            .hint(format!("write `{name}`"));
+        return;
+    }
     if reference.selector == Selector::All {
         return;
     }
-    let problem = match edge.from {
-        Producer::Input(index) => format!("`{}` is an input and has no checkpoints to select from", inputs[index].name),
-        Producer::Stage(index) if !publishes[index] => {
-            format!("`{}` has no checkpoints to select from", stages[index].name)
-        }
+    let (name, what) = match edge.from {
+        Producer::Input(index) => (&inputs[index].name, "is an input and has"),
+        Producer::Stage(index) if !publishes[index] => (&stages[index].base_name, "has"),
         Producer::Stage(_) => return,
     };
-    diagnostics.report(&reference.span, problem).hint(format!("write `{}`", reference.name));
+    diagnostics.report(&reference.span, format!("`{name}` {what} no checkpoints to select from")).hint(format!("write `{name}`"));
 }

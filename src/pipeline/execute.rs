@@ -1,7 +1,7 @@
 //! Runs what a pipeline lacks: stages whose inputs are there, those of the CPU side by side, those of the device one at a time. Unaware of
 //! what a stage computes and of who watches.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -23,6 +23,7 @@ use crate::pipeline::item_tree::Given;
 use crate::pipeline::lock_file::{EditRows, LockFile};
 use crate::pipeline::progress::{Counts, Event, Observer, StageState};
 use crate::pipeline::run_record::{RunRecord, StageReport};
+use crate::pipeline::selection::{Ask, Selection};
 use crate::pipeline::stage::Form;
 use crate::pipeline::texts;
 use crate::pipeline::wishes::Wishes;
@@ -30,10 +31,7 @@ use crate::pipeline::wishes::Wishes;
 /// What the user asks of a run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// Indices of the stages to build; what they need is built too.
-    pub targets: Vec<usize>,
-    /// Run these even if they are fresh.
-    pub force: BTreeSet<usize>,
+    pub selection: Selection,
     /// A failed item or stage does not stop what does not need it.
     pub keep_going: bool,
     /// Threads of CPU stages; 0 takes one for each core.
@@ -129,7 +127,7 @@ pub fn run(
     cache.forget_old_displaced()?;
 
     let lock = LockFile::read(&pipeline.lock_file())?;
-    let needed = pipeline.needed(options.targets.iter().copied());
+    let needed = options.selection.needed(pipeline);
     let names = needed.iter().map(|&index| pipeline.stages[index].name.clone()).collect();
     observer.event(Event::RunStarted { pipeline: pipeline.file.display().to_string(), stages: names });
     let intake = read_inputs(pipeline, &needed, cache, &lock)?;
@@ -267,6 +265,8 @@ impl<'a> Run<'a> {
             .copied()
             .filter(|&consumer| matches!(self.pipeline.stages[consumer].stage.form(), Form::Items(_)))
             .filter(|&consumer| board[consumer].phase == Phase::Waiting)
+            // One that is forced runs once, in its own turn.
+            .filter(|&consumer| matches!(self.options.selection.ask(consumer), Ask::Complete))
             .filter(|&consumer| self.pipeline.producers(consumer).any(|producer| producer == index))
             .filter(|&consumer| self.pipeline.producers(consumer).all(|producer| producer == index || is_there(producer)))
             .collect()
@@ -330,10 +330,15 @@ impl<'a> Run<'a> {
 
     fn try_stage(&self, index: usize) -> Result<Ending> {
         let files = ArtifactFiles::new(self.cache, self.intake);
-        let forced = self.options.force.contains(&index);
-        let decision = self.grounds(&files).decide(index, &|producer| self.given(producer), forced)?;
+        let ask = self.options.selection.ask(index);
+        let decision = self.grounds(&files).decide(index, &|producer| self.given(producer), ask)?;
         match decision.verdict {
             Verdict::Waits(ref reasons) => self.wait(reasons),
+            Verdict::Kept { tree, reasons } => {
+                let counts = Counts { total: tree.count, cached: tree.count, ..Counts::default() };
+                let note = format!("left as it was; {}", worded(&reasons));
+                Ok(Ending::new(StageState::Cached, Given::Whole(tree), counts).note(note))
+            }
             Verdict::Fresh { .. } => self.take_fresh(index, decision),
             Verdict::Works(_) => self.run_items(index, decision, &files),
             Verdict::Whole(_) => self.run_whole(index, decision, &files),

@@ -1,8 +1,6 @@
 //! What the key of a stage, or of one of its items, covers, and how that differs from what the last run recorded. Unaware of how it is
 //! shown.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Result, bail};
 
 use crate::cache::Cache;
@@ -13,6 +11,7 @@ use crate::pipeline::graph::{LoadedStage, Pipeline};
 use crate::pipeline::item_set;
 use crate::pipeline::keys::render_work;
 use crate::pipeline::plan::{PlannedStage, PlannedState, walk};
+use crate::pipeline::selection::Selection;
 use crate::pipeline::stage::Form;
 
 /// A key laid open.
@@ -50,7 +49,7 @@ impl ExplainedRow {
 /// Explains the stage at `index`, or one item of it.
 pub fn explain(pipeline: &Pipeline, cache: &Cache, index: usize, item: Option<&str>) -> Result<Explanation> {
     let mut explanation = None;
-    walk(pipeline, cache, &[index], &BTreeSet::new(), &mut |at, decision, planned, grounds| {
+    walk(pipeline, cache, &Selection::of([index]), &mut |at, decision, planned, grounds| {
         if at == index {
             let stage = &pipeline.stages[index];
             explanation = Some(match item {

@@ -83,6 +83,10 @@ pub enum Reason {
     WaitsFor {
         stage: String,
     },
+    /// The run leaves it out, and it has no result that could be taken.
+    LeftOut {
+        stage: String,
+    },
     /// `@pick` is used and nothing is picked.
     NothingPicked {
         input: String,
@@ -134,6 +138,9 @@ impl fmt::Display for Reason {
             Reason::GoesOn { published: 0 } => f.write_str("goes on where it was interrupted"),
             Reason::GoesOn { published } => write!(f, "goes on where it was interrupted, with {published} published"),
             Reason::WaitsFor { stage } => write!(f, "waits for `{stage}`"),
+            Reason::LeftOut { stage } => {
+                write!(f, "this run leaves `{stage}` out, and it has no result to take")
+            }
             Reason::NothingPicked { input } => {
                 write!(f, "`{input}` takes what is picked, and nothing is: write `pick: <epoch>` into the pipeline file")
             }

@@ -7,6 +7,7 @@ use globset::GlobSet;
 use crate::pipeline::inputs::InputFile;
 use crate::pipeline::stage::{InputUse, Stage, StageKind};
 use crate::pipeline::tree::Span;
+use crate::pipeline::variant::Variant;
 
 pub struct Pipeline {
     /// The pipeline file, as the user calls it.
@@ -51,20 +52,25 @@ pub enum Found {
 }
 
 pub struct LoadedStage {
-    /// `train`, or `train/latents` of a stage that belongs to another.
+    /// `train`, `train[rank=8]` of a stage that has variants, or `train/latents` of a stage that belongs to another.
     pub name: String,
+    /// The name without the variant.
+    pub base_name: String,
+    pub variant: Variant,
     pub kind: &'static dyn StageKind,
     pub stage: Box<dyn Stage>,
     /// Of its name in the file; a sub-stage has that of its owner.
     pub span: Span,
     /// False after `default: false`: built only if it is asked for or needed.
     pub by_default: bool,
+    /// Further attempts after a failure that may pass.
+    pub retry: u32,
     /// The stage it belongs to, if it is not written in the file.
     pub owner: Option<String>,
     /// The `result` params as the file gives them, by name; a sub-stage has those of its owner. What an item stage does not list among its
     /// components enters the keys of its works, and so the row of the stage must cover it.
     pub written: Vec<(String, serde_json::Value)>,
-    /// What it reads, in the order of `Stage::inputs`.
+    /// What it reads, in the order of `Stage::inputs`; what a reference collects has an edge for each variant, one after the other.
     pub edges: Vec<Edge>,
     /// The fields its items have.
     pub carries: Vec<&'static str>,
@@ -73,8 +79,20 @@ pub struct LoadedStage {
 /// A stage reads something.
 #[derive(Clone, Debug)]
 pub struct Edge {
+    /// Its reference names the producer with its variant.
     pub reads: InputUse,
     pub from: Producer,
+    /// Where the reference takes several variants of a stage together.
+    pub collected: Option<Collected>,
+}
+
+/// One of several variants that a reference takes together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collected {
+    /// As in the file: `train[*]`.
+    pub reference: String,
+    /// Put before the names of its items: `rank=8`.
+    pub label: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,6 +154,13 @@ impl Pipeline {
 
     pub fn lock_file(&self) -> PathBuf {
         self.folder.join("pipeline.lock")
+    }
+}
+
+impl LoadedStage {
+    /// Where its outputs lie below `out/`: `train`, `train/rank=8`.
+    pub fn folder(&self) -> String {
+        self.variant.folder_of(&self.base_name)
     }
 }
 

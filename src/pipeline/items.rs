@@ -2,29 +2,29 @@
 //! when the stage's turn comes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 
-use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
-use crate::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
+use crate::cache::manifest::ComponentList;
 use crate::cache::records::{Output, Record};
 use crate::pipeline::context::{ArtifactFiles, StageContext, store};
-use crate::pipeline::decide::{Decision, KeyedWork, Verdict, WorkState, Works, in_stage, row_key};
+use crate::pipeline::decide::{Decision, KeyedWork, Verdict, WorkState, Works, in_stage};
 use crate::pipeline::execute::{Ending, Run};
 use crate::pipeline::guard::guarded;
 use crate::pipeline::item::{Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
-use crate::pipeline::keys::render_work;
+use crate::pipeline::keys::row_key;
 use crate::pipeline::outputs::{edited_item, finish_key, items_of, items_of_stage};
 use crate::pipeline::progress::{Counts, Event, StageState};
-use crate::pipeline::recorded::Preferred;
-use crate::pipeline::stage::{Editable, Form, ItemStage, Worker};
+use crate::pipeline::selection::{Ask, Force};
+use crate::pipeline::stage::{Editable, Form, ItemStage};
 use crate::pipeline::texts;
+use crate::pipeline::workbench::Bench;
 
 /// What became of the pieces of work that had to run.
 pub(crate) struct Done {
@@ -118,7 +118,7 @@ impl Run<'_> {
         }
         let uses_device = stage.stage.uses_device();
         let preferred = self.grounds(files).preferred(stage);
-        let forced = self.options.force.contains(&index);
+        let ask = self.options.selection.ask(index);
 
         // Another process may be at the same works: those of the CPU are locked together, those of the device one by one.
         let mut lock = None;
@@ -129,17 +129,16 @@ impl Run<'_> {
                 done.interrupted = true;
                 return Ok(done);
             }
-            if !forced {
-                let grounds = self.grounds(files);
-                let mut left = Vec::with_capacity(dirty.len());
-                for place in dirty {
-                    match grounds.result(&works.works[place].key, &preferred)? {
-                        Some(record) => drop(done.outputs.insert(place, record.outputs)),
-                        None => left.push(place),
-                    }
+            let grounds = self.grounds(files);
+            let mut left = Vec::with_capacity(dirty.len());
+            for place in dirty {
+                let KeyedWork { work, key, .. } = &works.works[place];
+                match if ask.forces(&work.name) { None } else { grounds.result(key, &preferred)? } {
+                    Some(record) => drop(done.outputs.insert(place, record.outputs)),
+                    None => left.push(place),
                 }
-                dirty = left;
             }
+            dirty = left;
         }
         let cached = works.works.len() - dirty.len();
         let counts = Counts { total: works.works.len(), cached, ..Counts::default() };
@@ -155,7 +154,7 @@ impl Run<'_> {
 
         let batch = self.batch();
         let context = StageContext::new(&self.scope, files, &stage.name, None);
-        let worker = guarded(|| form.open(&context))?;
+        let worker = self.attempts(index, None, || guarded(|| form.open(&context)))?;
         let bench = Bench {
             run: self,
             index,
@@ -163,7 +162,7 @@ impl Run<'_> {
             worker: worker.as_ref(),
             opened_with: files,
             preferred: &preferred,
-            forced,
+            ask,
             counts: Mutex::new(counts),
             failure: AtomicBool::new(false),
         };
@@ -259,9 +258,9 @@ impl Run<'_> {
         let stage = &self.pipeline.stages[index];
         let started = Instant::now();
         let key = finish_key(&decision.identity, outputs, stage.kind.writes());
-        let forced = self.options.force.contains(&index);
+        let is_forced = matches!(self.options.selection.ask(index), Ask::Again(Force::All));
         let preferred = self.grounds(files).preferred(stage);
-        let found = if forced { None } else { self.grounds(files).result(&key, &preferred)? };
+        let found = if is_forced { None } else { self.grounds(files).result(&key, &preferred)? };
         let (made, outputs) = match found {
             Some(record) => (0, record.outputs),
             None => {
@@ -291,100 +290,6 @@ impl Run<'_> {
 struct Finished {
     made: usize,
     items: ItemSet,
-}
-
-/// One stage at work.
-struct Bench<'a, 'r> {
-    run: &'a Run<'r>,
-    index: usize,
-    batch: &'a Batch<'a>,
-    worker: &'a dyn Worker,
-    opened_with: &'a ArtifactFiles<'a>,
-    preferred: &'a Preferred,
-    forced: bool,
-    counts: Mutex<Counts>,
-    failure: AtomicBool,
-}
-
-impl Bench<'_, '_> {
-    /// `None` if it was not begun: the user wants an end, or another piece has failed.
-    fn do_one(&self, work: &KeyedWork) -> Option<Result<Vec<Output>>> {
-        let ends_at_failure = !self.run.options.keep_going;
-        if self.run.scope.wishes.interrupted() || (ends_at_failure && self.failure.load(Ordering::Relaxed)) {
-            return None;
-        }
-        let outcome = self.locked(work).transpose()?;
-        if outcome.is_err() && self.run.scope.wishes.interrupted() {
-            // It gave up because it was asked to.
-            return None;
-        }
-        let (error, counts) = {
-            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-            let error = match &outcome {
-                Ok((_, true)) => {
-                    counts.ran += 1;
-                    None
-                }
-                Ok((_, false)) => {
-                    counts.cached += 1;
-                    None
-                }
-                Err(error) => {
-                    counts.failed += 1;
-                    self.failure.store(true, Ordering::Relaxed);
-                    Some(format!("{error:#}"))
-                }
-            };
-            (error, *counts)
-        };
-        let stage = self.run.pipeline.stages[self.index].name.clone();
-        self.run.scope.observer.event(Event::ItemFinished { stage, item: work.work.name.clone(), counts, error });
-        Some(outcome.map(|(outputs, _)| outputs))
-    }
-
-    /// The outputs, and whether they were made here; `None` if the user does not want to wait for another process.
-    fn locked(&self, work: &KeyedWork) -> Result<Option<(Vec<Output>, bool)>> {
-        let stage = &self.run.pipeline.stages[self.index];
-        if !stage.stage.uses_device() {
-            return self.make(work).map(|outputs| Some((outputs, true)));
-        }
-        let Some(_lock) = self.run.wait_for_key(&stage.name, &work.key)? else { return Ok(None) };
-        if !self.forced
-            && let Some(record) = self.run.grounds(self.opened_with).result(&work.key, self.preferred)?
-        {
-            return Ok(Some((record.outputs, false)));
-        }
-        let outputs = self.make(work)?;
-        // The next to hold the lock looks for the record.
-        self.batch.flush()?;
-        Ok(Some((outputs, true)))
-    }
-
-    fn make(&self, work: &KeyedWork) -> Result<Vec<Output>> {
-        let started = Instant::now();
-        let run = self.run;
-        let stage = &run.pipeline.stages[self.index];
-        let files = ArtifactFiles::new(run.cache, run.intake);
-        let mut context = StageContext::new(&run.scope, &files, &stage.name, None);
-        let drafts = guarded(|| self.worker.run(&work.work, &context));
-        let drafts = context.settle(drafts)?;
-        self.opened_with.check_unchanged()?;
-        files.check_unchanged()?;
-        let outputs: Vec<Output> =
-            drafts.into_iter().map(|draft| store(draft, &work.work.name, self.batch, &files)).collect::<Result<_>>()?;
-        let mut list = ComponentList::default();
-        list.entry(Section::Kind, stage.kind.name(), Covers::Value(&stage.kind.version().into()));
-        render_work(&work.work, &mut list);
-        self.batch.record(Record {
-            key: work.key,
-            components: list.to_record(),
-            outputs: outputs.clone(),
-            seconds: started.elapsed().as_secs_f64(),
-            ended: None,
-            facts: run.facts(self.index),
-        })?;
-        Ok(outputs)
-    }
 }
 
 /// An error if two outputs have one name.

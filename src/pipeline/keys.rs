@@ -8,15 +8,17 @@
 //! | state | as the whole stage, without what only moves its end |
 //! | finish | kind and version, components, the digests of all outputs, sorted by content |
 //!
-//! Never in a key: paths, times, the names of stages and inputs, the device, the number of threads, how the file is laid out. Names of
+//! Never in a key: paths, times, the names of stages, variants and inputs, the device, the number of threads, how the file is laid out. Names of
 //! items are in the row of an item stage because its tree holds them; that row only saves looking up its works, which renaming never
 //! makes run again.
 
 use crate::cache::digest::Digest;
 use crate::cache::manifest::{Covers, KeyHash, Purpose, Rendering, Section};
+use crate::edits::Editing;
 use crate::pipeline::graph::LoadedStage;
 use crate::pipeline::item::Item;
 use crate::pipeline::stage::Work;
+use crate::pipeline::taken::Taken;
 
 /// Kind, version and components of a stage: the start of each of its keys.
 #[derive(Clone, Debug)]
@@ -77,6 +79,43 @@ pub fn render_inputs(inputs: &[KeyedInput<'_>], into: &mut impl Rendering) {
         let covers = Covers::Set { members: input.members, count: input.count as u64, tree: Some(input.tree) };
         into.entry(Section::Input, input.param, covers);
     }
+}
+
+/// The key of the row of an item stage. Names are in it, because the tree holds them, and what people wrote, because it takes the place
+/// of what the machine did.
+pub fn row_key(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], editing: Option<&Editing<'_>>) -> Digest {
+    let mut hash = KeyHash::new(Purpose::Stage);
+    render_row(stage, identity, taken, &mut hash);
+    if let Some(editing) = editing {
+        hash.entry(Section::Input, "texts of people", Covers::Artifact(editing.contents_digest()));
+    }
+    hash.key()
+}
+
+/// What the row of an item stage covers, but for what people wrote.
+pub fn render_row(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], into: &mut impl Rendering) {
+    identity.render(into);
+    let is_component = |name: &str| {
+        identity
+            .components
+            .iter()
+            .any(|(known, _)| known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    };
+    for (name, value) in stage.written.iter().filter(|(name, _)| !is_component(name)) {
+        into.entry(Section::Value, name, Covers::Value(value));
+    }
+    render_inputs(&by_tree(taken), into);
+}
+
+/// The inputs as the row of an item stage sees them.
+fn by_tree<'t>(taken: &'t [Taken<'_>]) -> Vec<KeyedInput<'t>> {
+    taken
+        .iter()
+        .map(|taken| {
+            let param = taken.edge.reads.param.as_str();
+            KeyedInput { param, members: taken.tree.digest, count: taken.tree.count, tree: taken.tree.digest }
+        })
+        .collect()
 }
 
 /// The digest over what `reads` names of each item, in an order that only the contents decide.

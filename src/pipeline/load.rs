@@ -1,6 +1,6 @@
 //! From a pipeline file to a pipeline: kinds found, params typed, inputs looked up, edges checked. All problems come at once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSetBuilder};
@@ -8,11 +8,12 @@ use globset::{GlobBuilder, GlobSetBuilder};
 use crate::pipeline::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::pipeline::edges;
 use crate::pipeline::graph::{Found, Input, LoadedStage, Pipeline, Producer, Skip};
-use crate::pipeline::params::{ParamValue, Role};
+use crate::pipeline::load_stages::{FileScope, load_stages};
+use crate::pipeline::params::ParamValue;
 use crate::pipeline::settings::{self, TOP_LEVEL};
 use crate::pipeline::sources::{self, Surroundings};
-use crate::pipeline::spec::{self, MAX_DEPTH};
-use crate::pipeline::stage::{LoadScope, StageKind};
+use crate::pipeline::spec;
+use crate::pipeline::stage::StageKind;
 use crate::pipeline::tree::{Key, Node, Span, Value};
 use crate::pipeline::vars;
 
@@ -21,9 +22,6 @@ const DEFAULT_SEED: u64 = 42;
 
 /// Entries under `vars`, `inputs` or `stages`: more than a person writes, few enough to compare each with each.
 const MAX_NAMES: usize = 1000;
-
-/// Keys of a stage that are the engine's.
-const ENGINE_KEYS: &[&str] = &["default"];
 
 /// Reads `file`, applies the settings that were given by `--set` and checks everything that can be checked without running a stage.
 pub fn load(
@@ -95,9 +93,11 @@ impl Loader<'_> {
         let inputs = self.inputs(&names);
         let mut failed: Vec<String> =
             names.keys().filter(|name| !inputs.iter().any(|input| input.name == **name)).cloned().collect();
-        let stages = self.stages(&names, &concept, &trigger, seed);
-        failed.retain(|name| !stages.iter().any(|stage| stage.name == *name));
-        let stages = edges::join(stages, &inputs, &failed, self.diagnostics);
+        let scope = FileScope { concept: &concept, trigger: &trigger, seed };
+        let (stages, variants) = load_stages(self.root, &names, &scope, self.kinds, self.diagnostics);
+        failed.retain(|name| !stages.iter().any(|stage| stage.base_name == *name));
+        let mut stages = edges::join(stages, &inputs, &failed, &variants, self.diagnostics);
+        tell_readers(&mut stages);
         self.remark_on(&inputs, &stages, &skip);
         Pipeline {
             file: file.to_path_buf(),
@@ -224,74 +224,6 @@ impl Loader<'_> {
         inputs
     }
 
-    fn stages(&mut self, names: &BTreeMap<String, Span>, concept: &str, trigger: &str, seed: u64) -> Vec<LoadedStage> {
-        let Some(section) = self.root.get("stages") else {
-            let end = Span { start: self.root.span.start, end: self.root.span.start, ..self.root.span.clone() };
-            self.diagnostics.report(&end, "`stages` is missing").hint("`loramill init NAME` writes a pipeline to begin with");
-            return Vec::new();
-        };
-        if matches!(&section.value, Value::Map(entries) if entries.is_empty()) {
-            self.diagnostics.report(&section.span, "there are no stages").hint("`loramill stages` lists the kinds");
-        }
-        let mut stages = Vec::new();
-        for (key, node) in entries(section) {
-            if names.get(&key.name) == Some(&key.span) {
-                let scope = LoadScope { stage: &key.name, concept, trigger, seed };
-                self.stage(key, node, &scope, &mut stages);
-            }
-        }
-        stages
-    }
-
-    fn stage(&mut self, key: &Key, node: &Node, scope: &LoadScope<'_>, into: &mut Vec<LoadedStage>) {
-        let mut params = node.clone();
-        // A stage is shown by its name: what is missing in it has no other place.
-        match &mut params.value {
-            Value::Map(entries) => {
-                entries.retain(|(key, _)| !ENGINE_KEYS.contains(&key.name.as_str()));
-                params.span = key.span.clone();
-            }
-            Value::Null => params.value = Value::Map(Vec::new()),
-            _ => {}
-        }
-        let by_default = node.get("default").is_none_or(|node| bool::decode(node, self.diagnostics).unwrap_or(true));
-        let (kind_name, kind_span) = match node.get("kind") {
-            None => (key.name.clone(), &key.span),
-            Some(node) => match String::decode(node, self.diagnostics) {
-                Some(name) => (name, &node.span),
-                None => return,
-            },
-        };
-        let Some(kind) = self.kinds.iter().find(|kind| kind.name() == kind_name).copied() else {
-            let known: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
-            let problem = self.diagnostics.report(kind_span, format!("there is no stage kind `{kind_name}`"));
-            if node.get("kind").is_none() {
-                problem.hint("a stage that is not named after its kind says `kind:`");
-            } else {
-                problem.hint(format!("known: {}", known.join(", ")));
-            }
-            problem.did_you_mean(&kind_name, known);
-            return;
-        };
-        self.diagnostics.set_subject(Some(kind.name()));
-        let stage = kind.load(&params, scope, self.diagnostics);
-        self.diagnostics.set_subject(None);
-        let Some(stage) = stage else { return };
-        let name = key.name.clone();
-        let loaded = LoadedStage {
-            name,
-            kind,
-            stage,
-            span: key.span.clone(),
-            by_default,
-            owner: None,
-            written: written(&params, kind),
-            edges: Vec::new(),
-            carries: Vec::new(),
-        };
-        push_with_sub_stages(loaded, 0, into);
-    }
-
     fn remark_on(&mut self, inputs: &[Input], stages: &[LoadedStage], skip: &Skip) {
         for (index, input) in inputs.iter().enumerate() {
             let is_read = stages.iter().flat_map(|stage| &stage.edges).any(|edge| edge.from == Producer::Input(index));
@@ -317,38 +249,23 @@ impl Loader<'_> {
     }
 }
 
-/// The `result` params that the file gives a stage.
-fn written(params: &Node, kind: &dyn StageKind) -> Vec<(String, serde_json::Value)> {
-    let Value::Map(entries) = &params.value else { return Vec::new() };
-    let docs = kind.params();
-    let is_result = |name: &str| docs.iter().any(|doc| doc.name == name && doc.role == Role::Result);
-    let mut written: Vec<_> =
-        entries.iter().filter(|(key, _)| is_result(&key.name)).map(|(key, node)| (key.name.clone(), node.to_json())).collect();
-    written.sort_by(|a, b| a.0.cmp(&b.0));
-    written
-}
-
-/// A stage after the stages that belong to it.
-fn push_with_sub_stages(stage: LoadedStage, depth: usize, into: &mut Vec<LoadedStage>) {
-    assert!(depth < MAX_DEPTH, "the sub-stages of `{}` have no end", stage.name);
-    for sub in stage.stage.sub_stages() {
-        let sub = LoadedStage {
-            name: format!("{}/{}", stage.name, sub.name),
-            kind: sub.kind,
-            stage: sub.stage,
-            span: stage.span.clone(),
-            by_default: false,
-            owner: Some(stage.name.clone()),
-            written: stage.written.clone(),
-            edges: Vec::new(),
-            carries: Vec::new(),
-        };
-        push_with_sub_stages(sub, depth + 1, into);
+/// Tells each stage which kinds read it.
+fn tell_readers(stages: &mut [LoadedStage]) {
+    let mut readers: Vec<BTreeSet<&'static str>> = vec![BTreeSet::new(); stages.len()];
+    for stage in stages.iter() {
+        for edge in &stage.edges {
+            if let Producer::Stage(index) = edge.from {
+                readers[index].insert(stage.kind.name());
+            }
+        }
     }
-    into.push(stage);
+    for (stage, kinds) in stages.iter_mut().zip(&readers) {
+        stage.stage.read_by(kinds);
+    }
 }
 
-fn entries(node: &Node) -> &[(Key, Node)] {
+/// The entries of a mapping; of anything else none.
+pub(crate) fn entries(node: &Node) -> &[(Key, Node)] {
     match &node.value {
         Value::Map(entries) => entries,
         _ => &[],

@@ -3,7 +3,9 @@
 pub mod diagnostic;
 pub mod tree;
 
+pub mod param_values;
 pub mod params;
+pub mod reference;
 
 pub mod item;
 pub mod item_set;
@@ -15,16 +17,24 @@ pub mod stage;
 
 pub mod inputs;
 
+pub mod scalar;
 pub mod spec;
 pub mod syntax;
+mod tree_builder;
 
 pub mod settings;
 pub mod vars;
+
+pub mod matrix;
+pub mod stage_keys;
+pub mod variant;
+pub mod variants;
 
 pub mod graph;
 
 pub mod edges;
 pub mod load;
+mod load_stages;
 pub mod sources;
 
 pub mod schema;
@@ -35,10 +45,13 @@ pub mod resolve;
 pub mod intake;
 pub mod item_tree;
 
+pub mod selection;
+
 pub mod decide;
 pub mod freshness;
 pub mod outputs;
 pub mod recorded;
+pub mod taken;
 pub mod texts;
 
 pub mod explain;
@@ -54,4 +67,6 @@ pub mod wishes;
 pub mod commit;
 pub mod execute;
 mod items;
+pub mod retry;
 mod whole;
+mod workbench;

@@ -6,12 +6,11 @@
 //! - `result`: in the key by its canonical value;
 //! - `execution`: changes cost only, in no key.
 
-use std::fmt;
-
 use serde_json::json;
 
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::tree::{Node, Span, Value};
+use crate::pipeline::reference::Reference;
+use crate::pipeline::tree::{Node, Value};
 
 /// What a field of a params struct means for the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,54 +31,6 @@ pub struct ParamDoc {
     pub default: Option<serde_json::Value>,
     /// JSON schema of the value.
     pub schema: serde_json::Value,
-}
-
-/// Which items of a stage a reference takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selector {
-    /// Without `@`.
-    All,
-    /// `@20`, `@[20, 30]`.
-    Epochs(Vec<u64>),
-    /// `@step:1880`: the checkpoint saved at that many images seen.
-    Step(u64),
-    /// `@last`
-    Last,
-    /// `@pick`: the top-level `pick`, or what `score` recommends.
-    Pick,
-}
-
-/// As written after the name: `@20`.
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => Ok(()),
-            Self::Epochs(epochs) => match epochs.as_slice() {
-                [epoch] => write!(f, "@{epoch}"),
-                epochs => {
-                    let epochs: Vec<String> = epochs.iter().map(u64::to_string).collect();
-                    write!(f, "@[{}]", epochs.join(", "))
-                }
-            },
-            Self::Step(step) => write!(f, "@step:{step}"),
-            Self::Last => f.write_str("@last"),
-            Self::Pick => f.write_str("@pick"),
-        }
-    }
-}
-
-impl fmt::Display for Reference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.name, self.selector)
-    }
-}
-
-/// A name of an input or a stage, as a param gives it: `train@20`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Reference {
-    pub name: String,
-    pub selector: Selector,
-    pub span: Span,
 }
 
 /// A value that a params struct may hold.
@@ -120,7 +71,7 @@ pub trait Params: Sized {
 ///     /// Scales pictures.
 ///     pub struct Resize {
 ///         /// The pictures.
-///         input images: loramill::pipeline::params::Reference,
+///         input images: loramill::pipeline::reference::Reference,
 ///         /// Side in pixels.
 ///         result size: u64 = 512,
 ///         /// Threads; 0 takes all.
@@ -173,7 +124,7 @@ macro_rules! params {
                 components
             }
 
-            fn input_references(&self) -> Vec<(String, $crate::pipeline::params::Reference)> {
+            fn input_references(&self) -> Vec<(String, $crate::pipeline::reference::Reference)> {
                 let mut found = Vec::new();
                 $( $crate::pipeline::params::ParamValue::references(&self.$field, stringify!($field), &mut found); )*
                 found
@@ -197,7 +148,7 @@ macro_rules! params {
                 $crate::pipeline::params::struct_schema(&<Self as $crate::pipeline::params::Params>::fields())
             }
 
-            fn references(&self, path: &str, found: &mut Vec<(String, $crate::pipeline::params::Reference)>) {
+            fn references(&self, path: &str, found: &mut Vec<(String, $crate::pipeline::reference::Reference)>) {
                 for (inner, reference) in <Self as $crate::pipeline::params::Params>::input_references(self) {
                     found.push((format!("{path}.{inner}"), reference));
                 }
@@ -271,243 +222,4 @@ pub fn struct_schema(fields: &[ParamDoc]) -> serde_json::Value {
     }
     let required: Vec<&str> = fields.iter().filter(|f| f.default.is_none()).map(|f| f.name).collect();
     json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
-}
-
-fn expected<T>(node: &Node, what: &str, diagnostics: &mut Diagnostics) -> Option<T> {
-    diagnostics.report(&node.span, format!("expected {what}, found {}", node.describe()));
-    None
-}
-
-impl ParamValue for bool {
-    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
-        match node.value {
-            Value::Bool(value) => Some(value),
-            Value::Text(ref text) if matches!(text.to_lowercase().as_str(), "yes" | "no" | "on" | "off") => {
-                let found = format!("expected true or false, found the text `{text}`");
-                diagnostics.report(&node.span, found).hint("YAML 1.2 writes `true` and `false`");
-                None
-            }
-            _ => expected(node, "true or false", diagnostics),
-        }
-    }
-
-    fn canonical(&self) -> serde_json::Value {
-        json!(self)
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "boolean" })
-    }
-}
-
-impl ParamValue for u64 {
-    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
-        match node.value {
-            Value::Integer(value) if value >= 0 => Some(value as u64),
-            Value::Integer(_) => {
-                diagnostics.report(&node.span, "expected a whole number of at least 0");
-                None
-            }
-            _ => expected(node, "a whole number", diagnostics),
-        }
-    }
-
-    fn canonical(&self) -> serde_json::Value {
-        json!(self)
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "integer", "minimum": 0 })
-    }
-}
-
-impl ParamValue for f64 {
-    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
-        match node.value {
-            Value::Integer(value) => Some(value as f64),
-            Value::Float(value) if value.is_finite() => Some(value),
-            Value::Float(_) => {
-                diagnostics.report(&node.span, "expected a finite number");
-                None
-            }
-            _ => expected(node, "a number", diagnostics),
-        }
-    }
-
-    fn canonical(&self) -> serde_json::Value {
-        json!(self)
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "number" })
-    }
-}
-
-impl ParamValue for String {
-    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
-        match &node.value {
-            Value::Text(text) => Some(text.clone()),
-            Value::Bool(_) | Value::Integer(_) | Value::Float(_) => {
-                diagnostics
-                    .report(&node.span, format!("expected text, found {}", node.describe()))
-                    .hint("quotes make text of it");
-                None
-            }
-            _ => expected(node, "text", diagnostics),
-        }
-    }
-
-    fn canonical(&self) -> serde_json::Value {
-        json!(self)
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "string" })
-    }
-}
-
-impl<T: ParamValue> ParamValue for Option<T> {
-    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
-        match node.value {
-            Value::Null => Some(None),
-            _ => T::decode(node, diagnostics).map(Some),
-        }
-    }
-
-    fn canonical(&self) -> serde_json::Value {
-        self.as_ref().map_or(serde_json::Value::Null, T::canonical)
-    }
-
-    fn schema() -> serde_json::Value {
-        T::schema()
-    }
-
-    fn references(&self, path: &str, found: &mut Vec<(String, Reference)>) {
-        if let Some(value) = self {
-            value.references(path, found);
-        }
-    }
-}
-
-/// A list; a single value stands for a list of one.
-impl<T: ParamValue> ParamValue for Vec<T> {
-    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
-        match &node.value {
-            Value::List(nodes) => {
-                let decoded: Vec<Option<T>> = nodes.iter().map(|node| T::decode(node, diagnostics)).collect();
-                decoded.into_iter().collect()
-            }
-            _ => T::decode(node, diagnostics).map(|value| vec![value]),
-        }
-    }
-
-    fn canonical(&self) -> serde_json::Value {
-        self.iter().map(T::canonical).collect()
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "anyOf": [T::schema(), { "type": "array", "items": T::schema() }] })
-    }
-
-    fn references(&self, path: &str, found: &mut Vec<(String, Reference)>) {
-        for (index, value) in self.iter().enumerate() {
-            value.references(&format!("{path}[{index}]"), found);
-        }
-    }
-}
-
-impl ParamValue for Reference {
-    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
-        let Value::Text(text) = &node.value else {
-            return expected(node, "the name of an input or a stage", diagnostics);
-        };
-        let (name, selector) = match text.split_once('@') {
-            None => (text.as_str(), Some(Selector::All)),
-            Some((name, selector)) => (name, parse_selector(selector)),
-        };
-        let Some(selector) = selector else {
-            diagnostics
-                .report(&node.span, format!("`{text}` selects nothing known"))
-                .hint("after `@` comes an epoch (`@20`), epochs (`@[20, 30]`), `step:1880`, `last` or `pick`");
-            return None;
-        };
-        Some(Self { name: name.to_string(), selector, span: node.span.clone() })
-    }
-
-    fn canonical(&self) -> serde_json::Value {
-        json!(self.name)
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "string" })
-    }
-
-    fn references(&self, path: &str, found: &mut Vec<(String, Reference)>) {
-        found.push((path.to_string(), self.clone()));
-    }
-}
-
-fn parse_selector(text: &str) -> Option<Selector> {
-    match text.trim() {
-        "last" => Some(Selector::Last),
-        "pick" => Some(Selector::Pick),
-        text => {
-            if let Some(step) = text.strip_prefix("step:") {
-                return step.trim().parse().ok().map(Selector::Step);
-            }
-            let list = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-            let epochs: Result<Vec<u64>, _> = list.split(',').map(|epoch| epoch.trim().parse()).collect();
-            epochs.ok().map(Selector::Epochs)
-        }
-    }
-}
-
-/// A param that is one of a few words. `choice! { pub enum Dtype { Fp32 = "fp32", Fp16 = "fp16" } }`
-#[macro_export]
-macro_rules! choice {
-    (
-        $(#[doc = $doc:literal])*
-        pub enum $name:ident { $( $(#[doc = $word_doc:literal])* $variant:ident = $word:literal ),* $(,)? }
-    ) => {
-        $(#[doc = $doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $( $(#[doc = $word_doc])* $variant ),* }
-
-        impl $name {
-            pub const WORDS: &'static [&'static str] = &[$($word),*];
-
-            /// As written in the pipeline file.
-            pub const fn word(self) -> &'static str {
-                match self { $( Self::$variant => $word ),* }
-            }
-        }
-
-        impl $crate::pipeline::params::ParamValue for $name {
-            fn decode(
-                node: &$crate::pipeline::tree::Node,
-                diagnostics: &mut $crate::pipeline::diagnostic::Diagnostics,
-            ) -> Option<Self> {
-                if let $crate::pipeline::tree::Value::Text(text) = &node.value {
-                    $( if text == $word { return Some(Self::$variant); } )*
-                    diagnostics
-                        .report(&node.span, format!("`{text}` is not one of: {}", Self::WORDS.join(", ")))
-                        .did_you_mean(text, Self::WORDS.iter().copied());
-                } else {
-                    diagnostics.report(
-                        &node.span,
-                        format!("expected one of {}, found {}", Self::WORDS.join(", "), node.describe()),
-                    );
-                }
-                None
-            }
-
-            fn canonical(&self) -> serde_json::Value {
-                serde_json::Value::from(self.word())
-            }
-
-            fn schema() -> serde_json::Value {
-                serde_json::json!({ "enum": Self::WORDS })
-            }
-        }
-    };
 }

@@ -1,7 +1,7 @@
 //! What a run would do, without running anything: the same decision as in a run, with stand-ins for what nobody knows yet. Hashes inputs
 //! and reads the cache.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::pipeline::context::ArtifactFiles;
-use crate::pipeline::decide::{Decision, Grounds, Verdict, WorkState, in_stage};
+use crate::pipeline::decide::{Decision, Grounds, Verdict, Whole, WorkState, in_stage};
 use crate::pipeline::execute::read_inputs;
 use crate::pipeline::freshness::Reason;
 use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
@@ -19,6 +19,7 @@ use crate::pipeline::item::{Artifact, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::outputs::{edited_item, items_of};
+use crate::pipeline::selection::Selection;
 use crate::pipeline::stage::{Form, Work};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub struct PlannedStage {
     pub reasons: Vec<Reason>,
     /// Names of the pieces of work that would run.
     pub dirty: Vec<String>,
+    /// The run leaves it out although there are reasons to run it: it gives what it gave last.
+    pub is_kept: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -68,7 +71,7 @@ impl Plan {
             .stages
             .iter()
             .map(|stage| {
-                json!({
+                let mut value = json!({
                     "name": stage.name,
                     "kind": stage.kind,
                     "state": stage.state.word(),
@@ -79,7 +82,11 @@ impl Plan {
                         "unknown": stage.items.unknown,
                     },
                     "reasons": stage.reasons.iter().map(Reason::to_json).collect::<Vec<_>>(),
-                })
+                });
+                if stage.is_kept {
+                    value["kept"] = true.into();
+                }
+                value
             })
             .collect();
         json!({ "stages": stages })
@@ -105,10 +112,10 @@ impl PlannedState {
     }
 }
 
-/// What a run of `targets` would do.
-pub fn plan(pipeline: &Pipeline, cache: &Cache, targets: &[usize], force: &BTreeSet<usize>) -> Result<Plan> {
+/// What a run would do.
+pub fn plan(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Plan> {
     let mut stages = Vec::new();
-    let names = walk(pipeline, cache, targets, force, &mut |_, _, planned, _| {
+    let names = walk(pipeline, cache, selection, &mut |_, _, planned, _| {
         stages.push(planned.clone());
         Ok(())
     })?;
@@ -123,19 +130,14 @@ pub fn plan(pipeline: &Pipeline, cache: &Cache, targets: &[usize], force: &BTree
 pub type See<'s> = dyn FnMut(usize, &Decision<'_>, &PlannedStage, &Grounds<'_>) -> Result<()> + 's;
 
 /// Decides stage after stage. Gives the stages of which nothing is known before others have ended, with their places.
-pub fn walk(
-    pipeline: &Pipeline,
-    cache: &Cache,
-    targets: &[usize],
-    force: &BTreeSet<usize>,
-    see: &mut See<'_>,
-) -> Result<Vec<(usize, PlannedStage)>> {
+pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut See<'_>) -> Result<Vec<(usize, PlannedStage)>> {
     let lock = LockFile::read(&pipeline.lock_file())?;
-    let needed = pipeline.needed(targets.iter().copied());
+    let needed = selection.needed(pipeline);
     let intake = read_inputs(pipeline, &needed, cache, &lock)?;
     let mut unknown: HashSet<Digest> = HashSet::new();
     let mut given: BTreeMap<usize, Given> = BTreeMap::new();
     let mut undecided = Vec::new();
+    let mut promised: HashMap<Digest, String> = HashMap::new();
     for (place, index) in needed.into_iter().enumerate() {
         let stage = &pipeline.stages[index];
         let files = ArtifactFiles::new(cache, &intake);
@@ -145,7 +147,7 @@ pub fn walk(
             Producer::Stage(stage) => given.get(&stage).cloned().unwrap_or(Given::Nothing),
         };
         let waits_for_unknown = stage.edges.iter().any(|edge| matches!(give(edge.from), Given::Part(_) | Given::Nothing));
-        let decision = match grounds.decide(index, &give, force.contains(&index)) {
+        let mut decision = match grounds.decide(index, &give, selection.ask(index)) {
             Ok(decision) => decision,
             // A stage that reads its inputs to know its works cannot do so before they are there.
             Err(_) if waits_for_unknown => {
@@ -155,6 +157,9 @@ pub fn walk(
             }
             Err(error) => return in_stage(stage, Err(error)),
         };
+        if !selection.ask(index).is_forced() {
+            leave_to_others(stage, &mut decision.verdict, &mut promised);
+        }
         let (planned, gives) = foresee(stage, &decision, &grounds)?;
         see(index, &decision, &planned, &grounds)?;
         let mut stand_ins = Vec::new();
@@ -173,6 +178,41 @@ pub fn walk(
     Ok(undecided)
 }
 
+/// What a stage before makes as well is made once: variants often have work in common.
+fn leave_to_others(stage: &LoadedStage, verdict: &mut Verdict, promised: &mut HashMap<Digest, String>) {
+    let mut others: Vec<Reason> = Vec::new();
+    let mut is_left = |key: &Digest| match promised.get(key) {
+        Some(other) => {
+            let reason = Reason::WaitsFor { stage: other.clone() };
+            if !others.contains(&reason) {
+                others.push(reason);
+            }
+            true
+        }
+        None => {
+            promised.insert(*key, stage.name.clone());
+            false
+        }
+    };
+    match verdict {
+        Verdict::Works(works) => {
+            for work in works.works.iter_mut().filter(|work| work.state == WorkState::Dirty) {
+                if is_left(&work.key) {
+                    work.state = WorkState::Unknown;
+                }
+            }
+            if !works.works.iter().any(|work| matches!(work.state, WorkState::Dirty | WorkState::Broken(_))) && !others.is_empty()
+            {
+                works.reasons = others;
+            }
+        }
+        Verdict::Whole(whole) if whole.key.is_some_and(|key| is_left(&key)) => {
+            *whole = Whole { key: None, state_key: None, reasons: others, published: Vec::new(), start_over: false };
+        }
+        _ => {}
+    }
+}
+
 /// A stage of which nothing is known before others have ended.
 fn waiting(stage: &LoadedStage, producers: Vec<String>) -> PlannedStage {
     PlannedStage {
@@ -182,6 +222,7 @@ fn waiting(stage: &LoadedStage, producers: Vec<String>) -> PlannedStage {
         items: PlannedItems::default(),
         reasons: producers.into_iter().map(|stage| Reason::WaitsFor { stage }).collect(),
         dirty: Vec::new(),
+        is_kept: false,
     }
 }
 
@@ -192,6 +233,13 @@ fn foresee(stage: &LoadedStage, decision: &Decision<'_>, grounds: &Grounds<'_>) 
         Verdict::Fresh { tree, .. } => {
             planned.items = PlannedItems { total: tree.count, fresh: tree.count, ..PlannedItems::default() };
             planned.state = PlannedState::Fresh;
+            Given::Whole(tree.clone())
+        }
+        Verdict::Kept { tree, reasons } => {
+            planned.items = PlannedItems { total: tree.count, fresh: tree.count, ..PlannedItems::default() };
+            planned.state = PlannedState::Fresh;
+            planned.reasons.clone_from(reasons);
+            planned.is_kept = true;
             Given::Whole(tree.clone())
         }
         Verdict::Waits(reasons) => {

@@ -10,11 +10,12 @@ use rayon::prelude::*;
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::records::{Output, Record};
-use crate::pipeline::decide::{Grounds, Taken};
+use crate::pipeline::decide::Grounds;
 use crate::pipeline::graph::LoadedStage;
 use crate::pipeline::item_set;
 use crate::pipeline::item_tree::ItemTree;
 use crate::pipeline::stage::WholeStage;
+use crate::pipeline::taken::Taken;
 
 /// The field under which the record of a stage names its tree.
 pub const TREE_FIELD: &str = "tree";

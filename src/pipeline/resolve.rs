@@ -3,7 +3,7 @@
 
 use crate::pipeline::graph::Skip;
 use crate::pipeline::item::{Item, ItemSet};
-use crate::pipeline::params::Selector;
+use crate::pipeline::reference::Selector;
 use crate::pipeline::stage::{InputShape, InputUse};
 
 /// Why a reference gives no items yet.
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::cache::digest::Digest;
     use crate::pipeline::item::Artifact;
-    use crate::pipeline::params::Reference;
+    use crate::pipeline::reference::Reference;
     use crate::pipeline::tree::{Source, Span};
 
     fn checkpoint(epoch: u64) -> Item {
@@ -162,7 +162,7 @@ mod tests {
         let source = Arc::new(Source { name: "pipeline.yaml".into(), text: String::new() });
         InputUse {
             param: "lora".into(),
-            reference: Reference { name: "train".into(), selector, span: Span { source, start: 0, end: 0 } },
+            reference: Reference { selector, ..Reference::to("train", &Span { source, start: 0, end: 0 }) },
             reads: &["lora"],
             shape,
         }

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::pipeline::params::struct_schema;
 use crate::pipeline::stage::StageKind;
+use crate::pipeline::stage_keys;
 
 /// As it lies in `pipelines/schema.json`.
 pub fn text(kinds: &[&dyn StageKind]) -> String {
@@ -71,11 +72,10 @@ fn stage(kind: &dyn StageKind) -> Value {
     accept_variables(&mut schema);
     schema["description"] = kind.doc().trim().into();
     schema["properties"]["kind"] = json!({ "const": kind.name() });
-    schema["properties"]["default"] = json!({
-        "type": "boolean",
-        "default": true,
-        "description": "Built by a run that names no targets; `false` leaves it out unless something needs it.",
-    });
+    let mut keys = struct_schema(&stage_keys::docs())["properties"].take();
+    for (key, value) in keys.as_object_mut().into_iter().flatten() {
+        schema["properties"][key] = or_variable(value.take());
+    }
     schema
 }
 

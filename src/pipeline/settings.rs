@@ -49,17 +49,54 @@ pub fn set(root: &mut Node, setting: &str, diagnostics: &mut Diagnostics) {
         let stages = Key { name: "stages".into(), span: first.span.clone() };
         path.insert(0, Segment::Key(stages));
     }
+    let path = through_matrix(root, path);
     put(root, &path, value, diagnostics);
 }
 
-enum Segment {
+/// The path to where a stage keeps the value: an axis of its matrix has its own path as one key, and is set whether `matrix` is named or
+/// not. `train.network.rank=16` leaves one variant of a training whose matrix varies the rank.
+fn through_matrix(root: &Node, path: Vec<Segment>) -> Vec<Segment> {
+    let [Segment::Key(stages), Segment::Key(stage), rest @ ..] = path.as_slice() else { return path };
+    let names_matrix = matches!(rest.first(), Some(Segment::Key(key)) if key.name == "matrix");
+    let param = if names_matrix { &rest[1..] } else { rest };
+    let (Some(first), Some(last), "stages") = (param.first(), param.last(), stages.name.as_str()) else { return path };
+    let mut name = String::new();
+    for segment in param {
+        match segment {
+            Segment::Key(key) if name.is_empty() => name.push_str(&key.name),
+            Segment::Key(key) => name.push_str(&format!(".{}", key.name)),
+            Segment::Index(index, _) => name.push_str(&format!("[{index}]")),
+        }
+    }
+    let matrix = root.get("stages").and_then(|stages| stages.get(&stage.name)).and_then(|stage| stage.get("matrix"));
+    if !names_matrix && matrix.and_then(|matrix| matrix.get(&name)).is_none() {
+        return path;
+    }
+    let (first, last) = (first.span(), last.span());
+    let key = |name: &str| Segment::Key(Key { name: name.into(), span: Span { end: last.end, ..first.clone() } });
+    vec![Segment::Key(stages.clone()), Segment::Key(stage.clone()), key("matrix"), key(&name)]
+}
+
+impl Segment {
+    fn span(&self) -> &Span {
+        match self {
+            Self::Key(key) => &key.span,
+            Self::Index(_, span) => span,
+        }
+    }
+}
+
+/// One part of the path of a param.
+#[derive(Clone, Debug)]
+pub(crate) enum Segment {
     Key(Key),
     Index(usize, Span),
 }
 
 static SEGMENT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^(?:([^.\[\]=\s]+)|\[([0-9]{1,6})\])").expect("a valid pattern"));
 
-fn parse_path(source: &Arc<Source>, end: usize, diagnostics: &mut Diagnostics) -> Option<Vec<Segment>> {
+/// The path in the first `end` bytes of a text.
+pub(crate) fn parse_path(source: &Arc<Source>, end: usize, diagnostics: &mut Diagnostics) -> Option<Vec<Segment>> {
     let text = &source.text[..end];
     let mut path = Vec::new();
     let mut at = 0;
@@ -85,7 +122,8 @@ fn parse_path(source: &Arc<Source>, end: usize, diagnostics: &mut Diagnostics) -
     Some(path)
 }
 
-fn put(node: &mut Node, path: &[Segment], value: Node, diagnostics: &mut Diagnostics) {
+/// Puts `value` where `path` leads below `node`; missing keys are made.
+pub(crate) fn put(node: &mut Node, path: &[Segment], value: Node, diagnostics: &mut Diagnostics) {
     let Some((segment, rest)) = path.split_first() else {
         *node = value;
         return;

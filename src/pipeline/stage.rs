@@ -4,13 +4,14 @@
 //! one at a time: pieces are cached one by one. A *whole stage* runs once over all its inputs and publishes items as it goes.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::item::{Artifact, Item, ItemSet};
-use crate::pipeline::params::{ParamDoc, Reference};
+use crate::pipeline::params::ParamDoc;
+use crate::pipeline::reference::Reference;
 use crate::pipeline::tree::Node;
 
 /// A type of work: one file in `stages/`.
@@ -63,6 +64,16 @@ pub trait Stage: Send + Sync {
         false
     }
 
+    /// Told once, before anything is asked for: the kinds of the stages that read this one. What follows from it belongs among the
+    /// components, or it is in no key.
+    fn read_by(&mut self, _kinds: &BTreeSet<&'static str>) {}
+
+    /// What it reads because a stage that it reads does so: the captions of the training whose LoRA it draws with. Not written in the
+    /// file.
+    fn implied_inputs(&self) -> Vec<ImpliedInput> {
+        Vec::new()
+    }
+
     /// Stages that belong to this one and are not written in the file: `latents` of `train`. This stage refers to them by
     /// `<stage>/<sub-stage>`.
     fn sub_stages(&self) -> Vec<SubStage> {
@@ -104,6 +115,20 @@ pub struct InputUse {
     /// The fields that are read; of these, `reads[0]` must be there and the others may be missing.
     pub reads: &'static [&'static str],
     pub shape: InputShape,
+}
+
+/// An input that a stage has in common with one that it reads.
+#[derive(Clone, Debug)]
+pub struct ImpliedInput {
+    /// Names the input in keys and in `Resolved`, as `InputUse::param` does.
+    pub param: String,
+    /// The param that names the stage: `lora[0]`.
+    pub through: String,
+    /// The param of that stage whose items are taken: `images`.
+    pub theirs: &'static str,
+    pub reads: &'static [&'static str],
+    /// Why it is needed, for a message: "`[filewords]` in a prompt". Said at the place of `through` if there is no such input.
+    pub purpose: &'static str,
 }
 
 impl InputUse {

@@ -42,12 +42,12 @@ pub fn report(source: &Arc<Source>, from: usize, error: &ScanError, diagnostics:
 }
 
 static CUT_SHORT: LazyLock<Regex> = LazyLock::new(|| {
-    let reference = r"[^\s,:{}\[\]]+@\[[^\]\n]*\]";
+    let reference = r"[^\s,:{}\[\]]+(?:@\[[^\]\n]*\]|\[[^\]\n]*\](?:@[\w:]+|@\[[^\]\n]*\])?)";
     let variable = r"[^\s,\[\]{}]*\$\{[^{}\s]+\}[^\s,\[\]{}]*";
     Regex::new(&format!("{reference}|{variable}")).expect("a valid pattern")
 });
 
-/// What ends a plain scalar between brackets although it was meant as part of it: `train@[20, 30]`, `${name}`.
+/// What ends a plain scalar between brackets although it was meant as part of it: `train@[20, 30]`, `train[rank=8]`, `${name}`.
 fn unquoted(source: &Arc<Source>, place: &Span) -> Option<(Span, String)> {
     let line_start = source.text[..place.start].rfind('\n').map_or(0, |at| at + 1);
     let line_end = source.text[place.start..].find('\n').map_or(source.text.len(), |at| place.start + at);

@@ -1,6 +1,5 @@
 //! Whose the texts of editable stages are, item by item. Reads only.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -10,6 +9,7 @@ use crate::edits::{Action, EditableItem, Provenance};
 use crate::pipeline::decide::{KeyedWork, Verdict, WorkState};
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::plan::walk;
+use crate::pipeline::selection::Selection;
 use crate::pipeline::stage::Form;
 use crate::pipeline::texts;
 
@@ -37,13 +37,13 @@ pub fn text_status(pipeline: &Pipeline, cache: &Cache) -> Result<Vec<TextStatus>
     if editable.is_empty() {
         return Ok(all);
     }
-    walk(pipeline, cache, &editable, &BTreeSet::new(), &mut |index, decision, _, grounds| {
+    walk(pipeline, cache, &Selection::of(editable), &mut |index, decision, _, grounds| {
         let stage = &pipeline.stages[index];
         let (Some(editable), Form::Items(form)) = (stage.stage.editable(), stage.stage.form()) else { return Ok(()) };
         let works = match &decision.verdict {
             Verdict::Works(works) => works.works.iter().map(|work| work.work.clone()).collect(),
             Verdict::Fresh { .. } => form.expand(&grounds.resolve(&decision.taken, true)?, grounds.files())?,
-            Verdict::Whole(_) | Verdict::Waits(_) => return Ok(()),
+            Verdict::Whole(_) | Verdict::Kept { .. } | Verdict::Waits(_) => return Ok(()),
         };
         let works = grounds.look_up(stage, &decision.identity, works, false)?;
         let made = |_: usize, work: &KeyedWork| match &work.state {

@@ -12,6 +12,7 @@ use crate::pipeline::decide::{KeyedWork, WorkState};
 use crate::pipeline::graph::{LoadedStage, Pipeline};
 use crate::pipeline::item::Artifact;
 use crate::pipeline::lock_file::{EditRows, LockFile};
+use crate::pipeline::selection::Ask;
 use crate::pipeline::stage::Editable;
 
 /// The folder of a stage's texts: that of its kind, or for a stage of another name one of its own.
@@ -55,7 +56,7 @@ pub fn items<'w>(
 }
 
 /// Lets what people wrote decide which pieces of work must run.
-pub fn judge(editing: &Editing<'_>, editable: &Editable, works: &mut [KeyedWork], forced: bool) {
+pub fn judge(editing: &Editing<'_>, editable: &Editable, works: &mut [KeyedWork], ask: Ask<'_>) {
     let known = items(&*works, |_, keyed| match &keyed.state {
         WorkState::Fresh(outputs) => outputs.first().and_then(|output| output.fields.get(editable.field)).cloned(),
         _ => None,
@@ -72,7 +73,7 @@ pub fn judge(editing: &Editing<'_>, editable: &Editable, works: &mut [KeyedWork]
                 keyed.state = WorkState::Edited(fields);
             }
             Action::Fail(message) => keyed.state = WorkState::Broken(message),
-            Action::Keep(_) | Action::Write { .. } if forced => keyed.state = WorkState::Dirty,
+            Action::Keep(_) | Action::Write { .. } if ask.forces(&keyed.work.name) => keyed.state = WorkState::Dirty,
             Action::Keep(_) | Action::Write { .. } => add_companions(&mut keyed.state, judgement.companions),
             Action::Run => keyed.state = WorkState::Dirty,
         }

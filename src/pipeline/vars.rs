@@ -6,7 +6,8 @@ use std::sync::{Arc, LazyLock};
 use regex::{Captures, Regex};
 
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::spec::{MAX_DEPTH, MAX_TEXT, MAX_VALUES, plain_scalar, span};
+use crate::pipeline::scalar::plain_scalar;
+use crate::pipeline::spec::{MAX_DEPTH, MAX_TEXT, MAX_VALUES, span};
 use crate::pipeline::tree::{Node, Source, Span, Value};
 
 /// Answers for `${env.NAME}`.

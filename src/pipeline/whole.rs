@@ -20,6 +20,7 @@ use crate::pipeline::items::check_names;
 use crate::pipeline::outputs::items_of_stage;
 use crate::pipeline::progress::{Counts, Event, StageState};
 use crate::pipeline::recorded::STAGE_FACT;
+use crate::pipeline::selection::Ask;
 use crate::pipeline::stage::{Draft, Ended, Form, Resolved, WholeStage};
 
 impl Run<'_> {
@@ -36,8 +37,8 @@ impl Run<'_> {
             return Ok(Ending::new(StageState::Interrupted, Given::Nothing, Counts::default()));
         };
         // Another process may have done it in the meantime, or some of it.
-        let forced = self.options.force.contains(&index);
-        let decision = self.grounds(files).decide(index, &|producer| self.given(producer), forced)?;
+        let ask = self.options.selection.ask(index);
+        let decision = self.grounds(files).decide(index, &|producer| self.given(producer), ask)?;
         match &decision.verdict {
             Verdict::Whole(whole) if whole.key == Some(key) => {}
             Verdict::Fresh { .. } => return self.take_fresh(index, decision),
@@ -78,7 +79,7 @@ impl Run<'_> {
         let publishing = Publishing { publish: &publish, state: &state };
         let mut context = StageContext::new(&self.scope, files, &stage.name, Some(publishing));
         self.scope.wishes.stage_asks();
-        let ended = guarded(|| form.run(&resolved, &context));
+        let ended = self.attempts(index, None, || guarded(|| form.run(&resolved, &context)));
         let ended = context.settle(ended);
         drop(context);
         self.scope.wishes.stage_ended();
@@ -156,8 +157,7 @@ impl Run<'_> {
         let stage = &self.pipeline.stages[consumer];
         let outcome = guarded(|| {
             let files = ArtifactFiles::new(self.cache, self.intake);
-            let forced = self.options.force.contains(&consumer);
-            let decision = self.grounds(&files).decide(consumer, &|producer| self.given(producer), forced)?;
+            let decision = self.grounds(&files).decide(consumer, &|producer| self.given(producer), Ask::Complete)?;
             let Verdict::Works(works) = &decision.verdict else { return Ok(None) };
             let Form::Items(form) = stage.stage.form() else { return Ok(None) };
             self.run_works(consumer, form, &decision, works, &files).map(Some)

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use crate::data::captions::{self, NotATemplate, Place, Template};
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, ParamValue, Params, Reference};
+use crate::pipeline::params::{ParamDoc, ParamValue, Params};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Editable, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
     Worker,

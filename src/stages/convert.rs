@@ -8,7 +8,8 @@ use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::{ckpt, safetensors};
 use crate::lora::file::{LoraNames, converted};
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, Params, Reference};
+use crate::pipeline::params::{ParamDoc, Params};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
 };

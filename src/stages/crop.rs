@@ -9,7 +9,8 @@ use crate::data::crop::{self, Aspect, DrawnBox};
 use crate::data::{crop_boxes, decode, encode};
 use crate::pipeline::diagnostic::{Diagnostics, nearest};
 use crate::pipeline::item::Artifact;
-use crate::pipeline::params::{ParamDoc, ParamValue, Params, Reference};
+use crate::pipeline::params::{ParamDoc, ParamValue, Params};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
 };

@@ -10,7 +10,8 @@ use crate::checkpoint::tensor::Dtype;
 use crate::lora::extract::{Extraction, extract};
 use crate::lora::file::LoraNames;
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, Params, Reference};
+use crate::pipeline::params::{ParamDoc, Params};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved, Stage, StageKind, Wish,
     Work, Worker,

@@ -12,7 +12,8 @@ use crate::device;
 use crate::params;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::item::Item;
-use crate::pipeline::params::{ParamDoc, Params, Reference};
+use crate::pipeline::params::{ParamDoc, Params};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
 };

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamValue, Reference, check_mapping};
+use crate::pipeline::params::{ParamValue, check_mapping};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::tree::{Node, Value};
 
 /// One LoRA of a list.

@@ -1,5 +1,7 @@
 //! The kind `merge`: LoRAs added to a base model, as a model file of its own.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cache::digest::Digest;
@@ -9,7 +11,8 @@ use crate::checkpoint::tensor::Dtype;
 use crate::lora::file::Lora;
 use crate::lora::merge::Merge;
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, ParamValue, Params, Reference};
+use crate::pipeline::params::{ParamDoc, ParamValue, Params};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
 };
@@ -76,8 +79,8 @@ crate::params! {
         input lora: Vec<LoraUse>,
         /// Wraps the result.
         result to: Container = Container::Safetensors,
-        /// Type of the numbers. `auto` is the base's. Take `fp32` if `extract` reads the result: rounding to fp16 adds noise of 2⁻¹¹ to every
-        /// difference.
+        /// Type of the numbers. `auto` is the base's, or fp32 if an `extract` reads the result: rounding to fp16 would add noise of 2⁻¹¹ to
+        /// every difference.
         result dtype: FileDtype = FileDtype::Auto,
     }
 }
@@ -120,6 +123,9 @@ impl StageKind for MergeKind {
     }
 }
 
+/// The kind that looks at small differences between the result and its base.
+const EXTRACT: &str = "extract";
+
 impl Stage for MergeParams {
     fn components(&self) -> Vec<(String, serde_json::Value)> {
         let strength = |(index, lora): (usize, &LoraUse)| (format!("lora[{index}].strength"), lora.strength.canonical());
@@ -140,6 +146,12 @@ impl Stage for MergeParams {
 
     fn form(&self) -> Form<'_> {
         Form::Items(self)
+    }
+
+    fn read_by(&mut self, kinds: &BTreeSet<&'static str>) {
+        if self.dtype == FileDtype::Auto && kinds.contains(EXTRACT) {
+            self.dtype = FileDtype::Fp32;
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use crate::data::{decode, encode, resize};
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, ParamValue, Params, Reference};
+use crate::pipeline::params::{ParamDoc, ParamValue, Params};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
 };

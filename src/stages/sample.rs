@@ -11,10 +11,11 @@ use crate::diffusion::sampler::Sampler;
 use crate::drawing::studio::{LoraFile, Studio};
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::item::{Artifact, Item};
-use crate::pipeline::params::{ParamDoc, Params, Reference};
+use crate::pipeline::params::{ParamDoc, Params};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved, Stage, StageKind, Wish,
-    Work, Worker,
+    Content, Context, Draft, Files, Form, ImpliedInput, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved, Stage,
+    StageKind, Wish, Work, Worker,
 };
 use crate::pipeline::tree::Node;
 use crate::stages::lora_use::LoraUse;
@@ -37,7 +38,7 @@ crate::params! {
         /// The LoRAs, each alone (`train`) or with a strength (`{ from: train, strength: 0.8 }`), used together. At most one of them may
         /// select several checkpoints: those are the columns.
         input lora: Vec<LoraUse> = Vec::new(),
-        /// Whose first caption, by name, stands for `[filewords]`.
+        /// Whose first caption, by name, stands for `[filewords]`; the pictures that the first LoRA was trained on unless given.
         input images: Option<Reference> = None,
         /// What to draw: texts in webui's grammar, or `{ text, negative, size, seed, steps, guidance, strength }`.
         result prompts: Vec<PromptUse>,
@@ -103,8 +104,8 @@ impl SampleParams {
         if self.prompts.is_empty() {
             problems.push(("prompts", "`prompts` is empty: there is nothing to draw".into()));
         }
-        if self.images.is_none() && prompts().any(|prompt| prompt.text.contains(FILEWORDS)) {
-            problems.push(("prompts", "`[filewords]` needs `images:`, whose first caption takes its place".into()));
+        if self.lacks_captions() && self.lora.is_empty() {
+            problems.push(("prompts", "`[filewords]` needs `images:` or a LoRA, whose first caption takes its place".into()));
         }
         let steps = [("steps", self.steps)].into_iter().chain(prompts().filter_map(|p| Some(("prompts", p.steps?))));
         for (key, steps) in steps {
@@ -134,6 +135,11 @@ impl SampleParams {
             diagnostics.report(&at(key).span, problem);
         }
         check_grammar(&self.negative, at("negative"), diagnostics) && problems.is_empty()
+    }
+
+    /// Whether a caption is needed and none is named.
+    fn lacks_captions(&self) -> bool {
+        self.images.is_none() && self.prompts.iter().any(|prompt| prompt.0.text.contains(FILEWORDS))
     }
 
     /// The settings of the pictures of one prompt without a LoRA; strengths of LoRAs come to them.
@@ -169,6 +175,17 @@ impl Stage for SampleParams {
             InputUse { param, reference, reads, shape }
         };
         self.input_references().into_iter().map(input).collect()
+    }
+
+    fn implied_inputs(&self) -> Vec<ImpliedInput> {
+        let captions = ImpliedInput {
+            param: "images".into(),
+            through: "lora[0]".into(),
+            theirs: "images",
+            reads: &["caption"],
+            purpose: "`[filewords]` in a prompt",
+        };
+        if self.lacks_captions() { vec![captions] } else { Vec::new() }
     }
 
     fn form(&self) -> Form<'_> {
@@ -262,7 +279,8 @@ impl SampleParams {
         let Some(varies) = many.first().copied().or(params.first()) else { return Ok(columns) };
         let mut checkpoints: Vec<&Item> = inputs.items(varies).iter().collect();
         let count = |item: &Item, key: &str| item.attributes.get(key).and_then(|value| value.parse::<u64>().ok());
-        checkpoints.sort_by_key(|item| (count(item, "epoch"), count(item, "step"), item.name.clone()));
+        let variant = |item: &Item| item.name.rsplit_once('/').map(|(variant, _)| variant.to_string());
+        checkpoints.sort_by_key(|item| (variant(item), count(item, "epoch"), count(item, "step"), item.name.clone()));
         for checkpoint in checkpoints {
             let mut column_inputs = models.clone();
             for param in &params {
@@ -272,8 +290,11 @@ impl SampleParams {
                 column_inputs.insert(param.clone(), lora.clone());
             }
             let attribute = |key: &str| Some((key.to_string(), checkpoint.attributes.get(key)?.clone()));
+            // Checkpoints of several trainings together have the variant before their names: `rank=8/e020`.
+            let (variant, own) = checkpoint.name.rsplit_once('/').unwrap_or(("", checkpoint.name.as_str()));
+            let name = count(checkpoint, "epoch").map_or_else(|| own.to_string(), |epoch| format!("e{epoch:03}"));
             columns.push(Column {
-                name: count(checkpoint, "epoch").map_or_else(|| checkpoint.name.clone(), |epoch| format!("e{epoch:03}")),
+                name: if variant.is_empty() { name } else { format!("{variant}/{name}") },
                 inputs: column_inputs,
                 loras: params.clone(),
                 attributes: ["epoch", "step"].into_iter().filter_map(attribute).collect(),

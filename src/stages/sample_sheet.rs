@@ -31,7 +31,11 @@ impl<'a> Sheet<'a> {
         let mut groups: Vec<(&str, Vec<(String, &Item)>)> = Vec::new();
         for item in pictures {
             let (column, _) = item.name.rsplit_once('/').unwrap_or((&item.name, ""));
-            let column = attribute(item, "epoch").map_or(column.to_string(), |epoch| format!("epoch {epoch}"));
+            let column = match (attribute(item, "epoch"), column.rsplit_once('/')) {
+                (Some(epoch), Some((variant, _))) => format!("{variant}, epoch {epoch}"),
+                (Some(epoch), None) => format!("epoch {epoch}"),
+                (None, _) => column.to_string(),
+            };
             if !columns.contains(&column) {
                 columns.push(column.clone());
             }
@@ -113,6 +117,15 @@ mod tests {
         assert_eq!(sheet.columns, ["base", "epoch 20"]);
         assert_eq!(sheet.row_labels(), ["a cat", "a dog"]);
         assert_eq!(names(&sheet), ["base/p1", "e020/p1", "base/p2", "e020/p2"]);
+    }
+
+    #[test]
+    fn checkpoints_of_several_trainings_have_columns_of_their_own() {
+        let row = [(ROW, "p1-s7"), ("prompt", "a cat"), ("seed", "7"), ("epoch", "20"), ("strength", "1")];
+        let pictures = [picture("rank=4/e020/p1", &row), picture("rank=8/e020/p1", &row)];
+        let sheet = Sheet::of(&pictures);
+        assert_eq!(sheet.columns, ["rank=4, epoch 20", "rank=8, epoch 20"]);
+        assert_eq!(names(&sheet), ["rank=4/e020/p1", "rank=8/e020/p1"]);
     }
 
     #[test]

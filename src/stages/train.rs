@@ -9,7 +9,8 @@ use crate::lora::network::LoraNetwork;
 use crate::lora::targets;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::item::{Item, by_content};
-use crate::pipeline::params::{ParamDoc, Params, Reference};
+use crate::pipeline::params::{ParamDoc, Params};
+use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Context, Ended, Files, Form, InputShape, InputUse, LoadScope, Resolved, Stage, StageKind, SubStage, WholeStage,
 };
@@ -165,11 +166,7 @@ impl StageKind for TrainKind {
         Some(Box::new(Train {
             instance_token: params.instance_token.clone().unwrap_or_else(|| scope.trigger.to_string()),
             seed: params.seed.unwrap_or(scope.seed),
-            latents: Reference {
-                name: format!("{}/latents", scope.stage),
-                selector: crate::pipeline::params::Selector::All,
-                span: params.images.span.clone(),
-            },
+            latents: Reference::to(format!("{}/latents", scope.stage), &params.images.span),
             params,
         }))
     }

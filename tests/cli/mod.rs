@@ -3,6 +3,7 @@
 #[cfg(feature = "nn")]
 mod keys;
 mod reading;
+mod selection;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

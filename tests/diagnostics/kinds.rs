@@ -2,7 +2,8 @@
 
 use loramill::pipeline::diagnostic::Diagnostics;
 use loramill::pipeline::item::Item;
-use loramill::pipeline::params::{ParamDoc, Params, Reference};
+use loramill::pipeline::params::{ParamDoc, Params};
+use loramill::pipeline::reference::Reference;
 use loramill::pipeline::stage::{
     Context, Draft, Ended, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, SubStage,
     WholeStage, Work, Worker,
@@ -232,7 +233,7 @@ impl<P: Shape> Stage for Loaded<P> {
         // A training reads the latents of its pictures.
         let images = references.iter().find(|(param, _)| P::WHOLE && param == "images").map(|(_, images)| images.clone());
         if let Some(images) = images {
-            references.push(("latents".into(), Reference { name: format!("{}/latents", self.1), ..images }));
+            references.push(("latents".into(), Reference::to(format!("{}/latents", self.1), &images.span)));
         }
         references.into_iter().map(used).collect()
     }

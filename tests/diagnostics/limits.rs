@@ -71,6 +71,24 @@ fn stages_beyond_number_are_refused_and_a_long_chain_of_them_is_none() {
 }
 
 #[test]
+fn variants_beyond_number_are_refused_however_they_come_about() {
+    let values = (0..64).map(|value| value.to_string()).collect::<Vec<_>>().join(", ");
+    let own: String =
+        (0..900).map(|index| format!("  s{index}: {{ kind: resize, images: p, matrix: {{ size: [{values}] }} }}\n")).collect();
+    let text = said(format!("concept: star\ninputs: {{ p: photos }}\nstages:\n{own}").as_bytes());
+    assert!(text.contains("variants in all: at most 10000 fit"), "{}", &text[..400]);
+    // Each stage has the axes of the one before and one more.
+    let crossed: String = (0..60)
+        .map(|index| {
+            let images = if index == 0 { "p".to_string() } else { format!("s{}", index - 1) };
+            format!("  s{index}: {{ kind: resize, images: {images}, limit: 10000, matrix: {{ size: [1, 2] }} }}\n")
+        })
+        .collect();
+    let text = said(format!("concept: star\ninputs: {{ p: photos }}\nstages:\n{crossed}").as_bytes());
+    assert!(text.contains("variants in all: at most 10000 fit"), "{}", &text[..400]);
+}
+
+#[test]
 fn random_bytes_and_random_cuts_of_yaml_end_in_a_message() {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = move || {

@@ -4,7 +4,7 @@ use std::fs;
 
 use loramill::pipeline::graph::{Found, Pipeline, Producer};
 use loramill::pipeline::load::load;
-use loramill::pipeline::params::Selector;
+use loramill::pipeline::reference::Selector;
 
 use super::{FOLDER, kinds::KINDS, surroundings};
 

@@ -16,6 +16,7 @@ use loramill::pipeline::lock_file::LockFile;
 use loramill::pipeline::plan::{Plan, plan};
 use loramill::pipeline::progress::{Event, Observer};
 use loramill::pipeline::run_record::RunRecord;
+use loramill::pipeline::selection::{Force, Selection, named};
 use loramill::pipeline::sources::Surroundings;
 use loramill::pipeline::stage::StageKind;
 use loramill::pipeline::wishes::Wishes;
@@ -26,7 +27,10 @@ pub struct Bed {
     folder: tempfile::TempDir,
     pub kinds: &'static [&'static dyn StageKind],
     pub keep_going: bool,
-    pub force: Vec<&'static str>,
+    /// Stage and pattern of items; an empty pattern forces all.
+    pub force: Vec<(&'static str, &'static str)>,
+    /// The only stages that may run; empty for all.
+    pub only: Vec<&'static str>,
     pub targets: Vec<&'static str>,
     pub settings: Vec<String>,
     pub wishes: Wishes,
@@ -50,6 +54,7 @@ impl Bed {
             kinds: KINDS,
             keep_going: false,
             force: Vec::new(),
+            only: Vec::new(),
             targets: Vec::new(),
             settings: Vec::new(),
             wishes: Wishes::default(),
@@ -96,16 +101,33 @@ impl Bed {
         }
     }
 
+    /// What is wrong with the pipeline file.
+    pub fn problems(&self) -> Vec<String> {
+        let surroundings = Surroundings { models: Vec::new(), hub: None, environment: Box::new(|_| None) };
+        let found = load(&self.at("pipeline.yaml"), &self.settings, &surroundings, self.kinds).err().expect("a problem");
+        found.into_iter().map(|problem| problem.message).collect()
+    }
+
     pub fn cache(&self) -> Cache {
         Cache::open(&self.at("cache")).expect("the cache opens")
     }
 
     fn indices(&self, pipeline: &Pipeline, names: &[&str]) -> Vec<usize> {
-        names.iter().map(|name| pipeline.position(name).expect("a stage of the pipeline")).collect()
+        names.iter().flat_map(|name| named(pipeline, name)).collect()
     }
 
-    fn targets(&self, pipeline: &Pipeline) -> Vec<usize> {
-        if self.targets.is_empty() { pipeline.by_default() } else { self.indices(pipeline, &self.targets) }
+    /// What the fields ask for.
+    fn selection(&self, pipeline: &Pipeline) -> Selection {
+        let targets = if self.targets.is_empty() { pipeline.by_default() } else { self.indices(pipeline, &self.targets) };
+        let mut selection = Selection::of(targets);
+        for (name, pattern) in &self.force {
+            let force = if pattern.is_empty() { Force::All } else { Force::items(pattern).expect("a pattern") };
+            selection.force.extend(self.indices(pipeline, &[*name]).into_iter().map(|stage| (stage, force.clone())));
+        }
+        if !self.only.is_empty() {
+            selection.leave_out_all_but(pipeline, self.indices(pipeline, &self.only));
+        }
+        selection
     }
 
     /// Runs the pipeline in a folder that another process has made.
@@ -113,26 +135,16 @@ impl Bed {
         let surroundings = Surroundings { models: Vec::new(), hub: None, environment: Box::new(|_| None) };
         let file = folder.join("pipeline.yaml");
         let pipeline = load(&file, &[], &surroundings, KINDS).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let options = RunOptions {
-            targets: pipeline.by_default(),
-            force: BTreeSet::new(),
-            keep_going: false,
-            jobs: 2,
-            device: "cpu".to_string(),
-        };
+        let options =
+            RunOptions { selection: Selection::of(pipeline.by_default()), keep_going: false, jobs: 2, device: "cpu".to_string() };
         let cache = Cache::open(&folder.join("cache"))?;
         execute::run(&pipeline, &cache, &options, &Heard::default(), &Wishes::default())
     }
 
     pub fn try_run(&self, heard: &Heard) -> anyhow::Result<RunRecord> {
         let pipeline = self.load();
-        let options = RunOptions {
-            targets: self.targets(&pipeline),
-            force: self.indices(&pipeline, &self.force).into_iter().collect(),
-            keep_going: self.keep_going,
-            jobs: 2,
-            device: "cpu".to_string(),
-        };
+        let options =
+            RunOptions { selection: self.selection(&pipeline), keep_going: self.keep_going, jobs: 2, device: "cpu".to_string() };
         execute::run(&pipeline, &self.cache(), &options, heard, &self.wishes)
     }
 
@@ -165,8 +177,7 @@ impl Bed {
 
     pub fn plan(&self) -> Plan {
         let pipeline = self.load();
-        let force = self.indices(&pipeline, &self.force).into_iter().collect();
-        plan(&pipeline, &self.cache(), &self.targets(&pipeline), &force).expect("a plan")
+        plan(&pipeline, &self.cache(), &self.selection(&pipeline)).expect("a plan")
     }
 
     /// The reasons that a plan gives for a stage.

@@ -47,7 +47,7 @@ fn the_captioner_is_not_asked_for_an_edited_item_and_never_wins_over_it() {
     bed.stages(&STAGES.replace("caption: { images: photos", "caption: { images: photos, prefix: \"the \""));
     let did = bed.run();
     assert_eq!(did.iter().filter(|line| line.starts_with("caption")).collect::<Vec<_>>(), ["caption one", "caption three"]);
-    bed.force = vec!["caption"];
+    bed.force = vec![("caption", "")];
     bed.run();
     assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), "mine");
     assert_eq!(fs::read_to_string(bed.at("captions/one.txt")).unwrap(), "the text one\n");

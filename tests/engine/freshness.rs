@@ -202,7 +202,7 @@ fn a_lost_object_is_made_again() {
 fn a_forced_stage_runs_again_and_no_other() {
     let mut bed = Bed::new(MAP);
     bed.run();
-    bed.force = vec!["cut"];
+    bed.force = vec![("cut", "")];
     assert_eq!(bed.reasons("cut"), ["forced"]);
     assert_eq!(bed.run(), ["cut one", "cut three", "cut two"]);
 }

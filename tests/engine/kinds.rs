@@ -9,10 +9,12 @@ use std::time::Duration;
 use loramill::params;
 use loramill::pipeline::diagnostic::Diagnostics;
 use loramill::pipeline::item::{Item, by_content};
-use loramill::pipeline::params::{ParamDoc, Params, Reference};
+use loramill::pipeline::params::{ParamDoc, Params};
+use loramill::pipeline::reference::Reference;
+use loramill::pipeline::retry::MayPass;
 use loramill::pipeline::stage::{
-    Content, Context, Draft, Editable, Ended, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
-    StageKind, WholeStage, Wish, Work, Worker,
+    Content, Context, Draft, Editable, Ended, Files, Form, ImpliedInput, InputShape, InputUse, ItemStage, LoadScope, Resolved,
+    Stage, StageKind, WholeStage, Wish, Work, Worker,
 };
 use loramill::pipeline::tree::Node;
 use serde_json::json;
@@ -27,6 +29,16 @@ fn write_down(log: &str, line: &str) {
         let mut file = OpenOptions::new().create(true).append(true).open(log).expect("the log can be written");
         file.write_all(format!("{line}\n").as_bytes()).expect("the log can be written");
     }
+}
+
+/// Fails in a way that may pass, until `line` was written down `times` times.
+fn busy(log: &str, line: &str, times: u64) -> anyhow::Result<()> {
+    let before = fs::read_to_string(log).unwrap_or_default().lines().filter(|l| *l == line).count() as u64;
+    if before < times {
+        write_down(log, line);
+        return Err(MayPass(anyhow::anyhow!("the device is busy")).into());
+    }
+    Ok(())
 }
 
 fn text(bytes: Vec<u8>) -> String {
@@ -81,6 +93,8 @@ params! {
         execution speed: u64 = 0,
         /// Milliseconds for each item.
         execution delay: u64 = 0,
+        /// So often an item fails in a way that passes, before it is done.
+        execution busy: u64 = 0,
         /// Where to write down what was done.
         execution log: String = String::new(),
     }
@@ -118,6 +132,7 @@ impl Worker for EchoWorker<'_> {
         anyhow::ensure!(!said.contains("broken"), "the text is broken");
         assert!(!said.contains("panic"), "the text makes it panic");
         thread::sleep(Duration::from_millis(self.0.delay));
+        busy(&self.0.log, &format!("busy {}", work.name), self.0.busy)?;
         write_down(&self.0.log, &format!("echo {}", work.name));
         Ok(vec![Draft::new(&work.name).field("image", txt(format!("{said}{}", self.0.suffix)))])
     }
@@ -236,6 +251,8 @@ params! {
         execution delay: u64 = 0,
         /// Fails at this epoch.
         execution fail_at: u64 = 0,
+        /// Fails at this epoch in a way that passes, once.
+        execution busy_at: u64 = 0,
         /// Sends itself the wish to be stopped at this epoch: waits until it comes.
         execution wait_at: u64 = 0,
         /// Where to write down what was done.
@@ -289,6 +306,7 @@ impl WholeStage for Learn {
         for epoch in first..=self.epochs {
             thread::sleep(Duration::from_millis(self.delay));
             anyhow::ensure!(epoch != self.fail_at, "nothing is learned at epoch {epoch}");
+            busy(&self.log, &format!("busy {epoch}"), u64::from(epoch == self.busy_at))?;
             while epoch == self.wait_at && context.wish() == Wish::GoOn {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -353,6 +371,11 @@ impl Stage for Draw {
     fn inputs(&self) -> Vec<InputUse> {
         vec![uses("lora", &self.lora, &["lora"], InputShape::Many)]
     }
+    fn implied_inputs(&self) -> Vec<ImpliedInput> {
+        let (param, through) = ("images".to_string(), "lora".to_string());
+        let captions = ImpliedInput { param, through, theirs: "images", reads: &["image"], purpose: "`[filewords]`" };
+        if self.prompts.iter().any(|prompt| prompt.contains("[filewords]")) { vec![captions] } else { Vec::new() }
+    }
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }
@@ -362,17 +385,21 @@ impl Stage for Draw {
 }
 
 impl ItemStage for Draw {
-    fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> anyhow::Result<Vec<Work>> {
+    fn expand(&self, inputs: &Resolved, files: &dyn Files) -> anyhow::Result<Vec<Work>> {
+        let filewords = match inputs.items("images").first() {
+            Some(item) => text(files.read(&item.fields["image"])?),
+            None => String::new(),
+        };
         let work = |item: &Item, place: usize, prompt: &String| Work {
             name: format!("{}-{place}", item.name),
             origin: None,
-            values: BTreeMap::from([("prompt".to_string(), json!(prompt))]),
+            values: BTreeMap::from([("prompt".to_string(), json!(prompt.replace("[filewords]", &filewords)))]),
             inputs: BTreeMap::from([("lora".to_string(), item.fields["lora"].clone())]),
             carry: BTreeMap::new(),
             attributes: item.attributes.clone(),
         };
         let items = inputs.items("lora");
-        Ok(items.iter().flat_map(|item| self.prompts.iter().enumerate().map(move |(n, p)| work(item, n, p))).collect())
+        Ok(items.iter().flat_map(|item| self.prompts.iter().enumerate().map(|(n, p)| work(item, n, p))).collect())
     }
     fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
         Ok(Box::new(DrawWorker(self)))

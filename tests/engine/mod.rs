@@ -7,4 +7,6 @@ mod checkpoints;
 mod edits;
 mod failures;
 mod freshness;
+mod matrix;
 mod processes;
+mod selection;

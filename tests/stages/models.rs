@@ -7,7 +7,9 @@ use loramill::checkpoint::safetensors;
 use loramill::checkpoint::tensor::Dtype;
 use loramill::lora::file::{Lora, LoraNames};
 use loramill::pipeline::item::{Artifact, Item};
+use loramill::pipeline::sources::Surroundings;
 use loramill::pipeline::stage::{Files, Stage, StageKind};
+use loramill::stages::KINDS;
 use loramill::stages::convert::ConvertKind;
 use loramill::stages::extract::ExtractKind;
 use loramill::stages::merge::MergeKind;
@@ -57,6 +59,30 @@ fn the_keys_of_the_defaults_stay() {
         r#"clamp_quantile=0.99 dtype="auto" min_diff=1e-6 rank=8"#
     );
     assert_eq!(components(&ConvertKind, "{ from: merge }"), r#"dtype="auto" layout="keep" to="safetensors""#);
+}
+
+#[test]
+fn a_merge_that_is_extracted_from_is_fp32_unless_it_says_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["base.safetensors", "star.safetensors"] {
+        std::fs::write(folder.path().join(name), "x").unwrap();
+    }
+    let file = folder.path().join("pipeline.yaml");
+    let dtype = |merge: &str, reader: &str| {
+        let text = format!(
+            "concept: star\ninputs: {{ base: base.safetensors, star: star.safetensors }}\n\
+             stages:\n  merge: {{ base: base, lora: star{merge} }}\n  {reader}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let surroundings = Surroundings { models: Vec::new(), hub: None, environment: Box::new(|_| None) };
+        let pipeline = loramill::pipeline::load::load(&file, &[], &surroundings, KINDS).unwrap_or_else(|p| panic!("{p:?}"));
+        let components = pipeline.stage("merge").unwrap().stage.components();
+        components.into_iter().find(|(name, _)| name == "dtype").unwrap().1
+    };
+    let extract = "extract: { tuned: merge, base: base, default: false }";
+    assert_eq!(dtype("", extract), "fp32");
+    assert_eq!(dtype(", dtype: fp16", extract), "fp16");
+    assert_eq!(dtype("", "convert: { from: merge, dtype: fp16 }"), "auto");
 }
 
 #[test]

@@ -1,0 +1,132 @@
+//! Does one piece of work of an item stage: under its lock, with what it reads unchanged, and records what came of it. Unaware of which pieces
+//! must run.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::cache::batch::Batch;
+use crate::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
+use crate::cache::records::{Output, Record};
+use crate::pipeline::context::{ArtifactFiles, StageContext, store};
+use crate::pipeline::decide::KeyedWork;
+use crate::pipeline::execute::Run;
+use crate::pipeline::guard::guarded;
+use crate::pipeline::keys::render_work;
+use crate::pipeline::progress::{Counts, Event};
+use crate::pipeline::recorded::Preferred;
+use crate::pipeline::retry::attempts;
+use crate::pipeline::selection::Ask;
+use crate::pipeline::stage::Worker;
+
+impl Run<'_> {
+    /// Does `work` of a stage, again where its `retry:` says so and the failure may pass. `item` is what is tried, if it is one of several.
+    pub(crate) fn attempts<T>(&self, index: usize, item: Option<&str>, work: impl FnMut() -> Result<T>) -> Result<T> {
+        let stage = &self.pipeline.stages[index];
+        let tell = |attempt: u32, error: &anyhow::Error| {
+            let what = item.map(|item| format!("{item}: ")).unwrap_or_default();
+            let message = format!("{what}{error:#}; attempt {attempt} of {}", stage.retry + 1);
+            self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+        };
+        attempts(stage.retry, &|| self.scope.wishes.interrupted(), &tell, work)
+    }
+}
+
+/// One item stage at work.
+pub(crate) struct Bench<'a, 'r> {
+    pub(crate) run: &'a Run<'r>,
+    pub(crate) index: usize,
+    pub(crate) batch: &'a Batch<'a>,
+    pub(crate) worker: &'a dyn Worker,
+    pub(crate) opened_with: &'a ArtifactFiles<'a>,
+    pub(crate) preferred: &'a Preferred,
+    pub(crate) ask: Ask<'a>,
+    pub(crate) counts: Mutex<Counts>,
+    pub(crate) failure: AtomicBool,
+}
+
+impl Bench<'_, '_> {
+    /// `None` if it was not begun: the user wants an end, or another piece has failed.
+    pub(crate) fn do_one(&self, work: &KeyedWork) -> Option<Result<Vec<Output>>> {
+        let ends_at_failure = !self.run.options.keep_going;
+        if self.run.scope.wishes.interrupted() || (ends_at_failure && self.failure.load(Ordering::Relaxed)) {
+            return None;
+        }
+        let outcome = self.locked(work).transpose()?;
+        if outcome.is_err() && self.run.scope.wishes.interrupted() {
+            // It gave up because it was asked to.
+            return None;
+        }
+        let (error, counts) = {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let error = match &outcome {
+                Ok((_, true)) => {
+                    counts.ran += 1;
+                    None
+                }
+                Ok((_, false)) => {
+                    counts.cached += 1;
+                    None
+                }
+                Err(error) => {
+                    counts.failed += 1;
+                    self.failure.store(true, Ordering::Relaxed);
+                    Some(format!("{error:#}"))
+                }
+            };
+            (error, *counts)
+        };
+        let stage = self.run.pipeline.stages[self.index].name.clone();
+        self.run.scope.observer.event(Event::ItemFinished { stage, item: work.work.name.clone(), counts, error });
+        Some(outcome.map(|(outputs, _)| outputs))
+    }
+
+    /// The outputs, and whether they were made here; `None` if the user does not want to wait for another process.
+    fn locked(&self, work: &KeyedWork) -> Result<Option<(Vec<Output>, bool)>> {
+        let stage = &self.run.pipeline.stages[self.index];
+        if !stage.stage.uses_device() {
+            return self.make(work).map(|outputs| Some((outputs, true)));
+        }
+        let Some(_lock) = self.run.wait_for_key(&stage.name, &work.key)? else { return Ok(None) };
+        if !self.ask.forces(&work.work.name)
+            && let Some(record) = self.run.grounds(self.opened_with).result(&work.key, self.preferred)?
+        {
+            return Ok(Some((record.outputs, false)));
+        }
+        let outputs = self.make(work)?;
+        // The next to hold the lock looks for the record.
+        self.batch.flush()?;
+        Ok(Some((outputs, true)))
+    }
+
+    fn make(&self, work: &KeyedWork) -> Result<Vec<Output>> {
+        let started = Instant::now();
+        let run = self.run;
+        let stage = &run.pipeline.stages[self.index];
+        let files = ArtifactFiles::new(run.cache, run.intake);
+        // The scratch folder goes with the context, and drafts may lie there.
+        let (drafts, _context) = run.attempts(self.index, Some(&work.work.name), || {
+            let mut context = StageContext::new(&run.scope, &files, &stage.name, None);
+            let drafts = guarded(|| self.worker.run(&work.work, &context));
+            Ok((context.settle(drafts)?, context))
+        })?;
+        self.opened_with.check_unchanged()?;
+        files.check_unchanged()?;
+        let outputs: Vec<Output> =
+            drafts.into_iter().map(|draft| store(draft, &work.work.name, self.batch, &files)).collect::<Result<_>>()?;
+        let mut list = ComponentList::default();
+        list.entry(Section::Kind, stage.kind.name(), Covers::Value(&stage.kind.version().into()));
+        render_work(&work.work, &mut list);
+        self.batch.record(Record {
+            key: work.key,
+            components: list.to_record(),
+            outputs: outputs.clone(),
+            seconds: started.elapsed().as_secs_f64(),
+            ended: None,
+            facts: run.facts(self.index),
+        })?;
+        Ok(outputs)
+    }
+}
