@@ -17,7 +17,7 @@ fn artifact(name: &str) -> Artifact {
 }
 
 fn checkpoint(shelf: &Shelf, epoch: u64) -> Item {
-    let name = format!("train/{epoch:04}");
+    let name = format!("checkpoint-{epoch}");
     let attributes = BTreeMap::from([("epoch".to_string(), epoch.to_string()), ("step".to_string(), (epoch * 94).to_string())]);
     Item { attributes, ..shelf.item(&name, [("lora", artifact(&name))]) }
 }
