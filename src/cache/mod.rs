@@ -83,7 +83,7 @@ impl Cache {
         locate::tag(root)?;
         Workspace::sweep(&tmp)?;
         Ok(Self {
-            objects: Objects::at(root.join("objects")),
+            objects: Objects::at(root.join("objects"))?,
             records: RecordLog::open(root)?,
             files: StatIndex::open(root.join("stat-index")),
             texts: StatIndex::open(root.join("text-index")),

@@ -2,21 +2,29 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use crate::cache::digest::Digest;
+use crate::cache::trouble::disk_trouble;
 
 /// The folder `objects/`.
 #[derive(Debug)]
 pub(crate) struct Objects {
     folder: PathBuf,
+    /// The same, open: from here the kernel finds an object without walking the way to the folder, and a run asks for every one.
+    opened: OwnedFd,
 }
 
 impl Objects {
-    pub(crate) fn at(folder: PathBuf) -> Self {
-        Self { folder }
+    /// The folder must be there.
+    pub(crate) fn at(folder: PathBuf) -> Result<Self> {
+        let opened = rustix::fs::open(&folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| disk_trouble(error.into(), "opening", &folder))?;
+        Ok(Self { folder, opened })
     }
 
     /// Where the object lies, if it is here.
@@ -27,7 +35,10 @@ impl Objects {
 
     /// Whether the object is here and has its size. One of another size is damaged and as good as none.
     pub(crate) fn contains(&self, digest: &Digest, size: u64) -> bool {
-        fs::metadata(self.path(digest)).is_ok_and(|found| found.is_file() && found.len() == size)
+        let mut below = digest.to_hex();
+        below.insert(2, '/');
+        let found = rustix::fs::statat(&self.opened, below, AtFlags::empty());
+        found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file() && found.st_size as u64 == size)
     }
 
     /// The contents, checked. A damaged object is taken away, so that it counts as missing from now on.

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
-use rustix::fs::{AtFlags, CWD, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
@@ -66,8 +67,13 @@ pub fn is_shown(cache: &Cache, out: &Path, stage: &str, tree: &Digest, fields: &
 }
 
 fn shows(manifest: &Manifest, folder: &Path, covers: &Digest) -> bool {
-    manifest.covers.as_ref() == Some(covers)
-        && manifest.entries.par_iter().with_min_len(256).all(|entry| is_untouched(folder, entry))
+    if manifest.covers.as_ref() != Some(covers) {
+        return false;
+    }
+    // From an open folder the kernel finds a file without walking the way to it, and there may be many.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(folder) = rustix::fs::open(folder, flags, Mode::empty()) else { return manifest.entries.is_empty() };
+    manifest.entries.par_iter().with_min_len(256).all(|entry| is_untouched(&folder, entry))
 }
 
 /// Stands for what a folder is to show.
@@ -76,13 +82,10 @@ fn covers(tree: &Digest, fields: &[&str]) -> Digest {
 }
 
 /// Whether the file is as it was when it was written.
-fn is_untouched(folder: &Path, entry: &Entry) -> bool {
-    stat(&folder.join(&entry.path)).is_some_and(|found| entry.is_as(&found))
-}
-
-/// Links are not followed: a link was not put there by us.
-fn stat(path: &Path) -> Option<FileStat> {
-    fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file).map(|metadata| FileStat::from(&metadata))
+fn is_untouched(folder: &OwnedFd, entry: &Entry) -> bool {
+    // Links are not followed: a link was not put there by us.
+    let found = rustix::fs::statat(folder, &entry.path, AtFlags::SYMLINK_NOFOLLOW);
+    found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file() && entry.is_as(&FileStat::from(&found)))
 }
 
 struct Wanted {

@@ -25,7 +25,7 @@ fn the_example_teaches_the_star_and_runs_again_only_what_changed() {
     let as_expected = |(stage, state): &(String, String)| state == if stage == "caption" { "cached" } else { "ran" };
     assert!(first.len() == 10 && first.iter().all(as_expected), "{first:?}");
     let base = at.join("models/tiny-sd.safetensors");
-    let trained = LoraFile { path: at.join("out/train/e040.safetensors"), strength: 1.0 };
+    let trained = LoraFile { path: at.join("out/train/e030.safetensors"), strength: 1.0 };
     let mut with_lora = studio(&base);
     let rounds: Vec<Right> =
         (0..ROUNDS).map(|round| stars(&mut with_lora, std::slice::from_ref(&trained), 1 + 16 * round)).collect();
