@@ -58,9 +58,14 @@ pub struct Problem {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Damage {
     /// Another size than the records say, both in bytes.
-    Size { found: u64, expected: u64 },
+    Size {
+        found: u64,
+        expected: u64,
+    },
     /// The contents are not those of the name. `linked`: the file has further names, in `out/` folders.
-    Contents { linked: bool },
+    Contents {
+        linked: bool,
+    },
     Unreadable(String),
     /// Something that is no file lies in the place of an object.
     NoFile,
@@ -102,7 +107,10 @@ impl fmt::Display for Damage {
             Self::Size { found, expected } => write!(f, "has {found} bytes instead of {expected}"),
             Self::Contents { linked: false } => write!(f, "holds other bytes than were written"),
             Self::Contents { linked: true } => {
-                write!(f, "holds other bytes than were written, and so does its hard link in an `out/` folder: delete that one too")
+                write!(
+                    f,
+                    "holds other bytes than were written, and so does its hard link in an `out/` folder: delete that one too"
+                )
             }
             Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
             Self::NoFile => write!(f, "is no file"),
@@ -196,10 +204,8 @@ impl Cache {
             alone.retain_records(&mut |_, record| record.artifacts().all(|artifact| is_here(&artifact.digest)))?;
             self.records.renew_index()?;
             for problem in &mut checkup.problems {
-                problem.repaired |= matches!(
-                    problem.damage,
-                    Damage::Missing | Damage::Log(_) | Damage::Torn(_) | Damage::Records(_)
-                );
+                problem.repaired |=
+                    matches!(problem.damage, Damage::Missing | Damage::Log(_) | Damage::Torn(_) | Damage::Records(_));
             }
         }
         Ok(())
@@ -279,10 +285,10 @@ impl Cache {
         self.each_record(&mut |_, record| {
             named.records += 1;
             for artifact in record.artifacts() {
-                named.by_digest.entry(artifact.digest).or_insert_with(|| NamedArtifact {
-                    size: artifact.size,
-                    extension: artifact.extension.clone(),
-                });
+                named
+                    .by_digest
+                    .entry(artifact.digest)
+                    .or_insert_with(|| NamedArtifact { size: artifact.size, extension: artifact.extension.clone() });
             }
         })?;
         Ok(named)
@@ -349,7 +355,9 @@ mod tests {
             let name = OutputName::Own(name.to_string());
             let outputs = vec![Output { name: name.clone(), origin: None, fields, attributes: BTreeMap::new() }];
             let key = Self::key(&name);
-            batch.record(Record { key, components: Vec::new(), outputs, seconds: 1.0, ended: None, facts: BTreeMap::new() }).unwrap();
+            batch
+                .record(Record { key, components: Vec::new(), outputs, seconds: 1.0, ended: None, facts: BTreeMap::new() })
+                .unwrap();
             batch.flush().unwrap();
         }
 
@@ -425,7 +433,7 @@ mod tests {
     #[test]
     fn an_object_that_nobody_may_read_and_a_folder_in_its_place_are_found() {
         let bed = Bed::new();
-        fs::set_permissions(bed.object("one"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(bed.object("one"), fs::Permissions::from_mode(0o0)).unwrap();
         let two = bed.object("two");
         fs::remove_file(&two).unwrap();
         fs::create_dir(&two).unwrap();

@@ -130,7 +130,7 @@ mod tests {
         cache.register_root(&pipeline).unwrap();
         cache.register_root(&temp.path().join("repo")).unwrap();
         let root = fs::canonicalize(temp.path()).unwrap().join("repo");
-        assert_eq!(cache.roots().unwrap(), [root.clone()]);
+        assert_eq!(cache.roots().unwrap(), std::slice::from_ref(&root));
         assert!(cache.forget_root(&root).unwrap() && !cache.forget_root(&root).unwrap());
         let cache = cache.for_a_passing_pipeline();
         cache.register_root(&pipeline).unwrap();

@@ -34,7 +34,7 @@ mod run_files;
 pub mod fsck;
 pub mod survey;
 pub mod sweep;
-mod uses;
+pub(crate) mod uses;
 
 pub(crate) mod atomic;
 pub(crate) mod encoding;

@@ -43,10 +43,14 @@ impl Objects {
             }
             Err(error) if is_unreadable(&error) => {
                 remove()?;
-                bail!("object {} in the cache cannot be read ({error}) and was removed: run again to make it anew", digest.short())
+                bail!(
+                    "object {} in the cache cannot be read ({error}) and was removed: run again to make it anew",
+                    digest.short()
+                )
             }
-            Err(error) => Err(error)
-                .with_context(|| format!("reading object {} from the cache: run again to make it anew", digest.short())),
+            Err(error) => {
+                Err(error).with_context(|| format!("reading object {} from the cache: run again to make it anew", digest.short()))
+            }
         }
     }
 

@@ -9,9 +9,9 @@
 //!   what they name is spared. A run has found a result before that, and the note is seen; or it looks afterwards, and meets a miss.
 //! - A row that the lock file holds when a run begins needs no note, since whoever collects reads that lock. Eviction takes even what
 //!   locks name, so it spares every pipeline whose run goes on; a run begins with a turn, and cannot slip past.
-//! - Notes outlive their run: what an interrupted run made is kept, because the next one goes on from there. They go when a run of the
-//!   whole pipeline has ended well, for then the lock names its results. While somebody collects they are put aside as `.used`
-//!   instead: the lock may have been read before it had these rows.
+//! - Notes outlive a run that was interrupted: what it made is kept, because the next one goes on from there. They go when a run has ended
+//!   well, and with it those of earlier runs if it was of the whole pipeline, for then the lock names all results. While somebody
+//!   collects they are put aside as `.used` instead: the lock may have been read before it had these rows.
 //!
 //! A run that finds everything fresh takes one turn and notes nothing. Commands that only read take none: what is deleted under
 //! their hands is a miss to them.

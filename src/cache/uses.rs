@@ -23,6 +23,8 @@ pub(crate) struct Uses {
     path: PathBuf,
     /// Of the pipeline.
     folder: PathBuf,
+    /// An earlier run has left notes: it was interrupted, or its results have no place in the lock.
+    goes_on: bool,
     /// Opened, and made if need be, with the first note.
     open: Option<(File, HashSet<Digest>)>,
 }
@@ -48,14 +50,16 @@ impl Cache {
     pub fn begin_uses(&self, folder: &Path) -> Result<()> {
         let path = self.run_file(folder, "uses")?;
         let folder = fs::canonicalize(folder).with_context(|| format!("looking for `{}`", folder.display()))?;
-        *self.uses() = Some(Uses { path, folder, open: None });
+        let goes_on = path.exists();
+        *self.uses() = Some(Uses { path, folder, goes_on, open: None });
         self.in_turn(|_| Ok(()))
     }
 
-    /// The notes are needed no more: the lock names all that the run rests on.
-    pub fn end_uses(&self) -> Result<()> {
+    /// The run has ended well, and the lock names all that it rests on. What earlier runs have noted goes too if this one was of the
+    /// whole pipeline; else all notes stay.
+    pub fn end_uses(&self, of_the_whole: bool) -> Result<()> {
         let Some(uses) = self.uses().take() else { return Ok(()) };
-        if !uses.path.exists() {
+        if !uses.path.exists() || (uses.goes_on && !of_the_whole) {
             return Ok(());
         }
         // Held while the notes go, so that nobody begins to collect in between.
@@ -63,7 +67,8 @@ impl Cache {
         if nobody_collects.is_none() {
             let _turn = FileLock::share(&self.sweep_lock())?;
             let noted = read(&uses.path)?.map(|(_, noted)| noted).unwrap_or_default();
-            let mut aside = Uses { path: uses.path.with_extension("used"), folder: uses.folder, open: None };
+            let path = uses.path.with_extension("used");
+            let mut aside = Uses { path, folder: uses.folder, goes_on: false, open: None };
             aside.add(noted)?;
         }
         fs::remove_file(&uses.path).map_err(|error| disk_trouble(error, "removing", &uses.path))
@@ -210,8 +215,16 @@ mod tests {
         next.begin_uses(temp.path()).unwrap();
         note(&next, &[digest(2), digest(3)]);
         assert_eq!(read(&path).unwrap(), Some((folder, vec![digest(1), digest(2), digest(3)])));
-        next.end_uses().unwrap();
+        next.end_uses(false).unwrap();
+        assert!(path.exists(), "a run of a part says nothing of the rest");
+        next.begin_uses(temp.path()).unwrap();
+        next.end_uses(true).unwrap();
         assert!(!path.exists());
+
+        next.begin_uses(temp.path()).unwrap();
+        note(&next, &[digest(4)]);
+        next.end_uses(false).unwrap();
+        assert!(!path.exists(), "nobody else has left anything");
     }
 
     #[test]
@@ -223,7 +236,7 @@ mod tests {
         for number in [1, 2] {
             cache.begin_uses(temp.path()).unwrap();
             note(&cache, &[digest(number)]);
-            cache.end_uses().unwrap();
+            cache.end_uses(true).unwrap();
             assert!(!path.exists());
         }
         let (_, aside) = read(&path.with_extension("used")).unwrap().unwrap();

@@ -20,6 +20,8 @@ mod check;
 mod completions;
 mod do_kind;
 mod explain;
+mod fsck;
+mod gc;
 mod graph;
 mod init;
 mod plan;
@@ -53,6 +55,8 @@ enum Command {
     Do(do_kind::Arguments),
     Graph(graph::Arguments),
     Stages(stages::Arguments),
+    Gc(gc::Arguments),
+    Fsck(fsck::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -68,6 +72,8 @@ impl Command {
             Self::Explain(arguments) => explain::run(arguments, global),
             Self::Skip(arguments) => skip::run(arguments, global),
             Self::Do(arguments) => do_kind::run(arguments, global),
+            Self::Gc(arguments) => gc::run(arguments, global),
+            Self::Fsck(arguments) => fsck::run(arguments, global),
             Self::Graph(arguments) => graph::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments, global),
             Self::Stages(arguments) => stages::run(arguments, global),

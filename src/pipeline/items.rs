@@ -13,6 +13,7 @@ use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
 use crate::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
 use crate::cache::records::{Output, Record};
+use crate::cache::uses::Turn;
 use crate::pipeline::context::{ArtifactFiles, StageContext, store};
 use crate::pipeline::decide::{Decision, KeyedWork, Verdict, WorkState, Works, in_stage, row_key};
 use crate::pipeline::execute::{Ending, Run};
@@ -131,14 +132,16 @@ impl Run<'_> {
             }
             if !forced {
                 let grounds = self.grounds(files);
-                let mut left = Vec::with_capacity(dirty.len());
-                for place in dirty {
-                    match grounds.result(&works.works[place].key, &preferred)? {
-                        Some(record) => drop(done.outputs.insert(place, record.outputs)),
-                        None => left.push(place),
+                dirty = self.cache.in_turn(|turn| {
+                    let mut left = Vec::with_capacity(dirty.len());
+                    for place in dirty {
+                        match grounds.result(&works.works[place].key, &preferred, turn)? {
+                            Some(record) => drop(done.outputs.insert(place, record.outputs)),
+                            None => left.push(place),
+                        }
                     }
-                }
-                dirty = left;
+                    Ok(left)
+                })?;
             }
         }
         let cached = works.works.len() - dirty.len();
@@ -261,7 +264,8 @@ impl Run<'_> {
         let key = finish_key(&decision.identity, outputs, stage.kind.writes());
         let forced = self.options.force.contains(&index);
         let preferred = self.grounds(files).preferred(stage);
-        let found = if forced { None } else { self.grounds(files).result(&key, &preferred)? };
+        let look_up = |turn: &Turn| self.grounds(files).result(&key, &preferred, turn);
+        let found = if forced { None } else { self.cache.in_turn(look_up)? };
         let (made, outputs) = match found {
             Some(record) => (0, record.outputs),
             None => {
@@ -350,7 +354,8 @@ impl Bench<'_, '_> {
         }
         let Some(_lock) = self.run.wait_for_key(&stage.name, &work.key)? else { return Ok(None) };
         if !self.forced
-            && let Some(record) = self.run.grounds(self.opened_with).result(&work.key, self.preferred)?
+            && let Some(record) =
+                self.run.cache.in_turn(|turn| self.run.grounds(self.opened_with).result(&work.key, self.preferred, turn))?
         {
             return Ok(Some((record.outputs, false)));
         }

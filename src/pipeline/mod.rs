@@ -55,3 +55,10 @@ pub mod commit;
 pub mod execute;
 mod items;
 mod whole;
+
+pub mod git;
+pub mod roots;
+
+pub mod collect;
+mod cost;
+mod live;

@@ -12,6 +12,7 @@ use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::params::{ParamDoc, ParamValue, Params, Reference};
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
+    Worth,
 };
 use crate::pipeline::tree::Node;
 use crate::stages::lora_use::LoraUse;
@@ -108,6 +109,10 @@ impl StageKind for MergeKind {
 
     fn passes_fields_on(&self) -> bool {
         false
+    }
+
+    fn worth(&self) -> Worth {
+        Worth::Bulky
     }
 
     fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {

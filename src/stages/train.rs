@@ -14,7 +14,7 @@ use crate::pipeline::item::{Artifact, Item, by_content};
 use crate::pipeline::params::{ParamDoc, Params, Reference};
 use crate::pipeline::stage::{
     Content, Context, Draft, Ended, Files, Form, InputShape, InputUse, LoadScope, Progress, Resolved, Stage, StageKind, SubStage,
-    WholeStage, Wish as StageWish,
+    WholeStage, Wish as StageWish, Worth,
 };
 use crate::pipeline::tree::Node;
 use crate::prompt::chunks::CHUNK;
@@ -159,6 +159,10 @@ impl StageKind for TrainKind {
 
     fn passes_fields_on(&self) -> bool {
         false
+    }
+
+    fn worth(&self) -> Worth {
+        Worth::Precious
     }
 
     fn load(&self, node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {

@@ -4,6 +4,8 @@ mod bed;
 mod kinds;
 
 mod checkpoints;
+mod collecting;
+mod damage;
 mod edits;
 mod failures;
 mod freshness;
