@@ -25,6 +25,7 @@ mod gc;
 mod graph;
 mod init;
 mod plan;
+mod restore;
 mod run;
 mod run_status;
 mod skip;
@@ -55,6 +56,7 @@ enum Command {
     Do(do_kind::Arguments),
     Graph(graph::Arguments),
     Stages(stages::Arguments),
+    Restore(restore::Arguments),
     Gc(gc::Arguments),
     Fsck(fsck::Arguments),
     Completions(completions::Arguments),
@@ -72,6 +74,7 @@ impl Command {
             Self::Explain(arguments) => explain::run(arguments, global),
             Self::Skip(arguments) => skip::run(arguments, global),
             Self::Do(arguments) => do_kind::run(arguments, global),
+            Self::Restore(arguments) => restore::run(arguments, global),
             Self::Gc(arguments) => gc::run(arguments, global),
             Self::Fsck(arguments) => fsck::run(arguments, global),
             Self::Graph(arguments) => graph::run(arguments, global),

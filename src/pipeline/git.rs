@@ -69,6 +69,20 @@ impl Repository<'_> {
         self.each_blob(&blobs.filter_map(|blob| String::from_utf8(blob.to_vec()).ok()).collect(), see)
     }
 
+    /// A file as a commit has it; the path is relative to the folder.
+    pub fn show(&self, commit: &str, path: &str) -> Result<Vec<u8>> {
+        ensure!(!commit.starts_with('-'), "`{commit}` is no commit");
+        self.output(&["cat-file", "blob", &format!("{commit}:./{path}")])
+    }
+
+    /// The full name of a commit, a tag or a branch.
+    pub fn commit(&self, name: &str) -> Result<String> {
+        ensure!(!name.starts_with('-'), "`{name}` is no commit");
+        let found = self.output(&["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{name}^{{commit}}")]);
+        let found = found.map_err(|_| anyhow!("there is no commit `{name}` in the repository around `{}`", self.0.display()))?;
+        Ok(String::from_utf8_lossy(&found).trim().to_string())
+    }
+
     fn each_blob(&self, blobs: &BTreeSet<String>, see: &mut dyn FnMut(&[u8])) -> Result<()> {
         if blobs.is_empty() {
             return Ok(());
@@ -227,6 +241,7 @@ mod tests {
         assert_eq!(staged, [b"staged"]);
         let trees = Repository(&repository).work_trees().unwrap();
         assert_eq!(trees, [repository.canonicalize().unwrap(), elsewhere.canonicalize().unwrap()]);
+        assert_eq!(Repository(&repository.join("deep")).show("HEAD~1", "er/pipeline.lock").unwrap(), b"main");
     }
 
     #[test]
@@ -241,5 +256,7 @@ mod tests {
         std::fs::create_dir(&objects).unwrap();
         let error = Repository(temp.path()).each_committed_lock(&mut |_| ()).unwrap_err().to_string();
         assert!(error.contains("failed: ") && error.contains(temp.path().to_str().unwrap()), "{error}");
+        let error = Repository(temp.path()).commit("--all").unwrap_err().to_string();
+        assert!(error.contains("no commit"), "{error}");
     }
 }

@@ -62,3 +62,5 @@ pub mod roots;
 pub mod collect;
 mod cost;
 mod live;
+
+pub mod restore;

@@ -1,4 +1,4 @@
-//! `gc`, `fsck`: commands that look after the cache.
+//! `gc`, `fsck`, `restore`: commands that look after the cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -161,4 +161,41 @@ fn fsck_finds_says_and_repairs() {
     assert!(stdout.contains("would run resize"), "{stdout}");
     run(folder);
     assert_eq!(said(&loramill(folder, &["fsck", "--full"])).0, 0);
+}
+
+#[test]
+fn restore_shows_an_earlier_commit_and_says_what_is_lost() {
+    let folder = repository();
+    let folder = folder.path();
+    let picture = folder.join("out/resize/star-00.png");
+    let first = fs::read(&picture).expect("there");
+    set_size(folder, 32);
+    run(folder);
+    git(folder, &["commit", "-qam", "second"]);
+    let second = fs::read(&picture).expect("there");
+    assert_ne!(first, second);
+
+    let (code, _, stderr) = said(&loramill(folder, &["restore", "HEAD~1"]));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("resize: 2 items, 2 files written") && stderr.contains("shows the results as of HEAD~1"), "{stderr}");
+    assert_eq!(fs::read(&picture).expect("there"), first);
+    let (code, _, _) = said(&loramill(folder, &["restore"]));
+    assert_eq!((code, fs::read(&picture).expect("there")), (0, second.clone()));
+    assert!(!folder.join("out/caption").exists());
+
+    // A file that cannot be read today is no obstacle.
+    fs::write(folder.join("pipeline.yaml"), "stages: [").expect("written");
+    let (code, _, stderr) = said(&loramill(folder, &["restore", "main~1", "."]));
+    assert_eq!((code, fs::read(&picture).expect("there")), (0, first), "{stderr}");
+    set_size(folder, 32);
+
+    fs::remove_file(object_of(folder, "star-00.png")).expect("removed");
+    fs::remove_dir_all(folder.join("out")).expect("removed");
+    let (code, _, stderr) = said(&loramill(folder, &["restore", "HEAD~1"]));
+    assert!(code == 1 && stderr.contains("resize: 1 of 2 items") && stderr.contains("star-00"), "{stderr}");
+    assert!(stderr.contains("`git checkout HEAD~1` and `loramill run`"), "{stderr}");
+    let (code, _, stderr) = said(&loramill(folder, &["restore", "no-such-branch"]));
+    assert!(code == 2 && stderr.contains("there is no commit `no-such-branch`"), "{stderr}");
+    let (code, _, stderr) = said(&loramill(folder, &["restore", "--", "--all"]));
+    assert!(code == 2 && stderr.contains("no commit"), "{stderr}");
 }

@@ -10,3 +10,4 @@ mod edits;
 mod failures;
 mod freshness;
 mod processes;
+mod restoring;
