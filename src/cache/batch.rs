@@ -166,12 +166,16 @@ impl<'a> Batch<'a> {
             self.make_durable(objects, workspace.handle())
                 .map_err(|error| disk_trouble(error, "making objects durable in", &self.cache.root))?;
         }
-        for (path, stored) in objects {
-            faults::pass("objects.place")
-                .and_then(|()| self.cache.objects.adopt(path, &stored.digest))
-                .map_err(|error| disk_trouble(error, "moving an object to", &self.cache.objects.path(&stored.digest)))?;
-        }
-        self.cache.records.append(records)
+        self.cache.in_turn(|turn| {
+            for (path, stored) in objects {
+                turn.note(stored.digest);
+                faults::pass("objects.place")
+                    .and_then(|()| self.cache.objects.adopt(path, &stored.digest))
+                    .map_err(|error| disk_trouble(error, "moving an object to", &self.cache.objects.path(&stored.digest)))?;
+            }
+            records.iter().for_each(|(_, record)| turn.note(record.key));
+            self.cache.records.append(records)
+        })
     }
 
     fn make_durable(&self, objects: &[(PathBuf, Stored)], workspace: &File) -> io::Result<()> {
@@ -187,11 +191,11 @@ impl<'a> Batch<'a> {
     fn is_new(&self, stored: &Stored) -> Result<bool> {
         let mut pending = self.pending();
         pending.check()?;
-        if pending.digests.contains(&stored.digest) || self.cache.contains(&stored.digest, stored.size) {
+        if pending.digests.contains(&stored.digest) {
             return Ok(false);
         }
         drop(pending);
-        Ok(true)
+        Ok(!self.cache.holds(&stored.digest, stored.size)?)
     }
 
     fn stage(&self, path: PathBuf, stored: Stored) -> Result<Stored> {

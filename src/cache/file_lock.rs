@@ -49,6 +49,17 @@ impl FileLock {
         }
     }
 
+    /// As `take`, side by side with others that share it.
+    pub(crate) fn share(path: &Path) -> Result<Self> {
+        loop {
+            let file = open(path)?;
+            file.lock_shared().map_err(|error| disk_trouble(error, "locking", path))?;
+            if is_named(&file, path) {
+                return Ok(Self { file, path: path.to_path_buf(), passing: false });
+            }
+        }
+    }
+
     /// Waits while `go_on` says so, which is asked every few milliseconds; `None` if it gave up.
     pub(crate) fn wait(path: &Path, passing: bool, go_on: &mut dyn FnMut() -> bool) -> Result<Option<Self>> {
         loop {

@@ -1,11 +1,15 @@
 //! Where the cache lies, how a folder is marked as one, and which repositories use it.
 
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::cache::digest::Digest;
+use crate::cache::file_lock::FileLock;
+use crate::cache::sweep::list;
 use crate::cache::trouble::disk_trouble;
 use crate::cache::{Cache, atomic};
 
@@ -32,20 +36,63 @@ impl Cache {
 
     /// Notes that the repository around `folder` uses this cache: its lock files name what must be kept.
     pub fn register_root(&self, folder: &Path) -> Result<()> {
-        let folder = fs::canonicalize(folder).with_context(|| format!("looking for `{}`", folder.display()))?;
-        let root = folder.ancestors().find(|above| above.join(".git").exists()).unwrap_or(&folder);
-        let text = root.as_os_str().as_encoded_bytes();
-        let path = self.root().join("roots").join(Digest::of(text).short());
-        if fs::read(&path).is_ok_and(|known| known == text) {
+        let root = repository_around(folder)?;
+        let text = root.as_os_str().as_bytes();
+        let path = self.root_file(&root);
+        if self.is_passing || fs::read(&path).is_ok_and(|known| known == text) {
             return Ok(());
         }
         let roots = self.root().join("roots");
         fs::create_dir_all(&roots).map_err(|error| disk_trouble(error, "creating", &roots))?;
+        // Who collects at this moment must have read this list before, or find this repository in it.
+        let _turn = FileLock::share(&self.sweep_lock())?;
         atomic::replace(&path, text)
+    }
+
+    /// The cache for a pipeline whose folder goes when the command ends: it is not registered as a repository that uses the cache.
+    pub fn for_a_passing_pipeline(mut self) -> Self {
+        self.is_passing = true;
+        self
+    }
+
+    /// The repositories, and folders outside of any, that use this cache.
+    pub fn roots(&self) -> Result<Vec<PathBuf>> {
+        let mut roots = Vec::new();
+        for path in list(&self.root().join("roots"))? {
+            let is_unfinished = path.file_name().is_none_or(|name| name.as_bytes().starts_with(b"."));
+            if !is_unfinished {
+                let bytes = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+                roots.push(PathBuf::from(OsString::from_vec(bytes)));
+            }
+        }
+        roots.sort();
+        Ok(roots)
+    }
+
+    /// Forgets a repository that is gone for good; false if it was not known.
+    pub fn forget_root(&self, root: &Path) -> Result<bool> {
+        let path = self.root_file(root);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(disk_trouble(error, "removing", &path)),
+        }
+    }
+
+    fn root_file(&self, root: &Path) -> PathBuf {
+        self.root().join("roots").join(Digest::of(root.as_os_str().as_bytes()).short())
     }
 }
 
-fn is_tagged(cache: &Path) -> bool {
+/// The root of the repository that `folder` lies in; `folder` itself if it lies in none.
+pub fn repository_around(folder: &Path) -> Result<PathBuf> {
+    let folder = fs::canonicalize(folder).with_context(|| format!("looking for `{}`", folder.display()))?;
+    let root = folder.ancestors().find(|above| above.join(".git").exists());
+    Ok(root.unwrap_or(&folder).to_path_buf())
+}
+
+/// Whether a folder is marked as a cache.
+pub fn is_tagged(cache: &Path) -> bool {
     fs::read(cache.join(TAG)).is_ok_and(|tag| tag.starts_with(SIGNATURE.as_bytes()))
 }
 
@@ -82,7 +129,11 @@ mod tests {
         let cache = Cache::open(&temp.path().join("cache")).unwrap();
         cache.register_root(&pipeline).unwrap();
         cache.register_root(&temp.path().join("repo")).unwrap();
-        let roots: Vec<_> = fs::read_dir(cache.root().join("roots")).unwrap().collect();
-        assert_eq!(roots.len(), 1);
+        let root = fs::canonicalize(temp.path()).unwrap().join("repo");
+        assert_eq!(cache.roots().unwrap(), std::slice::from_ref(&root));
+        assert!(cache.forget_root(&root).unwrap() && !cache.forget_root(&root).unwrap());
+        let cache = cache.for_a_passing_pipeline();
+        cache.register_root(&pipeline).unwrap();
+        assert!(cache.roots().unwrap().is_empty());
     }
 }

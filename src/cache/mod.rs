@@ -9,7 +9,8 @@
 //! displaced/       files that made room for others in the user's folders, for 30 days
 //! outputs/         what was written into `out/` folders
 //! locks/  roots/   who works on what; which repositories use this cache
-//! runs/            how far a run is, and the wish that it stop
+//! runs/            how far a run is, the wish that it stop, and what it rests on
+//! evicted          objects that were let go though something names them
 //! ```
 
 pub mod digest;
@@ -30,6 +31,11 @@ pub mod locate;
 pub mod locks;
 mod run_files;
 
+pub mod fsck;
+pub mod survey;
+pub mod sweep;
+pub(crate) mod uses;
+
 pub(crate) mod atomic;
 pub(crate) mod encoding;
 pub(crate) mod faults;
@@ -39,7 +45,7 @@ mod workspace;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
@@ -51,7 +57,9 @@ use crate::cache::objects::Objects;
 use crate::cache::record_log::RecordLog;
 use crate::cache::records::{Completeness, Record};
 use crate::cache::stat_index::{FileStat, StatIndex};
+use crate::cache::sweep::list;
 use crate::cache::trouble::disk_trouble;
+use crate::cache::uses::Uses;
 use crate::cache::workspace::Workspace;
 
 /// Displaced files are kept this long.
@@ -71,6 +79,10 @@ pub struct Cache {
     files: StatIndex,
     texts: StatIndex,
     workspace: OnceLock<Workspace>,
+    /// What the run of this process rests on, while there is one.
+    uses: Mutex<Option<Uses>>,
+    /// Of a pipeline that is gone when the command ends.
+    is_passing: bool,
 }
 
 impl Cache {
@@ -88,6 +100,8 @@ impl Cache {
             files: StatIndex::open(root.join("stat-index")),
             texts: StatIndex::open(root.join("text-index")),
             workspace: OnceLock::new(),
+            uses: Mutex::default(),
+            is_passing: false,
             root: root.to_path_buf(),
         })
     }
@@ -186,6 +200,10 @@ impl Cache {
         self.texts.save()
     }
 
+    pub(crate) fn stat_index_paths(&self) -> [PathBuf; 2] {
+        ["stat-index", "text-index"].map(|name| self.root.join(name))
+    }
+
     /// What caption files contained, after normalisation.
     pub(crate) fn texts(&self) -> &StatIndex {
         &self.texts
@@ -205,7 +223,10 @@ impl Cache {
     /// The folder of a state key, made if it is not there: what an interrupted run goes on from.
     pub fn state_folder(&self, state_key: &Digest) -> Result<PathBuf> {
         let folder = self.root.join("state").join(state_key.to_hex());
-        fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
+        self.in_turn(|turn| {
+            turn.note(*state_key);
+            fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))
+        })?;
         Ok(folder)
     }
 
@@ -242,19 +263,24 @@ impl Cache {
 
     /// Removes displaced files that are older than 30 days.
     pub fn forget_old_displaced(&self) -> Result<()> {
-        let folder = self.root.join("displaced");
-        let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        for entry in entries {
-            let entry = entry.with_context(|| format!("reading `{}`", folder.display()))?;
-            let name = entry.file_name();
-            let since = name.to_str().and_then(|name| name.split('.').next()).and_then(|seconds| seconds.parse().ok());
-            let Some(since) = since.map(Duration::from_secs) else { continue };
-            if now.saturating_sub(since) > DISPLACED_FOR {
-                fs::remove_file(entry.path()).map_err(|error| disk_trouble(error, "removing", &entry.path()))?;
-            }
+        for path in self.old_displaced()? {
+            let is_folder = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
+            let removed = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|error| disk_trouble(error, "removing", &path))?;
         }
         Ok(())
+    }
+
+    /// Displaced files that are older than 30 days.
+    pub fn old_displaced(&self) -> Result<Vec<PathBuf>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut old = list(&self.root.join("displaced"))?;
+        old.retain(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let since = name.and_then(|name| name.split('.').next()?.parse().ok()).map(Duration::from_secs);
+            since.is_some_and(|since| now.saturating_sub(since) > DISPLACED_FOR)
+        });
+        Ok(old)
     }
 
     fn workspace(&self) -> Result<&Workspace> {

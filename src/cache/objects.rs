@@ -44,15 +44,25 @@ impl Objects {
     /// The contents, checked. A damaged object is taken away, so that it counts as missing from now on.
     pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
         let path = self.path(digest);
+        let remove = || fs::remove_file(&path).with_context(|| format!("removing the damaged object `{}`", path.display()));
         let mut bytes = Vec::new();
-        File::open(&path)
-            .and_then(|mut file| file.read_to_end(&mut bytes))
-            .with_context(|| format!("reading object {} from the cache: run again to make it anew", digest.short()))?;
-        if Digest::of(&bytes) != *digest {
-            fs::remove_file(&path).with_context(|| format!("removing the damaged object `{}`", path.display()))?;
-            bail!("object {} in the cache is damaged and was removed: run again to make it anew", digest.short());
+        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) if Digest::of(&bytes) == *digest => Ok(bytes),
+            Ok(_) => {
+                remove()?;
+                bail!("object {} in the cache is damaged and was removed: run again to make it anew", digest.short())
+            }
+            Err(error) if is_unreadable(&error) => {
+                remove()?;
+                bail!(
+                    "object {} in the cache cannot be read ({error}) and was removed: run again to make it anew",
+                    digest.short()
+                )
+            }
+            Err(error) => {
+                Err(error).with_context(|| format!("reading object {} from the cache: run again to make it anew", digest.short()))
+            }
         }
-        Ok(bytes)
     }
 
     /// Moves a durable file to its place; `source` must be on the same file system.
@@ -66,4 +76,9 @@ impl Objects {
             result => result,
         }
     }
+}
+
+/// Whether it is the object that cannot be read, and not this process that is short of something.
+pub(crate) fn is_unreadable(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::PermissionDenied || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

@@ -3,7 +3,10 @@
 //!
 //! A frame is `magic, length of the body, checksum, key, form, body`. What a kill or a power cut left at the end is cut off by the next
 //! writer; a damaged frame in the middle is stepped over. `record-index` maps the first 8 bytes of a key to places in the log, so that
-//! opening reads no frame that the index covers; it may be deleted at any time.
+//! opening reads no frame that the index covers; it may be deleted at any time. Cleaning puts a new file in the place of the log; whoever
+//! has the old one open notices by its inode.
+
+mod upkeep;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -20,6 +23,8 @@ use crate::cache::faults;
 use crate::cache::file_lock::FileLock;
 use crate::cache::records::{Completeness, Record};
 use crate::cache::trouble::disk_trouble;
+
+pub use crate::cache::record_log::upkeep::{Dropped, LogHealth};
 
 const HEADER: &[u8; 16] = b"loramill-log 1\n\0";
 /// The header, then 16 bytes that tell this log from every other: an index names the log it belongs to.
@@ -49,6 +54,8 @@ pub(crate) struct RecordLog {
 #[derive(Debug)]
 struct State {
     file: File,
+    /// Device and inode of the file.
+    place: (u64, u64),
     identity: [u8; 16],
     /// Sorted; from the index file.
     indexed: Vec<Place>,
@@ -64,26 +71,16 @@ impl RecordLog {
         let path = folder.join("records");
         let lock_path = folder.join("records.lock");
         let index_path = folder.join("record-index");
-        let (file, identity) = match open_log(&path)? {
-            Some(opened) => opened,
+        let state = match State::open(&path, &index_path)? {
+            Some(state) => state,
             None => {
                 let _lock = FileLock::take(&lock_path)?;
-                match open_log(&path)? {
-                    Some(opened) => opened,
-                    None => {
-                        start_log(&path)?;
-                        open_log(&path)?.with_context(|| format!("`{}` vanished while it was opened", path.display()))?
-                    }
-                }
+                make_sure_of_log(&path)?;
+                let opened = State::open(&path, &index_path)?;
+                opened.with_context(|| format!("`{}` vanished while it was opened", path.display()))?
             }
         };
-        let (indexed, known) = read_index(&index_path, &identity, &file).unwrap_or((Vec::new(), HEADER_LENGTH));
-        let log = Self {
-            path,
-            index_path,
-            lock_path,
-            state: Mutex::new(State { file, identity, indexed, tail: BTreeSet::new(), known }),
-        };
+        let log = Self { path, index_path, lock_path, state: Mutex::new(state) };
         log.refresh(&mut log.state())?;
         Ok(log)
     }
@@ -133,6 +130,7 @@ impl RecordLog {
 
         let mut state = self.state();
         let _lock = FileLock::take(&self.lock_path)?;
+        make_sure_of_log(&self.path)?;
         self.refresh(&mut state)?;
         let end = state.known;
         let trouble = |error| disk_trouble(error, "appending records to", &self.path);
@@ -156,12 +154,26 @@ impl RecordLog {
         Ok(())
     }
 
-    /// Learns what other processes appended; true if there was something.
+    /// Learns what other processes appended, or that they put another file in the place of the log; true if there was something.
     fn refresh(&self, state: &mut State) -> Result<bool> {
         let trouble = |error| disk_trouble(error, "reading", &self.path);
-        let length = state.file.metadata().map_err(trouble)?.len();
+        let named = match fs::metadata(&self.path) {
+            Ok(named) => Some(named),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(trouble(error)),
+        };
+        let is_another = named.as_ref().is_some_and(|named| (named.dev(), named.ino()) != state.place);
+        let mut followed = false;
+        if is_another && let Some(opened) = State::open(&self.path, &self.index_path)? {
+            *state = opened;
+            followed = true;
+        }
+        let length = match named.filter(|_| !is_another) {
+            Some(named) => named.len(),
+            None => state.file.metadata().map_err(trouble)?.len(),
+        };
         if length <= state.known {
-            return Ok(false);
+            return Ok(followed);
         }
         let before = state.known;
         let mut offset = state.known;
@@ -178,7 +190,7 @@ impl RecordLog {
                 },
             }
         }
-        Ok(state.known > before)
+        Ok(followed || state.known > before)
     }
 
     /// Writes the index; the caller holds the lock.
@@ -213,6 +225,17 @@ impl Drop for RecordLog {
         if let Ok(_lock) = FileLock::take(&self.lock_path) {
             let _ = self.refresh(&mut state).and_then(|_| self.write_index(&mut state));
         }
+    }
+}
+
+impl State {
+    /// `None` if there is no log, or one that was cut within its header.
+    fn open(path: &Path, index_path: &Path) -> Result<Option<Self>> {
+        let Some((file, identity)) = open_log(path)? else { return Ok(None) };
+        let metadata = file.metadata().map_err(|error| disk_trouble(error, "reading", path))?;
+        let place = (metadata.dev(), metadata.ino());
+        let (indexed, known) = read_index(index_path, &identity, &file).unwrap_or((Vec::new(), HEADER_LENGTH));
+        Ok(Some(Self { file, place, identity, indexed, tail: BTreeSet::new(), known }))
     }
 }
 
@@ -339,13 +362,24 @@ fn open_log(path: &Path) -> Result<Option<(File, [u8; 16])>> {
     Ok(Some((file, header[16..].try_into().expect("16 bytes"))))
 }
 
+/// Makes an empty log where there is none; the caller holds the lock.
+fn make_sure_of_log(path: &Path) -> Result<()> {
+    let is_there = fs::metadata(path).is_ok_and(|log| log.len() >= HEADER_LENGTH);
+    if is_there { Ok(()) } else { start_log(path) }
+}
+
 /// Makes an empty log; the caller holds the lock.
 fn start_log(path: &Path) -> Result<()> {
+    atomic::replace(path, &new_header(path))
+}
+
+/// With an identity that no other log has.
+fn new_header(path: &Path) -> Vec<u8> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
     let identity = Digest::of(format!("{now} {} {}", std::process::id(), path.display()).as_bytes());
     let mut header = HEADER.to_vec();
     header.extend_from_slice(&identity.as_bytes()[..16]);
-    atomic::replace(path, &header)
+    header
 }
 
 /// The places and how much of the log they cover; `None` if the index is missing, damaged or of another log.

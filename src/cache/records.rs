@@ -68,6 +68,11 @@ pub(crate) enum Completeness {
 }
 
 impl Record {
+    /// Of all outputs.
+    pub fn artifacts(&self) -> impl Iterator<Item = &Artifact> {
+        self.outputs.iter().flat_map(|output| output.fields.values())
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         writer.number(self.components.len() as u64);

@@ -12,7 +12,7 @@ use crate::cache::trouble::disk_trouble;
 use crate::cache::{Cache, atomic};
 
 impl Cache {
-    fn run_file(&self, pipeline_folder: &Path, what: &str) -> Result<PathBuf> {
+    pub(crate) fn run_file(&self, pipeline_folder: &Path, what: &str) -> Result<PathBuf> {
         let folder = fs::canonicalize(pipeline_folder).with_context(|| format!("looking for `{}`", pipeline_folder.display()))?;
         let id = Digest::of(folder.as_os_str().as_encoded_bytes()).short();
         Ok(self.root().join("runs").join(format!("{id}.{what}")))

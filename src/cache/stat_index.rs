@@ -123,6 +123,11 @@ impl StatIndex {
         Self { lock_path: path.with_extension("lock"), path, loaded, learned: Mutex::default() }
     }
 
+    /// Whether the file holds an index that can be read.
+    pub(crate) fn is_sound(path: &Path) -> bool {
+        load(path).is_some()
+    }
+
     /// Digest and size of the contents that were remembered.
     pub(crate) fn lookup(&self, stat: &FileStat) -> Option<(Digest, u64)> {
         let identity = (stat.device, stat.inode);

@@ -58,6 +58,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let here = std::env::current_dir().context("looking for the current folder")?;
     let root = Cache::locate(&here, global.cache().as_deref());
     let cache = Cache::open(&root).with_context(|| format!("opening the cache `{}`", root.display()))?;
+    let cache = cache.for_a_passing_pipeline();
 
     let wishes = Wishes::default();
     listen_to_signals(&wishes)?;

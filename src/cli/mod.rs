@@ -20,10 +20,13 @@ mod check;
 mod completions;
 mod do_kind;
 mod explain;
+mod fsck;
+mod gc;
 mod graph;
 mod init;
 mod keys;
 mod plan;
+mod restore;
 mod run;
 mod run_status;
 mod selection;
@@ -55,6 +58,9 @@ enum Command {
     Do(do_kind::Arguments),
     Graph(graph::Arguments),
     Stages(stages::Arguments),
+    Restore(restore::Arguments),
+    Gc(gc::Arguments),
+    Fsck(fsck::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -70,6 +76,9 @@ impl Command {
             Self::Explain(arguments) => explain::run(arguments, global),
             Self::Skip(arguments) => skip::run(arguments, global),
             Self::Do(arguments) => do_kind::run(arguments, global),
+            Self::Restore(arguments) => restore::run(arguments, global),
+            Self::Gc(arguments) => gc::run(arguments, global),
+            Self::Fsck(arguments) => fsck::run(arguments, global),
             Self::Graph(arguments) => graph::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments, global),
             Self::Stages(arguments) => stages::run(arguments, global),

@@ -196,7 +196,7 @@ impl Editing<'_> {
                 (format!("{}{suffix}", item.name), text)
             });
             for (name, artifact) in own.into_iter().chain(companions) {
-                if self.cache.contains(&artifact.digest, artifact.size) {
+                if self.cache.holds(&artifact.digest, artifact.size)? {
                     continue;
                 }
                 let found = self.found.texts.get(&name).or_else(|| moves.file_of(self, &name));

@@ -48,9 +48,7 @@ impl Run<'_> {
         let batch = self.cache.batch();
         // Inputs are kept with their names: the next run says what changed in them.
         for taken in &decision.taken {
-            if !self.cache.path(&taken.tree.digest).exists() {
-                batch.put_bytes(&item_set::encode(taken.tree.items(self.cache)?))?;
-            }
+            batch.put_bytes(&item_set::encode(taken.tree.items(self.cache)?))?;
         }
         let stored = batch.put_bytes(&item_set::encode(tree.items(self.cache)?))?;
         let output = Output {

@@ -247,7 +247,7 @@ pub fn store(draft: Draft, work: &str, batch: &Batch<'_>, files: &ArtifactFiles<
 
 /// Copies an input file that has become an output into the store: its path may be gone when the output is needed.
 fn keep(artifact: &Artifact, batch: &Batch<'_>, files: &ArtifactFiles<'_>) -> Result<()> {
-    if files.cache.contains(&artifact.digest, artifact.size) {
+    if files.cache.holds(&artifact.digest, artifact.size)? {
         return Ok(());
     }
     let Some(path) = files.intake.places.get(&artifact.digest) else {

@@ -10,6 +10,7 @@ use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::manifest::{ComponentList, Covered, KeyHash, Purpose, Section};
 use crate::cache::records::Output;
+use crate::cache::uses::Turn;
 use crate::pipeline::context::ArtifactFiles;
 use crate::pipeline::freshness::{Reason, changed_items, changed_params};
 use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
@@ -287,22 +288,25 @@ impl<'a> Grounds<'a> {
         }
         let start = identity.work_hash();
         let preferred = self.preferred(stage);
-        works
-            .into_par_iter()
-            .with_min_len(16)
-            .map(|work| {
-                if work.inputs.values().any(|artifact| self.unknown.contains(&artifact.digest)) {
-                    let key = unknown_key(&work);
-                    return Ok(KeyedWork { work, key, state: WorkState::Unknown });
-                }
-                let mut hash = start.clone();
-                render_work(&work, &mut hash);
-                let key = hash.key();
-                let found = if forced { None } else { self.result(&key, &preferred)? };
-                let state = found.map_or(WorkState::Dirty, |record| WorkState::Fresh(record.outputs));
-                Ok(KeyedWork { work, key, state })
-            })
-            .collect()
+        let look_up = |turn: &Turn| {
+            works
+                .into_par_iter()
+                .with_min_len(16)
+                .map(|work| {
+                    if work.inputs.values().any(|artifact| self.unknown.contains(&artifact.digest)) {
+                        let key = unknown_key(&work);
+                        return Ok(KeyedWork { work, key, state: WorkState::Unknown });
+                    }
+                    let mut hash = start.clone();
+                    render_work(&work, &mut hash);
+                    let key = hash.key();
+                    let found = if forced { None } else { self.result(&key, &preferred, turn)? };
+                    let state = found.map_or(WorkState::Dirty, |record| WorkState::Fresh(record.outputs));
+                    Ok(KeyedWork { work, key, state })
+                })
+                .collect()
+        };
+        self.cache.in_turn(look_up)
     }
 
     /// The difference between what the lock's last row was made of and what is there now.

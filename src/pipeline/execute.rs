@@ -124,6 +124,7 @@ pub fn run(
         return Ok(RunRecord { stages: Vec::new(), seconds: started.elapsed().as_secs_f64(), interrupted: true });
     };
     cache.register_root(&pipeline.folder)?;
+    cache.begin_uses(&pipeline.folder)?;
     cache.forget_old_displaced()?;
 
     let lock = LockFile::read(&pipeline.lock_file())?;
@@ -156,6 +157,10 @@ pub fn run(
     cache.save_stat_index()?;
     let interrupted = wishes.interrupted();
     let record = RunRecord { stages, seconds: started.elapsed().as_secs_f64(), interrupted };
+    // Results with `--set` have no row in the lock.
+    if record.is_ok() && pipeline.settings.is_empty() {
+        cache.end_uses(pipeline.by_default().iter().all(|stage| run.needed.contains(stage)))?;
+    }
     observer.event(Event::RunFinished { ok: record.is_ok(), seconds: record.seconds });
     Ok(record)
 }

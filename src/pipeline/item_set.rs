@@ -2,6 +2,9 @@
 //! put out the same as before. Unaware of where trees are kept.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -85,6 +88,17 @@ pub fn decode(tree: &[u8]) -> Result<ItemSet> {
 /// Shows every item in the order of the names.
 pub fn visit<'a>(tree: &'a [u8], mut see: impl FnMut(ItemView<'a, '_>)) -> Result<()> {
     read(tree, &mut see).context("reading the tree of a stage")
+}
+
+/// Whether a file begins as a tree does.
+pub fn is_tree(path: &Path) -> bool {
+    let mut start = [0; HEADER.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| start == *HEADER)
+}
+
+/// An error if these are not the bytes of a tree.
+pub fn check(tree: &[u8]) -> Result<()> {
+    visit(tree, |_| ())
 }
 
 /// The number of items.

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::cache::digest::Digest;
 use crate::cache::manifest::ComponentList;
 use crate::cache::records::{Output, Record};
+use crate::cache::uses::Turn;
 use crate::pipeline::context::{ArtifactFiles, StageContext, store};
 use crate::pipeline::decide::{Decision, KeyedWork, Verdict, WorkState, Works, in_stage};
 use crate::pipeline::execute::{Ending, Run};
@@ -130,15 +131,17 @@ impl Run<'_> {
                 return Ok(done);
             }
             let grounds = self.grounds(files);
-            let mut left = Vec::with_capacity(dirty.len());
-            for place in dirty {
-                let KeyedWork { work, key, .. } = &works.works[place];
-                match if ask.forces(&work.name) { None } else { grounds.result(key, &preferred)? } {
-                    Some(record) => drop(done.outputs.insert(place, record.outputs)),
-                    None => left.push(place),
+            dirty = self.cache.in_turn(|turn| {
+                let mut left = Vec::with_capacity(dirty.len());
+                for place in dirty {
+                    let KeyedWork { work, key, .. } = &works.works[place];
+                    match if ask.forces(&work.name) { None } else { grounds.result(key, &preferred, turn)? } {
+                        Some(record) => drop(done.outputs.insert(place, record.outputs)),
+                        None => left.push(place),
+                    }
                 }
-            }
-            dirty = left;
+                Ok(left)
+            })?;
         }
         let cached = works.works.len() - dirty.len();
         let counts = Counts { total: works.works.len(), cached, ..Counts::default() };
@@ -260,7 +263,8 @@ impl Run<'_> {
         let key = finish_key(&decision.identity, outputs, stage.kind.writes());
         let is_forced = matches!(self.options.selection.ask(index), Ask::Again(Force::All));
         let preferred = self.grounds(files).preferred(stage);
-        let found = if is_forced { None } else { self.grounds(files).result(&key, &preferred)? };
+        let look_up = |turn: &Turn| self.grounds(files).result(&key, &preferred, turn);
+        let found = if is_forced { None } else { self.cache.in_turn(look_up)? };
         let (made, outputs) = match found {
             Some(record) => (0, record.outputs),
             None => {

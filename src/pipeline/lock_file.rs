@@ -132,6 +132,17 @@ impl LockFile {
         Some(())
     }
 
+    /// Every digest that a row names, also in rows that only a later version understands.
+    pub fn digests(&self) -> Vec<Digest> {
+        let mut digests: Vec<Digest> = self.inputs.values().flatten().map(|row| row.digest).collect();
+        digests.extend(self.stages.values().flatten().flat_map(|row| [row.key, row.out]));
+        let edits = self.edits.values().flat_map(|rows| rows.values()).flatten();
+        digests.extend(edits.flat_map(|row| [Some(row.photo), Some(row.key), row.text]).flatten());
+        let words = self.unknown.iter().flat_map(|row| row.split(' '));
+        digests.extend(words.filter_map(|word| word.split_once('=')?.1.parse::<Digest>().ok()));
+        digests
+    }
+
     /// The text of the file.
     pub fn to_text(&self) -> String {
         let mut lines: Vec<String> = self.unknown.clone();
@@ -259,6 +270,21 @@ mod tests {
         assert!(text.contains("score train value=7\n"));
         assert!(!text.contains("HEAD") && !text.contains("nonsense"));
         assert_eq!(LockFile::parse(&text), lock);
+    }
+
+    #[test]
+    fn no_digest_of_any_row_is_overlooked() {
+        let mut text = sample().to_text();
+        let later = digest("of a later version");
+        text.push_str(&format!("score train model={later} value=7\n"));
+        let digests = LockFile::parse(&text).digests();
+        let named = text.split([' ', '\n']).filter_map(|word| word.split_once('=')?.1.parse::<Digest>().ok());
+        let mut count = 0;
+        for digest in named {
+            assert!(digests.contains(&digest), "{digest}");
+            count += 1;
+        }
+        assert_eq!(count, 1 + 2 + 2 + 3 + 2 + 1);
     }
 
     #[test]

@@ -70,3 +70,12 @@ mod items;
 pub mod retry;
 mod whole;
 mod workbench;
+
+pub mod git;
+pub mod roots;
+
+pub mod collect;
+mod cost;
+mod live;
+
+pub mod restore;

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::records::{Output, Record};
+use crate::cache::uses::Turn;
 use crate::pipeline::decide::Grounds;
 use crate::pipeline::graph::LoadedStage;
 use crate::pipeline::item_set;
@@ -25,8 +26,16 @@ pub const COUNT_ATTRIBUTE: &str = "items";
 pub const STAGE_FACT: &str = "stage";
 
 impl Grounds<'_> {
-    /// A result of `key` whose objects are all here: the one the lock names, else the first.
-    pub fn result(&self, key: &Digest, preferred: &Preferred) -> Result<Option<Record>> {
+    /// A result of `key` whose objects are all here: the one the lock names, else the first. It stays here while the run lasts.
+    pub(crate) fn result(&self, key: &Digest, preferred: &Preferred, turn: &Turn) -> Result<Option<Record>> {
+        let found = self.find_result(key, preferred)?;
+        if found.is_some() {
+            turn.note(*key);
+        }
+        Ok(found)
+    }
+
+    fn find_result(&self, key: &Digest, preferred: &Preferred) -> Result<Option<Record>> {
         let mut here: Vec<Record> = self.cache.results(key)?;
         here.retain(|record| record.outputs.iter().all(|output| self.is_here(output)));
         if here.len() > 1
@@ -63,17 +72,21 @@ impl Grounds<'_> {
                 damaged = Some(row);
             }
         }
-        for record in self.cache.results(key)? {
-            let Some(tree) = record.outputs.first().and_then(|output| output.fields.get(TREE_FIELD)) else { continue };
-            let count = record.outputs[0].attributes.get(COUNT_ATTRIBUTE).and_then(|n| n.parse().ok()).unwrap_or_default();
-            if let Some(row) = self.check_row(stage, ItemTree::in_cache(tree.digest, count), false)? {
-                if row.lost.is_empty() {
-                    return Ok(Some(Row { ended: record.ended, ..row }));
+        let recorded = self.cache.in_turn(|turn| {
+            for record in self.cache.results(key)? {
+                let Some(tree) = record.outputs.first().and_then(|output| output.fields.get(TREE_FIELD)) else { continue };
+                let count = record.outputs[0].attributes.get(COUNT_ATTRIBUTE).and_then(|n| n.parse().ok()).unwrap_or_default();
+                if let Some(row) = self.check_row(stage, ItemTree::in_cache(tree.digest, count), false)? {
+                    if row.lost.is_empty() {
+                        turn.note(*key);
+                        return Ok(Some(Row { ended: record.ended, ..row }));
+                    }
+                    damaged = Some(row);
                 }
-                damaged = Some(row);
             }
-        }
-        Ok(damaged)
+            Ok(None)
+        })?;
+        Ok(recorded.or(damaged))
     }
 
     /// Whether the outputs that a tree lists are here; `None` if the tree itself is not.
@@ -110,6 +123,11 @@ impl Grounds<'_> {
         if records.is_empty() {
             return Ok((Vec::new(), false));
         }
+        // What was published stays while it is looked at, and as long as the run lasts.
+        self.cache.in_turn(|turn| {
+            turn.note(*state_key);
+            Ok(())
+        })?;
         let forecast = form.forecast(&self.resolve(taken, true)?);
         let key = key.to_hex();
         let mut published: Vec<Output> = Vec::new();

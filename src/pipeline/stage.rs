@@ -36,8 +36,23 @@ pub trait StageKind: Sync {
         true
     }
 
+    /// What its results are worth when a cache must shrink.
+    fn worth(&self) -> Worth {
+        Worth::Usual
+    }
+
     /// Reads the params; problems go to `diagnostics`.
     fn load(&self, node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>>;
+}
+
+/// What goes first when a cache must shrink. Among equals, what is large for the time it takes to make again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Worth {
+    /// Large, and put together again from what is kept.
+    Bulky,
+    Usual,
+    /// Small, and what all the rest is made of.
+    Precious,
 }
 
 /// What a stage may know of the file around it. What follows from it belongs among the components, or it is in no key.

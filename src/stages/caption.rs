@@ -9,7 +9,7 @@ use crate::pipeline::params::{ParamDoc, ParamValue, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Editable, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
-    Worker,
+    Worker, Worth,
 };
 use crate::pipeline::tree::{Node, Value};
 use crate::{choice, params};
@@ -94,6 +94,10 @@ impl StageKind for CaptionKind {
 
     fn writes(&self) -> &'static [&'static str] {
         &["caption"]
+    }
+
+    fn worth(&self) -> Worth {
+        Worth::Precious
     }
 
     fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {

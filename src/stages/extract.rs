@@ -14,7 +14,7 @@ use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved, Stage, StageKind, Wish,
-    Work, Worker,
+    Work, Worker, Worth,
 };
 use crate::pipeline::tree::Node;
 use crate::stages::merge::{FileDtype, draft_of};
@@ -66,6 +66,10 @@ impl StageKind for ExtractKind {
 
     fn passes_fields_on(&self) -> bool {
         false
+    }
+
+    fn worth(&self) -> Worth {
+        Worth::Precious
     }
 
     fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {

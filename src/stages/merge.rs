@@ -15,6 +15,7 @@ use crate::pipeline::params::{ParamDoc, ParamValue, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
+    Worth,
 };
 use crate::pipeline::tree::Node;
 use crate::stages::lora_use::LoraUse;
@@ -111,6 +112,10 @@ impl StageKind for MergeKind {
 
     fn passes_fields_on(&self) -> bool {
         false
+    }
+
+    fn worth(&self) -> Worth {
+        Worth::Bulky
     }
 
     fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {

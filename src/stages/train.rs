@@ -12,7 +12,7 @@ use crate::pipeline::item::{Item, by_content};
 use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Context, Ended, Files, Form, InputShape, InputUse, LoadScope, Resolved, Stage, StageKind, SubStage, WholeStage,
+    Context, Ended, Files, Form, InputShape, InputUse, LoadScope, Resolved, Stage, StageKind, SubStage, WholeStage, Worth,
 };
 use crate::pipeline::tree::Node;
 use crate::prompt::chunks::CHUNK;
@@ -158,6 +158,10 @@ impl StageKind for TrainKind {
 
     fn passes_fields_on(&self) -> bool {
         false
+    }
+
+    fn worth(&self) -> Worth {
+        Worth::Precious
     }
 
     fn load(&self, node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {

@@ -1,5 +1,6 @@
 //! The program as a person runs it.
 
+mod caring;
 #[cfg(feature = "nn")]
 mod keys;
 mod reading;

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 
 use loramill::cache::Cache;
 use loramill::cache::digest::Digest;
+use loramill::cache::fsck::{Depth, Problem};
+use loramill::pipeline::collect::{CollectOptions, Collected, collect};
 use loramill::pipeline::execute::{self, RunOptions};
 use loramill::pipeline::graph::Pipeline;
 use loramill::pipeline::item::ItemSet;
@@ -15,10 +18,11 @@ use loramill::pipeline::load::load;
 use loramill::pipeline::lock_file::LockFile;
 use loramill::pipeline::plan::{Plan, plan};
 use loramill::pipeline::progress::{Event, Observer};
+use loramill::pipeline::recorded::TREE_FIELD;
 use loramill::pipeline::run_record::RunRecord;
 use loramill::pipeline::selection::{Force, Selection, named};
 use loramill::pipeline::sources::Surroundings;
-use loramill::pipeline::stage::StageKind;
+use loramill::pipeline::stage::{StageKind, Worth};
 use loramill::pipeline::wishes::Wishes;
 
 use crate::engine::kinds::KINDS;
@@ -183,6 +187,30 @@ impl Bed {
     /// The reasons that a plan gives for a stage.
     pub fn reasons(&self, stage: &str) -> Vec<String> {
         self.plan().stage(stage).expect("a stage of the plan").reasons.iter().map(ToString::to_string).collect()
+    }
+
+    /// Deletes what nothing needs, or only looks.
+    pub fn collect(&self, options: CollectOptions) -> Collected {
+        // Kinds that no test changes: the worth of their results is as their names say.
+        let worth = |kind: &str| match kind {
+            "echo" => Worth::Bulky,
+            "learn" | "caption" => Worth::Precious,
+            _ => Worth::Usual,
+        };
+        collect(&self.cache(), self.path(), &options, &worth).expect("what there is can be read")
+    }
+
+    /// What is wrong in the cache, every byte read.
+    pub fn damage(&self) -> Vec<Problem> {
+        self.cache().check(Depth::Full, &[(TREE_FIELD, item_set::check)]).expect("the cache can be read").problems
+    }
+
+    /// Runs git in the folder.
+    pub fn git(&self, arguments: &[&str]) {
+        let mut command = Command::new("git");
+        command.arg("-C").arg(self.path()).args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]);
+        let output = command.args(arguments).output().expect("git starts");
+        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// What was written down, in order.

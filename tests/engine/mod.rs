@@ -4,9 +4,12 @@ mod bed;
 mod kinds;
 
 mod checkpoints;
+mod collecting;
+mod damage;
 mod edits;
 mod failures;
 mod freshness;
 mod matrix;
 mod processes;
+mod restoring;
 mod selection;

@@ -20,7 +20,7 @@ fn a_child_runs_the_pipeline_it_is_told() {
     assert!(record.is_ok(), "{record:?}");
 }
 
-fn child(bed: &Bed) -> Child {
+pub fn child(bed: &Bed) -> Child {
     Command::new(std::env::current_exe().expect("this test"))
         .args(["--exact", "engine::processes::a_child_runs_the_pipeline_it_is_told", "--nocapture"])
         .env(FOLDER, bed.path())

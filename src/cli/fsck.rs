@@ -1,0 +1,123 @@
+//! `loramill fsck`: whether the cache is sound, and what to do where it is not.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cache::Cache;
+use crate::cache::fsck::{Checkup, Damage, Depth, KnownForm};
+use crate::cli::console::size;
+use crate::cli::gc::open_existing;
+use crate::cli::{Global, counted, print};
+use crate::pipeline::item_set;
+use crate::pipeline::recorded::TREE_FIELD;
+
+/// More problems are counted, not listed.
+const LISTED: usize = 20;
+
+const FORMS: &[KnownForm] = &[(TREE_FIELD, item_set::check)];
+
+/// Check that the cache is sound; exit code 1 if something is wrong and not repaired
+#[derive(Args)]
+pub struct Arguments {
+    /// A folder that uses the cache [default: the current one]
+    #[arg(value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// Read every byte; without it sizes are compared, and only lists and small files are read
+    #[arg(long)]
+    full: bool,
+    /// Take away what is damaged, so that the next run makes it again, and put the record log and indices right
+    #[arg(long)]
+    repair: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let here = arguments.folder.clone().unwrap_or_else(|| PathBuf::from("."));
+    let cache = open_existing(&here, global)?;
+    let depth = if arguments.full { Depth::Full } else { Depth::Fast };
+    let mut checkup = cache.check(depth, FORMS)?;
+    if arguments.repair && !checkup.problems.is_empty() {
+        cache.repair(&mut checkup)?;
+    }
+    if arguments.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&to_json(&cache, &checkup, depth))?))?;
+    } else {
+        print(&text(&cache, &checkup, depth))?;
+    }
+    let is_well = checkup.problems.iter().all(|problem| problem.repaired);
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn text(cache: &Cache, checkup: &Checkup, depth: Depth) -> String {
+    let mut text = String::new();
+    let below = |path: &Path| path.strip_prefix(cache.root()).unwrap_or(path).display().to_string();
+    for problem in checkup.problems.iter().take(LISTED) {
+        let repaired = match (&problem.damage, problem.repaired) {
+            (_, false) => "",
+            (Damage::NoFile, true) => ": moved to displaced/",
+            (Damage::Missing, true) => ": its record is gone too",
+            (Damage::Log(_) | Damage::Torn(_) | Damage::Index, true) => ": put right",
+            (_, true) => ": removed",
+        };
+        let _ = writeln!(text, "{} {}{repaired}", below(&problem.path), problem.damage);
+    }
+    let more = checkup.problems.len().saturating_sub(LISTED);
+    if more > 0 {
+        let _ = writeln!(text, "and {}", counted(more, "further problem"));
+    }
+    for stray in checkup.strays.iter().take(LISTED) {
+        let _ = writeln!(text, "{} is not of loramill, and does no harm", below(stray));
+    }
+    let looked = match depth {
+        Depth::Fast => "sizes and lists looked at; `--full` reads every byte",
+        Depth::Full => "every byte read",
+    };
+    let what = format!(
+        "{}: {} ({}), {}; {looked}",
+        cache.root().display(),
+        counted(checkup.objects, "object"),
+        size(checkup.size),
+        counted(checkup.records, "record")
+    );
+    let left = checkup.problems.iter().filter(|problem| !problem.repaired).count();
+    let _ = match (checkup.problems.len(), left) {
+        (0, _) => writeln!(text, "{what}: all is well"),
+        (all, 0) => {
+            writeln!(text, "{what}: {} repaired; the next `loramill run` makes again what it needs", counted(all, "problem"))
+        }
+        (_, left) => writeln!(
+            text,
+            "{what}: {}; nothing of it is used, and `loramill fsck --repair` puts it right",
+            counted(left, "problem")
+        ),
+    };
+    text
+}
+
+/// The contract of `fsck --json`.
+fn to_json(cache: &Cache, checkup: &Checkup, depth: Depth) -> serde_json::Value {
+    let problems = checkup.problems.iter().map(|problem| {
+        json!({
+            "path": problem.path.display().to_string(),
+            "kind": problem.damage.word(),
+            "text": problem.damage.to_string(),
+            "repaired": problem.repaired,
+        })
+    });
+    let strays = checkup.strays.iter().map(|path| path.display().to_string());
+    json!({
+        "cache": cache.root().display().to_string(),
+        "full": depth == Depth::Full,
+        "objects": checkup.objects,
+        "bytes": checkup.size,
+        "records": checkup.records,
+        "problems": problems.collect::<serde_json::Value>(),
+        "strays": strays.collect::<serde_json::Value>(),
+    })
+}

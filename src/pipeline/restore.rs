@@ -1,0 +1,123 @@
+//! Rebuilds `out/` from a lock file alone: what it names and the cache still has. Runs nothing, and changes neither the lock nor the
+//! texts beside the pipeline. Unaware of where the lock comes from.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::cache::Cache;
+use crate::cache::manifest::{ComponentList, Section};
+use crate::pipeline::graph::Pipeline;
+use crate::pipeline::item::Item;
+use crate::pipeline::item_set;
+use crate::pipeline::item_tree::ItemTree;
+use crate::pipeline::lock_file::{LockFile, StageRow};
+use crate::pipeline::materialise::{Report, is_shown, materialise};
+use crate::pipeline::stage::StageKind;
+
+/// What became of `out/<stage>/`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoredStage {
+    pub name: String,
+    /// Items that the lock says it has.
+    pub total: usize,
+    /// Names of those that are not in the cache any more, as far as their names are.
+    pub missing: Vec<String>,
+    /// Not even the list of its items is here.
+    pub is_lost: bool,
+    pub report: Report,
+    /// Why it is not shown in `out/` at all.
+    pub left_out: Option<String>,
+}
+
+impl RestoredStage {
+    pub fn is_whole(&self) -> bool {
+        self.missing.is_empty() && !self.is_lost && self.left_out.is_none()
+    }
+}
+
+/// Shows each stage of the lock as it ended, in the order of the names. `pipeline` is the file as it stands, if it can be read: it knows
+/// best which texts people edit. For use under the lock of the pipeline.
+pub fn restore(
+    cache: &Cache,
+    out: &Path,
+    lock: &LockFile,
+    pipeline: Option<&Pipeline>,
+    kinds: &[&'static dyn StageKind],
+) -> Result<Vec<RestoredStage>> {
+    let mut restored = Vec::new();
+    for (name, rows) in &lock.stages {
+        let owner = name.rsplit_once('/').map(|(owner, _)| owner);
+        if owner.is_some_and(|owner| lock.stages.contains_key(owner)) {
+            // A stage that belongs to another is nobody's to look at.
+            continue;
+        }
+        let Some((row, items)) = fullest(cache, rows) else {
+            let total = rows.first().map_or(0, |row| row.items as usize);
+            restored.push(RestoredStage { name: name.clone(), total, is_lost: true, ..RestoredStage::default() });
+            continue;
+        };
+        let mut stage = RestoredStage { name: name.clone(), total: row.items as usize, ..RestoredStage::default() };
+        match fields(cache, name, row, lock, pipeline, kinds)? {
+            Err(reason) => stage.left_out = Some(reason),
+            // The texts of people lie beside the pipeline.
+            Ok(fields) if fields.is_empty() => continue,
+            Ok(fields) => show(cache, out, &mut stage, items, &fields)?,
+        }
+        restored.push(stage);
+    }
+    Ok(restored)
+}
+
+/// Of several rows, which a merge leaves, that of which most is here.
+fn fullest<'r>(cache: &Cache, rows: &'r [StageRow]) -> Option<(&'r StageRow, Vec<Item>)> {
+    let read = |row: &'r StageRow| Some((row, item_set::decode(&cache.read(&row.out).ok()?).ok()?));
+    let here = |items: &[Item]| {
+        let artifacts = items.iter().flat_map(|item| item.fields.values());
+        artifacts.filter(|artifact| cache.contains(&artifact.digest, artifact.size)).count()
+    };
+    rows.iter().filter_map(read).max_by_key(|(_, items)| here(items))
+}
+
+/// The fields that a stage shows in `out/`; the reason if that cannot be told.
+fn fields(
+    cache: &Cache,
+    name: &str,
+    row: &StageRow,
+    lock: &LockFile,
+    pipeline: Option<&Pipeline>,
+    kinds: &[&'static dyn StageKind],
+) -> Result<Result<Vec<&'static str>, String>> {
+    let written = pipeline.and_then(|pipeline| pipeline.stage(name));
+    let record = cache.lookup(&row.key)?;
+    let components = record.map(|record| ComponentList::from_record(&record.components)).unwrap_or_default();
+    let recorded = components.section(Section::Kind).next().map(|kind| kind.name.as_str());
+    let kind = recorded.or(written.map(|stage| stage.kind.name())).unwrap_or(name);
+    let Some(known) = kinds.iter().find(|known| known.name() == kind) else {
+        return Ok(Err(format!("its kind `{kind}` is not one of this version of loramill")));
+    };
+    let edited = match written.filter(|stage| stage.kind.name() == kind) {
+        Some(stage) => stage.stage.editable().map(|editable| editable.field),
+        None if lock.edits.contains_key(name) => return Ok(Ok(Vec::new())),
+        None => None,
+    };
+    Ok(Ok(known.writes().iter().copied().filter(|field| Some(*field) != edited).collect()))
+}
+
+fn show(cache: &Cache, out: &Path, stage: &mut RestoredStage, items: Vec<Item>, fields: &[&str]) -> Result<()> {
+    let is_here = |item: &Item| {
+        let mut artifacts = fields.iter().filter_map(|field| item.fields.get(*field));
+        artifacts.all(|artifact| cache.contains(&artifact.digest, artifact.size))
+    };
+    let (here, missing): (Vec<Item>, Vec<Item>) = items.into_iter().partition(is_here);
+    stage.missing = missing.into_iter().map(|item| item.name).collect();
+    if here.is_empty() {
+        // Nothing would take the place of what lies there.
+        return Ok(());
+    }
+    let tree = ItemTree::of(here);
+    if !is_shown(cache, out, &stage.name, &tree.digest, fields) {
+        stage.report = materialise(cache, out, &stage.name, &tree.digest, tree.items(cache)?, fields)?;
+    }
+    Ok(())
+}

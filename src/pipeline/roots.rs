@@ -1,0 +1,197 @@
+//! The lock files that say what of a cache is needed: of the work trees, and of the history, of every repository that uses it. Unaware of
+//! what the digests in them stand for.
+//!
+//! What cannot be read is a problem that says what to do, and never an empty answer: an unplugged disk names nothing, and all that it
+//! would name would be deleted.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use walkdir::{DirEntry, WalkDir};
+
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::locate::{is_tagged, repository_around};
+use crate::pipeline::git::Repository;
+use crate::pipeline::lock_file::LockFile;
+
+const LOCK: &str = "pipeline.lock";
+
+/// What lock files name.
+#[derive(Debug, Default)]
+pub struct Roots {
+    /// By the folder of the pipeline: the lock in the work tree.
+    pub pipelines: BTreeMap<PathBuf, Vec<Digest>>,
+    /// In the index or in commits that can be reached.
+    pub history: HashSet<Digest>,
+    /// What could be read, and how.
+    pub repositories: Vec<RootRepository>,
+    /// Why this is not all.
+    pub problems: Vec<RootProblem>,
+}
+
+/// A repository, or a folder outside of any, whose pipelines use the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootRepository {
+    pub path: PathBuf,
+    /// False if no git history belongs to it.
+    pub has_history: bool,
+    /// Of lock files in its work trees.
+    pub locks: usize,
+}
+
+/// Something that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootProblem {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+impl Roots {
+    /// Reads the locks of all repositories that the cache knows, and of the one around `here`.
+    pub fn read(cache: &Cache, here: &Path, history: bool) -> anyhow::Result<Self> {
+        let mut roots = Self::default();
+        for root in known_roots(cache, here)? {
+            // In this order: a lock that is committed while this goes on has been seen in the work tree.
+            let trees = roots.read_work_trees(&root);
+            if let (Some(trees), true) = (trees, history) {
+                roots.read_history(&root, &trees);
+            }
+        }
+        Ok(roots)
+    }
+
+    /// Adds what the work trees name now.
+    pub fn read_work_trees_again(&mut self) {
+        let before: Vec<PathBuf> = self.repositories.drain(..).map(|repository| repository.path).collect();
+        for root in before {
+            self.read_work_trees(&root);
+        }
+    }
+
+    fn problem(&mut self, path: &Path, text: String) {
+        let problem = RootProblem { path: path.to_path_buf(), text };
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+
+    /// The work trees of the repository; `None` if something is wrong with it.
+    fn read_work_trees(&mut self, root: &Path) -> Option<Vec<PathBuf>> {
+        let shown = root.display();
+        let gone = format!(
+            "if it is gone for good, `loramill gc --forget {shown}`; if it has moved, `loramill run` there; else make it \
+             readable again"
+        );
+        match fs::metadata(root) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => {
+                self.problem(root, format!("`{shown}` used this cache and is no folder any more: {gone}"));
+                return None;
+            }
+            Err(error) => {
+                self.problem(root, format!("`{shown}` uses this cache and cannot be read ({error}): {gone}"));
+                return None;
+            }
+        }
+        let has_history = root.join(".git").exists();
+        let trees = if has_history {
+            match Repository(root).work_trees() {
+                Ok(trees) => trees,
+                Err(error) => {
+                    self.problem(root, format!("{error:#}"));
+                    return None;
+                }
+            }
+        } else {
+            vec![root.to_path_buf()]
+        };
+        let mut locks = 0;
+        let mut all: BTreeSet<&Path> = trees.iter().map(PathBuf::as_path).collect();
+        all.insert(root);
+        for tree in all {
+            locks += self.read_work_tree(tree, root);
+        }
+        if !has_history && locks == 0 && !has_pipeline(root) {
+            // An empty mount point looks like this.
+            self.problem(root, format!("`{shown}` used this cache, and there is neither a pipeline nor a lock file: {gone}"));
+            return None;
+        }
+        self.repositories.push(RootRepository { path: root.to_path_buf(), has_history, locks });
+        Some(trees)
+    }
+
+    fn read_work_tree(&mut self, tree: &Path, root: &Path) -> usize {
+        if !tree.is_dir() {
+            let text = format!(
+                "the work tree `{}` of `{}` is gone: `git -C {1} worktree prune` if that is so for good",
+                tree.display(),
+                root.display()
+            );
+            self.problem(tree, text);
+            return 0;
+        }
+        let mut locks = 0;
+        for entry in WalkDir::new(tree).into_iter().filter_entry(may_hold_locks) {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // A file or folder that went while it was listed.
+                Err(error) if error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound) => continue,
+                Err(error) => {
+                    let path = error.path().unwrap_or(tree).to_path_buf();
+                    self.problem(&path, format!("a lock file may lie in `{}`: {error}: make it readable", path.display()));
+                    continue;
+                }
+            };
+            if entry.file_name() != LOCK || entry.file_type().is_dir() {
+                continue;
+            }
+            match LockFile::read(entry.path()) {
+                Ok(lock) => {
+                    locks += 1;
+                    let folder = entry.path().parent().unwrap_or(tree).to_path_buf();
+                    self.pipelines.entry(folder).or_default().extend(lock.digests());
+                }
+                Err(error) => self.problem(entry.path(), format!("{error:#}: make it readable")),
+            }
+        }
+        locks
+    }
+
+    fn read_history(&mut self, root: &Path, trees: &[PathBuf]) {
+        if !root.join(".git").exists() {
+            return;
+        }
+        let mut names = HashSet::new();
+        let mut see = |text: &[u8]| names.extend(LockFile::parse(&String::from_utf8_lossy(text)).digests());
+        let mut read = Repository(root).each_committed_lock(&mut see);
+        for tree in trees.iter().filter(|tree| tree.is_dir()) {
+            read = read.and_then(|()| Repository(tree).each_staged_lock(&mut see));
+        }
+        self.history.extend(names);
+        if let Err(error) = read {
+            self.problem(root, format!("{error:#}"));
+        }
+    }
+}
+
+/// The repositories that the cache knows, and the one around `here`, if there is a pipeline or a repository.
+pub fn known_roots(cache: &Cache, here: &Path) -> anyhow::Result<BTreeSet<PathBuf>> {
+    let mut roots: BTreeSet<PathBuf> = cache.roots()?.into_iter().collect();
+    if let Ok(around) = repository_around(here)
+        && (around.join(".git").exists() || around.join(LOCK).exists())
+    {
+        roots.insert(around);
+    }
+    Ok(roots)
+}
+
+fn may_hold_locks(entry: &DirEntry) -> bool {
+    !entry.file_type().is_dir() || (entry.file_name() != ".git" && !is_tagged(entry.path()))
+}
+
+fn has_pipeline(root: &Path) -> bool {
+    let entries = WalkDir::new(root).into_iter().filter_entry(may_hold_locks).filter_map(Result::ok);
+    entries.into_iter().any(|entry| entry.file_name() == "pipeline.yaml")
+}

@@ -1,0 +1,201 @@
+//! `gc`, `fsck`, `restore`: commands that look after the cache.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{command, loramill, said};
+
+const PIPELINE: &str = "\
+concept: star
+inputs: { photos: images/ }
+stages:
+  crop: { images: photos }
+  resize: { images: crop, size: 64 }
+  caption: { images: resize, model: none, prefix: star }
+";
+
+/// A repository with two photos, of which everything was made.
+fn repository() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/images");
+    fs::create_dir(folder.path().join("images")).expect("made");
+    for name in ["star-00.jpg", "star-01.png"] {
+        fs::copy(examples.join(name), folder.path().join("images").join(name)).expect("copied");
+    }
+    fs::write(folder.path().join("pipeline.yaml"), PIPELINE).expect("written");
+    fs::write(folder.path().join(".gitignore"), "/cache\nout/\n").expect("written");
+    git(folder.path(), &["init", "-q", "-b", "main"]);
+    run(folder.path());
+    git(folder.path(), &["add", "-A"]);
+    git(folder.path(), &["commit", "-qm", "first"]);
+    folder
+}
+
+fn git(folder: &Path, arguments: &[&str]) {
+    let mut command = Command::new("git");
+    command.arg("-C").arg(folder).args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]);
+    let output = command.args(arguments).output().expect("git starts");
+    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn run(folder: &Path) {
+    let (code, _, stderr) = said(&loramill(folder, &["run", "-q"]));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+}
+
+fn set_size(folder: &Path, size: u32) {
+    fs::write(folder.join("pipeline.yaml"), PIPELINE.replace("64", &size.to_string())).expect("written");
+}
+
+/// A picture of `out/resize`, as an object of the cache.
+fn object_of(folder: &Path, name: &str) -> PathBuf {
+    let bytes = fs::read(folder.join("out/resize").join(name)).expect("shown");
+    let hex = blake3_hex(&bytes);
+    folder.join("cache/objects").join(&hex[..2]).join(&hex[2..])
+}
+
+fn blake3_hex(bytes: &[u8]) -> String {
+    loramill::cache::digest::Digest::of(bytes).to_hex()
+}
+
+fn json(folder: &Path, arguments: &[&str]) -> serde_json::Value {
+    let (_, stdout, stderr) = said(&loramill(folder, arguments));
+    serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}"))
+}
+
+#[test]
+fn gc_says_what_would_go_and_deletes_it_only_if_asked_to() {
+    let folder = repository();
+    let folder = folder.path();
+    set_size(folder, 32);
+    run(folder);
+    set_size(folder, 48);
+    run(folder);
+    let (code, stdout, stderr) = said(&loramill(folder, &["gc"]));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("named by the lock files of "), "{stdout}");
+    assert!(stdout.contains("can go") && stdout.contains(" resize (2 files"), "{stdout}");
+    assert!(stdout.contains("\nnothing is deleted yet: `--yes` frees "), "{stdout}");
+    let looked = json(folder, &["gc", "--json"]);
+    assert_eq!(looked["deleted"], false);
+    let (code, stdout, _) = said(&loramill(folder, &["gc", "--yes"]));
+    assert!(code == 0 && stdout.contains("\nfreed "), "{stdout}");
+    let after = json(folder, &["gc", "--json"]);
+    assert_eq!(after["freed"]["files"], 0);
+    let shrunk = looked["bytes"].as_u64().expect("a number") - after["bytes"].as_u64().expect("a number");
+    assert!(shrunk >= looked["freed"]["bytes"].as_u64().expect("a number"), "records of what is gone go too");
+    assert!(looked["recompute_seconds"].as_f64().expect("a number") > 0.0);
+
+    // What the commit names is still here.
+    set_size(folder, 64);
+    let (_, stdout, _) = said(&loramill(folder, &["plan", "--exit-code"]));
+    assert!(!stdout.contains("would run"), "{stdout}");
+    let without = json(folder, &["gc", "--json", "--no-history"]);
+    assert!(without["garbage"].as_array().expect("a list").iter().any(|part| part["kind"] == "resize"), "{without}");
+    let (code, stdout, _) = said(&loramill(folder, &["gc", "--max-size", "1k"]));
+    assert!(code == 0 && stdout.contains("would be evicted") && stdout.contains("are left, more than 1.0 kB"), "{stdout}");
+    let (code, _, stderr) = said(&loramill(folder, &["gc", "--max-size", "much"]));
+    assert!(code == 2 && stderr.contains("`much` is not a size"), "{stderr}");
+}
+
+#[test]
+fn gc_deletes_nothing_while_a_repository_or_git_is_missing() {
+    let folder = repository();
+    let other = repository();
+    let cache = folder.path().join("cache");
+    let (code, _, stderr) =
+        said(&loramill(other.path(), &["run", "-q", "--cache", cache.to_str().expect("UTF-8"), "--force", "crop"]));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let gone = fs::canonicalize(other.path()).expect("there");
+    drop(other);
+    let (code, _, stderr) = said(&loramill(folder.path(), &["gc"]));
+    assert!(code == 0 && stderr.contains("cannot be read") && stderr.contains("gc --forget"), "{stderr}");
+    let (code, _, stderr) = said(&loramill(folder.path(), &["gc", "--yes"]));
+    assert!(code == 1 && stderr.contains("nothing was deleted"), "{stderr}");
+    let (code, _, stderr) = said(&loramill(folder.path(), &["gc", "--forget", "/nowhere"]));
+    assert!(code == 2 && stderr.contains(gone.to_str().expect("UTF-8")), "{stderr}");
+    let (code, _, stderr) = said(&loramill(folder.path(), &["gc", "--yes", "--forget", gone.to_str().expect("UTF-8")]));
+    assert_eq!(code, 0, "{stderr}");
+
+    let without_git = command(folder.path(), &["gc", "--yes"]).env("PATH", "/nonexistent").output().expect("starts");
+    let (code, _, stderr) = said(&without_git);
+    assert!(code == 1 && stderr.contains("`git` is not there: install it"), "{stderr}");
+    // What a hook sets leads to another repository.
+    let in_hook = command(folder.path(), &["gc", "--yes"]).env("GIT_DIR", "/nonexistent").output().expect("starts");
+    assert_eq!(said(&in_hook).0, 0, "{in_hook:?}");
+}
+
+#[test]
+fn a_folder_that_is_no_cache_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir_all(folder.path().join("cache/objects/ab")).expect("made");
+    for arguments in [["gc", "--yes"], ["fsck", "--repair"]] {
+        let (code, _, stderr) = said(&loramill(folder.path(), &arguments));
+        assert!(code == 2 && stderr.contains("is no cache of loramill"), "{stderr}");
+    }
+    assert_eq!(fs::read_dir(folder.path().join("cache")).expect("there").count(), 1);
+}
+
+#[test]
+fn fsck_finds_says_and_repairs() {
+    let folder = repository();
+    let folder = folder.path();
+    let (code, stdout, _) = said(&loramill(folder, &["fsck"]));
+    assert!(code == 0 && stdout.ends_with("`--full` reads every byte: all is well\n"), "{stdout}");
+
+    let object = object_of(folder, "star-00.png");
+    let mut bytes = fs::read(&object).expect("there");
+    bytes[40] ^= 1;
+    fs::remove_file(&object).expect("removed");
+    fs::write(&object, bytes).expect("written");
+    assert_eq!(said(&loramill(folder, &["fsck"])).0, 0, "only a full check reads it");
+    let (code, stdout, _) = said(&loramill(folder, &["fsck", "--full"]));
+    assert!(code == 1 && stdout.contains("holds other bytes") && stdout.contains("--repair"), "{stdout}");
+    let found = json(folder, &["fsck", "--full", "--json"]);
+    assert_eq!(found["problems"][0]["kind"], "contents");
+    assert_eq!(found["problems"][0]["repaired"], false);
+    let (code, stdout, _) = said(&loramill(folder, &["fsck", "--full", "--repair"]));
+    assert!(code == 0 && stdout.contains(": removed\n") && stdout.contains("1 problem repaired"), "{stdout}");
+    let (_, stdout, _) = said(&loramill(folder, &["plan"]));
+    assert!(stdout.contains("would run resize"), "{stdout}");
+    run(folder);
+    assert_eq!(said(&loramill(folder, &["fsck", "--full"])).0, 0);
+}
+
+#[test]
+fn restore_shows_an_earlier_commit_and_says_what_is_lost() {
+    let folder = repository();
+    let folder = folder.path();
+    let picture = folder.join("out/resize/star-00.png");
+    let first = fs::read(&picture).expect("there");
+    set_size(folder, 32);
+    run(folder);
+    git(folder, &["commit", "-qam", "second"]);
+    let second = fs::read(&picture).expect("there");
+    assert_ne!(first, second);
+
+    let (code, _, stderr) = said(&loramill(folder, &["restore", "HEAD~1"]));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("resize: 2 items, 2 files written") && stderr.contains("shows the results as of HEAD~1"), "{stderr}");
+    assert_eq!(fs::read(&picture).expect("there"), first);
+    let (code, _, _) = said(&loramill(folder, &["restore"]));
+    assert_eq!((code, fs::read(&picture).expect("there")), (0, second.clone()));
+    assert!(!folder.join("out/caption").exists());
+
+    // A file that cannot be read today is no obstacle.
+    fs::write(folder.join("pipeline.yaml"), "stages: [").expect("written");
+    let (code, _, stderr) = said(&loramill(folder, &["restore", "main~1", "."]));
+    assert_eq!((code, fs::read(&picture).expect("there")), (0, first), "{stderr}");
+    set_size(folder, 32);
+
+    fs::remove_file(object_of(folder, "star-00.png")).expect("removed");
+    fs::remove_dir_all(folder.join("out")).expect("removed");
+    let (code, _, stderr) = said(&loramill(folder, &["restore", "HEAD~1"]));
+    assert!(code == 1 && stderr.contains("resize: 1 of 2 items") && stderr.contains("star-00"), "{stderr}");
+    assert!(stderr.contains("`git checkout HEAD~1` and `loramill run`"), "{stderr}");
+    let (code, _, stderr) = said(&loramill(folder, &["restore", "no-such-branch"]));
+    assert!(code == 2 && stderr.contains("there is no commit `no-such-branch`"), "{stderr}");
+    let (code, _, stderr) = said(&loramill(folder, &["restore", "--", "--all"]));
+    assert!(code == 2 && stderr.contains("no commit"), "{stderr}");
+}

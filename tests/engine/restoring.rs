@@ -1,0 +1,109 @@
+//! `out/` from the lock file alone.
+
+use std::fs;
+use std::path::Path;
+
+use loramill::pipeline::lock_file::LockFile;
+use loramill::pipeline::restore::{RestoredStage, restore};
+use loramill::pipeline::stage::StageKind;
+
+use crate::engine::bed::Bed;
+use crate::engine::collecting::DELETE;
+use crate::engine::kinds::{KINDS, LATER_KINDS};
+
+const MAP: &str = "  echo: { images: photos, suffix: A, log: LOG }\n  caption: { images: echo, log: LOG }\n  \
+                   cut: { images: caption, letters: 4, log: LOG }";
+
+fn restored(bed: &Bed, lock: &LockFile, kinds: &[&'static dyn StageKind], knows_file: bool) -> Vec<RestoredStage> {
+    let pipeline = knows_file.then(|| bed.load());
+    restore(&bed.cache(), &bed.at("out"), lock, pipeline.as_ref(), kinds).unwrap()
+}
+
+/// The files below `out/`, with what they say.
+fn files(out: &Path) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    for stage in fs::read_dir(out).unwrap() {
+        let stage = stage.unwrap().path();
+        for file in fs::read_dir(&stage).unwrap() {
+            let file = file.unwrap().path();
+            files.push((file.strip_prefix(out).unwrap().display().to_string(), fs::read_to_string(&file).unwrap()));
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn out_comes_back_also_after_a_version_was_raised_or_the_file_was_lost() {
+    for knows_file in [true, false] {
+        let bed = Bed::new(MAP);
+        bed.run();
+        let before = files(&bed.at("out"));
+        assert_eq!(before.len(), 6);
+        fs::remove_dir_all(bed.at("out")).unwrap();
+        let did = bed.log().len();
+        let stages = restored(&bed, &bed.lock(), LATER_KINDS, knows_file);
+        assert!(stages.iter().all(RestoredStage::is_whole), "{stages:?}");
+        assert_eq!(files(&bed.at("out")), before, "texts beside the pipeline are not shown twice");
+        assert_eq!(bed.log().len(), did, "nothing ran");
+        let again = restored(&bed, &bed.lock(), KINDS, knows_file);
+        assert!(again.iter().all(|stage| stage.report.written == 0));
+    }
+}
+
+#[test]
+fn an_earlier_lock_brings_back_what_it_names_and_what_a_person_changed_is_kept() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    let (first, before) = (bed.lock(), files(&bed.at("out")));
+    bed.stages(&MAP.replace("suffix: A", "suffix: BB"));
+    bed.run();
+    let (second, after) = (bed.lock().to_text(), files(&bed.at("out")));
+    assert_ne!(before, after);
+    bed.write("out/cut/two.txt", "drawn by hand");
+    let captions = fs::read_to_string(bed.at("captions/two.txt")).unwrap();
+    let stages = restored(&bed, &first, KINDS, true);
+    let notes: Vec<&String> = stages.iter().flat_map(|stage| &stage.report.notes).collect();
+    assert!(notes.len() == 1 && notes[0].contains("you changed out/cut/two.txt"), "{notes:?}");
+    assert_eq!(fs::read_to_string(bed.at("out/.yours/cut/two.txt")).unwrap(), "drawn by hand");
+    fs::remove_dir_all(bed.at("out/.yours")).unwrap();
+    assert_eq!(files(&bed.at("out")), before);
+    assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), captions);
+    assert_eq!(bed.lock().to_text(), second, "the lock says what is current, not what is shown");
+    assert!(bed.run().is_empty());
+    assert_eq!(files(&bed.at("out")), after, "the next run shows the present again");
+}
+
+#[test]
+fn what_is_not_in_the_cache_any_more_is_named_and_the_rest_comes_back() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    let first = bed.lock();
+    let items = bed.items("echo");
+    let two = items.iter().find(|item| item.name == "two").unwrap();
+    fs::remove_file(bed.cache().path(&two.fields["image"].digest)).unwrap();
+    fs::remove_dir_all(bed.at("out")).unwrap();
+    let stages = restored(&bed, &first, KINDS, true);
+    let echo = stages.iter().find(|stage| stage.name == "echo").unwrap();
+    assert_eq!((echo.missing.as_slice(), echo.report.written), (&["two".to_string()][..], 2));
+    assert!(stages.iter().find(|stage| stage.name == "cut").unwrap().is_whole());
+
+    bed.stages(&MAP.replace("suffix: A", "suffix: BB"));
+    bed.run();
+    let after = files(&bed.at("out"));
+    assert!(bed.collect(DELETE).deleted);
+    let stages = restored(&bed, &first, KINDS, true);
+    let echo = stages.iter().find(|stage| stage.name == "echo").unwrap();
+    assert!(echo.is_lost && echo.total == 3, "{echo:?}");
+    assert_eq!(files(&bed.at("out")), after, "nothing takes the place of what is there");
+}
+
+#[test]
+fn a_stage_of_a_kind_that_is_not_known_is_left_out_with_the_reason() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    let without_cut: Vec<&'static dyn StageKind> = KINDS.iter().copied().filter(|kind| kind.name() != "cut").collect();
+    let stages = restored(&bed, &bed.lock(), &without_cut, false);
+    let cut = stages.iter().find(|stage| stage.name == "cut").unwrap();
+    assert!(cut.left_out.as_ref().unwrap().contains("`cut`"), "{cut:?}");
+}
