@@ -177,7 +177,8 @@ impl<'a> Grounds<'a> {
             Some(editable) => Some(texts::read(self.pipeline, self.cache, self.lock, stage, editable)?),
             None => None,
         };
-        let key = if complete { Some(row_key(stage, identity, taken, editing.as_ref())) } else { None };
+        let texts = editing.as_ref().map(Editing::contents_digest);
+        let key = if complete { Some(row_key(stage, identity, taken, texts)) } else { None };
         let mut lost = Vec::new();
         if let Some(key) = key
             && !forced
@@ -397,12 +398,12 @@ impl<'a> Grounds<'a> {
 }
 
 /// The key of the row of an item stage. Names are in it, because the tree holds them, and what people wrote, because it takes the place
-/// of what the machine did.
-pub fn row_key(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], editing: Option<&Editing<'_>>) -> Digest {
+/// of what the machine did: `texts` stands for the folder of an editable stage.
+pub fn row_key(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], texts: Option<Digest>) -> Digest {
     let mut hash = KeyHash::new(Purpose::Stage);
     render_row(stage, identity, taken, &mut hash);
-    if let Some(editing) = editing {
-        hash.entry(Section::Input, "texts of people", Covers::Artifact(editing.contents_digest()));
+    if let Some(texts) = texts {
+        hash.entry(Section::Input, "texts of people", Covers::Artifact(texts));
     }
     hash.key()
 }

@@ -55,3 +55,6 @@ pub mod commit;
 pub mod execute;
 mod items;
 mod whole;
+
+pub mod on_demand;
+pub mod text_decisions;
