@@ -54,7 +54,7 @@ pub fn show(
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&plan.to_json())?))?;
     } else {
-        print(&table(&plan))?;
+        print(&format!("{}{}", table(&plan), remarks(&plan)))?;
     }
     Ok(if exit_code && !plan.is_fresh() { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
 }
@@ -66,6 +66,17 @@ pub fn table(plan: &Plan) -> String {
     for stage in &plan.stages {
         let pad = " ".repeat(width - stage.name.chars().count());
         let _ = writeln!(text, "{:>9} {}{pad}  {}", verb(stage.state), stage.name, detail(stage));
+    }
+    text
+}
+
+/// What stages remark on their inputs, a line each.
+fn remarks(plan: &Plan) -> String {
+    let mut text = String::new();
+    for stage in &plan.stages {
+        for line in stage.lints.told() {
+            let _ = writeln!(text, "{:>9} {}: {line}", "note", stage.name);
+        }
     }
     text
 }

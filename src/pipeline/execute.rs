@@ -356,6 +356,11 @@ impl<'a> Run<'a> {
         let files = ArtifactFiles::new(self.cache, self.intake);
         let forced = self.options.force.contains(&index);
         let decision = self.grounds(&files).decide(index, &|producer| self.given(producer), forced)?;
+        let stage = &self.pipeline.stages[index];
+        let lints = self.grounds(&ArtifactFiles::new(self.cache, self.intake)).lints(stage, &decision)?;
+        if !lints.is_empty() {
+            self.scope.observer.event(Event::Linted { stage: stage.name.clone(), lints });
+        }
         match decision.verdict {
             Verdict::Waits(ref reasons) => self.wait(reasons),
             Verdict::Fresh { .. } => self.take_fresh(index, decision),

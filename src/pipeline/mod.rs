@@ -42,6 +42,7 @@ pub mod recorded;
 pub mod texts;
 
 pub mod explain;
+pub mod lints;
 pub mod plan;
 pub mod progress;
 pub mod run_record;

@@ -17,6 +17,7 @@ use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
 use crate::pipeline::intake::unknown_digest;
 use crate::pipeline::item::{Artifact, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
+use crate::pipeline::lints::Lints;
 use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::outputs::{edited_item, items_of};
 use crate::pipeline::stage::{Form, Work};
@@ -45,6 +46,8 @@ pub struct PlannedStage {
     pub reasons: Vec<Reason>,
     /// Names of the pieces of work that would run.
     pub dirty: Vec<String>,
+    /// What it would remark on its inputs. Found by `plan` alone.
+    pub lints: Lints,
 }
 
 #[derive(Clone, Debug)]
@@ -79,6 +82,7 @@ impl Plan {
                         "unknown": stage.items.unknown,
                     },
                     "reasons": stage.reasons.iter().map(Reason::to_json).collect::<Vec<_>>(),
+                    "lints": stage.lints.to_json(),
                 })
             })
             .collect();
@@ -108,8 +112,9 @@ impl PlannedState {
 /// What a run of `targets` would do.
 pub fn plan(pipeline: &Pipeline, cache: &Cache, targets: &[usize], force: &BTreeSet<usize>) -> Result<Plan> {
     let mut stages = Vec::new();
-    let names = walk(pipeline, cache, targets, force, &mut |_, _, planned, _| {
-        stages.push(planned.clone());
+    let names = walk(pipeline, cache, targets, force, &mut |index, decision, planned, grounds| {
+        let lints = grounds.lints(&pipeline.stages[index], decision)?;
+        stages.push(PlannedStage { lints, ..planned.clone() });
         Ok(())
     })?;
     // Stages that could not even be decided come with the names of those they wait for.
@@ -182,6 +187,7 @@ fn waiting(stage: &LoadedStage, producers: Vec<String>) -> PlannedStage {
         items: PlannedItems::default(),
         reasons: producers.into_iter().map(|stage| Reason::WaitsFor { stage }).collect(),
         dirty: Vec::new(),
+        lints: Lints::default(),
     }
 }
 

@@ -7,4 +7,5 @@ mod checkpoints;
 mod edits;
 mod failures;
 mod freshness;
+mod mirrors;
 mod processes;

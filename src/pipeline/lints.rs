@@ -1,0 +1,66 @@
+//! What stages remark on their inputs: nothing that stops a run. Unaware of who reads it.
+
+use anyhow::Result;
+
+use crate::pipeline::decide::{Decision, Grounds, Verdict};
+use crate::pipeline::graph::LoadedStage;
+
+/// Further remarks of a stage are only counted.
+const TOLD: usize = 20;
+
+/// The remarks of one stage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lints {
+    pub lines: Vec<String>,
+    /// How many there are beyond these.
+    pub more: usize,
+}
+
+impl Lints {
+    fn of(mut lines: Vec<String>) -> Self {
+        let more = lines.len().saturating_sub(TOLD);
+        lines.truncate(TOLD);
+        Self { lines, more }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// As the JSON of a plan and of a run writes them.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({ "lines": self.lines, "more": self.more })
+    }
+
+    /// The lines for a person, the count last.
+    pub fn told(&self) -> impl Iterator<Item = String> {
+        let more = (self.more > 0).then(|| format!("and {} more remarks like these", self.more));
+        self.lines.iter().cloned().chain(more)
+    }
+}
+
+impl Grounds<'_> {
+    /// What a stage remarks on its inputs, as far as they are there. A stage that is fresh as a whole said it when it ran.
+    pub fn lints(&self, stage: &LoadedStage, decision: &Decision<'_>) -> Result<Lints> {
+        let complete = match &decision.verdict {
+            Verdict::Fresh { .. } | Verdict::Waits(_) => return Ok(Lints::default()),
+            Verdict::Works(works) => works.key.is_some(),
+            Verdict::Whole(whole) => whole.key.is_some(),
+        };
+        Ok(Lints::of(stage.stage.lint(&self.resolve(&decision.taken, complete)?, self.files)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_twenty_remarks_are_counted() {
+        let lints = Lints::of((0..34).map(|number| number.to_string()).collect());
+        assert_eq!((lints.lines.len(), lints.more), (20, 14));
+        assert_eq!(lints.told().last().unwrap(), "and 14 more remarks like these");
+        assert_eq!(Lints::of(vec!["one".into()]).told().collect::<Vec<_>>(), ["one"]);
+        assert!(Lints::of(Vec::new()).is_empty());
+    }
+}
