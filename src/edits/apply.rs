@@ -9,7 +9,7 @@ use crate::cache::Cache;
 use crate::cache::artifact::Artifact;
 use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
-use crate::edits::folder::{Contents, Folder, Found, read_text};
+use crate::edits::folder::{self, Contents, Folder, Found, read_text};
 use crate::edits::judge::{Action, Judgement, Provenance};
 use crate::edits::moves::Moves;
 use crate::edits::replace::{self, Outcome, Replacement, TakenAway};
@@ -47,12 +47,12 @@ impl Editing<'_> {
     /// Puts right what a killed run left in the folder, and returns what the user should know. For runs only, under the lock of the
     /// pipeline, before `read`.
     pub fn recover(cache: &Cache, folder: &Path, extension: &str, rows: &EditRows) -> Result<Vec<String>> {
-        let found = Folder::scan(cache, folder, extension)?;
-        if found.left_behind.is_empty() {
+        let left_behind = folder::left_behind(folder, extension)?;
+        if left_behind.is_empty() {
             return Ok(Vec::new());
         }
         let machines: BTreeSet<Digest> = rows.values().flatten().filter_map(|row| row.text).collect();
-        replace::recover(cache, &found.left_behind, |digest| machines.contains(digest))
+        replace::recover(cache, &left_behind, |digest| machines.contains(digest))
     }
 
     /// Moves texts, writes those of the machine and puts those of people into `batch`. For runs only, under the lock of the pipeline,
