@@ -37,6 +37,7 @@ mod settle;
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -44,7 +45,7 @@ use anyhow::Result;
 use crate::cache::Cache;
 use crate::cache::artifact::Artifact;
 use crate::cache::digest::Digest;
-use crate::edits::folder::Folder;
+use crate::edits::folder::{Contents, Folder, Found};
 use crate::pipeline::lock_file::EditRows;
 
 pub use crate::edits::apply::{Applied, AppliedItem};
@@ -93,5 +94,14 @@ impl<'a> Editing<'a> {
     /// Stands for all texts in the folder and their names.
     pub fn contents_digest(&self) -> Digest {
         self.found.digest()
+    }
+
+    /// What a file says, by the digest of its text: for those who know texts only by their digests.
+    pub fn files_by_text(&self) -> HashMap<Digest, &Path> {
+        let text = |found: &'_ Found| match &found.contents {
+            Contents::Text(digest, _) => Some(*digest),
+            Contents::Unusable(_) => None,
+        };
+        self.found.texts.values().filter_map(|found| Some((text(found)?, found.path.as_path()))).collect()
     }
 }

@@ -21,6 +21,7 @@ use crate::pipeline::graph::{Pipeline, Producer};
 use crate::pipeline::guard::guarded;
 use crate::pipeline::intake::{self, Intake};
 use crate::pipeline::item_tree::Given;
+use crate::pipeline::lints::UnstoredTexts;
 use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::progress::{Counts, Event, Observer, StageState};
 use crate::pipeline::run_record::{RunRecord, StageReport};
@@ -357,7 +358,8 @@ impl<'a> Run<'a> {
         let forced = self.options.force.contains(&index);
         let decision = self.grounds(&files).decide(index, &|producer| self.given(producer), forced)?;
         let stage = &self.pipeline.stages[index];
-        let lints = self.grounds(&ArtifactFiles::new(self.cache, self.intake)).lints(stage, &decision)?;
+        let read_by_lints = ArtifactFiles::new(self.cache, self.intake);
+        let lints = self.grounds(&read_by_lints).lints(stage, &decision, &UnstoredTexts::default())?;
         if !lints.is_empty() {
             self.scope.observer.event(Event::Linted { stage: stage.name.clone(), lints });
         }

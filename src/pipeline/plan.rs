@@ -17,7 +17,7 @@ use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
 use crate::pipeline::intake::unknown_digest;
 use crate::pipeline::item::{Artifact, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
-use crate::pipeline::lints::Lints;
+use crate::pipeline::lints::{Lints, UnstoredTexts};
 use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::outputs::{edited_item, items_of};
 use crate::pipeline::stage::{Form, Work};
@@ -112,9 +112,17 @@ impl PlannedState {
 /// What a run of `targets` would do.
 pub fn plan(pipeline: &Pipeline, cache: &Cache, targets: &[usize], force: &BTreeSet<usize>) -> Result<Plan> {
     let mut stages = Vec::new();
+    let mut unstored = None;
     let names = walk(pipeline, cache, targets, force, &mut |index, decision, planned, grounds| {
-        let lints = grounds.lints(&pipeline.stages[index], decision)?;
-        stages.push(PlannedStage { lints, ..planned.clone() });
+        let mut planned = planned.clone();
+        if !matches!(decision.verdict, Verdict::Fresh { .. } | Verdict::Waits(_)) {
+            let unstored = match &mut unstored {
+                Some(unstored) => unstored,
+                none => none.insert(UnstoredTexts::find(grounds)?),
+            };
+            planned.lints = grounds.lints(&pipeline.stages[index], decision, unstored)?;
+        }
+        stages.push(planned);
         Ok(())
     })?;
     // Stages that could not even be decided come with the names of those they wait for.

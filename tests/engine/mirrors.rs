@@ -70,6 +70,10 @@ fn a_run_and_a_plan_say_when_a_mirror_shares_a_caption_with_a_side() {
     assert!(bed.plan().stage("flip").expect("planned").lints.is_empty());
 
     // A caption changes, no picture does: flip runs nothing, and what it reads is another thing all the same.
+    bed.write("captions/one.txt", "a one on the right");
+    let planned = bed.plan();
+    let lines = &planned.stage("flip").expect("planned").lints.lines;
+    assert!(lines.iter().any(|line| line.contains("`one` says `right`")), "what no run has read yet: {lines:?}");
     bed.write("captions/one.txt", "a one in the middle");
     bed.write("captions/two-flip.txt", "a two to the right");
     let planned = bed.plan();
