@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cache::locks::Holder;
 use crate::cli::edits::show::summary;
 use crate::cli::run::open_cache;
-use crate::cli::{Global, PipelineArguments, open, print};
+use crate::cli::{Global, PipelineArguments, open, print, shown};
 use crate::edits::Provenance;
 use crate::pipeline::plan::plan;
 use crate::pipeline::text_status::{StageTexts, text_status};
@@ -61,7 +61,7 @@ fn text_json(status: &StageTexts) -> serde_json::Value {
     let names = |provenance| status.of(provenance).map(|text| text.name.as_str()).collect::<Vec<_>>();
     json!({
         "stage": status.stage,
-        "folder": status.folder.display().to_string(),
+        "folder": shown(&status.folder).to_string(),
         "machine": status.by_machine(),
         "edited": names(Provenance::Edited),
         "stale": names(Provenance::Stale),

@@ -195,8 +195,8 @@ fn matches(old: &[Word<'_>], new: &[Word<'_>]) -> Vec<Option<usize>> {
     let mut found = vec![None; old.len()];
     let head = old.iter().zip(new).take_while(|(a, b)| a.text == b.text).count();
     let tail = old[head..].iter().rev().zip(new[head..].iter().rev()).take_while(|(a, b)| a.text == b.text).count();
-    for at in 0..head {
-        found[at] = Some(at);
+    for (at, found) in found.iter_mut().enumerate().take(head) {
+        *found = Some(at);
     }
     for back in 1..=tail {
         found[old.len() - back] = Some(new.len() - back);

@@ -1,5 +1,6 @@
 //! The program as a person runs it.
 
+mod edits;
 mod reading;
 
 use std::path::Path;

@@ -1,12 +1,13 @@
 //! `edits accept`, `merge`, `drop` and `prune`: what a person decides about texts.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use crate::cli::edits::{ItemArguments, Texts};
-use crate::cli::{Global, WrongArguments, shown};
+use crate::cli::{Global, WrongArguments};
 use crate::edits::merge::Form;
 use crate::edits::{Decision, Provenance, SettledText};
 
@@ -116,7 +117,13 @@ fn decide(
     texts.at_desk(device, global, |desk| {
         for (&place, names) in &asked {
             for (name, outcome) in desk.settle(texts.index(place), names, decision)?.texts {
-                match told(&name, &outcome) {
+                let is_for_mirror = texts.stages[place].texts.iter().any(|text| text.name == name && text.mirror_of.is_some());
+                let next = match decision {
+                    Decision::Drop if is_for_mirror => "; the mirror shares the text of its picture again",
+                    Decision::Drop => "; the next run writes the machine's",
+                    _ => "",
+                };
+                match told(&name, &outcome, next) {
                     Ok(line) => global.say(&line),
                     Err(problem) => {
                         all_done = false;
@@ -130,19 +137,25 @@ fn decide(
     Ok(if all_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What became of a text; an error if nothing did.
-fn told(name: &str, outcome: &SettledText) -> Result<String, String> {
-    let kept = |kept: &std::path::Path| format!("kept for 30 days as `{}`", shown(kept));
+/// What became of a text; an error if nothing did. `next`: what comes of it when there is no file any more.
+fn told(name: &str, outcome: &SettledText, next: &str) -> Result<String, String> {
     Ok(match outcome {
         SettledText::Accepted => format!("{name}: your text stays, and is up to date"),
         SettledText::Replaced { kept: Some(path) } => {
             format!("{name}: the machine's text is in its place; yours is {}", kept(path))
         }
         SettledText::Replaced { kept: None } => format!("{name}: the machine's text is in its place"),
-        SettledText::TakenAway { kept: path } => format!("{name}: taken away, {}", kept(path)),
+        SettledText::TakenAway { kept: path } => format!("{name}: taken away and {}{next}", kept(path)),
         SettledText::Merged { text, kept: Some(path) } => format!("{name}: {text}\n  yours is {}", kept(path)),
         SettledText::Merged { text, kept: None } => format!("{name}: {text}"),
         SettledText::Nothing(how) => format!("{name} {how}"),
         SettledText::Refused(why) => return Err(format!("{name}: {why}")),
     })
+}
+
+/// Where a displaced text is, seen from here.
+fn kept(path: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    let path = here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path);
+    format!("kept for 30 days as `{}`", path.display())
 }

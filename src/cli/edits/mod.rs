@@ -82,6 +82,10 @@ impl Texts {
             };
             return Err(WrongArguments(why).into());
         }
+        let is_known = |name: &str| stages.iter().any(|known| known.stage == name);
+        for stage in pipeline.stages.iter().filter(|stage| stage.stage.editable().is_some() && !is_known(&stage.name)) {
+            global.say(&format!("the items of `{}` are not known before the stages that it reads have run", stage.name));
+        }
         Ok((Self { pipeline, cache, stages }, items.to_vec()))
     }
 

@@ -124,7 +124,7 @@ fn stage_json(stage: &StageTexts, cache: &Cache) -> anyhow::Result<serde_json::V
         texts.push(json!({
             "name": text.name,
             "provenance": text.provenance.word(),
-            "file": text.file.as_ref().map(|file| file.display().to_string()),
+            "file": text.file.as_ref().map(|file| shown(file).to_string()),
             "text": text.read()?,
             "machine_before": text.machine_before(cache),
             "machine_now": text.machine_now(cache),
@@ -132,7 +132,7 @@ fn stage_json(stage: &StageTexts, cache: &Cache) -> anyhow::Result<serde_json::V
             "problem": text.unusable,
         }));
     }
-    Ok(json!({ "stage": stage.stage, "folder": stage.folder.display().to_string(), "texts": texts }))
+    Ok(json!({ "stage": stage.stage, "folder": shown(&stage.folder).to_string(), "texts": texts }))
 }
 
 pub fn show(arguments: &ShowArguments, global: &Global) -> anyhow::Result<ExitCode> {
