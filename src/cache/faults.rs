@@ -1,26 +1,48 @@
 //! Places where a test lets the disk fail or the process die. Outside tests every place is passed.
+//!
+//! What a test arms holds in its own thread and in the threads that work for it: these follow it.
 
-/// Whether a test let this process die: then nothing cleans up any more.
 #[cfg(not(test))]
-#[inline(always)]
-pub(crate) const fn is_dead() -> bool {
-    false
-}
+pub(crate) use passed::{Faults, is_dead, pass};
 
-/// Passes, or fails as the test of this thread armed it.
 #[cfg(not(test))]
-#[inline(always)]
-pub(crate) fn pass(_place: &'static str) -> std::io::Result<()> {
-    Ok(())
+mod passed {
+    /// What is armed in a thread: nothing.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Faults;
+
+    impl Faults {
+        #[inline(always)]
+        pub(crate) const fn of_this_thread() -> Self {
+            Self
+        }
+
+        /// Lets this thread meet the faults of the other.
+        #[inline(always)]
+        pub(crate) const fn follow(&self) {}
+    }
+
+    /// Whether a test let this process die: then nothing cleans up any more.
+    #[inline(always)]
+    pub(crate) const fn is_dead() -> bool {
+        false
+    }
+
+    /// Passes, or fails as a test armed it.
+    #[inline(always)]
+    pub(crate) fn pass(_place: &'static str) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
-pub(crate) use armed::{Fault, arm, disarm, is_dead, pass, when};
+pub(crate) use armed::{Fault, Faults, arm, arm_pass, disarm, is_dead, pass, when};
 
 #[cfg(test)]
 mod armed {
     use std::cell::RefCell;
     use std::io;
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) enum Fault {
@@ -30,64 +52,106 @@ mod armed {
         BrokenDisk,
         /// What a file system answers that cannot do it.
         Unsupported,
-        /// The process is gone: whoever sees this returns at once and cleans nothing up.
+        /// What is answered to a rename from one file system to another.
+        OtherFileSystem,
+        /// The process is gone: from then on no place is passed, and whoever sees this returns at once and cleans nothing up.
         Killed,
     }
 
     struct Armed {
-        place: &'static str,
+        /// `None`: wherever it is.
+        place: Option<&'static str>,
         /// Passes before it strikes.
         after: usize,
         fault: Fault,
         struck: bool,
     }
 
-    type Deed = (&'static str, Box<dyn FnMut()>);
+    type Deed = (&'static str, Box<dyn FnMut() + Send>);
+
+    #[derive(Default)]
+    struct Plan {
+        armed: Vec<Armed>,
+        deed: Option<Deed>,
+        dead: bool,
+    }
+
+    /// What is armed in a thread.
+    #[derive(Clone, Default)]
+    pub(crate) struct Faults(Arc<Mutex<Plan>>);
 
     thread_local! {
-        static ARMED: RefCell<Vec<Armed>> = const { RefCell::new(Vec::new()) };
-        static DEED: RefCell<Option<Deed>> = const { RefCell::new(None) };
+        static FAULTS: RefCell<Faults> = RefCell::default();
     }
 
-    /// Lets `place` fail in this thread from the pass after the next `after` on, until `disarm`.
+    impl Faults {
+        pub(crate) fn of_this_thread() -> Self {
+            FAULTS.with_borrow(Self::clone)
+        }
+
+        /// Lets this thread meet the faults of the other.
+        pub(crate) fn follow(&self) {
+            FAULTS.set(self.clone());
+        }
+
+        fn plan(&self) -> MutexGuard<'_, Plan> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    /// Lets `place` fail from the pass after the next `after` on, until `disarm`.
     pub(crate) fn arm(place: &'static str, after: usize, fault: Fault) {
-        ARMED.with_borrow_mut(|armed| armed.push(Armed { place, after, fault, struck: false }));
+        Faults::of_this_thread().plan().armed.push(Armed { place: Some(place), after, fault, struck: false });
     }
 
-    /// Does something in this thread each time `place` is passed, until `disarm`: what another program does at that moment.
-    pub(crate) fn when(place: &'static str, deed: impl FnMut() + 'static) {
-        DEED.set(Some((place, Box::new(deed))));
+    /// Lets one pass fail, wherever it is: the one after the next `after`.
+    pub(crate) fn arm_pass(after: usize, fault: Fault) {
+        Faults::of_this_thread().plan().armed.push(Armed { place: None, after, fault, struck: false });
     }
 
-    /// True if every armed place has failed.
+    /// Does something each time `place` is passed, until `disarm`: what another program does at that moment.
+    pub(crate) fn when(place: &'static str, deed: impl FnMut() + Send + 'static) {
+        Faults::of_this_thread().plan().deed = Some((place, Box::new(deed)));
+    }
+
+    /// True if everything that was armed has struck.
     pub(crate) fn disarm() -> bool {
-        DEED.set(None);
-        ARMED.take().iter().all(|armed| armed.struck)
+        std::mem::take(&mut *Faults::of_this_thread().plan()).armed.iter().all(|armed| armed.struck)
     }
 
     pub(crate) fn is_dead() -> bool {
-        ARMED.with_borrow(|armed| armed.iter().any(|armed| armed.struck && armed.fault == Fault::Killed))
+        Faults::of_this_thread().plan().dead
     }
 
     pub(crate) fn pass(place: &'static str) -> io::Result<()> {
-        DEED.with_borrow_mut(|deed| {
-            if let Some((_, deed)) = deed.as_mut().filter(|(at, _)| *at == place) {
+        let faults = Faults::of_this_thread();
+        let deed = faults.plan().deed.take();
+        if let Some((at, mut deed)) = deed {
+            if at == place {
                 deed();
             }
-        });
-        ARMED.with_borrow_mut(|armed| {
-            let Some(armed) = armed.iter_mut().find(|armed| armed.place == place) else { return Ok(()) };
-            if armed.after > 0 {
-                armed.after -= 1;
-                return Ok(());
-            }
-            armed.struck = true;
-            Err(match armed.fault {
-                Fault::DiskFull => io::ErrorKind::StorageFull.into(),
-                Fault::BrokenDisk => io::Error::from(rustix::io::Errno::IO),
-                Fault::Unsupported => io::Error::from(rustix::io::Errno::INVAL),
-                Fault::Killed => io::Error::other("killed by the test"),
-            })
+            faults.plan().deed = Some((at, deed));
+        }
+        let mut plan = faults.plan();
+        if plan.dead {
+            return Err(io::Error::other("killed by the test"));
+        }
+        // A place goes on failing, a single pass does not.
+        let is_met = |armed: &Armed| armed.place.map_or(!armed.struck, |at| at == place);
+        let Some(armed) = plan.armed.iter_mut().find(|armed| is_met(armed)) else { return Ok(()) };
+        if armed.after > 0 {
+            armed.after -= 1;
+            return Ok(());
+        }
+        armed.struck = true;
+        let fault = armed.fault;
+        plan.dead = fault == Fault::Killed;
+        Err(match fault {
+            Fault::DiskFull => io::ErrorKind::StorageFull.into(),
+            Fault::BrokenDisk => io::Error::from(rustix::io::Errno::IO),
+            Fault::Unsupported => io::Error::from(rustix::io::Errno::INVAL),
+            Fault::OtherFileSystem => io::Error::from(rustix::io::Errno::XDEV),
+            Fault::Killed => io::Error::other("killed by the test"),
         })
     }
 }

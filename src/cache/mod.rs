@@ -40,10 +40,12 @@ pub(crate) mod atomic;
 pub(crate) mod encoding;
 pub(crate) mod faults;
 pub(crate) mod file_lock;
+pub(crate) mod renames;
 pub(crate) mod trouble;
 mod workspace;
 
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -56,6 +58,7 @@ use crate::cache::digest::Digest;
 use crate::cache::objects::Objects;
 use crate::cache::record_log::RecordLog;
 use crate::cache::records::{Completeness, Record};
+use crate::cache::renames::rename_new;
 use crate::cache::stat_index::{FileStat, StatIndex};
 use crate::cache::sweep::list;
 use crate::cache::trouble::disk_trouble;
@@ -237,28 +240,27 @@ impl Cache {
         Ok(folder)
     }
 
-    /// Moves a file that made room for another out of the user's folder, to be kept for 30 days under a name that ends in `name`.
+    /// Moves a file that made room for another out of the user's folder, to be kept for 30 days under a name that ends in `name`. Returns
+    /// where it is now.
     pub(crate) fn displace(&self, path: &Path, name: &str) -> Result<PathBuf> {
         let folder = self.root.join("displaced");
-        fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
+        faults::pass("displace.folder")
+            .and_then(|()| fs::create_dir_all(&folder))
+            .map_err(|error| disk_trouble(error, "creating", &folder))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let target = (0u32..)
-            .map(|n| folder.join(format!("{}.{:09}.{n}.{name}", now.as_secs(), now.subsec_nanos())))
-            .find(|target| fs::symlink_metadata(target).is_err())
-            .expect("there is always another number");
-        match fs::rename(path, &target) {
-            Ok(()) => Ok(target),
-            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
-                let copy = || -> std::io::Result<()> {
-                    fs::copy(path, &target)?;
-                    fs::File::open(&target)?.sync_all()?;
-                    fs::remove_file(path)
-                };
-                copy().map_err(|error| disk_trouble(error, &format!("moving `{}` to", path.display()), &target))?;
-                Ok(target)
+        for number in 0u32.. {
+            let target = folder.join(format!("{}.{:09}.{number}.{name}", now.as_secs(), now.subsec_nanos()));
+            let moved = match faults::pass("displace.rename").and_then(|()| rename_new(path, &target)) {
+                Err(error) if error.kind() == ErrorKind::CrossesDevices => move_by_copy(path, &target),
+                moved => moved,
+            };
+            match moved {
+                Ok(()) => return Ok(target),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(disk_trouble(error, &format!("moving `{}` to", path.display()), &target)),
             }
-            Err(error) => Err(disk_trouble(error, &format!("moving `{}` to", path.display()), &target)),
         }
+        unreachable!("there is always another number")
     }
 
     /// Removes displaced files that are older than 30 days.
@@ -298,6 +300,24 @@ impl Drop for Cache {
         // Without it files are hashed again: not worth failing for at the very end.
         let _ = self.save_stat_index();
     }
+}
+
+/// Moves a file to another file system: the copy is durable before the original goes, and nothing is left of a copy that failed.
+fn move_by_copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = fs::File::open(from)?;
+    let mut target = fs::File::create_new(to)?;
+    let copied = faults::pass("displace.copy")
+        .and_then(|()| io::copy(&mut source, &mut target))
+        .and_then(|_| target.set_permissions(source.metadata()?.permissions()))
+        .and_then(|()| faults::pass("displace.sync"))
+        .and_then(|()| target.sync_all())
+        .and_then(|()| faults::pass("displace.remove"))
+        .and_then(|()| fs::remove_file(from));
+    if copied.is_err() && !faults::is_dead() {
+        // The original is there still.
+        let _ = fs::remove_file(to);
+    }
+    copied
 }
 
 /// What time it was, by the file system of the cache and by the system.

@@ -143,7 +143,9 @@ impl RecordLog {
             .and_then(|()| faults::pass("records.sync"))
             .and_then(|()| state.file.sync_data());
         if let Err(error) = written {
-            let _ = state.file.set_len(end);
+            if !faults::is_dead() {
+                let _ = state.file.set_len(end);
+            }
             return Err(trouble(error));
         }
         state.tail.extend(starts.into_iter().map(|(prefix, start)| (prefix, end + start)));

@@ -185,6 +185,11 @@ impl Console {
                 let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
                 self.line(Verb::Saved, &format!("{stage}/{item}{facts}"));
             }
+            Event::Linted { stage, lints } => {
+                for line in lints.told() {
+                    self.line(Verb::Note, &format!("{stage}: {line}"));
+                }
+            }
             Event::Said { stage: Some(stage), message } => self.line(Verb::Note, &format!("{stage}: {message}")),
             Event::Said { stage: None, message } => self.line(Verb::Note, &message),
             Event::StageFinished { stage, state, counts, seconds, note, came_out_the_same } => {
@@ -377,6 +382,7 @@ fn to_json(event: &Event) -> serde_json::Value {
         Event::Checkpoint { stage, item, attributes } => {
             json!({ "event": "checkpoint", "stage": stage, "item": item, "attributes": attributes })
         }
+        Event::Linted { stage, lints } => json!({ "event": "lint", "stage": stage, "lints": lints.to_json() }),
         Event::Said { stage, message } => json!({ "event": "message", "stage": stage, "text": message }),
         Event::StageFinished { stage, state, counts, seconds, note, came_out_the_same } => json!({
             "event": "stage_finished",

@@ -19,6 +19,7 @@ pub mod render;
 mod check;
 mod completions;
 mod do_kind;
+mod edits;
 mod explain;
 mod fsck;
 mod gc;
@@ -54,6 +55,7 @@ enum Command {
     Stop(stop::Arguments),
     Status(status::Arguments),
     Explain(explain::Arguments),
+    Edits(edits::Arguments),
     Skip(skip::Arguments),
     Do(do_kind::Arguments),
     Graph(graph::Arguments),
@@ -74,6 +76,7 @@ impl Command {
             Self::Stop(arguments) => stop::run(arguments, global),
             Self::Status(arguments) => status::run(arguments, global),
             Self::Explain(arguments) => explain::run(arguments, global),
+            Self::Edits(arguments) => edits::run(arguments, global),
             Self::Skip(arguments) => skip::run(arguments, global),
             Self::Do(arguments) => do_kind::run(arguments, global),
             Self::Restore(arguments) => restore::run(arguments, global),
@@ -199,9 +202,14 @@ fn report(error: &anyhow::Error) -> ExitCode {
         to_stderr(&render::problems(problems, colours(&io::stderr())));
         return ExitCode::from(2);
     }
-    let label = if colours(&io::stderr()) { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
-    to_stderr(&format!("{label}: {error:#}\n"));
+    complain(&format!("{error:#}"));
     ExitCode::from(if error.is::<WrongArguments>() { 2 } else { 1 })
+}
+
+/// Something went wrong that does not end the command; also told with `--quiet`.
+pub fn complain(problem: &str) {
+    let label = if colours(&io::stderr()) { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
+    to_stderr(&format!("{label}: {problem}\n"));
 }
 
 /// Data for the user or another program, on stdout. A reader that has gone away (`| head`) ends the program quietly.

@@ -44,7 +44,7 @@ pub fn show(pipeline: &Pipeline, cache: &Cache, selection: &Selection, json: boo
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&plan.to_json())?))?;
     } else {
-        print(&table(&plan))?;
+        print(&format!("{}{}", table(&plan), remarks(&plan)))?;
     }
     Ok(if exit_code && !plan.is_fresh() { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
 }
@@ -57,6 +57,17 @@ pub fn table(plan: &Plan) -> String {
         let pad = " ".repeat(width - stage.name.chars().count());
         let verb = if stage.is_kept { "as it is" } else { verb(stage.state) };
         let _ = writeln!(text, "{verb:>9} {}{pad}  {}", stage.name, detail(stage));
+    }
+    text
+}
+
+/// What stages remark on their inputs, a line each.
+fn remarks(plan: &Plan) -> String {
+    let mut text = String::new();
+    for stage in &plan.stages {
+        for line in stage.lints.told() {
+            let _ = writeln!(text, "{:>9} {}: {line}", "note", stage.name);
+        }
     }
     text
 }

@@ -76,20 +76,25 @@ impl TargetArguments {
     /// # Errors
     /// `WrongFile`, or `WrongArguments` for a name that is no stage.
     pub fn open(&self) -> anyhow::Result<(Pipeline, Vec<usize>)> {
-        let is_pipeline = |name: &String| {
-            let path = PathBuf::from(name);
-            path.is_file() || path.join("pipeline.yaml").is_file()
-        };
-        let (pipeline, targets) = match self.names.split_first() {
-            Some((first, rest)) if is_pipeline(first) => (Some(PathBuf::from(first)), rest),
-            // Neither a pipeline here nor one named: what is named is more likely a folder than a stage.
-            Some((first, rest)) if !PathBuf::from("pipeline.yaml").exists() => (Some(PathBuf::from(first)), rest),
-            _ => (None, self.names.as_slice()),
-        };
+        let (pipeline, targets) = split_names(&self.names);
         let pipeline = open(&PipelineArguments::new(pipeline, self.settings.clone()))?;
         refuse_empty_folders(&pipeline)?;
         let targets = stages_named(&pipeline, targets)?;
         Ok((pipeline, targets))
+    }
+}
+
+/// The pipeline among names that may begin with one, and the rest.
+pub fn split_names(names: &[String]) -> (Option<PathBuf>, &[String]) {
+    let is_pipeline = |name: &String| {
+        let path = PathBuf::from(name);
+        path.is_file() || path.join("pipeline.yaml").is_file()
+    };
+    match names.split_first() {
+        Some((first, rest)) if is_pipeline(first) => (Some(PathBuf::from(first)), rest),
+        // Neither a pipeline here nor one named: what is named is more likely a folder than a stage.
+        Some((first, rest)) if !PathBuf::from("pipeline.yaml").exists() => (Some(PathBuf::from(first)), rest),
+        _ => (None, names),
     }
 }
 

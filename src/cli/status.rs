@@ -7,11 +7,16 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cache::locks::Holder;
+use crate::cli::edits::show::summary;
 use crate::cli::run::open_cache;
-use crate::cli::{Global, PipelineArguments, counted, open, print, shown};
+use crate::cli::{Global, PipelineArguments, open, print, shown};
+use crate::edits::Provenance;
 use crate::pipeline::plan::plan;
 use crate::pipeline::selection::Selection;
-use crate::pipeline::text_status::{TextStatus, text_status};
+use crate::pipeline::text_status::{StageTexts, text_status};
+
+/// Of more texts only the number is told: `loramill edits list` names them.
+const LISTED: usize = 10;
 
 /// Show what is there, what is missing and what people wrote
 #[derive(Args)]
@@ -51,26 +56,39 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn text_json(status: &TextStatus) -> serde_json::Value {
+fn text_json(status: &StageTexts) -> serde_json::Value {
+    let names = |provenance| status.of(provenance).map(|text| text.name.as_str()).collect::<Vec<_>>();
     json!({
-        "stage": status.stage, "folder": status.folder.display().to_string(), "machine": status.machine,
-        "edited": status.edited, "stale": status.stale, "orphans": status.orphans, "unusable": status.unusable,
+        "stage": status.stage,
+        "folder": shown(&status.folder).to_string(),
+        "machine": status.by_machine(),
+        "edited": names(Provenance::Edited),
+        "stale": names(Provenance::Stale),
+        "orphans": names(Provenance::Orphan),
+        "unusable": status.unusable().filter_map(|text| text.unusable.as_deref()).collect::<Vec<_>>(),
     })
 }
 
-fn text_lines(status: &TextStatus) -> String {
-    let mut text = format!("\n{}: {} by the machine", shown(&status.folder), counted(status.machine, "text"));
-    let parts = [
-        ("edited", &status.edited),
-        ("edited before the machine's text changed", &status.stale),
-        ("without a photo", &status.orphans),
-        ("that cannot be used", &status.unusable),
-    ];
-    for (what, names) in parts.iter().filter(|(_, names)| !names.is_empty()) {
-        let _ = write!(text, "\n  {} {what}: {}", names.len(), names.join(", "));
+fn text_lines(status: &StageTexts) -> String {
+    let mut text = format!("\n{}", summary(status));
+    let names = |provenance| status.of(provenance).map(|text| text.name.as_str()).collect::<Vec<_>>();
+    let parts =
+        [("edited", names(Provenance::Edited)), ("stale", names(Provenance::Stale)), ("orphan", names(Provenance::Orphan))];
+    for (word, names) in parts.iter().filter(|(_, names)| !names.is_empty()) {
+        let _ = writeln!(text, "{word:>9} {}", some_of(names));
     }
-    text.push('\n');
+    for problem in status.unusable().filter_map(|text| text.unusable.as_deref()).take(LISTED) {
+        let _ = writeln!(text, "{:>9} {problem}", "unusable");
+    }
     text
+}
+
+/// The first names, and how many there are more.
+fn some_of(names: &[&str]) -> String {
+    match names.split_at_checked(LISTED) {
+        Some((first, rest)) if !rest.is_empty() => format!("{} and {} more", first.join(", "), rest.len()),
+        _ => names.join(", "),
+    }
 }
 
 fn running(runner: &Holder, far: Option<&str>) -> String {

@@ -9,10 +9,10 @@ use crate::cache::Cache;
 use crate::cache::artifact::Artifact;
 use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
-use crate::edits::folder::{Contents, Folder, Found, read_text};
+use crate::edits::folder::{self, Contents, Folder, Found, read_text};
 use crate::edits::judge::{Action, Judgement, Provenance};
 use crate::edits::moves::Moves;
-use crate::edits::replace::{self, Outcome, Replacement};
+use crate::edits::replace::{self, Outcome, Replacement, TakenAway};
 use crate::edits::{EditableItem, Editing, text};
 use crate::pipeline::lock_file::{EditRow, EditRows};
 
@@ -30,6 +30,8 @@ pub struct Applied {
     pub orphans: Vec<String>,
     /// Sentences for the user.
     pub notes: Vec<String>,
+    /// Stands for all texts in the folder and their names, as they were when the items got theirs.
+    pub contents: Digest,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,31 +47,32 @@ impl Editing<'_> {
     /// Puts right what a killed run left in the folder, and returns what the user should know. For runs only, under the lock of the
     /// pipeline, before `read`.
     pub fn recover(cache: &Cache, folder: &Path, extension: &str, rows: &EditRows) -> Result<Vec<String>> {
-        let found = Folder::scan(cache, folder, extension)?;
-        if found.left_behind.is_empty() {
+        let left_behind = folder::left_behind(folder, extension)?;
+        if left_behind.is_empty() {
             return Ok(Vec::new());
         }
         let machines: BTreeSet<Digest> = rows.values().flatten().filter_map(|row| row.text).collect();
-        replace::recover(cache, &found.left_behind, |digest| machines.contains(digest))
+        replace::recover(cache, &left_behind, |digest| machines.contains(digest))
     }
 
     /// Moves texts, writes those of the machine and puts those of people into `batch`. For runs only, under the lock of the pipeline,
     /// after the records of the items are durable. Items whose machine text is missing keep what they have.
     pub fn apply(mut self, items: &[EditableItem], batch: &Batch<'_>) -> Result<Applied> {
-        let mut notes = self.move_texts(items)?;
+        let (mut moves, mut notes) = self.move_texts(items)?;
         for _ in 0..ROUNDS {
-            let judgements = self.judge(items);
-            if self.write_texts(items, &judgements)? {
+            let judgements = self.judge_after(&moves, items);
+            if self.write_texts(items, &judgements)? || self.store_texts(items, &judgements, &moves, batch)? {
+                // Of what lies in the folder moves depend on, only where there are any.
+                if !moves.is_settled() {
+                    moves = Moves::find(&self, items);
+                }
                 continue;
             }
-            if self.store_texts(items, &judgements, batch)? {
-                continue;
-            }
-            let orphans = self.orphans(items);
-            let rows = self.next_rows(items, &judgements);
-            notes.extend(self.blocked_moves(items));
+            let orphans = self.orphans(&moves);
+            let rows = self.next_rows(items, &judgements, &moves);
+            notes.extend(self.blocked_moves(items, &moves));
             let items = judgements.into_iter().map(|judgement| self.applied(judgement)).collect();
-            return Ok(Applied { items, rows, orphans, notes });
+            return Ok(Applied { items, rows, orphans, notes, contents: self.contents_digest() });
         }
         anyhow::bail!("the files in `{}` change all the time: run again when they are quiet", self.folder.display())
     }
@@ -88,10 +91,13 @@ impl Editing<'_> {
         AppliedItem { provenance: judgement.provenance, fields, failure }
     }
 
-    /// Gives texts the names that their photos have now.
-    fn move_texts(&mut self, items: &[EditableItem]) -> Result<Vec<String>> {
+    /// Gives texts the names that their photos have now. Returns what cannot move, and says what did.
+    pub(crate) fn move_texts<'i>(&mut self, items: &'i [EditableItem]) -> Result<(Moves<'i>, Vec<String>)> {
         let moves = Moves::find(self, items);
         let mut notes = Vec::new();
+        if moves.steps().is_empty() {
+            return Ok((moves, notes));
+        }
         for (from, to) in moves.steps() {
             let Some(found) = self.found.texts.get(from) else { continue };
             let source = found.path.clone();
@@ -99,7 +105,7 @@ impl Editing<'_> {
             // What lies there is the machine's text about another photo, or has moved away.
             let in_the_way = self.found.texts.get(to).filter(|found| found.path.exists());
             if let Some(Found { path, contents: Contents::Text(digest, _) }) = in_the_way
-                && !replace::take_away(self.cache, path, digest)?
+                && replace::take_away(self.cache, path, digest)? == TakenAway::Theirs
             {
                 continue;
             }
@@ -112,26 +118,25 @@ impl Editing<'_> {
                 replace::move_text(&found.path, &self.path_for(&format!("{to}{suffix}"))?)?;
             }
         }
-        if moves.steps().is_empty() {
-            return Ok(notes);
-        }
-        let before = self.rows.clone();
+        let before = self.rows.clone().into_owned();
         self.found = Folder::scan(self.cache, &self.folder, &self.extension)?;
+        let rows = self.rows.to_mut();
         for (from, to) in moves.steps() {
             if self.found.texts.contains_key(to) {
-                let rows = before.get(from).cloned().unwrap_or_default();
-                self.rows.insert(to.clone(), rows);
+                rows.insert(to.clone(), before.get(from).cloned().unwrap_or_default());
                 if !moves.steps().iter().any(|(_, target)| target == from) {
-                    self.rows.remove(from);
+                    rows.remove(from);
                 }
             }
         }
-        Ok(notes)
+        Ok((Moves::find(self, items), notes))
     }
 
     /// Texts of photos that have another name now, where another text lies under that name.
-    fn blocked_moves(&self, items: &[EditableItem]) -> Vec<String> {
-        let moves = Moves::find(self, items);
+    fn blocked_moves(&self, items: &[EditableItem], moves: &Moves<'_>) -> Vec<String> {
+        if moves.is_settled() {
+            return Vec::new();
+        }
         let blocked = items.iter().filter_map(|item| {
             let source = moves.source_of(&item.name)?;
             let (mine, theirs) = (self.found.texts.get(&item.name)?, self.found.texts.get(source)?);
@@ -165,7 +170,7 @@ impl Editing<'_> {
         for ((name, replacement), outcome) in names.into_iter().zip(replacements).zip(outcomes) {
             let Replacement { target, text, .. } = replacement;
             match outcome {
-                Outcome::Written => {
+                Outcome::Written(_) => {
                     let contents = Contents::Text(Digest::of(text.as_bytes()), text.len() as u64);
                     self.found.texts.insert(name.clone(), Found { path: target, contents });
                 }
@@ -175,7 +180,7 @@ impl Editing<'_> {
         Ok(true)
     }
 
-    fn machine_text(&self, artifact: &Artifact) -> Result<String> {
+    pub(crate) fn machine_text(&self, artifact: &Artifact) -> Result<String> {
         let bytes = self.cache.read(&artifact.digest)?;
         let text = text::normalise(&bytes).map_err(|unusable| anyhow::anyhow!("a text of the machine {unusable}"))?;
         ensure!(text.as_bytes() == bytes, "a text of the machine was recorded with a byte order mark or space at an end");
@@ -183,8 +188,13 @@ impl Editing<'_> {
     }
 
     /// Puts the texts of people into the store; true if one of them has changed since it was read.
-    fn store_texts(&mut self, items: &[EditableItem], judgements: &[Judgement], batch: &Batch<'_>) -> Result<bool> {
-        let moves = Moves::find(self, items);
+    fn store_texts(
+        &mut self,
+        items: &[EditableItem],
+        judgements: &[Judgement],
+        moves: &Moves<'_>,
+        batch: &Batch<'_>,
+    ) -> Result<bool> {
         let mut changed = Vec::new();
         for (item, judgement) in items.iter().zip(judgements) {
             let own = match (&judgement.action, judgement.provenance) {
@@ -229,25 +239,24 @@ impl Editing<'_> {
         Ok(())
     }
 
-    fn next_rows(&self, items: &[EditableItem], judgements: &[Judgement]) -> EditRows {
-        let moves = Moves::find(self, items);
+    fn next_rows(&self, items: &[EditableItem], judgements: &[Judgement], moves: &Moves<'_>) -> EditRows {
         // Texts without an item keep their rows: their photo may come back.
-        let names: BTreeSet<&str> = items.iter().map(|item| item.name.as_str()).collect();
-        let orphaned = self.rows.iter().filter(|(name, _)| !names.contains(name.as_str()));
+        let orphaned = self.rows.iter().filter(|(name, _)| !moves.is_item(name));
         let mut rows: EditRows = orphaned
             .filter(|(name, _)| self.found.texts.contains_key(*name))
             .map(|(name, rows)| (name.clone(), rows.clone()))
             .collect();
         for (item, judgement) in items.iter().zip(judgements) {
-            let known = self.rows_of(item, &moves);
-            let next = match (&judgement.action, judgement.provenance) {
-                (Action::Keep(text), Provenance::Machine) => {
-                    vec![EditRow { photo: item.photo, key: item.key, text: Some(text.digest) }]
+            let known = self.rows_of(item, moves);
+            let next = match (&judgement.action, judgement.provenance, item.key) {
+                (Action::Keep(text), Provenance::Machine, Some(key)) => {
+                    vec![EditRow { photo: item.photo, key, text: Some(text.digest) }]
                 }
-                (Action::Keep(_), _) => {
-                    let row = known.iter().find(|row| row.key == item.key).or(known.first());
-                    let (key, text) = row.map_or((item.key, None), |row| (row.key, row.text));
-                    vec![EditRow { photo: item.photo, key, text }]
+                (Action::Keep(_), Provenance::Edited | Provenance::Stale, _) => {
+                    let row = known_row(known, item.key).map(|row| EditRow { photo: item.photo, ..*row });
+                    // A text that was there before the machine was asked.
+                    let first = || item.key.map(|key| EditRow { photo: item.photo, key, text: None });
+                    row.or_else(first).into_iter().collect()
                 }
                 _ => known.to_vec(),
             };
@@ -258,7 +267,7 @@ impl Editing<'_> {
         rows
     }
 
-    fn path_for(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn path_for(&self, name: &str) -> Result<PathBuf> {
         let is_plain = |part: &str| !part.is_empty() && !part.starts_with('.');
         ensure!(
             name.split('/').all(is_plain),
@@ -266,4 +275,9 @@ impl Editing<'_> {
         );
         Ok(self.folder.join(format!("{name}.{}", self.extension)))
     }
+}
+
+/// Of the rows of a text, several after a merge, the one that says what the machine knew when the person wrote.
+pub(crate) fn known_row(rows: &[EditRow], key: Option<Digest>) -> Option<&EditRow> {
+    rows.iter().find(|row| Some(row.key) == key).or(rows.first())
 }

@@ -1,6 +1,8 @@
 //! What lies in a folder of editable texts. Only reads. Unaware of items and of who wrote what.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
@@ -36,29 +38,27 @@ pub(crate) enum Contents {
 pub(crate) struct Folder {
     /// By name: path below the folder without extension, NFC.
     pub(crate) texts: BTreeMap<String, Found>,
-    /// Files of ours that a killed run left.
-    pub(crate) left_behind: Vec<PathBuf>,
 }
 
 impl Folder {
     /// Looks at all files below `folder` that end in `extension`. A folder that is not there is empty.
     pub(crate) fn scan(cache: &Cache, folder: &Path, extension: &str) -> Result<Self> {
-        let mut paths = Vec::new();
-        let mut left_behind = Vec::new();
-        list(folder, extension, &mut paths, &mut left_behind)?;
-        left_behind.sort_unstable();
-
-        let known: Vec<Result<Option<Contents>>> = paths
+        let mut listed = Listed::default();
+        list(folder, "", extension, &mut listed)?;
+        // Sorted, so that of two files with one name the same comes first each time, and the map is built in one go.
+        listed.texts.par_sort_unstable();
+        let known: Vec<Result<Option<Contents>>> = listed
+            .texts
             .par_iter()
             .with_min_len(64)
-            .map(|path| {
+            .map(|(_, path)| {
                 let stat = FileStat::of(path).with_context(|| format!("reading `{}`", path.display()))?;
                 Ok(cache.texts().lookup(&stat).map(|(digest, size)| Contents::Text(digest, size)))
             })
             .collect();
         let mut clock = None;
-        let mut texts: BTreeMap<String, Found> = BTreeMap::new();
-        for (path, known) in paths.into_iter().zip(known) {
+        let mut texts: Vec<(String, Found)> = Vec::with_capacity(listed.texts.len());
+        for ((name, path), known) in listed.texts.into_iter().zip(known) {
             let contents = match known? {
                 Some(contents) => contents,
                 None => {
@@ -69,18 +69,15 @@ impl Folder {
                     read_and_learn(cache, &path, |device| clock.now(device))?
                 }
             };
-            let name = name_of(&path, folder);
-            match texts.get_mut(&name) {
-                None => {
-                    texts.insert(name, Found { path, contents });
-                }
-                Some(other) => {
+            match texts.last_mut() {
+                Some((last, other)) if *last == name => {
                     let message = format!("`{}` has the same name as `{}`: remove one", path.display(), other.path.display());
                     other.contents = Contents::Unusable(message);
                 }
+                _ => texts.push((name, Found { path, contents })),
             }
         }
-        Ok(Self { texts, left_behind })
+        Ok(Self { texts: texts.into_iter().collect() })
     }
 
     /// Over all names and texts.
@@ -132,7 +129,23 @@ fn read_and_learn(cache: &Cache, path: &Path, now: impl Fn(u64) -> i64) -> Resul
     Ok(contents)
 }
 
-fn list(folder: &Path, extension: &str, paths: &mut Vec<PathBuf>, left_behind: &mut Vec<PathBuf>) -> Result<()> {
+/// Files of ours that a killed run left below `folder`. Looks at names alone.
+pub(crate) fn left_behind(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let mut listed = Listed::default();
+    list(folder, "", extension, &mut listed)?;
+    listed.left_behind.sort_unstable();
+    Ok(listed.left_behind)
+}
+
+#[derive(Default)]
+struct Listed {
+    /// Names and paths.
+    texts: Vec<(String, PathBuf)>,
+    left_behind: Vec<PathBuf>,
+}
+
+/// `above`: the name of the folder itself, with a `/` after it.
+fn list(folder: &Path, above: &str, extension: &str, listed: &mut Listed) -> Result<()> {
     let reading = || format!("reading `{}`", folder.display());
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -141,28 +154,31 @@ fn list(folder: &Path, extension: &str, paths: &mut Vec<PathBuf>, left_behind: &
     };
     for entry in entries {
         let entry = entry.with_context(reading)?;
-        let name = entry.file_name();
-        let hidden = name.as_encoded_bytes().starts_with(b".");
+        let file_name = entry.file_name();
+        let hidden = file_name.as_encoded_bytes().starts_with(b".");
         let kind = entry.file_type().with_context(reading)?;
-        let path = entry.path();
         if kind.is_dir() {
             if !hidden {
-                list(&path, extension, paths, left_behind)?;
+                list(&entry.path(), &format!("{above}{}/", in_nfc(&file_name)), extension, listed)?;
             }
-        } else if name.as_encoded_bytes().starts_with(OURS.as_bytes()) {
-            left_behind.push(path);
-        } else if !hidden && path.extension().is_some_and(|found| found == extension) {
+        } else if file_name.as_encoded_bytes().starts_with(OURS.as_bytes()) {
+            listed.left_behind.push(entry.path());
+        } else if !hidden
+            && let Some(stem) = stem(Path::new(&file_name), extension)
             // A link that leads nowhere is no text.
-            if kind.is_file() || path.is_file() {
-                paths.push(path);
-            }
+            && (kind.is_file() || entry.path().is_file())
+        {
+            listed.texts.push((format!("{above}{}", in_nfc(stem)), entry.path()));
         }
     }
     Ok(())
 }
 
-fn name_of(path: &Path, folder: &Path) -> String {
-    let below = path.strip_prefix(folder).expect("the file was found below the folder").with_extension("");
-    let parts: Vec<_> = below.iter().map(|part| part.to_string_lossy()).collect();
-    parts.join("/").nfc().collect()
+fn stem<'n>(name: &'n Path, extension: &str) -> Option<&'n OsStr> {
+    name.extension().is_some_and(|found| found == extension).then(|| name.file_stem())?
+}
+
+fn in_nfc(name: &OsStr) -> Cow<'_, str> {
+    let name = name.to_string_lossy();
+    if name.is_ascii() { name } else { name.nfc().collect::<String>().into() }
 }

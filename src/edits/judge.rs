@@ -1,6 +1,6 @@
 //! Decides whose text a file is and what is to be done with it. Reads nothing and writes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::cache::artifact::Artifact;
 use crate::cache::digest::Digest;
@@ -23,6 +23,18 @@ pub enum Provenance {
     Stale,
     /// A text without an item: its photo is gone.
     Orphan,
+}
+
+impl Provenance {
+    /// As tables and JSON write it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Machine => "machine",
+            Self::Edited => "edited",
+            Self::Stale => "stale",
+            Self::Orphan => "orphan",
+        }
+    }
 }
 
 /// What is to be done for one item.
@@ -63,33 +75,32 @@ impl Judgement {
 impl Editing<'_> {
     /// One judgement per item, in their order.
     pub fn judge(&self, items: &[EditableItem]) -> Vec<Judgement> {
-        let moves = Moves::find(self, items);
-        let names: BTreeSet<&str> = items.iter().map(|item| item.name.as_str()).collect();
-        items.iter().map(|item| self.judge_item(item, &moves, &names)).collect()
+        self.judge_after(&Moves::find(self, items), items)
+    }
+
+    pub(crate) fn judge_after(&self, moves: &Moves<'_>, items: &[EditableItem]) -> Vec<Judgement> {
+        let any_companion = self.found.texts.keys().any(|name| COMPANIONS.iter().any(|suffix| name.ends_with(suffix)));
+        let judge_item = |item| {
+            let (companions, unusable) = match any_companion {
+                true => self.companions(item, moves),
+                false => (BTreeMap::new(), None),
+            };
+            let (provenance, action) = match unusable {
+                Some(message) => (Provenance::Edited, Action::Fail(message)),
+                None => self.judge_text(item, moves),
+            };
+            Judgement { provenance, action, companions }
+        };
+        items.iter().map(judge_item).collect()
     }
 
     /// The names of texts that belong to no item.
-    pub fn orphans(&self, items: &[EditableItem]) -> Vec<String> {
-        let moves = Moves::find(self, items);
-        let names: BTreeSet<&str> = items.iter().map(|item| item.name.as_str()).collect();
-        let belongs = |name: &str| {
-            let moved_or_an_item = |name: &str| names.contains(name) || moves.leaves(name);
-            let companion = || COMPANIONS.iter().filter_map(|suffix| name.strip_suffix(suffix)).any(moved_or_an_item);
-            moved_or_an_item(name) || companion()
-        };
+    pub(crate) fn orphans(&self, moves: &Moves<'_>) -> Vec<String> {
+        let belongs = |name: &str| moves.is_item(name) || moves.leaves(name) || companion_of(name, moves).is_some();
         self.found.texts.keys().filter(|name| !belongs(name)).cloned().collect()
     }
 
-    pub(crate) fn judge_item(&self, item: &EditableItem, moves: &Moves, names: &BTreeSet<&str>) -> Judgement {
-        let (companions, unusable) = self.companions(item, moves, names);
-        let (provenance, action) = match unusable {
-            Some(message) => (Provenance::Edited, Action::Fail(message)),
-            None => self.judge_text(item, moves),
-        };
-        Judgement { provenance, action, companions }
-    }
-
-    fn judge_text(&self, item: &EditableItem, moves: &Moves) -> (Provenance, Action) {
+    pub(crate) fn judge_text(&self, item: &EditableItem, moves: &Moves<'_>) -> (Provenance, Action) {
         let make = |replaces: Option<Digest>| match &item.machine {
             Some(text) => Action::Write { text: text.clone(), replaces },
             None => Action::Run,
@@ -106,34 +117,29 @@ impl Editing<'_> {
                 }
                 let text = Artifact { digest: *digest, size: *size, extension: self.extension.clone() };
                 let rows = self.rows_of(item, moves);
-                let stale = !rows.is_empty() && rows.iter().all(|row| row.key != item.key);
+                let stale = !rows.is_empty() && item.key.is_some_and(|key| rows.iter().all(|row| row.key != key));
                 (if stale { Provenance::Stale } else { Provenance::Edited }, Action::Keep(text))
             }
         }
     }
 
     /// The rows of the photo of `item`, under the name it had, else those of its name.
-    pub(crate) fn rows_of(&self, item: &EditableItem, moves: &Moves) -> &[EditRow] {
+    pub(crate) fn rows_of(&self, item: &EditableItem, moves: &Moves<'_>) -> &[EditRow] {
         let name = moves.source_of(&item.name).unwrap_or(&item.name);
         self.rows.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// All rows that may name a text of the machine in the file of `item`.
-    fn rows_about(&self, item: &EditableItem, moves: &Moves) -> impl Iterator<Item = &EditRow> {
+    fn rows_about(&self, item: &EditableItem, moves: &Moves<'_>) -> impl Iterator<Item = &EditRow> {
         let own = self.rows.get(&item.name).map_or(&[][..], Vec::as_slice);
         self.rows_of(item, moves).iter().chain(own)
     }
 
     /// The texts for further fields, and what is wrong with one of them.
-    fn companions(
-        &self,
-        item: &EditableItem,
-        moves: &Moves,
-        names: &BTreeSet<&str>,
-    ) -> (BTreeMap<String, Artifact>, Option<String>) {
+    fn companions(&self, item: &EditableItem, moves: &Moves<'_>) -> (BTreeMap<String, Artifact>, Option<String>) {
         let mut companions = BTreeMap::new();
         for suffix in COMPANIONS {
-            if names.contains(format!("{}{suffix}", item.name).as_str()) {
+            if moves.is_item(&format!("{}{suffix}", item.name)) {
                 continue;
             }
             match self.companion_file(item, suffix, moves).map(|found| &found.contents) {
@@ -148,7 +154,7 @@ impl Editing<'_> {
         (companions, None)
     }
 
-    pub(crate) fn companion_file(&self, item: &EditableItem, suffix: &str, moves: &Moves) -> Option<&Found> {
+    fn companion_file(&self, item: &EditableItem, suffix: &str, moves: &Moves<'_>) -> Option<&Found> {
         let name = format!("{}{suffix}", item.name);
         match self.found.texts.get(&name) {
             Some(found) => Some(found),
@@ -159,4 +165,10 @@ impl Editing<'_> {
     pub(crate) fn companion_suffixes() -> &'static [&'static str] {
         &COMPANIONS
     }
+}
+
+/// The name of the item whose mirror the text `name` is about; the item may have another name now.
+pub(crate) fn companion_of<'n>(name: &'n str, moves: &Moves<'_>) -> Option<&'n str> {
+    let mut stems = COMPANIONS.iter().filter_map(|suffix| name.strip_suffix(suffix));
+    stems.find(|stem| !moves.is_item(name) && (moves.is_item(stem) || moves.leaves(stem)))
 }

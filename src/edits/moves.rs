@@ -4,14 +4,17 @@
 //! that itself moves away. When photos were swapped with a text under each name, nothing tells whether the texts were swapped as well,
 //! so they stay.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::cache::digest::Digest;
 use crate::edits::folder::{Contents, Found};
 use crate::edits::{EditableItem, Editing};
 
+/// What became of the names of photos since the rows of the lock were written.
 #[derive(Debug, Default)]
-pub(crate) struct Moves {
+pub(crate) struct Moves<'i> {
+    /// The photos of all items by the items' names.
+    photos: HashMap<&'i str, Digest>,
     /// By the name of an item: the name that its photo had, where that is another one.
     sources: BTreeMap<String, String>,
     /// From and to, in an order in which every target is free when its turn comes.
@@ -21,15 +24,16 @@ pub(crate) struct Moves {
     leaving: BTreeSet<String>,
 }
 
-impl Moves {
-    pub(crate) fn find(editing: &Editing<'_>, items: &[EditableItem]) -> Self {
-        let mut moves = Self::default();
-        let photos: BTreeMap<&str, Digest> = items.iter().map(|item| (item.name.as_str(), item.photo)).collect();
+impl<'i> Moves<'i> {
+    pub(crate) fn find(editing: &Editing<'_>, items: &'i [EditableItem]) -> Self {
+        let photos = items.iter().map(|item| (item.name.as_str(), item.photo)).collect();
+        let mut moves = Self { photos, ..Self::default() };
 
         // 1. names whose photo lies elsewhere now, by that photo
         let mut left: BTreeMap<Digest, Vec<&str>> = BTreeMap::new();
-        for (name, rows) in &editing.rows {
-            for row in rows.iter().filter(|row| photos.get(name.as_str()) != Some(&row.photo)) {
+        for (name, rows) in editing.rows.iter() {
+            let photo = moves.photos.get(name.as_str());
+            for row in rows.iter().filter(|row| photo != Some(&row.photo)) {
                 left.entry(row.photo).or_default().push(name);
             }
         }
@@ -77,8 +81,17 @@ impl Moves {
         moves
     }
 
+    /// Whether every photo that a row knows has the name it had: then what lies in the folder changes nothing here.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.sources.is_empty()
+    }
+
     pub(crate) fn steps(&self) -> &[(String, String)] {
         &self.steps
+    }
+
+    pub(crate) fn is_item(&self, name: &str) -> bool {
+        self.photos.contains_key(name)
     }
 
     /// The name that the photo of item `name` had, if it had another.

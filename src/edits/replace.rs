@@ -10,12 +10,11 @@ use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::faults;
+use crate::cache::renames::{self, is_unsupported, rename_new};
 use crate::cache::trouble::disk_trouble;
 use crate::edits::folder::{OURS, read_text};
 use crate::edits::text::file_form;
@@ -25,19 +24,31 @@ const CHUNK: usize = 512;
 /// A person does not save more often than this while one file is replaced.
 const TURNS: usize = 100;
 
-/// A text of the machine on its way into the folder.
+/// A text on its way into the folder.
 #[derive(Debug)]
 pub(crate) struct Replacement {
     pub(crate) target: PathBuf,
     /// Normalised.
     pub(crate) text: String,
-    /// The normalised text that is expected to lie there; `None` if no file is.
+    /// The `identity` of the file that is expected to lie there; `None` if no file is.
     pub(crate) expected: Option<Digest>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    Written,
+    /// Also says where the file is kept that made room.
+    Written(Option<PathBuf>),
+    /// Something else lay there, which stays.
+    Theirs,
+}
+
+/// What became of a file that was to be taken away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TakenAway {
+    /// Says where it is kept.
+    Kept(PathBuf),
+    /// There was none.
+    Gone,
     /// Something else lay there, which stays.
     Theirs,
 }
@@ -68,11 +79,12 @@ struct Prepared {
 impl Prepared {
     fn write(&mut self, replacement: &Replacement) -> Result<()> {
         let folder = replacement.target.parent().context("a text lies in a folder")?;
-        fs::create_dir_all(folder).map_err(|error| disk_trouble(error, "creating", folder))?;
+        make_folder(folder)?;
         let name = format!("{OURS}new-{}-{}", std::process::id(), self.paths.len());
         let path = folder.join(name);
         self.paths.push(path.clone());
         let write = || -> io::Result<()> {
+            faults::pass("edits.create")?;
             let mut file = File::create(&path)?;
             faults::pass("edits.write")?;
             file.write_all(file_form(&replacement.text).as_bytes())?;
@@ -126,9 +138,9 @@ fn place(cache: &Cache, replacement: &Replacement, new: &Path) -> Result<Outcome
     };
     if !exchanged {
         return match rename_new(&swap, target) {
-            Ok(()) => Ok(Outcome::Written),
+            Ok(()) => Ok(Outcome::Written(None)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                fs::remove_file(&swap).map_err(trouble)?;
+                faults::pass("edits.clear").and_then(|()| fs::remove_file(&swap)).map_err(trouble)?;
                 Ok(Outcome::Theirs)
             }
             Err(error) => Err(trouble(error)),
@@ -140,9 +152,7 @@ fn place(cache: &Cache, replacement: &Replacement, new: &Path) -> Result<Outcome
     let mut out = identity(&swap)?;
     let mut inside = Some(ours);
     if out == replacement.expected || out == Some(ours) {
-        faults::pass("edits.displace").map_err(trouble)?;
-        cache.displace(&swap, &file_name)?;
-        return Ok(Outcome::Written);
+        return Ok(Outcome::Written(Some(cache.displace(&swap, &file_name)?)));
     }
     for _ in 0..TURNS {
         faults::pass("edits.back").map_err(trouble)?;
@@ -156,7 +166,6 @@ fn place(cache: &Cache, replacement: &Replacement, new: &Path) -> Result<Outcome
         }
         let came_out = identity(&swap)?;
         if came_out == inside {
-            faults::pass("edits.displace").map_err(trouble)?;
             cache.displace(&swap, &file_name)?;
             return Ok(Outcome::Theirs);
         }
@@ -170,7 +179,7 @@ fn place(cache: &Cache, replacement: &Replacement, new: &Path) -> Result<Outcome
 pub(crate) fn move_text(from: &Path, to: &Path) -> Result<bool> {
     let trouble = |error| disk_trouble(error, &format!("moving `{}` to", from.display()), to);
     if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder).map_err(trouble)?;
+        make_folder(folder)?;
     }
     faults::pass("edits.move").map_err(trouble)?;
     match rename_new(from, to) {
@@ -183,23 +192,24 @@ pub(crate) fn move_text(from: &Path, to: &Path) -> Result<bool> {
     }
 }
 
-/// Takes a text of the machine away; false if something else lies there, which stays.
-pub(crate) fn take_away(cache: &Cache, target: &Path, expected: &Digest) -> Result<bool> {
+/// Takes a file away whose `identity` is expected; another stays.
+pub(crate) fn take_away(cache: &Cache, target: &Path, expected: &Digest) -> Result<TakenAway> {
     let trouble = |error| disk_trouble(error, "moving away", target);
     let file_name = file_name(target);
     let aside = target.with_file_name(format!("{OURS}aside-{}-{file_name}", "0".repeat(16)));
     match rename_new(target, &aside) {
         Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(TakenAway::Gone),
         Err(error) => return Err(trouble(error)),
     }
     faults::pass("edits.aside").map_err(trouble)?;
-    if identity(&aside)?.as_ref() == Some(expected) {
-        cache.displace(&aside, &file_name)?;
-        return Ok(true);
+    if identity(&aside)?.as_ref() != Some(expected) {
+        put_back(cache, &aside, target, &file_name)?;
+        return Ok(TakenAway::Theirs);
     }
-    put_back(cache, &aside, target, &file_name)?;
-    Ok(false)
+    let kept = cache.displace(&aside, &file_name)?;
+    sync_folders(std::iter::once(target))?;
+    Ok(TakenAway::Kept(kept))
 }
 
 /// Puts right what a killed run left behind. `is_machines` tells the texts that the machine wrote. Returns what the user should know.
@@ -211,7 +221,7 @@ pub(crate) fn recover(cache: &Cache, left_behind: &[PathBuf], is_machines: impl 
         let name = name.strip_prefix(OURS).unwrap_or(&name);
         if name.starts_with("new-") {
             // Never complete, and never the user's.
-            fs::remove_file(left).map_err(trouble)?;
+            faults::pass("edits.clear").and_then(|()| fs::remove_file(left)).map_err(trouble)?;
             continue;
         }
         let parts = name.strip_prefix("swap-").or_else(|| name.strip_prefix("aside-")).and_then(|rest| rest.split_once('-'));
@@ -221,30 +231,35 @@ pub(crate) fn recover(cache: &Cache, left_behind: &[PathBuf], is_machines: impl 
         let text = identity(left)?;
         if is_ours(&text) || text.as_ref().is_some_and(&is_machines) {
             cache.displace(left, file_name)?;
-        } else if identity(&target)?.is_none() || !is_ours(&identity(&target)?) {
-            put_back(cache, left, &target, file_name)?;
-        } else if exchange(left, &target).map_err(trouble)? {
+            continue;
+        }
+        // A person's. What was to take its place goes out again, what somebody saved since stays.
+        if is_ours(&identity(&target)?) && exchange(left, &target).map_err(trouble)? {
             cache.displace(left, file_name)?;
             notes.push(format!("`{}` has its text back, which an interrupted run had taken away", target.display()));
-        } else {
-            put_back(cache, left, &target, file_name)?;
+        } else if let Some(kept) = put_back(cache, left, &target, file_name)? {
+            notes.push(format!(
+                "an interrupted run had taken a text of `{}` away; a newer one lies there, so it is kept as `{}`",
+                target.display(),
+                kept.display()
+            ));
         }
     }
     sync_folders(left_behind.iter().map(PathBuf::as_path))?;
     Ok(notes)
 }
 
-/// Puts a text back where it was; if something newer lies there, it is kept beside the displaced ones.
-fn put_back(cache: &Cache, aside: &Path, target: &Path, file_name: &str) -> Result<()> {
+/// Puts a text back where it was; if something newer lies there, it is kept among the displaced ones, and the answer says where.
+fn put_back(cache: &Cache, aside: &Path, target: &Path, file_name: &str) -> Result<Option<PathBuf>> {
     match rename_new(aside, target) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => cache.displace(aside, file_name).map(|_| ()),
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => cache.displace(aside, file_name).map(Some),
         Err(error) => Err(disk_trouble(error, "putting back", target)),
     }
 }
 
 /// Stands for what a file says: the digest of its normalised text, or of its bytes if it is no usable text.
-fn identity(path: &Path) -> Result<Option<Digest>> {
+pub(crate) fn identity(path: &Path) -> Result<Option<Digest>> {
     Ok(match read_text(path)? {
         None => None,
         Some(Ok(text)) => Some(Digest::of(text.as_bytes())),
@@ -255,52 +270,37 @@ fn identity(path: &Path) -> Result<Option<Digest>> {
     })
 }
 
-/// Renames, but never over something.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    let renamed = match faults::pass("rename.noreplace") {
-        Ok(()) => renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from),
-        Err(error) => Err(error),
-    };
-    match renamed {
-        Err(error) if is_unsupported(&error) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
+/// Exchanges a file of ours with `target`; false if that is not there.
+fn exchange(ours: &Path, target: &Path) -> io::Result<bool> {
+    match renames::exchange(ours, target) {
+        Err(error) if is_unsupported(&error) => exchange_in_steps(ours, target),
         result => result,
     }
 }
 
-/// Exchanges two files; false if `target` is not there.
-fn exchange(swap: &Path, target: &Path) -> io::Result<bool> {
-    let exchanged = match faults::pass("rename.exchange") {
-        Ok(()) => renameat_with(CWD, swap, CWD, target, RenameFlags::EXCHANGE).map_err(io::Error::from),
-        Err(error) => Err(error),
-    };
-    match exchanged {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) if is_unsupported(&error) => exchange_in_steps(swap, target),
-        Err(error) => Err(error),
-    }
-}
-
 /// For file systems that cannot exchange: nothing is overwritten here either, but for a moment there is no file.
-fn exchange_in_steps(swap: &Path, target: &Path) -> io::Result<bool> {
-    let swap_name = file_name(swap);
-    let aside = swap.with_file_name(swap_name.replacen("swap-", "aside-", 1));
+fn exchange_in_steps(ours: &Path, target: &Path) -> io::Result<bool> {
+    // The other of the two names under which `recover` finds a file.
+    let name = file_name(ours);
+    let other = match name.strip_prefix(OURS).and_then(|name| name.strip_prefix("swap-")) {
+        Some(rest) => format!("{OURS}aside-{rest}"),
+        None => name.replacen("aside-", "swap-", 1),
+    };
+    let aside = ours.with_file_name(other);
     match rename_new(target, &aside) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     }
     faults::pass("edits.stepping")?;
-    rename_new(swap, target)?;
-    rename_new(&aside, swap)?;
+    rename_new(ours, target)?;
+    rename_new(&aside, ours)?;
     Ok(true)
 }
 
-fn is_unsupported(error: &io::Error) -> bool {
-    [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+fn make_folder(folder: &Path) -> Result<()> {
+    let made = faults::pass("edits.folder").and_then(|()| fs::create_dir_all(folder));
+    made.map_err(|error| disk_trouble(error, "creating", folder))
 }
 
 fn file_name(path: &Path) -> String {
@@ -310,7 +310,8 @@ fn file_name(path: &Path) -> String {
 fn sync_folders<'a>(files: impl Iterator<Item = &'a Path>) -> Result<()> {
     let folders: BTreeSet<&Path> = files.filter_map(Path::parent).collect();
     for folder in folders {
-        match File::open(folder).and_then(|open| open.sync_all()) {
+        let synced = faults::pass("edits.settle").and_then(|()| File::open(folder)).and_then(|open| open.sync_all());
+        match synced {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(disk_trouble(error, "making durable", folder)),
             _ => {}
         }

@@ -31,6 +31,10 @@ impl<'a> ArtifactFiles<'a> {
         Self { cache, intake, given: Mutex::default() }
     }
 
+    pub(crate) const fn intake(&self) -> &'a Intake {
+        self.intake
+    }
+
     /// An error if an input file that was given by its path has changed since it was hashed.
     pub fn check_unchanged(&self) -> Result<()> {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);

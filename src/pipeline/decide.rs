@@ -155,7 +155,8 @@ impl<'a> Grounds<'a> {
             Some(editable) => Some(texts::read(self.pipeline, self.cache, self.lock, stage, editable)?),
             None => None,
         };
-        let key = if complete { Some(row_key(stage, identity, taken, editing.as_ref())) } else { None };
+        let texts = editing.as_ref().map(|editing| editing.contents_digest());
+        let key = if complete { Some(row_key(stage, identity, taken, texts)) } else { None };
         let mut lost = Vec::new();
         if let Some(key) = key
             && !ask.is_forced()

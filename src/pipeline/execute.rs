@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result};
 use crate::cache::Cache;
 use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
-use crate::edits::Editing;
+use crate::cache::faults::Faults;
+use crate::cache::locks::PipelineLock;
 use crate::pipeline::context::{ArtifactFiles, RunScope, Shared};
 use crate::pipeline::decide::{Decision, Grounds, Verdict};
 use crate::pipeline::freshness::{Reason, worded};
@@ -20,7 +21,8 @@ use crate::pipeline::graph::{Pipeline, Producer};
 use crate::pipeline::guard::guarded;
 use crate::pipeline::intake::{self, Intake};
 use crate::pipeline::item_tree::Given;
-use crate::pipeline::lock_file::{EditRows, LockFile};
+use crate::pipeline::lints::UnstoredTexts;
+use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::progress::{Counts, Event, Observer, StageState};
 use crate::pipeline::run_record::{RunRecord, StageReport};
 use crate::pipeline::selection::{Ask, Selection};
@@ -111,15 +113,7 @@ pub fn run(
     wishes: &Wishes,
 ) -> Result<RunRecord> {
     let started = Instant::now();
-    let mut told = false;
-    let waiting = cache.lock_pipeline(&pipeline.folder, &mut |holder| {
-        if let (false, Some(holder)) = (told, holder) {
-            let message = format!("waiting for process {} on {}, which runs this pipeline", holder.process, holder.host);
-            observer.event(Event::Said { stage: None, message });
-            told = true;
-        }
-        !wishes.interrupted()
-    })?;
+    let waiting = wait_for_pipeline(pipeline, cache, observer, wishes)?;
     let Some(_pipeline_lock) = waiting else {
         return Ok(RunRecord { stages: Vec::new(), seconds: started.elapsed().as_secs_f64(), interrupted: true });
     };
@@ -137,21 +131,8 @@ pub fn run(
         recover_texts(pipeline, &needed, cache, &lock, observer)?;
     }
     let shared = Shared::default();
-    let place = Place { phase: Phase::Waiting, given: Given::Nothing, inline: Inline::default() };
-    let run = Run {
-        pipeline,
-        cache,
-        options,
-        scope: RunScope { cache, device: &options.device, observer, wishes, shared: &shared },
-        intake: &intake,
-        lock: &lock,
-        unknown: &unknown,
-        needed,
-        board: Mutex::new(vec![place; pipeline.stages.len()]),
-        lock_now: Mutex::new(lock.clone()),
-        showing: Mutex::default(),
-        pool: OnceLock::new(),
-    };
+    let scope = RunScope { cache, device: &options.device, observer, wishes, shared: &shared };
+    let run = Run::new(pipeline, options, scope, &intake, &lock, &unknown, needed);
     let stages = run.schedule();
     run.forget_removed_rows(&stages)?;
     cache.save_stat_index()?;
@@ -165,14 +146,28 @@ pub fn run(
     Ok(record)
 }
 
+/// Waits until no other process runs the pipeline; `None` if the user does not want to wait.
+pub(crate) fn wait_for_pipeline(
+    pipeline: &Pipeline,
+    cache: &Cache,
+    observer: &dyn Observer,
+    wishes: &Wishes,
+) -> Result<Option<PipelineLock>> {
+    let mut told = false;
+    cache.lock_pipeline(&pipeline.folder, &mut |holder| {
+        if let (false, Some(holder)) = (told, holder) {
+            let message = format!("waiting for process {} on {}, which runs this pipeline", holder.process, holder.host);
+            observer.event(Event::Said { stage: None, message });
+            told = true;
+        }
+        !wishes.interrupted()
+    })
+}
+
 /// Puts right what a killed run left in the folders of texts.
 fn recover_texts(pipeline: &Pipeline, needed: &[usize], cache: &Cache, lock: &LockFile, observer: &dyn Observer) -> Result<()> {
-    let none = EditRows::new();
     for stage in needed.iter().map(|&index| &pipeline.stages[index]) {
-        let Some(editable) = stage.stage.editable() else { continue };
-        let rows = lock.edits.get(&stage.name).unwrap_or(&none);
-        let folder = texts::folder(pipeline, stage, &editable);
-        for message in Editing::recover(cache, &folder, editable.extension, rows)? {
+        for message in texts::recover(pipeline, cache, lock, stage)? {
             observer.event(Event::Said { stage: Some(stage.name.clone()), message });
         }
     }
@@ -187,6 +182,32 @@ pub(crate) fn read_inputs(pipeline: &Pipeline, needed: &[usize], cache: &Cache, 
 }
 
 impl<'a> Run<'a> {
+    pub(crate) fn new(
+        pipeline: &'a Pipeline,
+        options: &'a RunOptions,
+        scope: RunScope<'a>,
+        intake: &'a Intake,
+        lock: &'a LockFile,
+        unknown: &'a HashSet<Digest>,
+        needed: Vec<usize>,
+    ) -> Self {
+        let place = Place { phase: Phase::Waiting, given: Given::Nothing, inline: Inline::default() };
+        Self {
+            pipeline,
+            cache: scope.cache,
+            options,
+            scope,
+            intake,
+            lock,
+            unknown,
+            needed,
+            board: Mutex::new(vec![place; pipeline.stages.len()]),
+            lock_now: Mutex::new(lock.clone()),
+            showing: Mutex::default(),
+            pool: OnceLock::new(),
+        }
+    }
+
     pub(crate) fn board(&self) -> MutexGuard<'_, Vec<Place>> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,7 +235,9 @@ impl<'a> Run<'a> {
                         device_is_taken |= uses_device;
                         running += 1;
                         let sender = sender.clone();
+                        let faults = Faults::of_this_thread();
                         scope.spawn(move || {
+                            faults.follow();
                             let report = self.run_stage(index);
                             // The receiver outlives every sender.
                             let _ = sender.send((index, uses_device, report));
@@ -292,7 +315,9 @@ impl<'a> Run<'a> {
     /// The threads of CPU stages, started when the first needs them.
     pub(crate) fn pool(&self) -> Result<&rayon::ThreadPool> {
         if self.pool.get().is_none() {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(self.options.jobs).build().context("starting threads")?;
+            let faults = Faults::of_this_thread();
+            let threads = rayon::ThreadPoolBuilder::new().num_threads(self.options.jobs);
+            let pool = threads.start_handler(move |_| faults.follow()).build().context("starting threads")?;
             // Of two stages one finds the pool of the other.
             let _ = self.pool.set(pool);
         }
@@ -337,6 +362,12 @@ impl<'a> Run<'a> {
         let files = ArtifactFiles::new(self.cache, self.intake);
         let ask = self.options.selection.ask(index);
         let decision = self.grounds(&files).decide(index, &|producer| self.given(producer), ask)?;
+        let stage = &self.pipeline.stages[index];
+        let read_by_lints = ArtifactFiles::new(self.cache, self.intake);
+        let lints = self.grounds(&read_by_lints).lints(stage, &decision, &UnstoredTexts::default())?;
+        if !lints.is_empty() {
+            self.scope.observer.event(Event::Linted { stage: stage.name.clone(), lints });
+        }
         match decision.verdict {
             Verdict::Waits(ref reasons) => self.wait(reasons),
             Verdict::Kept { tree, reasons } => {

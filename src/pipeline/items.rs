@@ -30,7 +30,7 @@ use crate::pipeline::workbench::Bench;
 /// What became of the pieces of work that had to run.
 pub(crate) struct Done {
     /// By place in the list of works.
-    outputs: BTreeMap<usize, Vec<Output>>,
+    pub(crate) outputs: BTreeMap<usize, Vec<Output>>,
     pub(crate) ran: usize,
     pub(crate) failed: Vec<String>,
     pub(crate) interrupted: bool,
@@ -62,9 +62,10 @@ impl Run<'_> {
         if done.interrupted {
             return Ok(Ending::new(StageState::Interrupted, Given::Nothing, counts));
         }
-        if let Some(editable) = stage.stage.editable() {
-            self.write_texts(index, &editable, works, &outputs, &mut items, &mut failed)?;
-        }
+        let texts = match stage.stage.editable() {
+            Some(editable) => self.write_texts(index, &editable, works, &outputs, &mut items, &mut failed)?,
+            None => None,
+        };
         let part = |items: ItemSet| if self.options.keep_going { Given::Part(items.into()) } else { Given::Nothing };
         if let Some(first) = failed.first() {
             let counts = Counts { failed: failed.len(), cached: total.saturating_sub(ran + failed.len()), ..counts };
@@ -81,14 +82,8 @@ impl Run<'_> {
         items.extend(finished.items);
         check_names(&stage.name, &items)?;
         let tree = ItemTree::of(items);
-        let key = match stage.stage.editable() {
-            // The folder holds the machine's texts by now.
-            Some(editable) => {
-                let editing = texts::read(self.pipeline, self.cache, &self.lock_now(), stage, &editable)?;
-                row_key(stage, &decision.identity, &decision.taken, Some(&editing))
-            }
-            None => key,
-        };
+        // The folder holds the machine's texts by now. What somebody saves from here on is for the next run to find.
+        let key = texts.map_or(key, |texts| row_key(stage, &decision.identity, &decision.taken, Some(texts)));
         let seconds = started.elapsed().as_secs_f64() + inline.seconds;
         let same = self.record_row(index, &decision, key, &tree, seconds, None)?;
         let state = if made_more { StageState::Ran } else { state };
@@ -202,6 +197,7 @@ impl Run<'_> {
     }
 
     /// Brings the folder of texts and the items together: what people wrote goes into the items, what the machine wrote into the folder.
+    /// Returns what stands for the folder then, if it was touched.
     fn write_texts(
         &self,
         index: usize,
@@ -210,22 +206,18 @@ impl Run<'_> {
         outputs: &BTreeMap<usize, Vec<Output>>,
         items: &mut ItemSet,
         failed: &mut Vec<String>,
-    ) -> Result<()> {
+    ) -> Result<Option<Digest>> {
         let stage = &self.pipeline.stages[index];
         if !self.pipeline.settings.is_empty() {
             // The folder belongs to the file as it stands; only texts that are known already can be used.
             if !outputs.is_empty() {
                 bail!("with `--set` texts of `{}` would have to be written: run without it first", stage.name);
             }
-            return Ok(());
+            return Ok(None);
         }
-        let known = texts::items(&works.works, |place, keyed| {
-            let made = match (&keyed.state, outputs.get(&place)) {
-                (_, Some(made)) => made,
-                (WorkState::Fresh(known), _) => known,
-                _ => return None,
-            };
-            made.first().and_then(|output| output.fields.get(editable.field)).cloned()
+        let known = texts::items(&works.works, |place, keyed| match outputs.get(&place) {
+            Some(made) => texts::text_of(editable, made).cloned(),
+            None => texts::made(editable, keyed),
         });
         let batch = self.batch();
         let editing = texts::read(self.pipeline, self.cache, self.lock, stage, editable)?;
@@ -246,7 +238,7 @@ impl Run<'_> {
             }
         }
         self.take_edit_rows(index, applied.rows);
-        Ok(())
+        Ok(Some(applied.contents))
     }
 
     /// Items made of all outputs together.

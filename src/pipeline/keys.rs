@@ -14,7 +14,6 @@
 
 use crate::cache::digest::Digest;
 use crate::cache::manifest::{Covers, KeyHash, Purpose, Rendering, Section};
-use crate::edits::Editing;
 use crate::pipeline::graph::LoadedStage;
 use crate::pipeline::item::Item;
 use crate::pipeline::stage::Work;
@@ -83,11 +82,11 @@ pub fn render_inputs(inputs: &[KeyedInput<'_>], into: &mut impl Rendering) {
 
 /// The key of the row of an item stage. Names are in it, because the tree holds them, and what people wrote, because it takes the place
 /// of what the machine did.
-pub fn row_key(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], editing: Option<&Editing<'_>>) -> Digest {
+pub fn row_key(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], texts: Option<Digest>) -> Digest {
     let mut hash = KeyHash::new(Purpose::Stage);
     render_row(stage, identity, taken, &mut hash);
-    if let Some(editing) = editing {
-        hash.entry(Section::Input, "texts of people", Covers::Artifact(editing.contents_digest()));
+    if let Some(texts) = texts {
+        hash.entry(Section::Input, "texts of people", Covers::Artifact(texts));
     }
     hash.key()
 }

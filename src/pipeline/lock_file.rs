@@ -107,9 +107,12 @@ impl LockFile {
             return None;
         }
         let name = unescape(words.next()?)?;
-        let values: BTreeMap<&str, &str> = words.map(|word| word.split_once('=')).collect::<Option<_>>()?;
-        let digest = |name: &str| values.get(name)?.parse::<Digest>().ok();
-        let number = |name: &str| values.get(name)?.parse::<u64>().ok();
+        if !words.clone().all(|word| word.contains('=')) {
+            return None;
+        }
+        let value = |name: &str| words.clone().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        let digest = |name: &str| value(name)?.parse::<Digest>().ok();
+        let number = |name: &str| value(name)?.parse::<u64>().ok();
         match kind {
             "input" => {
                 let row = InputRow { digest: digest("blake3")?, size: number("size")? };
@@ -121,7 +124,7 @@ impl LockFile {
             }
             _ => {
                 let (stage, item) = name.split_once('/')?;
-                let text = match values.get("text") {
+                let text = match value("text") {
                     Some(text) => Some(text.parse().ok()?),
                     None => None,
                 };
@@ -207,6 +210,9 @@ fn escape(name: &str) -> String {
 }
 
 fn unescape(word: &str) -> Option<String> {
+    if !word.contains('%') {
+        return Some(word.to_string()).filter(|name| !name.is_empty());
+    }
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word.as_bytes();
     while let Some((first, after)) = rest.split_first() {

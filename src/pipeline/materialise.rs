@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::faults;
+use crate::cache::renames::rename_new;
 use crate::cache::stat_index::FileStat;
 use crate::cache::trouble::disk_trouble;
 use crate::pipeline::item::Item;
@@ -338,16 +339,6 @@ enum Cleared {
     Ours,
     /// A file of the user's was moved to `.yours/`.
     Theirs,
-}
-
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            rustix::fs::linkat(CWD, from, CWD, to, AtFlags::empty())?;
-            fs::remove_file(from)
-        }
-        result => Ok(result?),
-    }
 }
 
 #[cfg(test)]

@@ -55,6 +55,7 @@ pub mod taken;
 pub mod texts;
 
 pub mod explain;
+pub mod lints;
 pub mod plan;
 pub mod progress;
 pub mod run_record;
@@ -79,3 +80,6 @@ mod cost;
 mod live;
 
 pub mod restore;
+
+pub mod on_demand;
+pub mod text_decisions;

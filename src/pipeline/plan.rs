@@ -17,6 +17,7 @@ use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
 use crate::pipeline::intake::unknown_digest;
 use crate::pipeline::item::{Artifact, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
+use crate::pipeline::lints::{Lints, UnstoredTexts};
 use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::outputs::{edited_item, items_of};
 use crate::pipeline::selection::Selection;
@@ -48,6 +49,8 @@ pub struct PlannedStage {
     pub dirty: Vec<String>,
     /// The run leaves it out although there are reasons to run it: it gives what it gave last.
     pub is_kept: bool,
+    /// What it would remark on its inputs. Found by `plan` alone.
+    pub lints: Lints,
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +85,7 @@ impl Plan {
                         "unknown": stage.items.unknown,
                     },
                     "reasons": stage.reasons.iter().map(Reason::to_json).collect::<Vec<_>>(),
+                    "lints": stage.lints.to_json(),
                 });
                 if stage.is_kept {
                     value["kept"] = true.into();
@@ -115,8 +119,17 @@ impl PlannedState {
 /// What a run would do.
 pub fn plan(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Plan> {
     let mut stages = Vec::new();
-    let names = walk(pipeline, cache, selection, &mut |_, _, planned, _| {
-        stages.push(planned.clone());
+    let mut unstored = None;
+    let names = walk(pipeline, cache, selection, &mut |index, decision, planned, grounds| {
+        let mut planned = planned.clone();
+        if !matches!(decision.verdict, Verdict::Fresh { .. } | Verdict::Kept { .. } | Verdict::Waits(_)) {
+            let unstored = match &mut unstored {
+                Some(unstored) => unstored,
+                none => none.insert(UnstoredTexts::find(grounds)?),
+            };
+            planned.lints = grounds.lints(&pipeline.stages[index], decision, unstored)?;
+        }
+        stages.push(planned);
         Ok(())
     })?;
     // Stages that could not even be decided come with the names of those they wait for.
@@ -223,6 +236,7 @@ fn waiting(stage: &LoadedStage, producers: Vec<String>) -> PlannedStage {
         reasons: producers.into_iter().map(|stage| Reason::WaitsFor { stage }).collect(),
         dirty: Vec::new(),
         is_kept: false,
+        lints: Lints::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::pipeline::freshness::Reason;
+use crate::pipeline::lints::Lints;
 use crate::pipeline::stage::Progress;
 
 /// How a stage came out of a run.
@@ -69,6 +70,11 @@ pub enum Event {
         stage: String,
         item: String,
         attributes: BTreeMap<String, String>,
+    },
+    /// What a stage remarks on its inputs before it works on them.
+    Linted {
+        stage: String,
+        lints: Lints,
     },
     /// A line for the user.
     Said {

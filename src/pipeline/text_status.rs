@@ -1,37 +1,44 @@
-//! Whose the texts of editable stages are, item by item. Reads only.
+//! Whose the texts of editable stages are, text by text. Reads only.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 
 use crate::cache::Cache;
-use crate::edits::{Action, EditableItem, Provenance};
-use crate::pipeline::decide::{KeyedWork, Verdict, WorkState};
+use crate::edits::{Provenance, SurveyedText};
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::plan::walk;
 use crate::pipeline::selection::Selection;
-use crate::pipeline::stage::Form;
 use crate::pipeline::texts;
 
 /// The texts of one editable stage.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TextStatus {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageTexts {
     pub stage: String,
     pub folder: PathBuf,
-    /// How many are the machine's.
-    pub machine: usize,
-    /// Names of items whose text a person wrote.
-    pub edited: Vec<String>,
-    /// As `edited`, and the machine would say something else today.
-    pub stale: Vec<String>,
-    /// Texts whose photo is gone.
-    pub orphans: Vec<String>,
-    /// What is wrong with files that cannot be used.
-    pub unusable: Vec<String>,
+    /// In the order of the names. Items that have no text yet are among them.
+    pub texts: Vec<SurveyedText>,
+}
+
+impl StageTexts {
+    /// Those that can be used and are whose it says.
+    pub fn of(&self, provenance: Provenance) -> impl Iterator<Item = &SurveyedText> {
+        self.texts.iter().filter(move |text| text.provenance == provenance && text.unusable.is_none())
+    }
+
+    /// Those that cannot be used.
+    pub fn unusable(&self) -> impl Iterator<Item = &SurveyedText> {
+        self.texts.iter().filter(|text| text.unusable.is_some())
+    }
+
+    /// How many texts the machine wrote, or will write.
+    pub fn by_machine(&self) -> usize {
+        self.of(Provenance::Machine).count()
+    }
 }
 
 /// One entry for each editable stage whose items are known.
-pub fn text_status(pipeline: &Pipeline, cache: &Cache) -> Result<Vec<TextStatus>> {
+pub fn text_status(pipeline: &Pipeline, cache: &Cache) -> Result<Vec<StageTexts>> {
     let editable: Vec<usize> = (0..pipeline.stages.len()).filter(|&i| pipeline.stages[i].stage.editable().is_some()).collect();
     let mut all = Vec::new();
     if editable.is_empty() {
@@ -39,34 +46,12 @@ pub fn text_status(pipeline: &Pipeline, cache: &Cache) -> Result<Vec<TextStatus>
     }
     walk(pipeline, cache, &Selection::of(editable), &mut |index, decision, _, grounds| {
         let stage = &pipeline.stages[index];
-        let (Some(editable), Form::Items(form)) = (stage.stage.editable(), stage.stage.form()) else { return Ok(()) };
-        let works = match &decision.verdict {
-            Verdict::Works(works) => works.works.iter().map(|work| work.work.clone()).collect(),
-            Verdict::Fresh { .. } => form.expand(&grounds.resolve(&decision.taken, true)?, grounds.files())?,
-            Verdict::Whole(_) | Verdict::Kept { .. } | Verdict::Waits(_) => return Ok(()),
-        };
-        let works = grounds.look_up(stage, &decision.identity, works, false)?;
-        let made = |_: usize, work: &KeyedWork| match &work.state {
-            WorkState::Fresh(outputs) => outputs.first().and_then(|output| output.fields.get(editable.field)).cloned(),
-            _ => None,
-        };
-        let items: Vec<EditableItem> = texts::items(&works, made);
+        let Some(editable) = stage.stage.editable() else { return Ok(()) };
+        let Some(works) = texts::machine_works(stage, decision, grounds)? else { return Ok(()) };
+        let items = texts::items(&works, |_, work| texts::made(&editable, work));
         let editing = texts::read(pipeline, cache, grounds.lock, stage, &editable)?;
-        let mut status = TextStatus {
-            stage: stage.name.clone(),
-            folder: texts::folder(pipeline, stage, &editable),
-            orphans: editing.orphans(&items),
-            ..TextStatus::default()
-        };
-        for (item, judgement) in items.iter().zip(editing.judge(&items)) {
-            match (judgement.action, judgement.provenance) {
-                (Action::Fail(message), _) => status.unusable.push(message),
-                (_, Provenance::Edited) => status.edited.push(item.name.clone()),
-                (_, Provenance::Stale) => status.stale.push(item.name.clone()),
-                (_, Provenance::Machine | Provenance::Orphan) => status.machine += 1,
-            }
-        }
-        all.push(status);
+        let folder = texts::folder(pipeline, stage, &editable);
+        all.push(StageTexts { stage: stage.name.clone(), folder, texts: editing.survey(&items) });
         Ok(())
     })?;
     Ok(all)

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, ensure};
 use image::imageops;
+use rayon::prelude::*;
 
 use crate::data::{captions, decode, encode};
 use crate::params;
@@ -76,18 +77,17 @@ impl Stage for FlipParams {
     }
 
     fn lint(&self, inputs: &Resolved, files: &dyn Files) -> Vec<String> {
-        let shared = inputs.items("images").iter().filter(|item| !item.fields.contains_key("caption-flip"));
-        let mut lines = Vec::new();
-        for item in shared {
-            let Some(text) = item.fields.get("caption").and_then(|caption| files.read(caption).ok()) else { continue };
-            if let Some(side) = captions::side_named(&String::from_utf8_lossy(&text)) {
-                lines.push(format!(
-                    "the caption of `{0}` says `{side}`, and its mirror shares it: write `{0}{SUFFIX}.txt` for the mirror, or leave the side out",
-                    item.name
-                ));
-            }
-        }
-        lines
+        let shared = inputs.items("images").par_iter().filter(|item| !item.fields.contains_key("caption-flip"));
+        let lines = shared.filter_map(|item| {
+            // A caption that is not made yet says nothing.
+            let text = item.fields.get("caption").and_then(|caption| files.read(caption).ok())?;
+            let side = captions::side_named(&String::from_utf8_lossy(&text))?;
+            Some(format!(
+                "the caption of `{0}` says `{side}`, and its mirror shares it: write `{0}{SUFFIX}.txt` for the mirror, or leave the side out",
+                item.name
+            ))
+        });
+        lines.collect()
     }
 }
 

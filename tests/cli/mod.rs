@@ -1,6 +1,7 @@
 //! The program as a person runs it.
 
 mod caring;
+mod edits;
 #[cfg(feature = "nn")]
 mod keys;
 mod reading;

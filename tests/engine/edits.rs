@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use loramill::edits::Provenance;
 use loramill::pipeline::plan::PlannedState;
 use loramill::pipeline::text_status::text_status;
 
@@ -52,7 +53,8 @@ fn the_captioner_is_not_asked_for_an_edited_item_and_never_wins_over_it() {
     assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), "mine");
     assert_eq!(fs::read_to_string(bed.at("captions/one.txt")).unwrap(), "the text one\n");
     let status = &text_status(&bed.load(), &bed.cache()).unwrap()[0];
-    assert_eq!((status.machine, status.edited.len() + status.stale.len()), (2, 1), "{status:?}");
+    let by_people = status.of(Provenance::Edited).chain(status.of(Provenance::Stale)).count();
+    assert_eq!((status.by_machine(), by_people), (2, 1), "{status:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod edits;
 mod failures;
 mod freshness;
 mod matrix;
+mod mirrors;
 mod processes;
 mod restoring;
 mod selection;

@@ -1,0 +1,99 @@
+//! What people decide about the texts of an editable stage, carried out under the lock of the pipeline: folder first, lock file after it.
+//! Unaware of how they say so and of how texts are kept; that is `edits`.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+
+use crate::cache::Cache;
+use crate::edits::{Decision, Provenance, Settled};
+use crate::pipeline::decide::{Decision as Decided, Grounds, KeyedWork};
+use crate::pipeline::execute::wait_for_pipeline;
+use crate::pipeline::graph::Pipeline;
+use crate::pipeline::item::Artifact;
+use crate::pipeline::lock_file::LockFile;
+use crate::pipeline::on_demand::{self, Directed};
+use crate::pipeline::plan::walk;
+use crate::pipeline::progress::Event;
+use crate::pipeline::selection::Selection;
+use crate::pipeline::stage::Editable;
+use crate::pipeline::texts;
+
+/// Where decisions about the texts of a pipeline are taken.
+#[derive(Clone, Copy)]
+pub struct TextDesk<'a> {
+    pub pipeline: &'a Pipeline,
+    pub cache: &'a Cache,
+    pub directed: Directed<'a>,
+}
+
+impl TextDesk<'_> {
+    /// Decides about the texts that are named of the stage at `index`. To merge a stale one, the machine is asked first where it has not
+    /// been yet.
+    ///
+    /// # Errors
+    /// What concerns all of them: a cache or a folder that cannot be written, a stage that fails. What concerns one text is in the answer.
+    pub fn settle(&self, index: usize, names: &[String], decision: Decision) -> Result<Settled> {
+        let Directed { observer, wishes, .. } = self.directed;
+        let Some(_lock) = wait_for_pipeline(self.pipeline, self.cache, observer, wishes)? else { bail!("interrupted") };
+        self.cache.register_root(&self.pipeline.folder)?;
+        let stage = &self.pipeline.stages[index];
+        let say = |message: String| observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+        let mut lock = LockFile::read(&self.pipeline.lock_file())?;
+        texts::recover(self.pipeline, self.cache, &lock, stage)?.into_iter().for_each(say);
+
+        let settled = self.with_works(index, &mut |grounds, editable, decided, works| {
+            let stage = &grounds.pipeline.stages[index];
+            let read = || texts::read(grounds.pipeline, grounds.cache, grounds.lock, stage, editable);
+            if matches!(decision, Decision::Merge(_)) {
+                let items = texts::items(&*works, |_, work| texts::made(editable, work));
+                let survey = read()?.survey(&items);
+                let is_asked = |name: &str| names.iter().any(|asked| asked == name);
+                let stale = survey.iter().filter(|text| text.provenance == Provenance::Stale).map(|text| text.name.as_str());
+                on_demand::make(grounds, index, decided, works, &stale.filter(|name| is_asked(name)).collect(), self.directed)?;
+            }
+            let items = texts::items(&*works, |_, work| texts::made(editable, work));
+            read()?.settle(&items, names, decision)
+        })?;
+        settled.notes.iter().cloned().for_each(say);
+        lock.edits.insert(stage.name.clone(), settled.rows.clone());
+        lock.write(&self.pipeline.lock_file())?;
+        Ok(settled)
+    }
+
+    /// What the machine says now of one item of the stage at `index`; it is asked where it has not been yet. Neither the folder of texts nor
+    /// the lock file changes.
+    pub fn ask_machine(&self, index: usize, name: &str) -> Result<Artifact> {
+        let Directed { observer, wishes, .. } = self.directed;
+        let Some(_lock) = wait_for_pipeline(self.pipeline, self.cache, observer, wishes)? else { bail!("interrupted") };
+        let said = self.with_works(index, &mut |grounds, editable, decided, works| {
+            on_demand::make(grounds, index, decided, works, &BTreeSet::from([name]), self.directed)?;
+            Ok(works.iter().find(|work| work.work.name == name).and_then(|work| texts::made(editable, work)))
+        })?;
+        match said {
+            Some(said) => Ok(said),
+            None => bail!("`{}` has no item `{name}`", self.pipeline.stages[index].name),
+        }
+    }
+
+    /// Does something with the pieces of work of an editable stage, as the machine alone would see them.
+    fn with_works<T>(&self, index: usize, work_on: &mut WorkOn<'_, T>) -> Result<T> {
+        let stage = &self.pipeline.stages[index];
+        let Some(editable) = stage.stage.editable() else { bail!("people edit no texts of `{}`", stage.name) };
+        let mut outcome = None;
+        walk(self.pipeline, self.cache, &Selection::of([index]), &mut |at, decided, _, grounds| {
+            if at == index
+                && let Some(mut works) = texts::machine_works(stage, decided, grounds)?
+            {
+                outcome = Some(work_on(grounds, &editable, decided, &mut works)?);
+            }
+            Ok(())
+        })?;
+        match outcome {
+            Some(outcome) => Ok(outcome),
+            None => bail!("the items of `{}` are not known before the stages that it reads have run", stage.name),
+        }
+    }
+}
+
+type WorkOn<'w, T> = dyn FnMut(&Grounds<'_>, &Editable, &Decided<'_>, &mut [KeyedWork]) -> Result<T> + 'w;

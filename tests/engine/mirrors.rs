@@ -1,0 +1,96 @@
+//! Captions and their mirrors through a whole run with the kinds of the program, and the remarks that are heard of them.
+
+use std::fs;
+
+use image::{Rgb, RgbImage};
+use loramill::data::encode;
+use loramill::pipeline::progress::Event;
+use loramill::stages::KINDS;
+
+use crate::engine::bed::Bed;
+
+fn bed(caption: &str) -> Bed {
+    let mut bed = Bed::new("");
+    bed.kinds = KINDS;
+    for (number, name) in ["one", "two", "three"].into_iter().enumerate() {
+        let picture = RgbImage::from_fn(24, 16, |x, y| Rgb([x as u8, y as u8, number as u8]));
+        fs::write(bed.at(&format!("images/{name}.png")), encode::png(&picture)).expect("written");
+    }
+    bed.stages(&format!(
+        "  crop: {{ images: photos }}\n  resize: {{ images: crop, size: 8 }}\n  \
+         caption: {{ images: resize, model: template, template: \"{caption}\" }}\n  flip: {{ images: caption }}"
+    ));
+    bed
+}
+
+fn caption(bed: &Bed, item: &str) -> String {
+    let items = bed.items("flip");
+    let item = items.iter().find(|known| known.name == item).expect("an item of the stage");
+    String::from_utf8(bed.cache().read(&item.fields["caption"].digest).expect("the object is here")).expect("a text")
+}
+
+/// What the stages remarked.
+fn remarks(events: &[Event]) -> Vec<(String, Vec<String>, usize)> {
+    let remark = |event: &Event| match event {
+        Event::Linted { stage, lints } => Some((stage.clone(), lints.lines.clone(), lints.more)),
+        _ => None,
+    };
+    events.iter().filter_map(remark).collect()
+}
+
+#[test]
+fn a_text_for_the_mirror_alone_reaches_it() {
+    let bed = bed("a {name}");
+    bed.write("captions/two-flip.txt", "seen in a mirror\n");
+    bed.run();
+    let captions = |names: &[&str]| names.iter().map(|name| caption(&bed, name)).collect::<Vec<_>>();
+    assert_eq!(captions(&["one", "one-flip", "two", "two-flip"]), ["a one", "a one", "a two", "seen in a mirror"]);
+
+    bed.write("captions/two-flip.txt", "another view");
+    let planned = bed.plan();
+    assert_eq!(planned.stage("flip").expect("planned").dirty, ["two"]);
+    bed.run();
+    assert_eq!(captions(&["two", "two-flip"]), ["a two", "another view"]);
+
+    fs::remove_file(bed.at("captions/two-flip.txt")).expect("removed");
+    bed.run();
+    assert_eq!(captions(&["two", "two-flip"]), ["a two", "a two"]);
+    assert!(bed.plan().is_fresh());
+}
+
+#[test]
+fn a_run_and_a_plan_say_when_a_mirror_shares_a_caption_with_a_side() {
+    let bed = bed("a {name} to the left");
+    let (_, record, events) = bed.run_all();
+    assert!(record.is_ok(), "{record:?}");
+    let [(stage, lines, more)] = remarks(&events).try_into().expect("one stage remarks something");
+    assert_eq!((stage.as_str(), lines.len(), more), ("flip", 3, 0));
+    assert!(lines[0].contains("the caption of `one` says `left`") && lines[0].contains("`one-flip.txt`"), "{lines:?}");
+    assert!(remarks(&bed.run_all().2).is_empty(), "a fresh stage said it when it ran");
+    assert!(bed.plan().stage("flip").expect("planned").lints.is_empty());
+
+    // A caption changes, no picture does: flip runs nothing, and what it reads is another thing all the same.
+    bed.write("captions/one.txt", "a one on the right");
+    let planned = bed.plan();
+    let lines = &planned.stage("flip").expect("planned").lints.lines;
+    assert!(lines.iter().any(|line| line.contains("`one` says `right`")), "what no run has read yet: {lines:?}");
+    bed.write("captions/one.txt", "a one in the middle");
+    bed.write("captions/two-flip.txt", "a two to the right");
+    let planned = bed.plan();
+    let lints = &planned.stage("flip").expect("planned").lints;
+    assert!(lints.lines.len() == 1 && lints.lines[0].contains("`three`"), "{lints:?}");
+    let json = planned.to_json();
+    let flip = json["stages"].as_array().expect("a list").iter().find(|stage| stage["name"] == "flip").expect("planned");
+    assert_eq!(flip["lints"]["lines"][0], lints.lines[0].as_str());
+    assert_eq!(remarks(&bed.run_all().2), [("flip".to_string(), lints.lines.clone(), 0)]);
+}
+
+#[test]
+fn of_many_remarks_twenty_are_told_and_the_others_counted() {
+    let bed = bed("a {name} to the left");
+    for number in 0..22 {
+        fs::copy(bed.at("images/one.png"), bed.at(&format!("images/n{number}.png"))).expect("copied");
+    }
+    let [(_, lines, more)] = remarks(&bed.run_all().2).try_into().expect("one stage remarks something");
+    assert_eq!((lines.len(), more), (20, 5));
+}
