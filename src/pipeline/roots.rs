@@ -195,3 +195,40 @@ fn has_pipeline(root: &Path) -> bool {
     let entries = WalkDir::new(root).into_iter().filter_entry(may_hold_locks).filter_map(Result::ok);
     entries.into_iter().any(|entry| entry.file_name() == "pipeline.yaml")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_was_written_in_the_meantime_counts_and_so_does_the_one_before() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&temp.path().join("cache")).unwrap();
+        let pipeline = fs::canonicalize(temp.path()).unwrap().join("deep/star");
+        fs::create_dir_all(&pipeline).unwrap();
+        cache.register_root(&pipeline).unwrap();
+        let write = |digest: Digest| fs::write(pipeline.join(LOCK), format!("stage a key={digest} out={digest} n=1\n")).unwrap();
+        let (first, second) = (Digest::of(b"first"), Digest::of(b"second"));
+        write(first);
+        let mut roots = Roots::read(&cache, temp.path(), true).unwrap();
+        write(second);
+        roots.read_work_trees_again();
+        assert_eq!(roots.pipelines[&pipeline], [first, first, second, second]);
+        assert_eq!(roots.repositories, [RootRepository { path: pipeline, has_history: false, locks: 1 }]);
+        assert_eq!(roots.problems, []);
+    }
+
+    #[test]
+    fn the_cache_itself_and_the_insides_of_git_are_not_searched() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&temp.path().join("cache")).unwrap();
+        fs::write(temp.path().join(LOCK), "").unwrap();
+        for folder in ["cache/tmp", ".git"] {
+            fs::create_dir_all(temp.path().join(folder)).unwrap();
+            fs::write(temp.path().join(folder).join(LOCK), "").unwrap();
+        }
+        let mut roots = Roots::default();
+        assert_eq!(roots.read_work_tree(temp.path(), temp.path()), 1);
+        drop(cache);
+    }
+}

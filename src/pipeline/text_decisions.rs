@@ -37,6 +37,8 @@ impl TextDesk<'_> {
         let Directed { observer, wishes, .. } = self.directed;
         let Some(_lock) = wait_for_pipeline(self.pipeline, self.cache, observer, wishes)? else { bail!("interrupted") };
         self.cache.register_root(&self.pipeline.folder)?;
+        // What is stored from here on is not deleted before the lock file names it.
+        self.cache.begin_uses(&self.pipeline.folder)?;
         let stage = &self.pipeline.stages[index];
         let say = |message: String| observer.event(Event::Said { stage: Some(stage.name.clone()), message });
         let mut lock = LockFile::read(&self.pipeline.lock_file())?;
@@ -58,6 +60,7 @@ impl TextDesk<'_> {
         settled.notes.iter().cloned().for_each(say);
         lock.edits.insert(stage.name.clone(), settled.rows.clone());
         lock.write(&self.pipeline.lock_file())?;
+        self.cache.end_uses(false)?;
         Ok(settled)
     }
 

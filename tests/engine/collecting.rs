@@ -222,20 +222,26 @@ fn what_an_interrupted_run_made_is_kept_until_the_next_has_ended() {
 
 #[test]
 fn an_unfinished_training_goes_only_if_that_is_asked_for() {
-    let bed = Bed::new("  learn: { images: photos, fail_at: 4, log: LOG }");
-    assert!(!bed.run_all().1.is_ok());
-    // It is given up for another.
-    bed.stages("  learn: { images: photos, rate: 2.0, log: LOG }");
-    bed.run();
-    let kept = bed.collect(DELETE);
-    assert_eq!((kept.states.count, kept.unfinished.count, kept.freed().count), (1, 1, 0), "{kept:?}");
-    let days = |days: u64| CollectOptions { unfinished: Some(Duration::from_secs(days * 86400)), ..DELETE };
-    assert_eq!(bed.collect(days(1)).freed().count, 0);
-    let gone = bed.collect(days(0));
-    assert_eq!((gone.old_states.count, gone.states.count), (1, 0));
-    assert_eq!(gone.garbage.values().map(|part| part.count).sum::<usize>(), 1, "the checkpoint it had published");
-    assert!(bed.plan().is_fresh());
-    assert_eq!(bed.damage(), []);
+    for has_state in [true, false] {
+        let bed = Bed::new("  learn: { images: photos, fail_at: 4, log: LOG }");
+        assert!(!bed.run_all().1.is_ok());
+        if !has_state {
+            fs::remove_dir_all(bed.at("cache/state")).unwrap();
+        }
+        let states = usize::from(has_state);
+        // It is given up for another.
+        bed.stages("  learn: { images: photos, rate: 2.0, log: LOG }");
+        bed.run();
+        let kept = bed.collect(DELETE);
+        assert_eq!((kept.states.count, kept.unfinished.count, kept.freed().count), (states, 1, 0), "{kept:?}");
+        let days = |days: u64| CollectOptions { unfinished: Some(Duration::from_secs(days * 86400)), ..DELETE };
+        assert_eq!(bed.collect(days(1)).freed().count, 0);
+        let gone = bed.collect(days(0));
+        assert_eq!((gone.old_states.count, gone.states.count), (states, 0));
+        assert_eq!(gone.garbage.values().map(|part| part.count).sum::<usize>(), 1, "the checkpoint it had published");
+        assert!(bed.plan().is_fresh());
+        assert_eq!(bed.damage(), []);
+    }
 }
 
 #[test]
@@ -327,6 +333,9 @@ fn down_to_a_size_the_bulky_goes_first_and_the_precious_last() {
     assert_eq!(did.len(), 1, "{did:?}");
     assert!(did[0].starts_with("echo "), "{did:?}");
     assert!(bed.plan().is_fresh());
+    assert_eq!(bed.cache().evicted().unwrap().len(), 1);
+    bed.collect(DELETE);
+    assert!(bed.cache().evicted().unwrap().is_empty(), "it is here again");
     bed.collect(CollectOptions { max_size: Some(0), ..DELETE });
     assert_eq!(bed.damage(), []);
     assert_eq!(bed.run().len(), 3 + 3 + 2 + 1);
