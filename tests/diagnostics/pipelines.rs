@@ -5,6 +5,7 @@ use std::fs;
 use loramill::pipeline::graph::{Found, Pipeline, Producer};
 use loramill::pipeline::load::load;
 use loramill::pipeline::reference::Selector;
+use loramill::pipeline::selection::{Selection, named};
 
 use super::{FOLDER, kinds::KINDS, surroundings};
 
@@ -181,4 +182,20 @@ fn patterns_of_skip_do_not_cross_folders_and_idle_ones_are_said() {
     assert!(pipeline.skip.takes("IMG_1") && pipeline.skip.takes("no/where"));
     assert!(!pipeline.skip.takes("IMG_10") && !pipeline.skip.takes("no/where/x") && !pipeline.skip.takes("a/IMG_1"));
     assert_eq!(pipeline.remarks, ["`skip: no/*` matches no photo"]);
+}
+
+#[test]
+fn a_sub_stage_has_the_variants_of_its_stage_and_runs_with_it() {
+    let pipeline = loaded(SOUND, &["train.matrix.network.rank=[4, 8]", "merge.lora=\"train[rank=4]@20\""]);
+    let train = pipeline.stage("train[rank=8]").expect("a variant");
+    assert!(train.edges.iter().any(|edge| edge.reads.reference.name == "train[rank=8]/latents"));
+    assert!(components(&pipeline, "train[rank=8]").contains("network.rank=8"));
+    let names = |stages: Vec<usize>| -> Vec<&str> { stages.into_iter().map(|s| pipeline.stages[s].name.as_str()).collect() };
+    assert_eq!(names(named(&pipeline, "train/latents[rank=4]")), ["train[rank=4]/latents"]);
+    assert_eq!(names(named(&pipeline, "sample[network.rank=8]")), ["sample[rank=8]"]);
+    assert_eq!(names(named(&pipeline, "sample")), ["sample[rank=4]", "sample[rank=8]"]);
+    let mut selection = Selection::default();
+    selection.leave_out_all_but(&pipeline, named(&pipeline, "train[rank=8]"));
+    let only = selection.only.expect("some are left out");
+    assert_eq!(names(only.into_iter().collect()), ["train[rank=8]/latents", "train[rank=8]"]);
 }

@@ -124,7 +124,9 @@ fn one_axis_is_collected_while_another_is_followed() {
 
 #[test]
 fn a_skipped_photo_is_left_out_of_what_is_collected() {
-    let stages = "  cut: { images: photos, matrix: { letters: [8, 9] } }\n  learn: { images: \"cut[*]\", log: LOG }";
+    // Also behind a further stage, which knows the photo under its longer name.
+    let stages = "  cut: { images: photos, matrix: { letters: [8, 9] } }\n  echo: { images: \"cut[*]\" }\n  \
+                  learn: { images: echo, log: LOG }";
     let bed = Bed::new(stages);
     bed.run();
     let before = bed.says("learn", "e004");

@@ -68,7 +68,7 @@ fn texts_of_people_are_never_taken_as_they_were() {
 }
 
 #[test]
-fn stages_that_belong_to_another_run_with_it() {
+fn what_lies_between_two_stages_that_run_stays_as_it_was() {
     let mut bed = Bed::new(MAP);
     bed.run();
     bed.only = vec!["echo", "gather"];
