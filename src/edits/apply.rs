@@ -99,23 +99,21 @@ impl Editing<'_> {
             return Ok((moves, notes));
         }
         for (from, to) in moves.steps() {
-            let Some(found) = self.found.texts.get(from) else { continue };
-            let source = found.path.clone();
+            let Some(source) = self.found.texts.get(from).map(|found| found.path.clone()) else { continue };
             let target = self.path_for(to)?;
             // What lies there is the machine's text about another photo, or has moved away.
-            let in_the_way = self.found.texts.get(to).filter(|found| found.path.exists());
+            let in_the_way = self.found.texts.get(to).filter(|found| found.path.exists() && !self.found.is_copy(from, to));
             if let Some(Found { path, contents: Contents::Text(digest, _) }) = in_the_way
                 && replace::take_away(self.cache, path, digest)? == TakenAway::Theirs
             {
                 continue;
             }
-            if !replace::move_text(&source, &target)? {
+            if !self.move_text(from, to)? {
                 continue;
             }
             notes.push(format!("moved `{}` to `{}`: its photo has that name now", source.display(), target.display()));
             for suffix in Self::companion_suffixes() {
-                let Some(found) = self.found.texts.get(&format!("{from}{suffix}")) else { continue };
-                replace::move_text(&found.path, &self.path_for(&format!("{to}{suffix}"))?)?;
+                self.move_text(&format!("{from}{suffix}"), &format!("{to}{suffix}"))?;
             }
         }
         let before = self.rows.clone().into_owned();
@@ -130,6 +128,17 @@ impl Editing<'_> {
             }
         }
         Ok((Moves::find(self, items), notes))
+    }
+
+    /// Moves a text to a name that is free or has the same text already; false if it is neither.
+    fn move_text(&self, from: &str, to: &str) -> Result<bool> {
+        match self.found.texts.get(from) {
+            None => Ok(false),
+            Some(Found { path, contents: Contents::Text(digest, _) }) if self.found.is_copy(from, to) => {
+                Ok(replace::take_away(self.cache, path, digest)? != TakenAway::Theirs)
+            }
+            Some(found) => replace::move_text(&found.path, &self.path_for(to)?),
+        }
     }
 
     /// Texts of photos that have another name now, where another text lies under that name.
