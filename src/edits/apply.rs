@@ -116,13 +116,16 @@ impl Editing<'_> {
                 self.move_text(&format!("{from}{suffix}"), &format!("{to}{suffix}"))?;
             }
         }
-        let before = self.rows.clone().into_owned();
+        let files: Vec<PathBuf> = moves.steps().iter().map(|(_, to)| self.path_for(to)).collect::<Result<_>>()?;
+        let sources = moves.steps().iter().filter_map(|(from, _)| self.found.texts.get(from)).map(|found| found.path.as_path());
+        replace::sync_folders(files.iter().map(PathBuf::as_path).chain(sources))?;
+        let taken: Vec<_> = moves.steps().iter().map(|(from, _)| self.rows.get(from).cloned().unwrap_or_default()).collect();
         self.found = Folder::scan(self.cache, &self.folder, &self.extension)?;
         let rows = self.rows.to_mut();
-        for (from, to) in moves.steps() {
+        for ((from, to), taken) in moves.steps().iter().zip(taken) {
             if self.found.texts.contains_key(to) {
-                rows.insert(to.clone(), before.get(from).cloned().unwrap_or_default());
-                if !moves.steps().iter().any(|(_, target)| target == from) {
+                rows.insert(to.clone(), taken);
+                if moves.moved_from(from).is_none() {
                     rows.remove(from);
                 }
             }
