@@ -36,7 +36,7 @@ mod passed {
 }
 
 #[cfg(test)]
-pub(crate) use armed::{Fault, Faults, arm, arm_pass, disarm, is_dead, pass, when};
+pub(crate) use armed::{Fault, Faults, arm, arm_pass, disarm, is_dead, pass, pass_failed, when};
 
 #[cfg(test)]
 mod armed {
@@ -107,6 +107,11 @@ mod armed {
     /// Lets one pass fail, wherever it is: the one after the next `after`.
     pub(crate) fn arm_pass(after: usize, fault: Fault) {
         Faults::of_this_thread().plan().armed.push(Armed { place: None, after, fault, struck: false });
+    }
+
+    /// Whether the pass of `arm_pass` came and failed.
+    pub(crate) fn pass_failed() -> bool {
+        Faults::of_this_thread().plan().armed.iter().any(|armed| armed.place.is_none() && armed.struck)
     }
 
     /// Does something each time `place` is passed, until `disarm`: what another program does at that moment.

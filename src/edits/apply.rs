@@ -99,37 +99,49 @@ impl Editing<'_> {
             return Ok((moves, notes));
         }
         for (from, to) in moves.steps() {
-            let Some(found) = self.found.texts.get(from) else { continue };
-            let source = found.path.clone();
+            let Some(source) = self.found.texts.get(from).map(|found| found.path.clone()) else { continue };
             let target = self.path_for(to)?;
             // What lies there is the machine's text about another photo, or has moved away.
-            let in_the_way = self.found.texts.get(to).filter(|found| found.path.exists());
+            let in_the_way = self.found.texts.get(to).filter(|found| found.path.exists() && !self.found.is_copy(from, to));
             if let Some(Found { path, contents: Contents::Text(digest, _) }) = in_the_way
                 && replace::take_away(self.cache, path, digest)? == TakenAway::Theirs
             {
                 continue;
             }
-            if !replace::move_text(&source, &target)? {
+            if !self.move_text(from, to)? {
                 continue;
             }
             notes.push(format!("moved `{}` to `{}`: its photo has that name now", source.display(), target.display()));
             for suffix in Self::companion_suffixes() {
-                let Some(found) = self.found.texts.get(&format!("{from}{suffix}")) else { continue };
-                replace::move_text(&found.path, &self.path_for(&format!("{to}{suffix}"))?)?;
+                self.move_text(&format!("{from}{suffix}"), &format!("{to}{suffix}"))?;
             }
         }
-        let before = self.rows.clone().into_owned();
+        let files: Vec<PathBuf> = moves.steps().iter().map(|(_, to)| self.path_for(to)).collect::<Result<_>>()?;
+        let sources = moves.steps().iter().filter_map(|(from, _)| self.found.texts.get(from)).map(|found| found.path.as_path());
+        replace::sync_folders(files.iter().map(PathBuf::as_path).chain(sources))?;
+        let taken: Vec<_> = moves.steps().iter().map(|(from, _)| self.rows.get(from).cloned().unwrap_or_default()).collect();
         self.found = Folder::scan(self.cache, &self.folder, &self.extension)?;
         let rows = self.rows.to_mut();
-        for (from, to) in moves.steps() {
+        for ((from, to), taken) in moves.steps().iter().zip(taken) {
             if self.found.texts.contains_key(to) {
-                rows.insert(to.clone(), before.get(from).cloned().unwrap_or_default());
-                if !moves.steps().iter().any(|(_, target)| target == from) {
+                rows.insert(to.clone(), taken);
+                if moves.moved_from(from).is_none() {
                     rows.remove(from);
                 }
             }
         }
         Ok((Moves::find(self, items), notes))
+    }
+
+    /// Moves a text to a name that is free or has the same text already; false if it is neither.
+    fn move_text(&self, from: &str, to: &str) -> Result<bool> {
+        match self.found.texts.get(from) {
+            None => Ok(false),
+            Some(Found { path, contents: Contents::Text(digest, _) }) if self.found.is_copy(from, to) => {
+                Ok(replace::take_away(self.cache, path, digest)? != TakenAway::Theirs)
+            }
+            Some(found) => replace::move_text(&found.path, &self.path_for(to)?),
+        }
     }
 
     /// Texts of photos that have another name now, where another text lies under that name.

@@ -80,6 +80,14 @@ impl Folder {
         Ok(Self { texts: texts.into_iter().collect() })
     }
 
+    /// Whether two names have the same text.
+    pub(crate) fn is_copy(&self, one: &str, other: &str) -> bool {
+        match (self.texts.get(one), self.texts.get(other)) {
+            (Some(one), Some(other)) => matches!(one.contents, Contents::Text(..)) && one.contents == other.contents,
+            _ => false,
+        }
+    }
+
     /// Over all names and texts.
     pub(crate) fn digest(&self) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key("loramill 2026-11 folder of texts v1");

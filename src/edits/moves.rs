@@ -1,7 +1,7 @@
 //! Which texts belong to photos that have another name now. Reads nothing and writes nothing.
 //!
 //! A text follows its photo, but only to a name that is free: where no text lies, or the machine's text about another photo, or one
-//! that itself moves away. When photos were swapped with a text under each name, nothing tells whether the texts were swapped as well,
+//! that itself moves away, or the same text: a move that was interrupted may leave it under both names. When photos were swapped with a text under each name, nothing tells whether the texts were swapped as well,
 //! so they stay.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -61,8 +61,10 @@ impl<'i> Moves<'i> {
         let mut waiting: Vec<(&String, &String)> =
             moves.sources.iter().map(|(to, from)| (from, to)).filter(|(from, _)| has_file(from)).collect();
         let leaving: BTreeSet<&str> = waiting.iter().map(|(from, _)| from.as_str()).collect();
-        let is_free = |to: &str| !leaving.contains(to) && (!has_file(to) || is_machines_of_another(editing, to));
-        let mut free: BTreeSet<&str> = waiting.iter().map(|(_, to)| to.as_str()).filter(|to| is_free(to)).collect();
+        let is_free = |from: &str, to: &str| {
+            !leaving.contains(to) && (!has_file(to) || is_machines_of_another(editing, to) || editing.found.is_copy(from, to))
+        };
+        let mut free: BTreeSet<&str> = waiting.iter().filter(|(from, to)| is_free(from, to)).map(|(_, to)| to.as_str()).collect();
         loop {
             let (ready, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(_, to)| free.contains(to.as_str()));
             waiting = rest;

@@ -175,7 +175,7 @@ fn place(cache: &Cache, replacement: &Replacement, new: &Path) -> Result<Outcome
     Err(anyhow!("`{}` is written all the time by another program: run again when it is quiet", target.display()))
 }
 
-/// Moves a text to a name that is free; false if it is not.
+/// Moves a text to a name that is free; false if it is not. `sync_folders` makes it durable.
 pub(crate) fn move_text(from: &Path, to: &Path) -> Result<bool> {
     let trouble = |error| disk_trouble(error, &format!("moving `{}` to", from.display()), to);
     if let Some(folder) = to.parent() {
@@ -183,16 +183,13 @@ pub(crate) fn move_text(from: &Path, to: &Path) -> Result<bool> {
     }
     faults::pass("edits.move").map_err(trouble)?;
     match rename_new(from, to) {
-        Ok(()) => {
-            sync_folders([from, to].into_iter())?;
-            Ok(true)
-        }
+        Ok(()) => Ok(true),
         Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => Ok(false),
         Err(error) => Err(trouble(error)),
     }
 }
 
-/// Takes a file away whose `identity` is expected; another stays.
+/// Takes a file away whose `identity` is expected; another stays. `sync_folders` makes it durable.
 pub(crate) fn take_away(cache: &Cache, target: &Path, expected: &Digest) -> Result<TakenAway> {
     let trouble = |error| disk_trouble(error, "moving away", target);
     let file_name = file_name(target);
@@ -207,9 +204,7 @@ pub(crate) fn take_away(cache: &Cache, target: &Path, expected: &Digest) -> Resu
         put_back(cache, &aside, target, &file_name)?;
         return Ok(TakenAway::Theirs);
     }
-    let kept = cache.displace(&aside, &file_name)?;
-    sync_folders(std::iter::once(target))?;
-    Ok(TakenAway::Kept(kept))
+    Ok(TakenAway::Kept(cache.displace(&aside, &file_name)?))
 }
 
 /// Puts right what a killed run left behind. `is_machines` tells the texts that the machine wrote. Returns what the user should know.
@@ -307,7 +302,8 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn sync_folders<'a>(files: impl Iterator<Item = &'a Path>) -> Result<()> {
+/// Makes durable what became of the names of files.
+pub(crate) fn sync_folders<'a>(files: impl Iterator<Item = &'a Path>) -> Result<()> {
     let folders: BTreeSet<&Path> = files.filter_map(Path::parent).collect();
     for folder in folders {
         let synced = faults::pass("edits.settle").and_then(|()| File::open(folder)).and_then(|open| open.sync_all());

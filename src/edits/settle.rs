@@ -90,6 +90,8 @@ impl Editing<'_> {
             told.push((name.clone(), outcome));
         }
 
+        let taken_away = told.iter().filter(|(_, outcome)| matches!(outcome, Some(SettledText::TakenAway { .. })));
+        replace::sync_folders(taken_away.filter_map(|(name, _)| survey[name].file.as_deref()))?;
         let mut written = self.write_changes(changes, &mut rows)?.into_iter();
         let texts = told
             .into_iter()

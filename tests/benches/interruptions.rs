@@ -140,7 +140,7 @@ fn full_disk(target: &Path, expected: &BTreeMap<PathBuf, Digest>) -> Result<()> 
         );
         failures += 1;
         println!("{:3} MiB: {error}", size / MEBIBYTE);
-        size += MEBIBYTE / 2;
+        size += size / 16;
         disk.resize(size)?;
     }
     println!("{failures} runs met a full disk; {} MiB were enough", size / MEBIBYTE);

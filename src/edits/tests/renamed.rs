@@ -86,3 +86,20 @@ fn swapped_photos_lose_no_text() {
     assert_eq!((desk.says("a").unwrap(), desk.says("b").unwrap()), ("mine a".into(), "mine b".into()));
     assert_eq!(applied.notes.len(), 2, "{:?}", applied.notes);
 }
+
+#[test]
+fn a_text_that_lies_under_both_names_of_its_photo_stays_under_the_new_one() {
+    let mut desk = Desk::new(&["a", "b"]);
+    desk.run().unwrap();
+    desk.save("a", MINE);
+    desk.save("a-flip", "mirrored");
+    desk.run().unwrap();
+    desk.rename_photo("a", "z");
+    // As a copy, or a move that was interrupted on a file system that can only link and unlink, leaves it.
+    desk.save("z", MINE);
+    desk.save("z-flip", "mirrored");
+    assert_eq!(desk.outcome("z"), (Provenance::Edited, MINE.into()));
+    assert_eq!((desk.says("a"), desk.says("a-flip"), desk.orphans()), (None, None, vec![]));
+    assert_eq!((desk.says("z").unwrap(), desk.says("z-flip").unwrap()), (MINE.into(), "mirrored".into()));
+    assert!(desk.displaced().contains(&MINE.to_string()) && !desk.lock.contains_key("a"));
+}
