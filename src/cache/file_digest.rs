@@ -1,16 +1,27 @@
 //! Digests of files, read in pieces into memory of our own: a file that somebody cuts short under a memory map would end the process.
+//!
+//! BLAKE3 is a tree. Of a large file each thread reads and hashes pieces of its own, which then are still in its cache, and the digests of
+//! pieces are joined to that of the whole.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
 use crate::cache::digest::Digest;
 
-/// From this size on a piece is hashed by several threads.
-const PARALLEL: usize = 1 << 20;
-const PIECE: usize = 8 << 20;
+/// What a thread reads and hashes at a time: fits its cache, and is a power of two as subtrees are.
+const PIECE: u64 = 256 << 10;
+/// From this size on a file is hashed by several threads.
+const PARALLEL: u64 = 4 * PIECE;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; PIECE as usize]);
+}
 
 /// Digest and size of the contents.
 pub(crate) fn of_file(path: &Path) -> Result<(Digest, u64)> {
@@ -18,49 +29,52 @@ pub(crate) fn of_file(path: &Path) -> Result<(Digest, u64)> {
     of_open(file).with_context(|| format!("reading `{}`", path.display()))
 }
 
-/// Digest and number of the bytes from here to the end.
+/// Digest and number of the bytes of a file that has just been opened.
 pub(crate) fn of_open(mut file: File) -> io::Result<(Digest, u64)> {
-    let expected = file.metadata()?.len();
-    // One byte more than expected, so that the end is seen without growing.
-    let length = (expected as usize).saturating_add(1).clamp(4096, PIECE);
+    let size = file.metadata()?.len();
+    if size >= PARALLEL {
+        match of_large(&file, size) {
+            // Somebody has cut it short meanwhile: what is there counts.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
+            digest => return Ok((digest?.into(), size)),
+        }
+    }
     let mut hasher = blake3::Hasher::new();
-    let (mut piece, mut next) = (vec![0; length], Vec::new());
-    let mut got = fill(&mut file, &mut piece)?;
-    let mut size = 0;
-    loop {
-        size += got as u64;
-        if got < length {
-            hash(&mut hasher, &piece[..got]);
-            return Ok((hasher.finalize().into(), size));
+    BUFFER.with_borrow_mut(|buffer| {
+        loop {
+            match file.read(buffer) {
+                Ok(0) => return Ok((hasher.finalize().into(), hasher.count())),
+                Ok(count) => drop(hasher.update(&buffer[..count])),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
-        // The next piece is read while this one is hashed.
-        next.resize(length, 0);
-        let (read, ()) = rayon::join(|| fill(&mut file, &mut next), || hash(&mut hasher, &piece));
-        got = read?;
-        std::mem::swap(&mut piece, &mut next);
-    }
+    })
 }
 
-/// Reads until the buffer is full or the file at its end.
-fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut got = 0;
-    while got < buffer.len() {
-        match file.read(&mut buffer[got..]) {
-            Ok(0) => break,
-            Ok(count) => got += count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(got)
+/// Of the first `size` bytes, more than one piece.
+fn of_large(file: &File, size: u64) -> io::Result<blake3::Hash> {
+    let (left, right) = halves(file, 0, size)?;
+    Ok(merge_subtrees_root(&left, &right, Mode::Hash))
 }
 
-fn hash(hasher: &mut blake3::Hasher, bytes: &[u8]) {
-    if bytes.len() >= PARALLEL {
-        hasher.update_rayon(bytes);
-    } else {
-        hasher.update(bytes);
+/// The two subtrees of `length` bytes at `offset`.
+fn halves(file: &File, offset: u64, length: u64) -> io::Result<(ChainingValue, ChainingValue)> {
+    let left = left_subtree_len(length);
+    let (left, right) = rayon::join(|| subtree(file, offset, left), || subtree(file, offset + left, length - left));
+    Ok((left?, right?))
+}
+
+fn subtree(file: &File, offset: u64, length: u64) -> io::Result<ChainingValue> {
+    if length > PIECE {
+        let (left, right) = halves(file, offset, length)?;
+        return Ok(merge_subtrees_non_root(&left, &right, Mode::Hash));
     }
+    BUFFER.with_borrow_mut(|buffer| {
+        let piece = &mut buffer[..length as usize];
+        file.read_exact_at(piece, offset)?;
+        Ok(blake3::Hasher::new().set_input_offset(offset).update(piece).finalize_non_root())
+    })
 }
 
 #[cfg(test)]
@@ -71,10 +85,10 @@ mod tests {
     fn files_of_every_kind_of_length_have_the_digest_of_their_contents() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        for length in [0, 1, 4095, 4096, 4097, PARALLEL, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE] {
+        for length in [0, 1, 1025, PIECE - 1, PIECE, PARALLEL - 1, PARALLEL, PARALLEL + 1, 2 * PARALLEL + 1, 9 * PIECE] {
             let bytes: Vec<u8> = (0..length).map(|i| (i * 7 + i / 251) as u8).collect();
             std::fs::write(&path, &bytes).unwrap();
-            assert_eq!(of_file(&path).unwrap(), (Digest::of(&bytes), length as u64), "{length} bytes");
+            assert_eq!(of_file(&path).unwrap(), (Digest::of(&bytes), length), "{length} bytes");
         }
     }
 }
