@@ -5,12 +5,13 @@ use std::path::Path;
 
 use anyhow::Error;
 
+/// For a full disk.
+const FREE_SPACE: &str = "; free space there or name another place with `--cache DIR`, then run again: what is done stays done";
+
 /// `error` as a sentence: what was tried (`writing`), on which path, and what the user can do about a full or a broken disk.
 pub(crate) fn disk_trouble(error: io::Error, trying: &str, path: &Path) -> Error {
     let remedy = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free space there or name another place with `--cache DIR`, then run again: what is done stays done"
-        }
+        kind if is_full(kind) => FREE_SPACE,
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             "; make the folder writable or name another place with `--cache DIR`"
         }
@@ -21,4 +22,34 @@ pub(crate) fn disk_trouble(error: io::Error, trying: &str, path: &Path) -> Error
     };
     let message = format!("{trying} `{}`: {error}{remedy}", path.display());
     Error::new(error).context(message)
+}
+
+/// An error of a stage as a sentence. Kinds and their libraries know nothing of caches: where a disk is full and they do not say what to do
+/// about it, this does.
+pub(crate) fn told(error: &Error) -> String {
+    let text = format!("{error:#}");
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let lacks_remedy = causes.any(|cause| is_full(cause.kind())) && !text.contains(FREE_SPACE);
+    if lacks_remedy { text + FREE_SPACE } else { text }
+}
+
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_its_remedy_once() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let of_a_kind = Error::new(full()).context("writing the model file `a.ckpt`");
+        let ours = disk_trouble(full(), "writing", Path::new("a.png"));
+        for error in [of_a_kind, ours] {
+            assert_eq!(told(&error).matches("; free space there").count(), 1, "{}", told(&error));
+        }
+        let other = Error::new(io::Error::from(io::ErrorKind::NotFound)).context("reading `a.png`");
+        assert!(!told(&other).contains("free space"));
+    }
 }

@@ -120,7 +120,8 @@ impl Console {
         let bar = match &self.form {
             Form::Terminal { bars, .. } => {
                 let bar = bars.add(ProgressBar::new(total.max(1)));
-                let style = ProgressStyle::with_template("          {prefix} [{bar:24}] {wide_msg}").expect("the template is fixed");
+                let style =
+                    ProgressStyle::with_template("          {prefix} [{bar:24}] {wide_msg}").expect("the template is fixed");
                 bar.set_style(style.progress_chars("=> "));
                 bar.set_prefix(stage.to_string());
                 bar.set_message("starting");

@@ -14,6 +14,7 @@ use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
 use crate::cache::faults::Faults;
 use crate::cache::locks::PipelineLock;
+use crate::cache::trouble::told;
 use crate::pipeline::context::{ArtifactFiles, RunScope, Shared};
 use crate::pipeline::decide::{Decision, Grounds, Verdict};
 use crate::pipeline::freshness::{Reason, worded};
@@ -329,7 +330,7 @@ impl<'a> Run<'a> {
         let stage = &self.pipeline.stages[index];
         let ending = guarded(|| self.try_stage(index)).unwrap_or_else(|error| {
             let counts = Counts { total: 1, failed: 1, ..Counts::default() };
-            Ending::new(StageState::Failed, Given::Nothing, counts).note(format!("{error:#}"))
+            Ending::new(StageState::Failed, Given::Nothing, counts).note(told(&error))
         });
         if stage.stage.uses_device() {
             self.scope.shared.stage_ended();

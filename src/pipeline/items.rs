@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::cache::digest::Digest;
 use crate::cache::manifest::ComponentList;
 use crate::cache::records::{Output, Record};
+use crate::cache::trouble::told;
 use crate::cache::uses::Turn;
 use crate::pipeline::context::{ArtifactFiles, StageContext, store};
 use crate::pipeline::decide::{Decision, KeyedWork, Verdict, WorkState, Works, in_stage};
@@ -179,7 +180,7 @@ impl Run<'_> {
         for (place, result) in results {
             match result {
                 Some(Ok(outputs)) => drop(done.outputs.insert(place, outputs)),
-                Some(Err(error)) => done.failed.push(format!("{}: {error:#}", works.works[place].work.name)),
+                Some(Err(error)) => done.failed.push(format!("{}: {}", works.works[place].work.name, told(&error))),
                 None => done.interrupted |= self.scope.wishes.interrupted(),
             }
         }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::cache::digest::Digest;
 use crate::cache::records::{Output, Record};
+use crate::cache::trouble::told;
 use crate::pipeline::context::{ArtifactFiles, Publishing, StageContext, store};
 use crate::pipeline::decide::{Decision, Verdict};
 use crate::pipeline::execute::{Ending, Run};
@@ -97,7 +98,7 @@ impl Run<'_> {
                 let items = items_of_stage(&published, state_key);
                 let given = if self.options.keep_going { Given::Part(items.into()) } else { Given::Nothing };
                 let counts = Counts { total: foreseen.max(1), failed: 1, ..counts };
-                return Ok(Ending::new(StageState::Failed, given, counts).note(format!("{error:#}")));
+                return Ok(Ending::new(StageState::Failed, given, counts).note(told(&error)));
             }
             Ok(Ended::Stopped(words)) => Some(words),
             Ok(Ended::Done) => None,

@@ -10,6 +10,7 @@ use anyhow::Result;
 use crate::cache::batch::Batch;
 use crate::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
 use crate::cache::records::{Output, Record};
+use crate::cache::trouble::told;
 use crate::pipeline::context::{ArtifactFiles, StageContext, store};
 use crate::pipeline::decide::KeyedWork;
 use crate::pipeline::execute::Run;
@@ -73,7 +74,7 @@ impl Bench<'_, '_> {
                 Err(error) => {
                     counts.failed += 1;
                     self.failure.store(true, Ordering::Relaxed);
-                    Some(format!("{error:#}"))
+                    Some(told(error))
                 }
             };
             (error, *counts)
