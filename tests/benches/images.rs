@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Makes JPEGs of 1024×768 in a folder and runs the stages' own workers over them on two threads: each stage reads its input from a file,
-//! hashes its output and writes it. With `--pillow` runs images_pillow.py over the same files afterwards, in a pool of two processes.
-//! Both are timed on a warm page cache. The folder needs 5 MB a photo; it lies below the target folder unless given, and is removed.
+//! hashes its output and writes it. With `--pillow` runs images_pillow.py over the same files, in a pool of two processes, by turns of a
+//! thousand photos. Both are timed on a warm page cache. The folder needs 5 GB; it lies below the target folder unless given, and is
+//! removed.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -31,6 +32,9 @@ use loramill::stages::resize::ResizeKind;
 const THREADS: usize = 2;
 /// Pictures that differ; the files repeat them.
 const DISTINCT: usize = 48;
+/// Photos of one round: both programs take them by turns, and the files go before the next, so that neither waits for what the other has
+/// left for the disk to write.
+const ROUND: usize = 1000;
 
 fn main() {
     let mut count = 10_000;
@@ -46,36 +50,81 @@ fn main() {
             number => count = number.parse().expect("the number of photos"),
         }
     }
-    let folder = tempfile::tempdir_in(parent).expect("the folder can be written");
-    let photos = folder.path().join("photos");
-    make_photos(&photos, count);
+    let distinct: Vec<Vec<u8>> = (0..DISTINCT.min(count)).map(|seed| photo(seed as u32)).collect();
+    let (mut ours, mut theirs) = (Total::default(), Total::default());
+    let mut left = count;
+    while left > 0 {
+        let photos = left.min(ROUND);
+        left -= photos;
+        let folder = tempfile::tempdir_in(&parent).expect("the folder can be written");
+        let sources = folder.path().join("photos");
+        make_photos(&sources, photos, &distinct);
+        ours.add(photos, loramill(&folder.path().join("objects"), &sources, photos));
+        if let Some(python) = &python {
+            theirs.add(photos, pillow(python, &folder.path().join("pillow"), &sources, photos));
+        }
+        println!("{} of {count}: {:.1} images/s, {:.1} in Pillow", count - left, ours.rate(), theirs.rate());
+    }
+    println!("loramill: {:.1} images/s, {:.0} KB a picture", ours.rate(), ours.size() / 1e3);
+    if python.is_some() {
+        println!("Pillow:   {:.1} images/s, {:.0} KB a picture", theirs.rate(), theirs.size() / 1e3);
+        println!(
+            "loramill / Pillow: {:.2} times the images, {:.3} times the size",
+            ours.rate() / theirs.rate(),
+            ours.size() / theirs.size()
+        );
+    }
+}
 
-    let disk = Disk { folder: folder.path().join("objects") };
-    std::fs::create_dir(&disk.folder).unwrap();
+/// Over all rounds.
+#[derive(Default)]
+struct Total {
+    photos: usize,
+    seconds: f64,
+    bytes: f64,
+}
+
+impl Total {
+    /// `round`: seconds, and the mean size of a picture in bytes.
+    fn add(&mut self, photos: usize, round: (f64, f64)) {
+        self.photos += photos;
+        self.seconds += round.0;
+        self.bytes += round.1 * photos as f64;
+    }
+
+    fn rate(&self) -> f64 {
+        self.photos as f64 / self.seconds
+    }
+
+    fn size(&self) -> f64 {
+        self.bytes / self.photos as f64
+    }
+}
+
+fn loramill(objects: &Path, photos: &Path, count: usize) -> (f64, f64) {
+    std::fs::create_dir(objects).unwrap();
+    let disk = Disk { folder: objects.to_path_buf() };
     let stages = [load(&CropKind, "images: photos"), load(&ResizeKind, "images: crop"), load(&FlipKind, "images: resize")];
-    let mut items: Vec<Item> = (0..count).map(|number| disk.photo(&photos, number)).collect();
+    let mut items: Vec<Item> = (0..count).map(|number| disk.photo(photos, number)).collect();
     let began = Instant::now();
     let mut bytes_written = 0;
-    for (stage, name) in stages.iter().zip(["crop", "resize", "flip"]) {
-        let started = Instant::now();
+    for stage in &stages {
         (items, bytes_written) = disk.run(&**stage, items);
-        println!("{name}: {:.2} ms a photo on {THREADS} threads", started.elapsed().as_secs_f64() * 1e3 / count as f64);
     }
-    let ours = count as f64 / began.elapsed().as_secs_f64();
+    let seconds = began.elapsed().as_secs_f64();
     assert_eq!(items.len(), 2 * count);
-    let size = bytes_written as f64 / count as f64;
-    println!("loramill: {ours:.1} images/s, {:.0} KB a picture", size / 1e3);
+    std::fs::remove_dir_all(objects).unwrap();
+    (seconds, bytes_written as f64 / count as f64)
+}
 
-    let Some(python) = python else { return };
-    let out = folder.path().join("pillow");
-    std::fs::create_dir(&out).unwrap();
+fn pillow(python: &str, out: &Path, photos: &Path, count: usize) -> (f64, f64) {
+    std::fs::create_dir(out).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/benches/images_pillow.py");
-    let result = Command::new(&python).arg(script).args([&photos, &out]).arg(THREADS.to_string()).output().expect("Python runs");
+    let result = Command::new(python).arg(script).args([photos, out]).arg(THREADS.to_string()).output().expect("Python runs");
     assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
     let figures: Vec<f64> =
         String::from_utf8_lossy(&result.stdout).split_whitespace().map(|number| number.parse().unwrap()).collect();
-    println!("Pillow:   {:.1} images/s, {:.0} KB a picture", figures[0], figures[1] / 1e3);
-    println!("loramill / Pillow: {:.2} times the images, {:.3} times the size", ours / figures[0], size / figures[1]);
+    (count as f64 / figures[0], figures[1])
 }
 
 /// Artifacts as files of one folder.
@@ -151,15 +200,14 @@ fn load(kind: &dyn StageKind, yaml: &str) -> Box<dyn Stage> {
     kind.load(&node, &scope, &mut diagnostics).unwrap()
 }
 
-/// Clouds of many sizes and the noise of a sensor, as JPEG of quality 90.
-fn make_photos(folder: &Path, count: usize) {
+fn make_photos(folder: &Path, count: usize, distinct: &[Vec<u8>]) {
     std::fs::create_dir(folder).unwrap();
-    let distinct: Vec<Vec<u8>> = (0..DISTINCT.min(count)).map(|seed| photo(seed as u32)).collect();
-    for number in 0..count {
-        std::fs::write(folder.join(format!("{number:05}.jpg")), &distinct[number % DISTINCT]).unwrap();
+    for (number, bytes) in (0..count).zip(distinct.iter().cycle()) {
+        std::fs::write(folder.join(format!("{number:05}.jpg")), bytes).unwrap();
     }
 }
 
+/// Clouds of many sizes and the noise of a sensor, as JPEG of quality 90.
 fn photo(seed: u32) -> Vec<u8> {
     const WIDTH: usize = 1024;
     const HEIGHT: usize = 768;
