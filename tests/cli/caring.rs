@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use super::{command, loramill, said};
+use super::{command, git, loramill, said};
 
 const PIPELINE: &str = "\
 concept: star
@@ -30,13 +29,6 @@ fn repository() -> tempfile::TempDir {
     git(folder.path(), &["add", "-A"]);
     git(folder.path(), &["commit", "-qm", "first"]);
     folder
-}
-
-fn git(folder: &Path, arguments: &[&str]) {
-    let mut command = Command::new("git");
-    command.arg("-C").arg(folder).args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]);
-    let output = command.args(arguments).output().expect("git starts");
-    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn run(folder: &Path) {

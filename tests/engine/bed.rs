@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 
 use loramill::cache::Cache;
@@ -25,6 +24,7 @@ use loramill::pipeline::sources::Surroundings;
 use loramill::pipeline::stage::{StageKind, Worth};
 use loramill::pipeline::wishes::Wishes;
 
+use crate::cli::git;
 use crate::engine::kinds::KINDS;
 
 pub struct Bed {
@@ -207,10 +207,7 @@ impl Bed {
 
     /// Runs git in the folder.
     pub fn git(&self, arguments: &[&str]) {
-        let mut command = Command::new("git");
-        command.arg("-C").arg(self.path()).args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]);
-        let output = command.args(arguments).output().expect("git starts");
-        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        git(self.path(), arguments);
     }
 
     /// What was written down, in order.
