@@ -41,7 +41,7 @@ pub struct Stored {
 
 impl Stored {
     pub fn artifact(self, extension: &str) -> Artifact {
-        Artifact { digest: self.digest, size: self.size, extension: extension.to_string() }
+        Artifact { digest: self.digest, size: self.size, extension: extension.into() }
     }
 }
 
@@ -174,7 +174,7 @@ impl<'a> Batch<'a> {
                     .map_err(|error| disk_trouble(error, "moving an object to", &self.cache.objects.path(&stored.digest)))?;
             }
             records.iter().for_each(|(_, record)| turn.note(record.key));
-            self.cache.records.append(records)
+            self.cache.records()?.append(records)
         })
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::cache::artifact::Artifact;
+use crate::cache::artifact::{Artifact, Fields};
 use crate::cache::digest::Digest;
 
 /// Bytes under construction.
@@ -53,7 +53,7 @@ impl Writer {
         }
     }
 
-    pub(crate) fn artifacts(&mut self, artifacts: &BTreeMap<String, Artifact>) {
+    pub(crate) fn artifacts(&mut self, artifacts: &Fields) {
         self.number(artifacts.len() as u64);
         for (name, artifact) in artifacts {
             self.text(name);
@@ -129,14 +129,14 @@ impl<'a> Reader<'a> {
         (0..count).map(|_| Ok((self.text()?.to_string(), self.text()?.to_string()))).collect()
     }
 
-    pub(crate) fn artifacts(&mut self) -> Result<BTreeMap<String, Artifact>> {
+    pub(crate) fn artifacts(&mut self) -> Result<Fields> {
         let count = self.count()?;
         (0..count)
             .map(|_| {
-                let name = self.text()?.to_string();
+                let name = self.text()?;
                 let digest = self.digest()?;
                 let size = self.number()?;
-                let extension = self.text()?.to_string();
+                let extension = self.text()?.into();
                 Ok((name, Artifact { digest, size, extension }))
             })
             .collect()

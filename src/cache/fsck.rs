@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rayon::prelude::*;
+use smol_str::SmolStr;
 
 use crate::cache::digest::Digest;
 use crate::cache::objects::is_unreadable;
@@ -154,7 +155,7 @@ impl Cache {
         missing.sort_unstable();
         checkup.problems.extend(missing.into_iter().map(|path| Problem::of(path, Damage::Missing)));
 
-        let LogHealth { damaged, torn, unreadable, index_is_wrong } = self.records.inspect()?;
+        let LogHealth { damaged, torn, unreadable, index_is_wrong } = self.records()?.inspect()?;
         let log = self.root().join("records");
         checkup.problems.extend(damaged.into_iter().map(|range| Problem::of(log.clone(), Damage::Log(range))));
         if torn > 0 {
@@ -202,7 +203,7 @@ impl Cache {
         let removed = checkup.problems.iter().any(|problem| problem.repaired && problem.damage != Damage::Index);
         if log_is_wrong || removed {
             alone.retain_records(&mut |_, record| record.artifacts().all(|artifact| is_here(&artifact.digest)))?;
-            self.records.renew_index()?;
+            self.records()?.renew_index()?;
             for problem in &mut checkup.problems {
                 problem.repaired |=
                     matches!(problem.damage, Damage::Missing | Damage::Log(_) | Damage::Torn(_) | Damage::Records(_));
@@ -313,7 +314,7 @@ struct Named {
 
 struct NamedArtifact {
     size: u64,
-    extension: String,
+    extension: SmolStr,
 }
 
 #[cfg(test)]
@@ -322,6 +323,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::cache::artifact::Fields;
     use crate::cache::records::{Output, OutputName, Record};
 
     /// A cache with three results, one of them a list that a form checks; the artifacts are called `one`, `two` and `list`.
@@ -351,7 +353,7 @@ mod tests {
         fn make(&self, name: &str, extension: &str, bytes: &[u8]) {
             let batch = self.cache.batch();
             let artifact = batch.put_bytes(bytes).unwrap().artifact(extension);
-            let fields = BTreeMap::from([("x".to_string(), artifact)]);
+            let fields = Fields::from([("x", artifact)]);
             let name = OutputName::Own(name.to_string());
             let outputs = vec![Output { name: name.clone(), origin: None, fields, attributes: BTreeMap::new() }];
             let key = Self::key(&name);
@@ -461,7 +463,7 @@ mod tests {
     #[test]
     fn a_log_and_indices_that_are_damaged_are_put_right() {
         let bed = Bed::new();
-        bed.cache.records.renew_index().unwrap();
+        bed.cache.records().unwrap().renew_index().unwrap();
         let log = bed.temp.path().join("records");
         let mut bytes = fs::read(&log).unwrap();
         bytes[90] ^= 1;

@@ -57,7 +57,7 @@ use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
 use crate::cache::objects::Objects;
 use crate::cache::record_log::RecordLog;
-use crate::cache::records::{Completeness, Record};
+use crate::cache::records::{Completeness, Output, Record};
 use crate::cache::renames::rename_new;
 use crate::cache::stat_index::{FileStat, StatIndex};
 use crate::cache::sweep::list;
@@ -78,7 +78,8 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
 pub struct Cache {
     root: PathBuf,
     objects: Objects,
-    records: RecordLog,
+    /// Opened when it is first needed.
+    records: OnceLock<RecordLog>,
     files: StatIndex,
     texts: StatIndex,
     workspace: OnceLock<Workspace>,
@@ -99,7 +100,7 @@ impl Cache {
         Workspace::sweep(&tmp)?;
         Ok(Self {
             objects: Objects::at(root.join("objects"))?,
-            records: RecordLog::open(root)?,
+            records: OnceLock::new(),
             files: StatIndex::open(root.join("stat-index")),
             texts: StatIndex::open(root.join("text-index")),
             workspace: OnceLock::new(),
@@ -140,12 +141,22 @@ impl Cache {
 
     /// Every result of `key`, the oldest first.
     pub fn results(&self, key: &Digest) -> Result<Vec<Record>> {
-        self.records.lookup(key, Completeness::Complete)
+        self.records()?.lookup(key, Completeness::Complete)
+    }
+
+    /// The outputs of every result of `key`, the oldest first.
+    pub(crate) fn outputs(&self, key: &Digest) -> Result<Vec<Vec<Output>>> {
+        self.records()?.outputs(key)
+    }
+
+    /// As `outputs`, for many keys at once.
+    pub(crate) fn outputs_of(&self, keys: &[Digest]) -> Result<Vec<Vec<Vec<Output>>>> {
+        self.records()?.outputs_of(keys)
     }
 
     /// What `key` published before it ended, in that order.
     pub fn published(&self, key: &Digest) -> Result<Vec<Record>> {
-        self.records.lookup(key, Completeness::Partial)
+        self.records()?.lookup(key, Completeness::Partial)
     }
 
     /// Digest and size of a file, from the stat index if it is unchanged since it was last read.
@@ -283,6 +294,15 @@ impl Cache {
             since.is_some_and(|since| now.saturating_sub(since) > DISPLACED_FOR)
         });
         Ok(old)
+    }
+
+    fn records(&self) -> Result<&RecordLog> {
+        if let Some(records) = self.records.get() {
+            return Ok(records);
+        }
+        let opened = RecordLog::open(&self.root)?;
+        // Of two threads one finds the log in place.
+        Ok(self.records.get_or_init(|| opened))
     }
 
     fn workspace(&self) -> Result<&Workspace> {

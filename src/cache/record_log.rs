@@ -13,15 +13,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
+use rayon::prelude::*;
 
 use crate::cache::atomic;
 use crate::cache::digest::Digest;
 use crate::cache::faults;
 use crate::cache::file_lock::FileLock;
-use crate::cache::records::{Completeness, Record};
+use crate::cache::records::{Completeness, Output, Record};
 use crate::cache::trouble::disk_trouble;
 
 pub use crate::cache::record_log::upkeep::{Dropped, LogHealth};
@@ -32,6 +33,12 @@ const HEADER_LENGTH: u64 = 32;
 const MAGIC: [u8; 4] = [0xf5, b'R', b'e', b'c'];
 /// Magic, length of the body, checksum, key, form.
 const FRAME_HEADER: usize = 4 + 4 + 8 + 32 + 1;
+/// How much of a frame is read at first.
+const FIRST_READ: usize = 2048;
+/// Frames that begin no further apart than this are read together, ...
+const NEAR: u64 = 8 << 10;
+/// ... so many at most.
+const READ_TOGETHER: usize = 256;
 /// A longer body cannot be: it guards the memory against damaged lengths.
 const LONGEST_BODY: usize = 256 << 20;
 const INDEX_HEADER: &[u8; 16] = b"loramill-index1\n";
@@ -53,7 +60,7 @@ pub(crate) struct RecordLog {
 
 #[derive(Debug)]
 struct State {
-    file: File,
+    file: Arc<File>,
     /// Device and inode of the file.
     place: (u64, u64),
     identity: [u8; 16],
@@ -87,28 +94,88 @@ impl RecordLog {
 
     /// Every record of `key` of that completeness, in the order in which they were appended.
     pub(crate) fn lookup(&self, key: &Digest, completeness: Completeness) -> Result<Vec<Record>> {
-        let mut state = self.state();
-        let mut found = self.read_places(&state, key, completeness)?;
-        if found.is_empty() && self.refresh(&mut state)? {
-            found = self.read_places(&state, key, completeness)?;
+        self.find(key, completeness, Record::decode)
+    }
+
+    /// The outputs of every complete record of `key`, in the order in which they were appended. Takes less than whole records.
+    pub(crate) fn outputs(&self, key: &Digest) -> Result<Vec<Vec<Output>>> {
+        self.find(key, Completeness::Complete, |_, body| Record::decode_outputs(body))
+    }
+
+    /// As `outputs`, for many keys at once: frames that lie side by side are read together.
+    pub(crate) fn outputs_of(&self, keys: &[Digest]) -> Result<Vec<Vec<Vec<Output>>>> {
+        let (file, mut wanted) = {
+            let mut state = self.state();
+            if keys.iter().any(|key| !state.has_places_of(key)) {
+                self.refresh(&mut state)?;
+            }
+            let places =
+                |(index, key): (usize, &Digest)| state.offsets(key).map(move |offset| (offset, index)).collect::<Vec<_>>();
+            let wanted: Vec<(u64, usize)> = keys.iter().enumerate().flat_map(places).collect();
+            (Arc::clone(&state.file), wanted)
+        };
+        wanted.sort_unstable();
+        let near: Vec<&[(u64, usize)]> =
+            wanted.chunk_by(|a, b| b.0 - a.0 <= NEAR).flat_map(|near| near.chunks(READ_TOGETHER)).collect();
+        let read = near.into_par_iter().map(|near| read_near(&file, near));
+        let read: Vec<Vec<(usize, Frame)>> =
+            read.collect::<io::Result<_>>().map_err(|error| disk_trouble(error, "reading", &self.path))?;
+        let mut found: Vec<Vec<Vec<Output>>> = vec![Vec::new(); keys.len()];
+        // A frame that is damaged, or of another key with the same first bytes, is no answer.
+        let answers = |(index, frame): &(usize, Frame)| frame.key == keys[*index] && frame.completeness == Completeness::Complete;
+        let decoded: Vec<(usize, Vec<Output>)> = read
+            .into_par_iter()
+            .flatten_iter()
+            .filter(answers)
+            .filter_map(|(index, frame)| Some((index, Record::decode_outputs(&frame.body).ok()?)))
+            .collect();
+        for (index, outputs) in decoded {
+            if !found[index].contains(&outputs) {
+                found[index].push(outputs);
+            }
         }
         Ok(found)
     }
 
-    fn read_places(&self, state: &State, key: &Digest, completeness: Completeness) -> Result<Vec<Record>> {
-        let prefix = prefix_of(key);
-        let from = state.indexed.partition_point(|(p, _)| *p < prefix);
-        let indexed = state.indexed[from..].iter().take_while(|(p, _)| *p == prefix);
-        let tail = state.tail.range((prefix, 0)..=(prefix, u64::MAX));
-        let mut found: Vec<Record> = Vec::new();
-        for (_, offset) in indexed.chain(tail) {
-            let frame = read_frame(&state.file, *offset).map_err(|error| disk_trouble(error, "reading", &self.path))?;
+    fn find<T: PartialEq>(
+        &self,
+        key: &Digest,
+        completeness: Completeness,
+        decode: impl Fn(Digest, &[u8]) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        // Frames are read by many threads at once: only the places are looked up one at a time.
+        let (file, places) = self.state().places_of(key);
+        let found = self.read_places(&file, &places, key, completeness, &decode)?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        let (file, places) = {
+            let mut state = self.state();
+            if !self.refresh(&mut state)? {
+                return Ok(found);
+            }
+            state.places_of(key)
+        };
+        self.read_places(&file, &places, key, completeness, &decode)
+    }
+
+    fn read_places<T: PartialEq>(
+        &self,
+        file: &File,
+        places: &[u64],
+        key: &Digest,
+        completeness: Completeness,
+        decode: impl Fn(Digest, &[u8]) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut found: Vec<T> = Vec::new();
+        for offset in places {
+            let frame = read_frame(file, *offset).map_err(|error| disk_trouble(error, "reading", &self.path))?;
             // A frame that is damaged, or of another key with the same first bytes, is no answer.
             let Some(frame) = frame else { continue };
             if frame.key != *key || frame.completeness != completeness {
                 continue;
             }
-            match Record::decode(frame.key, &frame.body) {
+            match decode(frame.key, &frame.body) {
                 Ok(record) if !found.contains(&record) => found.push(record),
                 _ => {}
             }
@@ -139,7 +206,7 @@ impl RecordLog {
             state.file.set_len(end).map_err(trouble)?;
         }
         let written = faults::pass("records.append")
-            .and_then(|()| (&state.file).write_all(&bytes))
+            .and_then(|()| (&*state.file).write_all(&bytes))
             .and_then(|()| faults::pass("records.sync"))
             .and_then(|()| state.file.sync_data());
         if let Err(error) = written {
@@ -237,7 +304,24 @@ impl State {
         let metadata = file.metadata().map_err(|error| disk_trouble(error, "reading", path))?;
         let place = (metadata.dev(), metadata.ino());
         let (indexed, known) = read_index(index_path, &identity, &file).unwrap_or((Vec::new(), HEADER_LENGTH));
-        Ok(Some(Self { file, place, identity, indexed, tail: BTreeSet::new(), known }))
+        Ok(Some(Self { file: Arc::new(file), place, identity, indexed, tail: BTreeSet::new(), known }))
+    }
+
+    /// The log, and where in it the frames lie that may be of `key`.
+    fn places_of(&self, key: &Digest) -> (Arc<File>, Vec<u64>) {
+        (Arc::clone(&self.file), self.offsets(key).collect())
+    }
+
+    fn has_places_of(&self, key: &Digest) -> bool {
+        self.offsets(key).next().is_some()
+    }
+
+    fn offsets(&self, key: &Digest) -> impl Iterator<Item = u64> {
+        let prefix = prefix_of(key);
+        let from = self.indexed.partition_point(|(p, _)| *p < prefix);
+        let indexed = self.indexed[from..].iter().take_while(move |(p, _)| *p == prefix);
+        let tail = self.tail.range((prefix, 0)..=(prefix, u64::MAX));
+        indexed.chain(tail).map(|(_, offset)| *offset)
     }
 }
 
@@ -277,12 +361,30 @@ fn push_frame(bytes: &mut Vec<u8>, completeness: Completeness, record: &Record) 
     Ok(())
 }
 
+/// The frames at these offsets, which lie near each other and in this order; those that are not whole and undamaged are left out.
+fn read_near(file: &File, wanted: &[(u64, usize)]) -> io::Result<Vec<(usize, Frame)>> {
+    let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else { return Ok(Vec::new()) };
+    let mut buffer = vec![0u8; (last - first) as usize + FIRST_READ];
+    let got = read_at_most(file, &mut buffer, *first)?;
+    let mut frames = Vec::with_capacity(wanted.len());
+    for (offset, index) in wanted {
+        let start = buffer[..got].get((offset - first) as usize..).unwrap_or_default();
+        frames.extend(frame_at(file, *offset, start)?.map(|frame| (*index, frame)));
+    }
+    Ok(frames)
+}
+
 /// The frame at `offset`, or `None` if there is no whole and undamaged one.
 fn read_frame(file: &File, offset: u64) -> io::Result<Option<Frame>> {
     // Most frames fit: one read then.
-    let mut buffer = [0u8; 2048];
+    let mut buffer = [0u8; FIRST_READ];
     let got = read_at_most(file, &mut buffer, offset)?;
-    let Some((header, start)) = buffer[..got].split_at_checked(FRAME_HEADER) else { return Ok(None) };
+    frame_at(file, offset, &buffer[..got])
+}
+
+/// The frame at `offset`, of which the start was read.
+fn frame_at(file: &File, offset: u64, start: &[u8]) -> io::Result<Option<Frame>> {
+    let Some((header, start)) = start.split_at_checked(FRAME_HEADER) else { return Ok(None) };
     let length: [u8; 4] = header[4..8].try_into().expect("4 bytes");
     let body_length = u32::from_le_bytes(length) as usize;
     if header[..4] != MAGIC || body_length > LONGEST_BODY {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-use crate::cache::artifact::Artifact;
+use crate::cache::artifact::{Artifact, Fields};
 use crate::cache::digest::Digest;
 use crate::cache::encoding::{Reader, Writer};
 
@@ -28,7 +28,7 @@ pub struct Record {
 pub struct Output {
     pub name: OutputName,
     pub origin: Option<OutputName>,
-    pub fields: BTreeMap<String, Artifact>,
+    pub fields: Fields,
     pub attributes: BTreeMap<String, String>,
 }
 
@@ -98,20 +98,34 @@ impl Record {
         let count = reader.count()?;
         let components =
             (0..count).map(|_| Ok((reader.text()?.to_string(), reader.text()?.to_string()))).collect::<Result<_>>()?;
-        let count = reader.count()?;
-        let outputs = (0..count)
-            .map(|_| {
-                let Some(name) = decode_name(&mut reader)? else { bail!("an output has no name") };
-                let origin = decode_name(&mut reader)?;
-                Ok(Output { name, origin, fields: reader.artifacts()?, attributes: reader.texts()? })
-            })
-            .collect::<Result<_>>()?;
+        let outputs = decode_outputs(&mut reader)?;
         let seconds = reader.float()?;
         let ended = reader.optional_text()?.map(str::to_string);
         let facts = reader.texts()?;
         reader.finish()?;
         Ok(Self { key, components, outputs, seconds, ended, facts })
     }
+
+    /// The outputs alone of an encoded record; what follows them is not looked at.
+    pub(crate) fn decode_outputs(bytes: &[u8]) -> Result<Vec<Output>> {
+        let mut reader = Reader::new(bytes);
+        for _ in 0..reader.count()? {
+            reader.text()?;
+            reader.text()?;
+        }
+        decode_outputs(&mut reader)
+    }
+}
+
+fn decode_outputs(reader: &mut Reader<'_>) -> Result<Vec<Output>> {
+    let count = reader.count()?;
+    (0..count)
+        .map(|_| {
+            let Some(name) = decode_name(reader)? else { bail!("an output has no name") };
+            let origin = decode_name(reader)?;
+            Ok(Output { name, origin, fields: reader.artifacts()?, attributes: reader.texts()? })
+        })
+        .collect()
 }
 
 fn encode_name(writer: &mut Writer, name: Option<&OutputName>) {
@@ -147,7 +161,7 @@ pub(crate) mod tests {
         let output = |name: &str| Output {
             name: OutputName::of(name, "IMG_1"),
             origin: (name != "IMG_1").then(|| OutputName::of("IMG_1", "IMG_1")),
-            fields: BTreeMap::from([("image".to_string(), image.clone())]),
+            fields: Fields::from([("image", image.clone())]),
             attributes: BTreeMap::from([("epoch".to_string(), number.to_string())]),
         };
         Record {

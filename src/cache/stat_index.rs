@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::Result;
 
@@ -23,6 +23,9 @@ const ENTRY: usize = 6 * 8 + 32;
 const FINE_TICK: i64 = 20_000_000;
 /// Some file systems keep whole seconds, FAT every other one.
 const COARSE_TICK: i64 = 2_100_000_000;
+
+/// Opening a file takes as long as reading so many bytes of it, about.
+const COST_OF_A_FILE: u64 = 16 << 10;
 
 /// What `stat` says of a file. Equal values mean an unchanged file, unless it was written very recently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +107,8 @@ impl From<&Metadata> for FileStat {
 pub(crate) struct StatIndex {
     path: PathBuf,
     lock_path: PathBuf,
-    /// The entries of the file, sorted by device and inode.
-    loaded: Vec<u8>,
+    /// The entries of the file, sorted by device and inode; read when they are first asked for.
+    loaded: OnceLock<Vec<u8>>,
     learned: Mutex<HashMap<(u64, u64), Entry>>,
 }
 
@@ -119,8 +122,7 @@ struct Entry {
 impl StatIndex {
     /// A missing or damaged file is an empty index.
     pub(crate) fn open(path: PathBuf) -> Self {
-        let loaded = load(&path).unwrap_or_default();
-        Self { lock_path: path.with_extension("lock"), path, loaded, learned: Mutex::default() }
+        Self { lock_path: path.with_extension("lock"), path, loaded: OnceLock::new(), learned: Mutex::default() }
     }
 
     /// Whether the file holds an index that can be read.
@@ -132,7 +134,7 @@ impl StatIndex {
     pub(crate) fn lookup(&self, stat: &FileStat) -> Option<(Digest, u64)> {
         let identity = (stat.device, stat.inode);
         let learned = self.learned().get(&identity).copied();
-        let entry = learned.or_else(|| find(&self.loaded, identity))?;
+        let entry = learned.or_else(|| find(self.loaded(), identity))?;
         (entry.stat == *stat).then_some((entry.digest, entry.size))
     }
 
@@ -144,10 +146,13 @@ impl StatIndex {
         }
     }
 
-    /// Writes what was learned, beside what other processes learned meanwhile; does nothing if nothing was.
+    /// Writes what was learned, beside what other processes learned meanwhile. Files that are read again in less time than the index
+    /// is written are left to be read again.
     pub(crate) fn save(&self) -> Result<()> {
         let learned = self.learned().clone();
-        if learned.is_empty() {
+        let to_read: u64 = learned.values().map(|entry| entry.size + COST_OF_A_FILE).sum();
+        let to_write = fs::metadata(&self.path).map_or(0, |index| index.len());
+        if learned.is_empty() || to_read < to_write {
             return Ok(());
         }
         let _lock = FileLock::take(&self.lock_path)?;
@@ -167,6 +172,10 @@ impl StatIndex {
         atomic::replace(&self.path, &bytes)?;
         self.learned().retain(|identity, entry| learned.get(identity).is_none_or(|saved| saved.stat != entry.stat));
         Ok(())
+    }
+
+    fn loaded(&self) -> &[u8] {
+        self.loaded.get_or_init(|| load(&self.path).unwrap_or_default())
     }
 
     fn learned(&self) -> MutexGuard<'_, HashMap<(u64, u64), Entry>> {

@@ -79,7 +79,7 @@ impl Cache {
 
     /// Shows every record, the oldest first, and gives the number of those that this version cannot read.
     pub(crate) fn each_record(&self, see: &mut dyn FnMut(Completeness, Record)) -> Result<usize> {
-        self.records.each(see)
+        self.records()?.each(see)
     }
 }
 

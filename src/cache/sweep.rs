@@ -166,7 +166,7 @@ impl Alone<'_> {
 
     /// Writes the record log anew without those that `keep` does not want; does nothing if it wants all.
     pub(crate) fn retain_records(&self, keep: &mut dyn FnMut(Completeness, &Record) -> bool) -> Result<Dropped> {
-        self.cache.records.retain(keep)
+        self.cache.records()?.retain(keep)
     }
 
     /// Removes what dead processes left in `tmp/` and `locks/`.

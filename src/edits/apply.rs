@@ -1,12 +1,12 @@
 //! Brings the folder and the items together: moves texts after their photos, writes the machine's, and tells each item's text.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cache::Cache;
-use crate::cache::artifact::Artifact;
+use crate::cache::artifact::{Artifact, Fields};
 use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
 use crate::edits::folder::{self, Contents, Folder, Found, read_text};
@@ -38,7 +38,7 @@ pub struct Applied {
 pub struct AppliedItem {
     pub provenance: Provenance,
     /// The effective texts: that of the stage's field, and those of people for further fields. Empty if there is no text.
-    pub fields: BTreeMap<String, Artifact>,
+    pub fields: Fields,
     /// Why the file cannot be used.
     pub failure: Option<String>,
 }
@@ -83,10 +83,10 @@ impl Editing<'_> {
             Action::Fail(message) => Some(message),
             _ => None,
         };
-        let mut fields = BTreeMap::new();
+        let mut fields = Fields::new();
         if let Some(text) = text {
             fields = judgement.companions;
-            fields.insert(self.field.clone(), text);
+            fields.insert(self.field.as_str().into(), text);
         }
         AppliedItem { provenance: judgement.provenance, fields, failure }
     }

@@ -1,8 +1,6 @@
 //! Decides whose text a file is and what is to be done with it. Reads nothing and writes nothing.
 
-use std::collections::BTreeMap;
-
-use crate::cache::artifact::Artifact;
+use crate::cache::artifact::{Artifact, Fields};
 use crate::cache::digest::Digest;
 use crate::edits::folder::{Contents, Found};
 use crate::edits::moves::Moves;
@@ -59,7 +57,7 @@ pub struct Judgement {
     pub provenance: Provenance,
     pub action: Action,
     /// Texts of people for fields beside the stage's own: `caption-flip`.
-    pub companions: BTreeMap<String, Artifact>,
+    pub companions: Fields,
 }
 
 impl Judgement {
@@ -83,7 +81,7 @@ impl Editing<'_> {
         let judge_item = |item| {
             let (companions, unusable) = match any_companion {
                 true => self.companions(item, moves),
-                false => (BTreeMap::new(), None),
+                false => (Fields::new(), None),
             };
             let (provenance, action) = match unusable {
                 Some(message) => (Provenance::Edited, Action::Fail(message)),
@@ -115,7 +113,7 @@ impl Editing<'_> {
                 if self.rows_about(item, moves).any(|row| row.text == Some(*digest)) {
                     return (Provenance::Machine, make(Some(*digest)));
                 }
-                let text = Artifact { digest: *digest, size: *size, extension: self.extension.clone() };
+                let text = Artifact { digest: *digest, size: *size, extension: self.extension.as_str().into() };
                 let rows = self.rows_of(item, moves);
                 let stale = !rows.is_empty() && item.key.is_some_and(|key| rows.iter().all(|row| row.key != key));
                 (if stale { Provenance::Stale } else { Provenance::Edited }, Action::Keep(text))
@@ -136,8 +134,8 @@ impl Editing<'_> {
     }
 
     /// The texts for further fields, and what is wrong with one of them.
-    fn companions(&self, item: &EditableItem, moves: &Moves<'_>) -> (BTreeMap<String, Artifact>, Option<String>) {
-        let mut companions = BTreeMap::new();
+    fn companions(&self, item: &EditableItem, moves: &Moves<'_>) -> (Fields, Option<String>) {
+        let mut companions = Fields::new();
         for suffix in COMPANIONS {
             if moves.is_item(&format!("{}{suffix}", item.name)) {
                 continue;
@@ -146,8 +144,8 @@ impl Editing<'_> {
                 None => {}
                 Some(Contents::Unusable(message)) => return (companions, Some(message.clone())),
                 Some(Contents::Text(digest, size)) => {
-                    let text = Artifact { digest: *digest, size: *size, extension: self.extension.clone() };
-                    companions.insert(format!("{}{suffix}", self.field), text);
+                    let text = Artifact { digest: *digest, size: *size, extension: self.extension.as_str().into() };
+                    companions.insert(format!("{}{suffix}", self.field).into(), text);
                 }
             }
         }

@@ -7,12 +7,14 @@ use std::sync::PoisonError;
 
 use anyhow::Result;
 
+use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::records::{Output, OutputName, Record};
 use crate::pipeline::context::ArtifactFiles;
 use crate::pipeline::decide::Decision;
 use crate::pipeline::execute::Run;
-use crate::pipeline::graph::{Pipeline, Producer};
+use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
+use crate::pipeline::item::Fields;
 use crate::pipeline::item_set;
 use crate::pipeline::item_tree::ItemTree;
 use crate::pipeline::lock_file::{EditRows, InputRow, StageRow};
@@ -29,6 +31,22 @@ pub fn out_folder(pipeline: &Pipeline) -> PathBuf {
     let mut settings = pipeline.settings.clone();
     settings.sort_unstable();
     pipeline.out().join(format!("@{}", Digest::of(settings.join("\n").as_bytes()).short()))
+}
+
+/// The fields of a stage that lie in `out/`. What people may edit lies in a folder of its own.
+fn shown_fields(stage: &LoadedStage) -> Vec<&'static str> {
+    if stage.owner.is_some() {
+        return Vec::new();
+    }
+    let edited = stage.stage.editable().map(|editable| editable.field);
+    stage.kind.writes().iter().copied().filter(|field| Some(*field) != edited).collect()
+}
+
+/// Whether the folder of a stage below `out/` shows the outputs that `tree` lists, and nobody touched it.
+pub(crate) fn is_stage_shown(pipeline: &Pipeline, cache: &Cache, index: usize, tree: &Digest) -> bool {
+    let stage = &pipeline.stages[index];
+    let fields = shown_fields(stage);
+    fields.is_empty() || is_shown(cache, &out_folder(pipeline), &stage.folder(), tree, &fields)
 }
 
 impl Run<'_> {
@@ -54,7 +72,7 @@ impl Run<'_> {
         let output = Output {
             name: OutputName::Own(TREE_FIELD.to_string()),
             origin: None,
-            fields: BTreeMap::from([(TREE_FIELD.to_string(), stored.artifact(TREE_FIELD))]),
+            fields: Fields::from([(TREE_FIELD, stored.artifact(TREE_FIELD))]),
             attributes: BTreeMap::from([(COUNT_ATTRIBUTE.to_string(), tree.count.to_string())]),
         };
         let components = grounds.components(stage, &decision.identity, &decision.taken)?.to_record();
@@ -78,24 +96,20 @@ impl Run<'_> {
     fn came_out_the_same(&self, index: usize, tree: &ItemTree) -> bool {
         let rows = self.lock.stages.get(&self.pipeline.stages[index].name);
         let Some(row) = rows.and_then(|rows| rows.last()) else { return false };
-        let before = ItemTree::in_cache(row.out, row.items as usize);
-        let (Ok(before), Ok(now)) = (before.items(self.cache), tree.items(self.cache)) else { return false };
-        before.len() == now.len() && before.iter().zip(now).all(|(a, b)| a.name == b.name && a.fields == b.fields)
+        if row.out == tree.digest {
+            return true;
+        }
+        let (Ok(before), Ok(now)) = (self.cache.read(&row.out), tree.items(self.cache)) else { return false };
+        row.items == now.len() as u64 && item_set::shows(&before, now).unwrap_or(false)
     }
 
     /// Shows the outputs under friendly names: in `out/`, with `--set` in a folder of its own.
     pub(crate) fn show_outputs(&self, index: usize, tree: &ItemTree) -> Result<()> {
+        if is_stage_shown(self.pipeline, self.cache, index, &tree.digest) {
+            return Ok(());
+        }
         let stage = &self.pipeline.stages[index];
-        if stage.owner.is_some() {
-            return Ok(());
-        }
-        // What people may edit lies in a folder of its own.
-        let edited = stage.stage.editable().map(|editable| editable.field);
-        let fields: Vec<&str> = stage.kind.writes().iter().copied().filter(|field| Some(*field) != edited).collect();
-        let (out, folder) = (out_folder(self.pipeline), stage.folder());
-        if fields.is_empty() || is_shown(self.cache, &out, &folder, &tree.digest, &fields) {
-            return Ok(());
-        }
+        let (out, folder, fields) = (out_folder(self.pipeline), stage.folder(), shown_fields(stage));
         // One stage at a time: they share the folder for what is being written.
         let _turn = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
         let report = materialise(self.cache, &out, &folder, &tree.digest, tree.items(self.cache)?, &fields)?;

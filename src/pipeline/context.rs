@@ -13,7 +13,7 @@ use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
 use crate::cache::records::{Output, OutputName};
 use crate::pipeline::intake::{Intake, read_unchanged};
-use crate::pipeline::item::Artifact;
+use crate::pipeline::item::{Artifact, Fields};
 use crate::pipeline::progress::{Event, Observer};
 use crate::pipeline::stage::{Content, Context, Draft, Files, Progress, Wish};
 use crate::pipeline::wishes::Wishes;
@@ -230,7 +230,7 @@ pub fn store(draft: Draft, work: &str, batch: &Batch<'_>, files: &ArtifactFiles<
     let own_or_following = |name: &str| {
         if work.is_empty() { OutputName::Own(name.to_string()) } else { OutputName::of(name, work) }
     };
-    let mut fields = BTreeMap::new();
+    let mut fields = Fields::new();
     for (field, content) in draft.fields {
         let artifact = match content {
             Content::Bytes { bytes, extension } => batch.put_bytes(&bytes)?.artifact(extension),
@@ -243,7 +243,7 @@ pub fn store(draft: Draft, work: &str, batch: &Batch<'_>, files: &ArtifactFiles<
                 artifact
             }
         };
-        fields.insert(field, artifact);
+        fields.insert(field.into(), artifact);
     }
     let origin = draft.origin.as_deref().map(own_or_following);
     Ok(Output { name: own_or_following(&draft.name), origin, fields, attributes: draft.attributes })

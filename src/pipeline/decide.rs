@@ -1,7 +1,7 @@
 //! Decides what of a stage is there already and what must run. `plan` asks it without running anything, `execute` asks it for each stage
 //! whose inputs are there: what a plan says is what a run does. Unaware of how stages are run.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use anyhow::{Context as _, Result, bail};
 use rayon::prelude::*;
@@ -14,7 +14,7 @@ use crate::cache::uses::Turn;
 use crate::pipeline::context::ArtifactFiles;
 use crate::pipeline::freshness::{Reason, changed_items, changed_params};
 use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
-use crate::pipeline::item::Artifact;
+use crate::pipeline::item::Fields;
 use crate::pipeline::item_set;
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::keys::{KeyedInput, StageIdentity, members, render_inputs, render_row, render_work, row_key};
@@ -83,7 +83,7 @@ pub enum WorkState {
     Dirty,
     Unknown,
     /// A person wrote the text; the machine is not asked. Holds the fields that people wrote.
-    Edited(BTreeMap<String, Artifact>),
+    Edited(Fields),
     /// What a person wrote cannot be used: says why.
     Broken(String),
 }
@@ -290,22 +290,30 @@ impl<'a> Grounds<'a> {
         let start = identity.work_hash();
         let preferred = self.preferred(stage);
         let look_up = |turn: &Turn| {
-            works
+            let mut keyed: Vec<KeyedWork> = works
                 .into_par_iter()
                 .with_min_len(16)
                 .map(|work| {
                     if work.inputs.values().any(|artifact| self.unknown.contains(&artifact.digest)) {
                         let key = unknown_key(&work);
-                        return Ok(KeyedWork { work, key, state: WorkState::Unknown });
+                        return KeyedWork { work, key, state: WorkState::Unknown };
                     }
                     let mut hash = start.clone();
                     render_work(&work, &mut hash);
-                    let key = hash.key();
-                    let found = if forced { None } else { self.result(&key, &preferred, turn)? };
-                    let state = found.map_or(WorkState::Dirty, |record| WorkState::Fresh(record.outputs));
-                    Ok(KeyedWork { work, key, state })
+                    KeyedWork { key: hash.key(), work, state: WorkState::Dirty }
                 })
-                .collect()
+                .collect();
+            if forced {
+                return Ok(keyed);
+            }
+            let known = keyed.iter().map(|keyed| keyed.key).collect::<Vec<_>>();
+            let results = self.cache.outputs_of(&known)?;
+            keyed.par_iter_mut().zip(results).with_min_len(16).for_each(|(keyed, results)| {
+                if let (WorkState::Dirty, Some(outputs)) = (&keyed.state, self.choose(&keyed.key, results, &preferred, turn)) {
+                    keyed.state = WorkState::Fresh(outputs);
+                }
+            });
+            Ok(keyed)
         };
         self.cache.in_turn(look_up)
     }

@@ -319,18 +319,14 @@ mod tests {
 
     use super::*;
     use crate::cache::manifest::{Covers, Rendering};
-    use crate::pipeline::item::Artifact;
+    use crate::pipeline::item::{Artifact, Fields};
 
     fn item(name: &str, image: &str, caption: &str) -> Item {
         let artifact = |text: &str| Artifact { digest: Digest::of(text.as_bytes()), size: 1, extension: "txt".into() };
         Item {
             name: name.into(),
             origin: None,
-            fields: BTreeMap::from([
-                ("image".to_string(), artifact(image)),
-                ("caption".to_string(), artifact(caption)),
-                ("photo".to_string(), artifact(image)),
-            ]),
+            fields: Fields::from([("image", artifact(image)), ("caption", artifact(caption)), ("photo", artifact(image))]),
             attributes: BTreeMap::new(),
             key: Digest::of(name.as_bytes()),
         }

@@ -1,10 +1,11 @@
 //! What lies in an input: the photos of a folder with their names and sidecars. Reads names and sizes, decodes nothing.
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use unicode_normalization::UnicodeNormalization;
 use walkdir::WalkDir;
 
@@ -66,54 +67,88 @@ pub fn list(folder: &Path) -> anyhow::Result<Vec<InputFile>> {
 pub fn survey(folder: &Path) -> (Listing, Vec<Unusable>) {
     let mut listing = Listing::default();
     let mut problems = Vec::new();
-    let mut sidecars = BTreeMap::new();
-    let visible = |entry: &walkdir::DirEntry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".");
-    for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(visible) {
-        let entry = match entry {
-            Ok(entry) if entry.file_type().is_file() => entry,
-            Ok(_) => continue,
+    let mut paths = Vec::new();
+    for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(is_visible) {
+        match entry {
+            Ok(entry) if entry.file_type().is_file() => paths.push(entry.into_path()),
+            Ok(_) => {}
             Err(error) => {
                 let path = error.path().unwrap_or(folder).to_path_buf();
                 problems.push(Unusable::Unreadable { path, source: error.into() });
-                continue;
             }
-        };
-        let path = entry.path();
-        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-        if OTHER_PICTURES.contains(&extension.as_str()) {
-            listing.unread.push(path.to_path_buf());
         }
-        let is_picture = PICTURES.contains(&extension.as_str());
-        if !is_picture && extension != "txt" {
-            continue;
+    }
+    let mut sidecars = HashMap::new();
+    let met: Vec<Met> = paths.into_par_iter().with_min_len(64).map(|path| Met::of(folder, path)).collect();
+    for met in met {
+        match met {
+            Met::Photo { file, is_pointer } => {
+                if is_pointer {
+                    problems.push(Unusable::Pointer { path: file.image.clone() });
+                }
+                listing.files.push(file);
+            }
+            Met::Sidecar { name, path } => drop(sidecars.insert(name, path)),
+            Met::OtherPicture(path) => listing.unread.push(path),
+            Met::NotText(path) => problems.push(Unusable::NotText { path }),
+            Met::Nothing => {}
         }
-        let Some(name) = item_name(folder, path) else {
-            problems.push(Unusable::NotText { path: path.to_path_buf() });
-            continue;
-        };
-        if extension == "txt" {
-            sidecars.insert(name, path.to_path_buf());
-            continue;
-        }
-        if entry.metadata().is_ok_and(|m| m.len() < LFS_POINTER_SIZE) && is_lfs_pointer(path) {
-            problems.push(Unusable::Pointer { path: path.to_path_buf() });
-        }
-        listing.files.push(InputFile { name, image: path.to_path_buf(), sidecar: None });
     }
     listing.files.sort_by(|a, b| (&a.name, &a.image).cmp(&(&b.name, &b.image)));
     listing.unread.sort();
-    for file in &mut listing.files {
-        file.sidecar = sidecars.remove(&file.name);
+    if !sidecars.is_empty() {
+        for file in &mut listing.files {
+            file.sidecar = sidecars.remove(&file.name);
+        }
     }
     problems.extend(equal_names(&listing.files));
     (listing, problems)
+}
+
+/// What a file in a folder of photos is.
+enum Met {
+    Photo {
+        file: InputFile,
+        is_pointer: bool,
+    },
+    Sidecar {
+        name: String,
+        path: PathBuf,
+    },
+    OtherPicture(PathBuf),
+    /// Its name.
+    NotText(PathBuf),
+    Nothing,
+}
+
+impl Met {
+    fn of(folder: &Path, path: PathBuf) -> Self {
+        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+        let is_among = |known: &[&str]| known.iter().any(|known| extension == *known);
+        let is_picture = is_among(PICTURES);
+        if !is_picture && extension != "txt" {
+            return if is_among(OTHER_PICTURES) { Self::OtherPicture(path) } else { Self::Nothing };
+        }
+        let Some(name) = item_name(folder, &path) else { return Self::NotText(path) };
+        if !is_picture {
+            return Self::Sidecar { name, path };
+        }
+        let is_pointer = fs::metadata(&path).is_ok_and(|m| m.len() < LFS_POINTER_SIZE) && is_lfs_pointer(&path);
+        Self::Photo { file: InputFile { name, image: path, sidecar: None }, is_pointer }
+    }
+}
+
+/// False of hidden files and folders, wherever the folder itself lies.
+pub(crate) fn is_visible(entry: &walkdir::DirEntry) -> bool {
+    entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
 /// Path of `file` below `folder` without its extension, NFC, with `/`; `None` if it is not UTF-8.
 pub fn item_name(folder: &Path, file: &Path) -> Option<String> {
     let below = file.strip_prefix(folder).unwrap_or(file).with_extension("");
     let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();
-    Some(parts?.join("/").nfc().collect())
+    let name = parts?.join("/");
+    Some(if name.is_ascii() { name } else { name.nfc().collect() })
 }
 
 /// True of the small text that git-lfs leaves where a file has not been fetched.
@@ -124,10 +159,11 @@ pub fn is_lfs_pointer(path: &Path) -> bool {
 
 /// Names that are equal, or would be on a file system that ignores case.
 fn equal_names(files: &[InputFile]) -> Vec<Unusable> {
-    let mut seen: BTreeMap<String, &InputFile> = BTreeMap::new();
+    let mut seen: HashMap<String, &InputFile> = HashMap::with_capacity(files.len());
     let mut problems = Vec::new();
     for file in files {
-        let folded: String = file.name.to_lowercase().nfc().collect();
+        let name = &file.name;
+        let folded = if name.is_ascii() { name.to_ascii_lowercase() } else { name.to_lowercase().nfc().collect() };
         match seen.get(&folded) {
             Some(first) => problems.push(Unusable::SameName {
                 name: file.name.clone(),

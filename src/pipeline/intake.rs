@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use smol_str::SmolStr;
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::pipeline::graph::{Found, Input, Pipeline, Producer};
 use crate::pipeline::inputs::{InputFile, is_lfs_pointer};
-use crate::pipeline::item::{Artifact, Item, ItemSet};
+use crate::pipeline::item::{Artifact, Fields, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
 
 /// Below this size a file may be a git-lfs pointer.
@@ -85,12 +86,12 @@ fn photos(input: &Input, folder: &Path, files: &[InputFile], cache: &Cache, inta
     let mut items = ItemSet::with_capacity(files.len());
     for file in files {
         let image = artifact(&file.image, intake)?;
-        let mut fields = BTreeMap::new();
+        let mut fields = Fields::new();
         if let Some(sidecar) = &file.sidecar {
-            fields.insert("sidecar".to_string(), artifact(sidecar, intake)?);
+            fields.insert("sidecar".into(), artifact(sidecar, intake)?);
         }
-        fields.insert("photo".to_string(), image.clone());
-        fields.insert("image".to_string(), image);
+        fields.insert("photo".into(), image.clone());
+        fields.insert("image".into(), image);
         items.push(input_item(file.name.clone(), fields));
     }
     if items.is_empty() {
@@ -141,12 +142,12 @@ pub fn unknown_digest(producer: &str, item: &str, field: &str) -> Digest {
     hasher.finalize().into()
 }
 
-fn file_item(input: &Input, digest: Digest, size: u64, extension: String) -> Item {
-    let fields = BTreeMap::from([("file".to_string(), Artifact { digest, size, extension })]);
+fn file_item(input: &Input, digest: Digest, size: u64, extension: SmolStr) -> Item {
+    let fields = Fields::from([("file", Artifact { digest, size, extension })]);
     input_item(input.name.clone(), fields)
 }
 
-fn input_item(name: String, fields: BTreeMap<String, Artifact>) -> Item {
+fn input_item(name: String, fields: Fields) -> Item {
     let mut hasher = blake3::Hasher::new_derive_key("loramill 2026-11 input item v1");
     for (field, artifact) in &fields {
         hasher.update(&(field.len() as u64).to_le_bytes());
@@ -157,8 +158,8 @@ fn input_item(name: String, fields: BTreeMap<String, Artifact>) -> Item {
 }
 
 /// In lower case, without the dot.
-fn extension(path: &Path) -> String {
-    path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
+fn extension(path: &Path) -> SmolStr {
+    path.extension().map(|e| e.to_string_lossy().to_lowercase().into()).unwrap_or_default()
 }
 
 /// The bytes of an input file, which must still be those that were hashed.

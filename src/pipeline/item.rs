@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-pub use crate::cache::artifact::Artifact;
+pub use crate::cache::artifact::{Artifact, Fields};
 use crate::cache::digest::Digest;
 
 /// A named thing with fields: a photo with its picture and caption, or a checkpoint with its LoRA.
@@ -15,7 +15,7 @@ pub struct Item {
     pub name: String,
     /// The name of the item this one descends from, where it has another name than that: `IMG_1-flip` descends from `IMG_1`. In no key.
     pub origin: Option<String>,
-    pub fields: BTreeMap<String, Artifact>,
+    pub fields: Fields,
     /// Facts about the item that selectors and labels use: `epoch`, `step`, `strength`, `prompt`. They follow from the key.
     pub attributes: BTreeMap<String, String>,
     /// The key that made it; of an input item the digest over its fields.

@@ -85,6 +85,21 @@ pub fn decode(tree: &[u8]) -> Result<ItemSet> {
     Ok(items)
 }
 
+/// Whether a tree lists items of these names and fields and no others; keys may differ. `items` are in the order of the names.
+pub fn shows(tree: &[u8], items: &[Item]) -> Result<bool> {
+    let mut items = items.iter();
+    let mut same = true;
+    visit(tree, |view| {
+        same = same
+            && items.next().is_some_and(|item| {
+                let fields = view.fields.iter().map(|field| (field.name, field.digest, field.size, field.extension));
+                let wanted = item.fields.iter().map(|(name, a)| (name.as_str(), a.digest, a.size, a.extension.as_str()));
+                item.name == view.name && fields.eq(wanted)
+            });
+    })?;
+    Ok(same && items.next().is_none())
+}
+
 /// Shows every item in the order of the names.
 pub fn visit<'a>(tree: &'a [u8], mut see: impl FnMut(ItemView<'a, '_>)) -> Result<()> {
     read(tree, &mut see).context("reading the tree of a stage")
@@ -144,7 +159,7 @@ fn read_words<'a>(reader: &mut Reader<'a>) -> Result<Vec<&'a str>> {
 
 impl FieldView<'_> {
     pub fn artifact(&self) -> Artifact {
-        Artifact { digest: self.digest, size: self.size, extension: self.extension.to_string() }
+        Artifact { digest: self.digest, size: self.size, extension: self.extension.into() }
     }
 }
 
@@ -169,20 +184,18 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::pipeline::item::Fields;
 
     fn sample() -> ItemSet {
         let artifact = |text: &str, extension: &str| Artifact {
             digest: Digest::of(text.as_bytes()),
             size: text.len() as u64,
-            extension: extension.to_string(),
+            extension: extension.into(),
         };
         let item = |name: &str, origin: Option<&str>| Item {
             name: name.to_string(),
             origin: origin.map(str::to_string),
-            fields: BTreeMap::from([
-                ("image".to_string(), artifact(name, "png")),
-                ("caption".to_string(), artifact("a star", "txt")),
-            ]),
+            fields: Fields::from([("image", artifact(name, "png")), ("caption", artifact("a star", "txt"))]),
             attributes: BTreeMap::from([("prompt".to_string(), "a photo\nof a star".to_string())]),
             key: Digest::of(name.as_bytes()),
         };
@@ -209,7 +222,7 @@ mod tests {
             |item| item.origin = Some("x".into()),
             |item| item.key = Digest::of(b"x"),
             |item| item.fields.get_mut("image").unwrap().size += 1,
-            |item| item.fields.get_mut("image").unwrap().extension.push('x'),
+            |item| item.fields.get_mut("image").unwrap().extension = "pngx".into(),
             |item| item.attributes.get_mut("prompt").unwrap().push('x'),
         ];
         for change in changes {

@@ -14,7 +14,7 @@ use crate::pipeline::item_set;
 pub struct ItemTree {
     pub digest: Digest,
     pub count: usize,
-    items: Arc<OnceLock<ItemSet>>,
+    items: Arc<OnceLock<Arc<ItemSet>>>,
 }
 
 impl ItemTree {
@@ -23,7 +23,7 @@ impl ItemTree {
         items.sort_by(|a, b| a.name.cmp(&b.name));
         let digest = Digest::of(&item_set::encode(&items));
         let count = items.len();
-        Self { digest, count, items: Arc::new(OnceLock::from(items)) }
+        Self { digest, count, items: Arc::new(OnceLock::from(Arc::new(items))) }
     }
 
     /// Of a tree in the cache, not read yet.
@@ -33,10 +33,19 @@ impl ItemTree {
 
     /// In the order of their names.
     pub fn items(&self, cache: &Cache) -> Result<&[Item]> {
+        Ok(self.filled(cache)?)
+    }
+
+    /// As `items`, to be kept.
+    pub fn shared(&self, cache: &Cache) -> Result<Arc<ItemSet>> {
+        self.filled(cache).cloned()
+    }
+
+    fn filled(&self, cache: &Cache) -> Result<&Arc<ItemSet>> {
         if self.items.get().is_none() {
             let read = item_set::decode(&cache.read(&self.digest)?)?;
             // Of two threads one finds the items in place.
-            let _ = self.items.set(read);
+            let _ = self.items.set(Arc::new(read));
         }
         Ok(self.items.get().expect("just filled"))
     }

@@ -132,7 +132,7 @@ impl Run<'_> {
                 for place in dirty {
                     let KeyedWork { work, key, .. } = &works.works[place];
                     match if ask.forces(&work.name) { None } else { grounds.result(key, &preferred, turn)? } {
-                        Some(record) => drop(done.outputs.insert(place, record.outputs)),
+                        Some(outputs) => drop(done.outputs.insert(place, outputs)),
                         None => left.push(place),
                     }
                 }
@@ -259,7 +259,7 @@ impl Run<'_> {
         let look_up = |turn: &Turn| self.grounds(files).result(&key, &preferred, turn);
         let found = if is_forced { None } else { self.cache.in_turn(look_up)? };
         let (made, outputs) = match found {
-            Some(record) => (0, record.outputs),
+            Some(outputs) => (0, outputs),
             None => {
                 let drafts = in_stage(stage, guarded(|| form.finish(outputs, files)))?;
                 let batch = self.batch();

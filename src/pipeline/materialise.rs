@@ -26,6 +26,8 @@ use crate::pipeline::out_manifest::{Entry, Manifest};
 
 /// From this size on a file is a hard link of its read-only object, if it cannot be a reflink.
 const LINKED_FROM: u64 = 64 << 20;
+/// So many new files are made durable one by one; more, with all that the file system has to write.
+const SYNCED_ALONE: usize = 16;
 /// More files of a kind are counted, not listed.
 const LISTED: usize = 20;
 
@@ -52,9 +54,8 @@ pub fn materialise(cache: &Cache, out: &Path, stage: &str, tree: &Digest, items:
     let wanted = wanted(items, fields)?;
     if !manifest.entries.is_empty() {
         // What is about to change is forgotten first: after a kill a file that is missing is not one that the user removed.
-        let stays = |entry: &&Entry| wanted.get(&entry.path).is_some_and(|want| want.digest == entry.digest);
-        let entries = manifest.entries.iter().filter(stays).cloned().collect();
-        Manifest { covers: None, entries }.write(&manifest_path)?;
+        let changes = |entry: &&Entry| wanted.get(&entry.path).is_none_or(|want| want.digest != entry.digest);
+        Manifest::forget(&manifest_path, manifest.entries.iter().filter(changes).map(|entry| entry.path.as_str()))?;
     }
     let entries = work.bring_about(&manifest, &wanted)?;
     Manifest { covers: Some(covers), entries }.write(&manifest_path)?;
@@ -64,17 +65,22 @@ pub fn materialise(cache: &Cache, out: &Path, stage: &str, tree: &Digest, items:
 /// Whether `<out>/<stage>/` shows `fields` of the items that `tree` lists, and nobody touched it: then there is nothing to do.
 pub fn is_shown(cache: &Cache, out: &Path, stage: &str, tree: &Digest, fields: &[&str]) -> bool {
     let folder = out.join(stage);
-    shows(&Manifest::read(&Manifest::path(cache, &folder)), &folder, &covers(tree, fields))
+    let (manifest, covers) = (Manifest::path(cache, &folder), covers(tree, fields));
+    Manifest::claims(&manifest, &covers) && shows(&Manifest::read(&manifest), &folder, &covers)
 }
 
 fn shows(manifest: &Manifest, folder: &Path, covers: &Digest) -> bool {
     if manifest.covers.as_ref() != Some(covers) {
         return false;
     }
-    // From an open folder the kernel finds a file without walking the way to it, and there may be many.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(folder) = rustix::fs::open(folder, flags, Mode::empty()) else { return manifest.entries.is_empty() };
+    let Ok(folder) = opened(folder) else { return manifest.entries.is_empty() };
     manifest.entries.par_iter().with_min_len(256).all(|entry| is_untouched(&folder, entry))
+}
+
+/// From an open folder the kernel finds a file without walking the way to it, and there may be many.
+fn opened(folder: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(folder, flags, Mode::empty())?)
 }
 
 /// Stands for what a folder is to show.
@@ -165,8 +171,13 @@ impl<'a> Work<'a> {
         // 2. what lies there already
         let mut entries = Vec::with_capacity(wanted.len());
         let mut missing = Vec::new();
-        for (path, want) in wanted {
+        let unchanged = self.unchanged(&known, wanted);
+        for ((path, want), unchanged) in wanted.iter().zip(unchanged) {
             let entry = known.get(path.as_str()).copied();
+            if let (Some(entry), true) = (entry, unchanged) {
+                entries.push(entry.clone());
+                continue;
+            }
             match self.clear(path, entry, Some(want))? {
                 Cleared::AsWanted(entry) => entries.push(entry),
                 Cleared::Nothing => {
@@ -192,13 +203,42 @@ impl<'a> Work<'a> {
             let written: Vec<Entry> = missing.par_iter().map(|(path, want)| work.write(path, want)).collect::<Result<_>>()?;
             self.written = written.len();
             entries.extend(written);
-            let open = File::open(&self.folder).map_err(|error| disk_trouble(error, "opening", &self.folder))?;
-            // What the manifest says must still be true after a power cut.
-            rustix::fs::syncfs(open).map_err(|error| disk_trouble(error.into(), "making durable", &self.folder))?;
+            self.make_durable(&missing)?;
             let _ = fs::remove_dir_all(&self.scratch);
         }
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(entries)
+    }
+
+    /// What the manifest says must still be true after a power cut.
+    fn make_durable(&self, written: &[(&String, &Wanted)]) -> Result<()> {
+        if written.len() > SYNCED_ALONE {
+            let open = File::open(&self.folder).map_err(|error| disk_trouble(error, "opening", &self.folder))?;
+            let synced = rustix::fs::syncfs(open).map_err(io::Error::from);
+            return synced.map_err(|error| disk_trouble(error, "making durable", &self.folder));
+        }
+        let mut paths = BTreeSet::new();
+        for (path, _) in written {
+            let full = self.folder.join(path);
+            // A folder may be new itself.
+            paths.extend(full.ancestors().take_while(|above| above.starts_with(&self.folder)).map(Path::to_path_buf));
+        }
+        for path in paths {
+            let synced = File::open(&path).and_then(|open| open.sync_all());
+            synced.map_err(|error| disk_trouble(error, "making durable", &path))?;
+        }
+        Ok(())
+    }
+
+    /// For each of what is wanted, whether it lies there since an earlier call wrote it.
+    fn unchanged(&self, known: &BTreeMap<&str, &Entry>, wanted: &BTreeMap<String, Wanted>) -> Vec<bool> {
+        let Ok(folder) = opened(&self.folder) else { return vec![false; wanted.len()] };
+        let wanted: Vec<(&String, &Wanted)> = wanted.iter().collect();
+        let is_there = |(path, want): &(&String, &Wanted)| {
+            let entry = known.get(path.as_str()).filter(|entry| entry.digest == want.digest);
+            entry.is_some_and(|entry| is_untouched(&folder, entry))
+        };
+        wanted.par_iter().with_min_len(256).map(is_there).collect()
     }
 
     /// Makes room at `path`, unless what is wanted lies there.
@@ -347,6 +387,7 @@ mod tests {
 
     use super::*;
     use crate::cache::faults::{Fault, arm, disarm};
+    use crate::pipeline::item::Fields;
     use crate::pipeline::item_set;
 
     struct Place {
@@ -372,7 +413,7 @@ mod tests {
             Item {
                 name: name.to_string(),
                 origin: None,
-                fields: BTreeMap::from([("image".to_string(), image)]),
+                fields: Fields::from([("image", image)]),
                 attributes: BTreeMap::new(),
                 key: Digest::of(name.as_bytes()),
             }
@@ -512,7 +553,7 @@ mod tests {
     fn fields_with_one_extension_get_names_of_their_own() {
         let place = Place::new();
         let mut item = place.item("a", b"one");
-        item.fields.insert("mask".to_string(), place.item("x", b"two").fields["image"].clone());
+        item.fields.insert("mask".into(), place.item("x", b"two").fields["image"].clone());
         let paths = wanted(&[item], &["image", "mask"]).unwrap();
         assert_eq!(paths.into_keys().collect::<Vec<_>>(), ["a.mask.png", "a.png"]);
     }

@@ -1,7 +1,9 @@
 //! What a run wrote into one folder below `out/`: path, contents and `stat` of each file. Lies in the cache; without it files are hashed
 //! again. Unaware of items.
 
-use std::fs;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -49,16 +51,52 @@ impl Manifest {
         cache.root().join("outputs").join(Digest::of(full.as_os_str().as_encoded_bytes()).to_hex())
     }
 
+    /// Whether the file says that the folder shows what `covers` stands for. Whether it is sound is not looked at.
+    pub(crate) fn claims(path: &Path, covers: &Digest) -> bool {
+        let mut start = [0; HEADER.len() + 32];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+        read.is_ok() && start.starts_with(HEADER) && start.ends_with(covers.as_bytes()) && !changing(path).exists()
+    }
+
     /// Nothing is known if the file is missing or damaged.
     pub(crate) fn read(path: &Path) -> Self {
-        fs::read(path).ok().and_then(|bytes| Self::decode(&bytes).ok()).unwrap_or_default()
+        let read = || {
+            let mut manifest = Self::decode(&fs::read(path).ok()?).ok()?;
+            let forgotten = match fs::read(changing(path)) {
+                Ok(bytes) => decode_paths(&bytes).ok()?,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Some(manifest),
+                Err(_) => return None,
+            };
+            manifest.covers = None;
+            manifest.entries.retain(|entry| !forgotten.contains(&entry.path));
+            Some(manifest)
+        };
+        read().unwrap_or_default()
+    }
+
+    /// From here until the manifest is written anew, nothing is known of the files at `paths`.
+    pub(crate) fn forget<'p>(path: &Path, paths: impl Iterator<Item = &'p str>) -> Result<()> {
+        let paths: Vec<&str> = paths.collect();
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let mut writer = Writer::default();
+        writer.number(paths.len() as u64);
+        paths.into_iter().for_each(|path| writer.text(path));
+        let checksum = Digest::of(&writer.bytes);
+        writer.digest(&checksum);
+        atomic::replace(&changing(path), &writer.bytes)
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|error| disk_trouble(error, "creating", folder))?;
         }
-        atomic::replace(path, &self.encode())
+        atomic::replace(path, &self.encode())?;
+        match fs::remove_file(changing(path)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_trouble(error, "removing", &changing(path))),
+            _ => Ok(()),
+        }
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -97,9 +135,46 @@ impl Manifest {
     }
 }
 
+/// Beside a manifest, while files that it lists change: their paths.
+fn changing(manifest: &Path) -> PathBuf {
+    manifest.with_extension("changing")
+}
+
+fn decode_paths(bytes: &[u8]) -> Result<HashSet<String>> {
+    let (content, checksum) = bytes.split_at(bytes.len().saturating_sub(32));
+    ensure!(Digest::of(content).as_bytes() == checksum, "damaged");
+    let mut reader = Reader::new(content);
+    let count = reader.count()?;
+    let paths = (0..count).map(|_| reader.text().map(str::to_string)).collect::<Result<_>>()?;
+    reader.finish()?;
+    Ok(paths)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_change_are_forgotten_until_the_manifest_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("manifest");
+        let stat = FileStat { device: 1, inode: 2, size: 3, modified: 4, changed: 5 };
+        let entry = |path: &str| Entry { path: path.into(), digest: Digest::of(b"x"), stat, linked: false };
+        let covers = Digest::of(b"tree");
+        let manifest = Manifest { covers: Some(covers), entries: vec![entry("a.png"), entry("b.png")] };
+        manifest.write(&path).unwrap();
+        assert!(Manifest::claims(&path, &covers));
+        Manifest::forget(&path, ["a.png"].into_iter()).unwrap();
+        assert!(!Manifest::claims(&path, &covers));
+        assert_eq!(Manifest::read(&path), Manifest { covers: None, entries: vec![entry("b.png")] });
+        let whole = fs::read(changing(&path)).unwrap();
+        for length in 0..whole.len() {
+            fs::write(changing(&path), &whole[..length]).unwrap();
+            assert_eq!(Manifest::read(&path), Manifest::default(), "cut at {length}");
+        }
+        manifest.write(&path).unwrap();
+        assert_eq!(Manifest::read(&path), manifest);
+    }
 
     #[test]
     fn a_manifest_cut_anywhere_says_nothing() {

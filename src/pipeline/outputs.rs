@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::cache::digest::Digest;
 use crate::cache::manifest::{Covers, KeyHash, Purpose, Rendering as _, Section};
 use crate::cache::records::Output;
-use crate::pipeline::item::{Artifact, Item, ItemSet};
+use crate::pipeline::item::{Fields, Item, ItemSet};
 use crate::pipeline::keys::{KeyedInput, StageIdentity, members, render_inputs};
 use crate::pipeline::stage::Work;
 
@@ -22,8 +22,8 @@ fn nameless() -> Work {
         name: String::new(),
         origin: None,
         values: BTreeMap::new(),
-        inputs: BTreeMap::new(),
-        carry: BTreeMap::new(),
+        inputs: Fields::new(),
+        carry: Fields::new(),
         attributes: BTreeMap::new(),
     }
 }
@@ -45,7 +45,7 @@ pub fn items_of(work: &Work, key: Digest, outputs: &[Output]) -> ItemSet {
 }
 
 /// The item of a piece of work that a person did.
-pub fn edited_item(work: &Work, key: Digest, fields: &BTreeMap<String, Artifact>) -> Item {
+pub fn edited_item(work: &Work, key: Digest, fields: &Fields) -> Item {
     let mut all = work.carry.clone();
     all.extend(fields.iter().map(|(name, artifact)| (name.clone(), artifact.clone())));
     Item { name: work.name.clone(), origin: work.origin.clone(), fields: all, attributes: work.attributes.clone(), key }

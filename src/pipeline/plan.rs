@@ -15,7 +15,7 @@ use crate::pipeline::execute::read_inputs;
 use crate::pipeline::freshness::Reason;
 use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
 use crate::pipeline::intake::unknown_digest;
-use crate::pipeline::item::{Artifact, Item, ItemSet};
+use crate::pipeline::item::{Artifact, Fields, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::lints::{Lints, UnstoredTexts};
 use crate::pipeline::lock_file::LockFile;
@@ -308,8 +308,8 @@ fn foresee(stage: &LoadedStage, decision: &Decision<'_>, grounds: &Grounds<'_>) 
                         name: name.clone(),
                         origin: None,
                         values: BTreeMap::new(),
-                        inputs: BTreeMap::new(),
-                        carry: BTreeMap::new(),
+                        inputs: Fields::new(),
+                        carry: Fields::new(),
                         attributes,
                     };
                     stand_in(stage, &work, name)
@@ -326,7 +326,7 @@ fn stand_in(stage: &LoadedStage, work: &Work, name: String) -> Item {
     let mut fields = work.carry.clone();
     for field in stage.kind.writes() {
         let digest = unknown_digest(&stage.name, &name, field);
-        fields.insert(field.to_string(), Artifact { digest, size: 0, extension: String::new() });
+        fields.insert((*field).into(), Artifact { digest, size: 0, extension: Default::default() });
     }
     let key = unknown_digest(&stage.name, &name, "key");
     Item { name, origin: work.origin.clone(), fields, attributes: work.attributes.clone(), key }

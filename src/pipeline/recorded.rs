@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
-use crate::cache::records::{Output, Record};
+use crate::cache::records::Output;
 use crate::cache::uses::Turn;
 use crate::pipeline::decide::Grounds;
 use crate::pipeline::graph::LoadedStage;
@@ -26,27 +26,38 @@ pub const COUNT_ATTRIBUTE: &str = "items";
 pub const STAGE_FACT: &str = "stage";
 
 impl Grounds<'_> {
-    /// A result of `key` whose objects are all here: the one the lock names, else the first. It stays here while the run lasts.
-    pub(crate) fn result(&self, key: &Digest, preferred: &Preferred, turn: &Turn) -> Result<Option<Record>> {
-        let found = self.find_result(key, preferred)?;
-        if found.is_some() {
-            turn.note(*key);
-        }
-        Ok(found)
+    /// The outputs of a result of `key` whose objects are all here: of the one the lock names, else of the first. It stays here while
+    /// the run lasts.
+    pub(crate) fn result(&self, key: &Digest, preferred: &Preferred, turn: &Turn) -> Result<Option<Vec<Output>>> {
+        Ok(self.choose(key, self.cache.outputs(key)?, preferred, turn))
     }
 
-    fn find_result(&self, key: &Digest, preferred: &Preferred) -> Result<Option<Record>> {
-        let mut here: Vec<Record> = self.cache.results(key)?;
-        here.retain(|record| record.outputs.iter().all(|output| self.is_here(output)));
+    /// The one of several `results` of `key` that counts, as `result` says.
+    pub(crate) fn choose(
+        &self,
+        key: &Digest,
+        results: Vec<Vec<Output>>,
+        preferred: &Preferred,
+        turn: &Turn,
+    ) -> Option<Vec<Output>> {
+        let chosen = self.choose_among(key, results, preferred);
+        if chosen.is_some() {
+            turn.note(*key);
+        }
+        chosen
+    }
+
+    fn choose_among(&self, key: &Digest, mut here: Vec<Vec<Output>>, preferred: &Preferred) -> Option<Vec<Output>> {
+        here.retain(|outputs| outputs.iter().all(|output| self.is_here(output)));
         if here.len() > 1
             && let Some(digests) = preferred.get(self.cache, key)
         {
             let named = |output: &Output| output.fields.values().any(|artifact| digests.contains(&artifact.digest));
-            if let Some(position) = here.iter().position(|record| record.outputs.iter().any(named)) {
-                return Ok(Some(here.swap_remove(position)));
+            if let Some(position) = here.iter().position(|outputs| outputs.iter().any(named)) {
+                return Some(here.swap_remove(position));
             }
         }
-        Ok(here.into_iter().next())
+        here.into_iter().next()
     }
 
     pub fn preferred(&self, stage: &LoadedStage) -> Preferred {

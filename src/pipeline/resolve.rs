@@ -106,7 +106,7 @@ fn stand_in(item: &mut Item, reads: &InputUse) {
     if !item.fields.contains_key(asked)
         && let Some(file) = item.fields.remove("file")
     {
-        item.fields.insert(asked.to_string(), file);
+        item.fields.insert(asked.into(), file);
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
 
     use super::*;
     use crate::cache::digest::Digest;
-    use crate::pipeline::item::Artifact;
+    use crate::pipeline::item::{Artifact, Fields};
     use crate::pipeline::reference::Reference;
     use crate::pipeline::tree::{Source, Span};
 
@@ -152,7 +152,7 @@ mod tests {
         Item {
             name: format!("e{epoch:03}"),
             origin: None,
-            fields: BTreeMap::from([("lora".to_string(), artifact)]),
+            fields: Fields::from([("lora", artifact)]),
             attributes: BTreeMap::from([("epoch".into(), epoch.to_string()), ("step".into(), (epoch * 94).to_string())]),
             key: Digest::of(b"key"),
         }
@@ -210,7 +210,7 @@ mod tests {
         let artifact = file.fields.remove("lora").unwrap();
         file.fields.insert("file".into(), artifact.clone());
         let taken = take(&lora(Selector::All, InputShape::One), &[file], true, &Skip::default(), None).unwrap().unwrap();
-        assert_eq!(taken[0].fields, BTreeMap::from([("lora".to_string(), artifact)]));
+        assert_eq!(taken[0].fields, Fields::from([("lora", artifact)]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::item::{Artifact, Item, ItemSet};
+use crate::pipeline::item::{Artifact, Fields, Item, ItemSet};
 use crate::pipeline::params::ParamDoc;
 use crate::pipeline::reference::Reference;
 use crate::pipeline::tree::Node;
@@ -168,7 +168,7 @@ pub enum InputShape {
 #[derive(Clone, Debug, Default)]
 pub struct Resolved {
     /// By the path of the param.
-    pub inputs: BTreeMap<String, ItemSet>,
+    pub inputs: BTreeMap<String, Arc<ItemSet>>,
     /// False while a producer is still publishing: then more items will come.
     pub complete: bool,
 }
@@ -176,7 +176,7 @@ pub struct Resolved {
 impl Resolved {
     /// The items of `param`, in the order of their names; empty if there is no such input.
     pub fn items(&self, param: &str) -> &[Item] {
-        self.inputs.get(param).map_or(&[], Vec::as_slice)
+        self.inputs.get(param).map_or(&[], |items| items.as_slice())
     }
 
     /// The artifact of an input that is one item.
@@ -203,9 +203,9 @@ pub struct Work {
     /// Values of this piece alone: prompt, seed, box.
     pub values: BTreeMap<String, serde_json::Value>,
     /// What it reads, by a name that the key shows: `image`, `base`, `lora`.
-    pub inputs: BTreeMap<String, Artifact>,
+    pub inputs: Fields,
     /// Fields and attributes that pass to the outputs unless these have them. In no key.
-    pub carry: BTreeMap<String, Artifact>,
+    pub carry: Fields,
     pub attributes: BTreeMap<String, String>,
 }
 

@@ -5,11 +5,11 @@ use anyhow::Result;
 
 use crate::pipeline::decide::Grounds;
 use crate::pipeline::freshness::Reason;
-use crate::pipeline::graph::{Collected, Edge, LoadedStage, Producer};
+use crate::pipeline::graph::{Collected, Edge, Found, LoadedStage, Producer};
 use crate::pipeline::item::{Artifact, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::resolve::{Waiting, take, takes_all};
-use crate::pipeline::stage::Resolved;
+use crate::pipeline::stage::{InputShape, Resolved};
 
 /// An input of a stage, after selection.
 pub struct Taken<'a> {
@@ -83,7 +83,7 @@ impl<'a> Grounds<'a> {
             Given::Part(_) if matches!(edge.from, Producer::Input(_)) => {
                 return Ok(Share::Awaited(Reason::InputAbsent { input: producer() }));
             }
-            Given::Whole(tree) if matches!(edge.from, Producer::Stage(_)) && takes_all(&edge.reads, &self.pipeline.skip) => {
+            Given::Whole(tree) if self.gives_as_read(edge) && takes_all(&edge.reads, &self.pipeline.skip) => {
                 return Ok(Share::Items { tree, whole: true });
             }
             Given::Whole(tree) => (tree.items(self.cache)?.to_vec(), true),
@@ -94,6 +94,18 @@ impl<'a> Grounds<'a> {
             Err(Waiting::ForAPick) => Share::Awaited(Reason::NothingPicked { input: producer() }),
             Err(Waiting::ForMore) => Share::Awaited(Reason::WaitsFor { stage: producer() }),
         })
+    }
+
+    /// Whether the items of the producer have the fields that are read, so that none is a file that stands for another field.
+    fn gives_as_read(&self, edge: &Edge) -> bool {
+        match edge.from {
+            Producer::Stage(_) => true,
+            Producer::Input(index) => {
+                let are_photos = matches!(self.pipeline.inputs[index].found, Found::Photos { .. });
+                let first = edge.reads.reads.first();
+                are_photos && edge.reads.shape != InputShape::One && first.is_none_or(|field| matches!(*field, "image" | "photo"))
+            }
+        }
     }
 
     /// The items of several variants as one set. Their names tell the variants apart; `skip:` knows an item by its origin.
@@ -114,7 +126,7 @@ impl<'a> Grounds<'a> {
     pub fn resolve(&self, taken: &[Taken<'_>], complete: bool) -> Result<Resolved> {
         let mut resolved = Resolved { complete, ..Resolved::default() };
         for taken in taken {
-            resolved.inputs.insert(taken.edge.reads.param.clone(), taken.tree.items(self.cache)?.to_vec());
+            resolved.inputs.insert(taken.edge.reads.param.clone(), taken.tree.shared(self.cache)?);
         }
         Ok(resolved)
     }

@@ -1,7 +1,6 @@
 //! Where an editable stage meets what people wrote: their text takes the place of the machine's in the items that consumers see, and an
 //! item that a person wrote is not run. Unaware of how texts are kept; that is `edits`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -11,7 +10,7 @@ use crate::cache::records::Output;
 use crate::edits::{Action, EditableItem, Editing, Provenance};
 use crate::pipeline::decide::{Decision, Grounds, KeyedWork, Verdict, WorkState};
 use crate::pipeline::graph::{LoadedStage, Pipeline};
-use crate::pipeline::item::Artifact;
+use crate::pipeline::item::{Artifact, Fields};
 use crate::pipeline::lock_file::{EditRows, LockFile};
 use crate::pipeline::selection::Ask;
 use crate::pipeline::stage::{Editable, Form};
@@ -103,8 +102,8 @@ pub fn judge(editing: &Editing<'_>, editable: &Editable, works: &mut [KeyedWork]
         }
         match judgement.action {
             Action::Keep(text) if judgement.provenance != Provenance::Machine => {
-                let mut fields: BTreeMap<String, Artifact> = judgement.companions;
-                fields.insert(editable.field.to_string(), text);
+                let mut fields: Fields = judgement.companions;
+                fields.insert(editable.field.into(), text);
                 keyed.state = WorkState::Edited(fields);
             }
             Action::Fail(message) => keyed.state = WorkState::Broken(message),
@@ -115,7 +114,7 @@ pub fn judge(editing: &Editing<'_>, editable: &Editable, works: &mut [KeyedWork]
     }
 }
 
-fn add_companions(state: &mut WorkState, companions: BTreeMap<String, Artifact>) {
+fn add_companions(state: &mut WorkState, companions: Fields) {
     if let WorkState::Fresh(outputs) = state
         && let Some(output) = outputs.first_mut()
     {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -184,7 +184,8 @@ impl Run<'_> {
 fn keep_only_what_is_read(resolved: &mut Resolved, decision: &Decision<'_>) {
     for taken in &decision.taken {
         let reads = &taken.edge.reads;
-        for item in resolved.inputs.get_mut(&reads.param).into_iter().flatten() {
+        let items = resolved.inputs.get_mut(&reads.param).map(Arc::make_mut);
+        for item in items.into_iter().flatten() {
             item.fields.retain(|field, _| reads.reads.contains(&field.as_str()));
         }
     }

@@ -92,10 +92,10 @@ impl Bench<'_, '_> {
         }
         let Some(_lock) = self.run.wait_for_key(&stage.name, &work.key)? else { return Ok(None) };
         if !self.ask.forces(&work.work.name)
-            && let Some(record) =
+            && let Some(outputs) =
                 self.run.cache.in_turn(|turn| self.run.grounds(self.opened_with).result(&work.key, self.preferred, turn))?
         {
-            return Ok(Some((record.outputs, false)));
+            return Ok(Some((outputs, false)));
         }
         let outputs = self.make(work)?;
         // The next to hold the lock looks for the record.

@@ -178,7 +178,7 @@ impl ItemStage for MergeParams {
                 let item = if param == varies { Some(item) } else { inputs.items(param).first() };
                 let Some(item) = item else { return Ok(Vec::new()) };
                 let lora = item.fields.get("lora").with_context(|| format!("`{}` of `{param}` has no `lora`", item.name))?;
-                work.inputs.insert(param.clone(), lora.clone());
+                work.inputs.insert(param.as_str().into(), lora.clone());
             }
             works.push(work);
         }

@@ -10,7 +10,7 @@ use crate::device;
 use crate::diffusion::sampler::Sampler;
 use crate::drawing::studio::{LoraFile, Studio};
 use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::item::{Artifact, Item};
+use crate::pipeline::item::{Fields, Item};
 use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
@@ -258,7 +258,7 @@ fn first_caption(items: &[Item], files: &dyn Files) -> Result<String> {
 struct Column {
     /// First part of its pictures' names.
     name: String,
-    inputs: BTreeMap<String, Artifact>,
+    inputs: Fields,
     /// The params that name its LoRAs.
     loras: Vec<String>,
     attributes: BTreeMap<String, String>,
@@ -267,7 +267,7 @@ struct Column {
 impl SampleParams {
     /// The base, then each checkpoint in the order of its epoch, step and name.
     fn columns(&self, inputs: &Resolved) -> Result<Vec<Column>> {
-        let mut models = BTreeMap::from([("base".to_string(), inputs.one("base", "model")?.clone())]);
+        let mut models = Fields::from([("base", inputs.one("base", "model")?.clone())]);
         if self.vae.is_some() {
             models.insert("vae".into(), inputs.one("vae", "model")?.clone());
         }
@@ -287,7 +287,7 @@ impl SampleParams {
                 let item = if param == varies { Some(checkpoint) } else { inputs.items(param).first() };
                 let Some(item) = item else { return Ok(columns) };
                 let lora = item.fields.get("lora").with_context(|| format!("`{}` of `{param}` has no `lora`", item.name))?;
-                column_inputs.insert(param.clone(), lora.clone());
+                column_inputs.insert(param.as_str().into(), lora.clone());
             }
             let attribute = |key: &str| Some((key.to_string(), checkpoint.attributes.get(key)?.clone()));
             // Checkpoints of several trainings together have the variant before their names: `rank=8/e020`.
@@ -316,7 +316,7 @@ impl Column {
             origin: None,
             values: settings.values(),
             inputs: self.inputs.clone(),
-            carry: BTreeMap::new(),
+            carry: Fields::new(),
             attributes,
         }
     }
@@ -331,7 +331,7 @@ impl Worker for Painter {
         let request = settings.request()?;
         let mut loras = Vec::new();
         for (index, strength) in settings.strengths.iter().enumerate() {
-            let lora = work.inputs.get(&format!("lora[{index}]")).context("a strength without a LoRA")?;
+            let lora = work.inputs.get(format!("lora[{index}]").as_str()).context("a strength without a LoRA")?;
             loras.push(LoraFile { path: context.path(lora)?, strength: *strength });
         }
         let clip_skip = settings.clip_skip.map(usize::try_from).transpose()?;

@@ -96,10 +96,11 @@ fn attribute<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
     use crate::cache::digest::Digest;
+    use crate::pipeline::item::Fields;
 
     fn picture(name: &str, attributes: &[(&str, &str)]) -> Item {
         let attributes = attributes.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        Item { name: name.into(), origin: None, fields: BTreeMap::new(), attributes, key: Digest::of(name.as_bytes()) }
+        Item { name: name.into(), origin: None, fields: Fields::new(), attributes, key: Digest::of(name.as_bytes()) }
     }
 
     fn names(sheet: &Sheet<'_>) -> Vec<String> {

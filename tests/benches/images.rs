@@ -21,7 +21,7 @@ use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use loramill::cache::digest::Digest;
 use loramill::pipeline::diagnostic::Diagnostics;
-use loramill::pipeline::item::{Artifact, Item};
+use loramill::pipeline::item::{Artifact, Fields, Item};
 use loramill::pipeline::spec;
 use loramill::pipeline::stage::{Content, Context, Draft, Files, Form, LoadScope, Progress, Resolved, Stage, StageKind, Wish};
 use loramill::pipeline::tree::Source;
@@ -139,7 +139,7 @@ impl Disk {
         Item {
             name: format!("{number:05}"),
             origin: None,
-            fields: BTreeMap::from([("image".to_string(), artifact)]),
+            fields: Fields::from([("image", artifact)]),
             attributes: BTreeMap::new(),
             key: Digest::of(&bytes),
         }
@@ -157,7 +157,7 @@ impl Disk {
     /// The outputs of a stage and the bytes of one new picture each.
     fn run(&self, stage: &dyn Stage, items: Vec<Item>) -> (Vec<Item>, u64) {
         let Form::Items(item_stage) = stage.form() else { unreachable!("image stages are item stages") };
-        let inputs = Resolved { inputs: BTreeMap::from([("images".to_string(), items)]), complete: true };
+        let inputs = Resolved { inputs: BTreeMap::from([("images".to_string(), items.into())]), complete: true };
         let works = item_stage.expand(&inputs, self).unwrap();
         let worker = item_stage.open(self).unwrap();
         let (next, written) = (AtomicUsize::new(0), AtomicU64::new(0));
@@ -178,7 +178,7 @@ impl Disk {
                             Content::Same(artifact) => artifact,
                             Content::File { .. } => unreachable!("image stages give bytes"),
                         };
-                        kept.insert(field, artifact);
+                        kept.insert(field.into(), artifact);
                     }
                     done.push(Item { name, origin, fields: kept, attributes, key: Digest::of(b"") });
                 }

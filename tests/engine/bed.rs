@@ -230,7 +230,7 @@ impl Bed {
     pub fn digests(&self, stage: &str) -> BTreeMap<(String, String), Digest> {
         self.items(stage)
             .into_iter()
-            .flat_map(|item| item.fields.into_iter().map(move |(field, a)| ((item.name.clone(), field), a.digest)))
+            .flat_map(|item| item.fields.into_iter().map(move |(field, a)| ((item.name.clone(), field.to_string()), a.digest)))
             .collect()
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use loramill::params;
 use loramill::pipeline::diagnostic::Diagnostics;
-use loramill::pipeline::item::{Item, by_content};
+use loramill::pipeline::item::{Fields, Item, by_content};
 use loramill::pipeline::params::{ParamDoc, Params};
 use loramill::pipeline::reference::Reference;
 use loramill::pipeline::retry::MayPass;
@@ -394,8 +394,8 @@ impl ItemStage for Draw {
             name: format!("{}-{place}", item.name),
             origin: None,
             values: BTreeMap::from([("prompt".to_string(), json!(prompt.replace("[filewords]", &filewords)))]),
-            inputs: BTreeMap::from([("lora".to_string(), item.fields["lora"].clone())]),
-            carry: BTreeMap::new(),
+            inputs: Fields::from([("lora", item.fields["lora"].clone())]),
+            carry: Fields::new(),
             attributes: item.attributes.clone(),
         };
         let items = inputs.items("lora");

@@ -138,7 +138,7 @@ fn load(kind: &dyn StageKind, yaml: &str) -> Result<Box<dyn Stage>, Vec<Diagnost
 }
 
 fn resolved(inputs: impl IntoIterator<Item = (&'static str, Vec<Item>)>) -> Resolved {
-    Resolved { inputs: inputs.into_iter().map(|(param, items)| (param.to_string(), items)).collect(), complete: true }
+    Resolved { inputs: inputs.into_iter().map(|(param, items)| (param.to_string(), items.into())).collect(), complete: true }
 }
 
 fn expand(stage: &dyn Stage, inputs: &Resolved, shelf: &Shelf) -> anyhow::Result<Vec<Work>> {

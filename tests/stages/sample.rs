@@ -6,7 +6,7 @@ use std::path::Path;
 use loramill::cache::digest::Digest;
 use loramill::data::{decode, png_text};
 use loramill::diffusion::infotext::Infotext;
-use loramill::pipeline::item::{Artifact, Item};
+use loramill::pipeline::item::{Artifact, Fields, Item};
 use loramill::pipeline::stage::{Form, Resolved, Work};
 use loramill::stages::sample::SampleKind;
 
@@ -105,7 +105,7 @@ fn filewords_are_the_first_caption_as_plain_text() {
     let stage = load(&SampleKind, "{ base: base, images: photos, prompts: ['star, [filewords]'] }").unwrap();
     let captioned = |name: &str, text: &str| shelf.item(name, [("caption", shelf.put(text.into(), "txt"))]);
     let mut inputs = inputs(&shelf);
-    inputs.inputs.insert("images".into(), vec![captioned("a", "a man (shrug)\n"), captioned("b", "a dog")]);
+    inputs.inputs.insert("images".into(), vec![captioned("a", "a man (shrug)\n"), captioned("b", "a dog")].into());
     let works = expand(&*stage, &inputs, &shelf).unwrap();
     assert_eq!(works[0].values["prompt"], "star, a man \\(shrug\\)");
 }
@@ -149,8 +149,8 @@ fn pictures_carry_their_settings_and_come_out_the_same_again() {
         name: String::new(),
         origin: None,
         values: BTreeMap::new(),
-        inputs: BTreeMap::new(),
-        carry: BTreeMap::new(),
+        inputs: Fields::new(),
+        carry: Fields::new(),
         attributes: BTreeMap::new(),
     };
     let grid = shelf.keep(&work, drafts.into_iter().next().unwrap());

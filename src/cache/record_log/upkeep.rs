@@ -115,7 +115,7 @@ impl RecordLog {
                 let record = Record::decode(frame.key, &frame.body);
                 if record.is_ok_and(|record| keep(frame.completeness, &record)) {
                     let mut bytes = vec![0; FRAME_HEADER + frame.body.len()];
-                    std::os::unix::fs::FileExt::read_exact_at(&state.file, &mut bytes, at)?;
+                    std::os::unix::fs::FileExt::read_exact_at(&*state.file, &mut bytes, at)?;
                     length += bytes.len() as u64;
                     out.write_all(&bytes)
                 } else {
