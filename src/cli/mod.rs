@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::pipeline::diagnostic::{Diagnostic, Diagnostics};
 use crate::pipeline::graph::Pipeline;
-use crate::pipeline::load::load;
+use crate::pipeline::load::{self, load};
 use crate::pipeline::sources::Surroundings;
 use crate::stages::KINDS;
 
@@ -150,6 +150,15 @@ pub fn open(arguments: &PipelineArguments) -> anyhow::Result<Pipeline> {
         Err(problems) => problems,
     };
     Err(WrongFile(diagnostics.into_sorted().into_iter().chain(problems).collect()).into())
+}
+
+/// The pipeline that the user means, without a look at its photos; `None` if anything is wrong with it.
+pub fn glance(arguments: &PipelineArguments) -> Option<Pipeline> {
+    let file = pipeline_file(arguments.pipeline.as_deref()).ok()?;
+    let mut diagnostics = Diagnostics::default();
+    let surroundings = Surroundings::of_process(&mut diagnostics);
+    let pipeline = load::glance(&file, &arguments.settings, &surroundings, KINDS).ok()?;
+    diagnostics.is_empty().then_some(pipeline)
 }
 
 fn pipeline_file(given: Option<&Path>) -> anyhow::Result<PathBuf> {

@@ -15,13 +15,14 @@ use crate::cli::console::{Console, Format, Verb, duration};
 use crate::cli::keys::hearing_keys;
 use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::selection::{SelectionArguments, stages_named};
-use crate::cli::{Global, PipelineArguments, WrongFile, counted, open, shown};
+use crate::cli::{Global, PipelineArguments, WrongFile, counted, glance, open, shown};
 use crate::pipeline::commit::out_folder;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::execute::{self, RunOptions};
 use crate::pipeline::graph::{Found, Pipeline, Producer};
 use crate::pipeline::progress::StageState;
 use crate::pipeline::run_record::RunRecord;
+use crate::pipeline::standstill::{self, Footing, Hearing, Repeated};
 use crate::pipeline::wishes::Wishes;
 
 /// What a shell reports of a program that Ctrl-C ended.
@@ -120,6 +121,17 @@ pub fn open_cache(pipeline: &Pipeline, global: &Global) -> anyhow::Result<Cache>
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let wishes = Wishes::default();
+    listen_to_signals(&wishes)?;
+    let console = Console::new(arguments.progress, global.is_quiet());
+    let footing = match arguments.glance(global, &console, &wishes)? {
+        Glance::AtRest(pipeline, record) => {
+            console.close();
+            return Ok(arguments.conclude(&console, &pipeline, &record));
+        }
+        Glance::Footing(footing) => footing,
+    };
+
     let (pipeline, targets) = arguments.what.open()?;
     let selection = arguments.which.of(&pipeline, targets)?;
     let cache = open_cache(&pipeline, global)?;
@@ -127,28 +139,63 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         return crate::cli::plan::show(&pipeline, &cache, &selection, false, false);
     }
 
-    let wishes = Wishes::default();
-    listen_to_signals(&wishes)?;
-    let console = Console::new(arguments.progress, global.is_quiet());
     let options =
         RunOptions { selection, keep_going: arguments.keep_going, jobs: arguments.jobs, device: arguments.device.clone() };
     let record = {
         let status = RunStatus::new(&cache, &pipeline.folder, &console);
-        hearing_stop(&cache, &pipeline.folder, &console, &wishes, || {
-            hearing_keys(&console, &wishes, || execute::run(&pipeline, &cache, &options, &status, &wishes))
-        })
+        let hearing = Hearing::new(&status);
+        let record = hearing_stop(&cache, &pipeline.folder, &console, &wishes, || {
+            hearing_keys(&console, &wishes, || execute::run(&pipeline, &cache, &options, &hearing, &wishes))
+        });
+        if let (Ok(Ok(record)), Some(footing), false) = (&record, footing, hearing.heard_something()) {
+            footing.keep(&pipeline, &cache, record)?;
+        }
+        record
     };
     console.close();
-    let record = record??;
-    summarise(&console, &pipeline, &record);
-    if arguments.verbose {
-        console.line(Verb::Note, &format!("peak memory {}", peak_memory().unwrap_or_else(|| "unknown".to_string())));
+    Ok(arguments.conclude(&console, &pipeline, &record??))
+}
+
+/// What can be told of a run before its photos are listed.
+enum Glance {
+    /// That nothing changed since one that found nothing to do.
+    AtRest(Box<Pipeline>, RunRecord),
+    /// What it rests on, if it can be told later whether that changed.
+    Footing(Option<Footing>),
+}
+
+impl Arguments {
+    fn glance(&self, global: &Global, console: &Console, wishes: &Wishes) -> anyhow::Result<Glance> {
+        // Whatever is wrong here is found again, and said, where everything is looked at.
+        let known = || {
+            let (pipeline, names) = split_names(&self.what.names);
+            let pipeline = glance(&PipelineArguments::new(pipeline, self.what.settings.clone()))?;
+            let selection = self.which.of(&pipeline, stages_named(&pipeline, names).ok()?).ok()?;
+            let cache = open_cache(&pipeline, global).ok()?;
+            Some((pipeline, selection, cache))
+        };
+        let Some((pipeline, selection, cache)) = (if self.dry_run { None } else { known() }) else {
+            return Ok(Glance::Footing(None));
+        };
+        match standstill::repeat(&pipeline, &cache, &selection, console, wishes)? {
+            Repeated::AtRest(record) => Ok(Glance::AtRest(Box::new(pipeline), record)),
+            Repeated::Changed => Ok(Glance::Footing(None)),
+            Repeated::Unknown => Ok(Glance::Footing(Footing::take(&pipeline, &cache, &selection)?)),
+        }
     }
-    Ok(match (record.interrupted, record.is_ok()) {
-        (true, _) => ExitCode::from(INTERRUPTED),
-        (false, true) => ExitCode::SUCCESS,
-        (false, false) => ExitCode::FAILURE,
-    })
+
+    /// The last words of a run, and its exit code.
+    fn conclude(&self, console: &Console, pipeline: &Pipeline, record: &RunRecord) -> ExitCode {
+        summarise(console, pipeline, record);
+        if self.verbose {
+            console.line(Verb::Note, &format!("peak memory {}", peak_memory().unwrap_or_else(|| "unknown".to_string())));
+        }
+        match (record.interrupted, record.is_ok()) {
+            (true, _) => ExitCode::from(INTERRUPTED),
+            (false, true) => ExitCode::SUCCESS,
+            (false, false) => ExitCode::FAILURE,
+        }
+    }
 }
 
 /// The first Ctrl-C (or `kill`) asks stages to save and end; the second ends the program at once.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use globset::GlobSet;
 
+use crate::cache::digest::Digest;
 use crate::pipeline::inputs::InputFile;
 use crate::pipeline::stage::{InputUse, Stage, StageKind};
 use crate::pipeline::tree::Span;
@@ -14,6 +15,8 @@ pub struct Pipeline {
     pub file: PathBuf,
     /// The folder of the file: `out/`, `captions/` and `pipeline.lock` lie here.
     pub folder: PathBuf,
+    /// Stands for the text of the file and for what was put into it: settings and variables of the environment.
+    pub source: Digest,
     pub concept: String,
     pub trigger: String,
     pub seed: u64,

@@ -1,17 +1,19 @@
 //! From a pipeline file to a pipeline: kinds found, params typed, inputs looked up, edges checked. All problems come at once.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSetBuilder};
 
+use crate::cache::digest::Digest;
 use crate::pipeline::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::pipeline::edges;
 use crate::pipeline::graph::{Found, Input, LoadedStage, Pipeline, Producer, Skip};
 use crate::pipeline::load_stages::{FileScope, load_stages};
 use crate::pipeline::params::ParamValue;
 use crate::pipeline::settings::{self, TOP_LEVEL};
-use crate::pipeline::sources::{self, Surroundings};
+use crate::pipeline::sources::{self, Photos, Surroundings};
 use crate::pipeline::spec;
 use crate::pipeline::stage::StageKind;
 use crate::pipeline::tree::{Key, Node, Span, Value};
@@ -29,6 +31,26 @@ pub fn load(
     given: &[String],
     surroundings: &Surroundings,
     kinds: &[&'static dyn StageKind],
+) -> Result<Pipeline, Vec<Diagnostic>> {
+    read(file, given, surroundings, kinds, Photos::Listed)
+}
+
+/// As `load`, without a look into folders of photos: their lists are empty, and what is wrong with them is not found.
+pub fn glance(
+    file: &Path,
+    given: &[String],
+    surroundings: &Surroundings,
+    kinds: &[&'static dyn StageKind],
+) -> Result<Pipeline, Vec<Diagnostic>> {
+    read(file, given, surroundings, kinds, Photos::Unlisted)
+}
+
+fn read(
+    file: &Path,
+    given: &[String],
+    surroundings: &Surroundings,
+    kinds: &[&'static dyn StageKind],
+    photos: Photos,
 ) -> Result<Pipeline, Vec<Diagnostic>> {
     let mut diagnostics = Diagnostics::default();
     let Some(mut root) = spec::read(file, &mut diagnostics) else { return Err(diagnostics.into_sorted()) };
@@ -48,7 +70,14 @@ pub fn load(
     for setting in given {
         settings::set(&mut root, setting, &mut diagnostics);
     }
-    let broken = vars::expand(&mut root, surroundings.environment.as_ref(), &mut diagnostics);
+    let asked = RefCell::new(BTreeMap::new());
+    let environment = |name: &str| {
+        let value = surroundings.environment.as_ref()(name);
+        asked.borrow_mut().insert(name.to_string(), value.clone());
+        value
+    };
+    let broken = vars::expand(&mut root, &environment, &mut diagnostics);
+    let source = source_of(&root, given, &asked.into_inner());
     // What is wrong with a value once it is not there is only a consequence of why it is not.
     let place = |span: &Span| (span.source.name.clone(), span.start, span.end);
     let known: HashSet<_> = broken.iter().map(place).chain(diagnostics.iter_mut().map(|problem| place(&problem.span))).collect();
@@ -58,11 +87,29 @@ pub fn load(
         Some(parent) => parent.to_path_buf(),
         None => PathBuf::from("."),
     };
-    let mut loader = Loader { root: &root, folder: &folder, surroundings, kinds, diagnostics: &mut later, remarks: Vec::new() };
-    let pipeline = loader.pipeline(file, given);
+    let mut loader =
+        Loader { root: &root, folder: &folder, surroundings, kinds, photos, diagnostics: &mut later, remarks: Vec::new() };
+    let pipeline = loader.pipeline(file, given, source);
     vars::show_origins(&root, &mut later);
     diagnostics.absorb(later, |problem| !known.contains(&place(&problem.span)));
     if diagnostics.is_empty() { Ok(pipeline) } else { Err(diagnostics.into_sorted()) }
+}
+
+/// Stands for all that was read of a file and put into it.
+fn source_of(root: &Node, given: &[String], environment: &BTreeMap<String, Option<String>>) -> Digest {
+    let mut hasher = blake3::Hasher::new_derive_key("loramill 2026-11 pipeline source v1");
+    let mut text = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    text(&root.span.source.text);
+    given.iter().for_each(|setting| text(setting));
+    for (name, value) in environment {
+        text(name);
+        text(value.as_deref().map_or("absent", |_| "present"));
+        text(value.as_deref().unwrap_or_default());
+    }
+    hasher.finalize().into()
 }
 
 struct Loader<'a> {
@@ -70,12 +117,13 @@ struct Loader<'a> {
     folder: &'a Path,
     surroundings: &'a Surroundings,
     kinds: &'a [&'static dyn StageKind],
+    photos: Photos,
     diagnostics: &'a mut Diagnostics,
     remarks: Vec<String>,
 }
 
 impl Loader<'_> {
-    fn pipeline(&mut self, file: &Path, settings: &[String]) -> Pipeline {
+    fn pipeline(&mut self, file: &Path, settings: &[String], source: Digest) -> Pipeline {
         self.check_keys();
         let concept = self.name_of("concept");
         let is_mistyped =
@@ -102,6 +150,7 @@ impl Loader<'_> {
         Pipeline {
             file: file.to_path_buf(),
             folder: self.folder.to_path_buf(),
+            source,
             concept,
             trigger,
             seed,
@@ -218,7 +267,9 @@ impl Loader<'_> {
         let mut inputs = Vec::new();
         for (key, node) in self.root.get("inputs").map(entries).into_iter().flatten() {
             if names.get(&key.name) == Some(&key.span) {
-                inputs.extend(sources::find(key, node, self.folder, self.surroundings, &mut self.remarks, self.diagnostics));
+                let found =
+                    sources::find(key, node, self.folder, self.surroundings, self.photos, &mut self.remarks, self.diagnostics);
+                inputs.extend(found);
             }
         }
         inputs

@@ -81,5 +81,7 @@ mod live;
 
 pub mod restore;
 
+pub mod standstill;
+
 pub mod on_demand;
 pub mod text_decisions;

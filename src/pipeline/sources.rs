@@ -16,13 +16,20 @@ use crate::pipeline::vars::Environment;
 /// Model folders are a few levels deep: `models/Stable-diffusion/photo/x.ckpt`.
 const MODEL_DEPTH: usize = 4;
 
+/// Whether folders of photos are looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Photos {
+    Listed,
+    Unlisted,
+}
+
 /// What loading may know of the machine.
 pub struct Surroundings {
     /// Folders in which `model://name` is looked for.
     pub models: Vec<PathBuf>,
     /// The cache of Hugging Face's hub.
     pub hub: Option<PathBuf>,
-    pub environment: Box<Environment>,
+    pub environment: Box<Environment<'static>>,
 }
 
 impl Surroundings {
@@ -84,6 +91,7 @@ pub fn find(
     node: &Node,
     folder: &Path,
     surroundings: &Surroundings,
+    listed: Photos,
     remarks: &mut Vec<String>,
     diagnostics: &mut Diagnostics,
 ) -> Option<Input> {
@@ -105,7 +113,7 @@ pub fn find(
         diagnostics.report(&node.span, format!("`{scheme}://` is not known")).hint(hint);
         None
     } else {
-        local(&key.name, written, node, folder, remarks, diagnostics)
+        local(&key.name, written, node, folder, listed, remarks, diagnostics)
     }?;
     if let Found::File(path) = &found
         && is_lfs_pointer(path)
@@ -120,6 +128,7 @@ fn local(
     written: &str,
     node: &Node,
     folder: &Path,
+    listed: Photos,
     remarks: &mut Vec<String>,
     diagnostics: &mut Diagnostics,
 ) -> Option<Found> {
@@ -129,6 +138,9 @@ fn local(
     }
     let path = folder.join(written);
     match path.metadata() {
+        Ok(metadata) if metadata.is_dir() && listed == Photos::Unlisted => {
+            Some(Found::Photos { folder: path, files: Vec::new() })
+        }
         Ok(metadata) if metadata.is_dir() => photos(name, written, path, node, remarks, diagnostics),
         Ok(metadata) if metadata.is_file() => Some(Found::File(path)),
         Ok(_) => {

@@ -11,14 +11,14 @@ use crate::pipeline::spec::{MAX_DEPTH, MAX_TEXT, MAX_VALUES, span};
 use crate::pipeline::tree::{Node, Source, Span, Value};
 
 /// Answers for `${env.NAME}`.
-pub type Environment = dyn Fn(&str) -> Option<String>;
+pub type Environment<'e> = dyn Fn(&str) -> Option<String> + 'e;
 
 /// Longer than any prompt.
 const MAX_EXPANDED_TEXT: usize = 64 << 10;
 
 /// Puts the variables in, everywhere but in `vars` and `env` themselves. `environment` answers for `${env.NAME}`. Returns the places of the
 /// values that could not be completed: what else is wrong with those is only a consequence.
-pub fn expand(root: &mut Node, environment: &Environment, diagnostics: &mut Diagnostics) -> Vec<Span> {
+pub fn expand(root: &mut Node, environment: &Environment<'_>, diagnostics: &mut Diagnostics) -> Vec<Span> {
     let mut variables = Variables::collect(root, environment, diagnostics);
     let names: Vec<String> = variables.written.keys().cloned().collect();
     for name in names {
@@ -45,7 +45,7 @@ struct Variables<'a> {
     /// Names that are being resolved, outermost first.
     open: Vec<String>,
     declared: Vec<String>,
-    environment: &'a Environment,
+    environment: &'a Environment<'a>,
     /// Put in so far.
     values: usize,
     text: usize,
@@ -54,7 +54,7 @@ struct Variables<'a> {
 }
 
 impl<'a> Variables<'a> {
-    fn collect(root: &Node, environment: &'a Environment, diagnostics: &mut Diagnostics) -> Self {
+    fn collect(root: &Node, environment: &'a Environment<'a>, diagnostics: &mut Diagnostics) -> Self {
         let mut written = BTreeMap::new();
         let is_usable = |name: &str| {
             name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')

@@ -6,6 +6,7 @@ mod edits;
 mod keys;
 mod reading;
 mod selection;
+mod standstill;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
