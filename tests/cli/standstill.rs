@@ -151,6 +151,11 @@ fn whatever_changes_the_next_run_sees_it() {
         assert_eq!(ran, has_work, "{what}");
         let outputs = [project.path("out/flip/a-flip.png"), project.path("pipeline.lock"), project.path("captions/a.txt")];
         assert!(outputs.iter().all(|path| path.exists()), "{what}");
+        // Nothing is left to do or to write down for a run that looks at everything.
+        let lock = project.read("pipeline.lock");
+        project.word().into_iter().for_each(|word| fs::remove_file(word).expect("removed"));
+        assert!(project.run("16").iter().all(|(_, state)| state == "cached"), "{what}");
+        assert_eq!(project.read("pipeline.lock"), lock, "{what}");
     }
     assert_eq!(fs::read_to_string(project.path("out/.yours/flip/a-flip.png")).expect("kept"), "mine");
     assert_eq!(project.read("captions/a.txt"), "a star of mine\n");
