@@ -58,7 +58,12 @@ impl Manifest {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|error| disk_trouble(error, "creating", folder))?;
         }
-        atomic::replace(path, &self.encode())
+        match self.covers {
+            // Whoever does not find it hashes the files again. They were made durable before.
+            Some(_) => atomic::replace_unsynced(path, &self.encode()),
+            // What a later change of the folder has forgotten must stay forgotten.
+            None => atomic::replace(path, &self.encode()),
+        }
     }
 
     fn encode(&self) -> Vec<u8> {
