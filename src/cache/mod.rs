@@ -90,7 +90,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the cache in `root`, which is made if it is not there, and removes what dead processes left in `tmp/`.
+    /// Opens the cache in `root`, which is made if it is not there, and removes what dead processes left unfinished.
     pub fn open(root: &Path) -> Result<Self> {
         let tmp = root.join("tmp");
         for folder in [root.join("objects"), tmp.clone(), root.join("locks")] {
@@ -98,6 +98,8 @@ impl Cache {
         }
         locate::tag(root)?;
         Workspace::sweep(&tmp)?;
+        RecordLog::check(root)?;
+        ["stat-index", "text-index", "record-index", "evicted"].iter().for_each(|name| atomic::sweep(&root.join(name)));
         Ok(Self {
             objects: Objects::at(root.join("objects"))?,
             records: OnceLock::new(),

@@ -73,6 +73,11 @@ struct State {
 }
 
 impl RecordLog {
+    /// An error if a file lies in the place of the log that is none of this version.
+    pub(crate) fn check(folder: &Path) -> Result<()> {
+        open_log(&folder.join("records")).map(drop)
+    }
+
     /// Opens the log in `folder`, which is made if it is not there.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("records");
@@ -486,7 +491,8 @@ fn new_header(path: &Path) -> Vec<u8> {
     header
 }
 
-/// The places and how much of the log they cover; `None` if the index is missing, damaged or of another log.
+/// The places and how much of the log they cover; `None` if the index is missing, damaged, or of another log or another state of this one,
+/// as when an older log was put back.
 fn read_index(path: &Path, identity: &[u8; 16], log: &File) -> Option<(Vec<Place>, u64)> {
     let bytes = fs::read(path).ok()?;
     let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
@@ -499,7 +505,13 @@ fn read_index(path: &Path, identity: &[u8; 16], log: &File) -> Option<(Vec<Place
         return None;
     }
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
-    Some((places.chunks_exact(16).map(|place| (number(&place[..8]), number(&place[8..]))).collect(), known))
+    let places: Vec<Place> = places.chunks_exact(16).map(|place| (number(&place[..8]), number(&place[8..]))).collect();
+    // What follows `known` is cut off unless it is a frame: it must be the end of one.
+    let end = match places.iter().map(|(_, offset)| *offset).max() {
+        Some(last) => last + (FRAME_HEADER + read_frame(log, last).ok()??.body.len()) as u64,
+        None => HEADER_LENGTH,
+    };
+    (end == known).then_some((places, known))
 }
 
 #[cfg(test)]
@@ -619,6 +631,34 @@ mod tests {
         fs::copy(one.path().join("record-index"), other.path().join("record-index")).unwrap();
         let log = RecordLog::open(other.path()).unwrap();
         assert!(found(&log, 1000) && !found(&log, 0));
+    }
+
+    #[test]
+    fn an_index_of_a_log_that_was_another_then_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records");
+        let log = RecordLog::open(folder.path()).unwrap();
+        log.append(&[complete(0)]).unwrap();
+        let older = fs::read(&path).unwrap();
+        log.append(&(1000..1000 + TAIL_AT_END as u64).map(complete).collect::<Vec<_>>()).unwrap();
+        let covered = fs::metadata(&path).unwrap().len();
+        drop(log);
+        assert!(folder.path().join("record-index").exists());
+        // An older log is put back and grows beyond what the index covers.
+        fs::write(&path, &older).unwrap();
+        let log = RecordLog::open(folder.path()).unwrap();
+        let mut number = 0;
+        while fs::metadata(&path).unwrap().len() <= covered {
+            number += 1;
+            let long = Record { ended: Some("x".repeat(2000)), ..sample(number) };
+            log.append(&[(Completeness::Complete, long)]).unwrap();
+        }
+        assert!((number as usize) < TAIL_AT_END, "the index is not written anew");
+        drop(log);
+        let log = RecordLog::open(folder.path()).unwrap();
+        log.append(&[complete(5000)]).unwrap();
+        let is_here = |number: u64| !log.lookup(&sample(number).key, Completeness::Complete).unwrap().is_empty();
+        assert!((0..=number).all(is_here) && is_here(5000));
     }
 
     #[test]

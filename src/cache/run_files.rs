@@ -61,7 +61,8 @@ impl Cache {
         let path = self.run_file(folder, what)?;
         let runs = path.parent().expect("it lies in the cache");
         fs::create_dir_all(runs).map_err(|error| disk_trouble(error, "creating", runs))?;
-        atomic::replace(&path, text.as_bytes())
+        // It tells of processes, and those end with the machine.
+        atomic::replace_unsynced(&path, text.as_bytes())
     }
 
     fn remove_run_file(&self, folder: &Path, what: &str) -> Result<bool> {

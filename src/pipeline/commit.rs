@@ -139,8 +139,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// After a run of everything: rows of stages and inputs that the file no longer has go.
-    pub(crate) fn forget_removed_rows(&self, reports: &[StageReport]) -> Result<()> {
+    /// After a run of everything: rows of stages and inputs that the file no longer has go, and those of inputs say what was read, whatever
+    /// a merge or a damaged lock says.
+    pub(crate) fn settle_rows(&self, reports: &[StageReport]) -> Result<()> {
         let all_ended = reports.len() == self.needed.len()
             && reports.iter().all(|report| matches!(report.state, StageState::Cached | StageState::Ran));
         if !all_ended || !self.pipeline.settings.is_empty() {
@@ -149,6 +150,10 @@ impl Run<'_> {
         let mut lock = self.lock_now();
         lock.stages.retain(|name, _| self.pipeline.stage(name).is_some());
         lock.inputs.retain(|name, _| self.pipeline.input(name).is_some());
+        let is_absent = |name: &String| self.intake.absent.values().any(|absent| absent.name == *name);
+        for (name, (digest, size)) in self.intake.rows.iter().filter(|(name, _)| !is_absent(name)) {
+            lock.inputs.insert(name.clone(), vec![InputRow { digest: *digest, size: *size }]);
+        }
         lock.write(&self.pipeline.lock_file())?;
         Ok(())
     }

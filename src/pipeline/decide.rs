@@ -157,12 +157,17 @@ impl<'a> Grounds<'a> {
         };
         let texts = editing.as_ref().map(|editing| editing.contents_digest());
         let key = if complete { Some(row_key(stage, identity, taken, texts)) } else { None };
+        // What the machine wrote is told from what a person wrote by the rows of the lock. A kill, a damaged lock or a merge may have taken
+        // some or put others beside them: they are written with the works, though none of these may have to run.
+        let rows_must_be_written = editable.is_some() && self.pipeline.settings.is_empty();
         let mut lost = Vec::new();
         if let Some(key) = key
             && !ask.is_forced()
         {
             match self.find_row(stage, &key)? {
-                Some(Row { lost: row_lost, tree, recorded, ended }) if row_lost.is_empty() => {
+                Some(Row { lost: row_lost, tree, recorded, ended })
+                    if row_lost.is_empty() && (recorded || !rows_must_be_written) =>
+                {
                     return Ok(Verdict::Fresh { key, tree, recorded, ended });
                 }
                 Some(row) => lost = row.lost,

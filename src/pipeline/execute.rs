@@ -135,7 +135,7 @@ pub fn run(
     let scope = RunScope { cache, device: &options.device, observer, wishes, shared: &shared };
     let run = Run::new(pipeline, options, scope, &intake, &lock, &unknown, needed);
     let stages = run.schedule();
-    run.forget_removed_rows(&stages)?;
+    run.settle_rows(&stages)?;
     cache.save_stat_index()?;
     let interrupted = wishes.interrupted();
     let record = RunRecord { stages, seconds: started.elapsed().as_secs_f64(), interrupted };

@@ -80,7 +80,8 @@ impl LockFile {
         // A last line without its end may have lost digits of a number.
         let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
         for line in whole.lines() {
-            lock.take_row(line);
+            // Of a file with the line ends of Windows, and then some.
+            lock.take_row(line.trim_end_matches('\r'));
         }
         for rows in lock.inputs.values_mut() {
             heal(rows);

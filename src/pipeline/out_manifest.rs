@@ -92,7 +92,8 @@ impl Manifest {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|error| disk_trouble(error, "creating", folder))?;
         }
-        atomic::replace(path, &self.encode())?;
+        // Whoever does not find it hashes the files again. They were made durable before.
+        atomic::replace_unsynced(path, &self.encode())?;
         match fs::remove_file(changing(path)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_trouble(error, "removing", &changing(path))),
             _ => Ok(()),

@@ -17,6 +17,7 @@ use crate::pipeline::item_set;
 use crate::pipeline::item_tree::ItemTree;
 use crate::pipeline::stage::WholeStage;
 use crate::pipeline::taken::Taken;
+use crate::pipeline::texts;
 
 /// The field under which the record of a stage names its tree.
 pub const TREE_FIELD: &str = "tree";
@@ -108,8 +109,12 @@ impl Grounds<'_> {
         let Ok(bytes) = self.cache.read(&tree.digest) else { return Ok(None) };
         // Fields that passed through are those of stages before, which were checked in their turn.
         let written = stage.kind.writes();
-        let mut outputs = Vec::with_capacity(tree.count);
+        let mut outputs = Vec::new();
+        let rows_of_texts = stage.stage.editable().map(|_| texts::rows(self.lock, stage));
+        let (mut count, mut has_rows) = (0, true);
         item_set::visit(&bytes, |view| {
+            count += 1;
+            has_rows &= rows_of_texts.is_none_or(|rows| rows.get(view.name).is_some_and(|rows| rows.len() == 1));
             let fields = view.fields.iter().filter(|field| written.contains(&field.name));
             outputs.extend(fields.map(|field| (field.digest, field.size, view.name)));
         })?;
@@ -119,7 +124,9 @@ impl Grounds<'_> {
             .filter(|(digest, size, _)| !self.cache.contains(digest, *size))
             .map(|(_, _, name)| name.to_string())
             .collect();
-        Ok(Some(Row { tree, lost, recorded, ended: None }))
+        // A damaged lock may count them wrong, and lack rows of texts.
+        let recorded = recorded && count == tree.count && has_rows;
+        Ok(Some(Row { tree: ItemTree::in_cache(tree.digest, count), lost, recorded, ended: None }))
     }
 
     /// What an interrupted run published that this one can take over, and whether it must start over.
@@ -185,7 +192,7 @@ pub(crate) struct Row {
     pub(crate) tree: ItemTree,
     /// Names of items whose outputs are no longer here.
     pub(crate) lost: Vec<String>,
-    /// Whether the lock has this row, and no other for the stage.
+    /// Whether the lock has this row and no other for the stage, and one for each of its texts.
     pub(crate) recorded: bool,
     /// How the stage was stopped, if it was.
     pub(crate) ended: Option<String>,

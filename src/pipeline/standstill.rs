@@ -13,10 +13,11 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use walkdir::WalkDir;
 
+use crate::cache::Cache;
+use crate::cache::atomic::replace_unsynced;
 use crate::cache::digest::Digest;
 use crate::cache::encoding::{Reader, Writer};
 use crate::cache::stat_index::FileStat;
-use crate::cache::{Cache, replace_file};
 use crate::pipeline::commit::is_stage_shown;
 use crate::pipeline::execute::wait_for_pipeline;
 use crate::pipeline::graph::{Found, Pipeline, Producer};
@@ -148,7 +149,7 @@ impl Footing {
         if let Some(runs) = path.parent() {
             fs::create_dir_all(runs)?;
         }
-        replace_file(&path, &still.encode())
+        replace_unsynced(&path, &still.encode())
     }
 }
 

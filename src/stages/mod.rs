@@ -50,3 +50,6 @@ pub const KINDS: &[&dyn StageKind] = &[
     &extract::ExtractKind,
     &convert::ConvertKind,
 ];
+
+#[cfg(test)]
+mod disturbed;

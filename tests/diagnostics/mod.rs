@@ -1,6 +1,7 @@
 //! Broken pipeline files beside what is said about them: `NAME.yaml` and `NAME.txt`. `LORAMILL_BLESS=1` writes the texts anew.
 
-mod kinds;
+mod files;
+pub mod kinds;
 mod limits;
 mod pipelines;
 
@@ -12,7 +13,7 @@ use loramill::pipeline::graph::Pipeline;
 use loramill::pipeline::load::load;
 use loramill::pipeline::sources::Surroundings;
 
-const FOLDER: &str = "tests/diagnostics";
+pub const FOLDER: &str = "tests/diagnostics";
 
 fn surroundings() -> Surroundings {
     Surroundings {

@@ -69,6 +69,26 @@ fn deleting_a_text_means_to_write_it_again() {
 }
 
 #[test]
+fn rows_of_texts_that_the_lock_lost_come_back_with_the_next_run() {
+    for lost in ["stage caption ", "edit caption/one ", "edit ", ""] {
+        let bed = Bed::new(STAGES);
+        bed.write("captions/two.txt", "mine");
+        bed.run();
+        let whole = fs::read_to_string(bed.at("pipeline.lock")).unwrap();
+        // As after a kill between the record of the stage and its row.
+        let left: String = whole.lines().filter(|row| !row.starts_with(lost)).map(|row| format!("{row}\n")).collect();
+        assert!(left.len() < whole.len(), "{lost}");
+        bed.write("pipeline.lock", &left);
+        assert!(bed.run().is_empty(), "{lost}");
+        assert_eq!(fs::read_to_string(bed.at("pipeline.lock")).unwrap(), whole, "{lost}");
+        bed.stages(&STAGES.replace("caption: { images: photos", "caption: { images: photos, prefix: \"the \""));
+        bed.run();
+        let says = |name: &str| fs::read_to_string(bed.at(&format!("captions/{name}.txt"))).unwrap();
+        assert_eq!((says("one").as_str(), says("two").as_str()), ("the text one\n", "mine"), "{lost}");
+    }
+}
+
+#[test]
 fn a_text_with_conflict_markers_fails_its_item() {
     let mut bed = Bed::new(STAGES);
     bed.run();

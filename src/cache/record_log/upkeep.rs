@@ -6,8 +6,9 @@ use std::io::{self, BufWriter, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
+use crate::cache::atomic::{self, Replacement};
 use crate::cache::faults;
 use crate::cache::file_lock::FileLock;
 use crate::cache::record_log::{FRAME_HEADER, Frame, HEADER_LENGTH, RecordLog, new_header, next_frame, read_frame, read_index};
@@ -92,17 +93,12 @@ impl RecordLog {
         self.refresh(&mut state)?;
         let trouble = |error| disk_trouble(error, "writing", &self.path);
         let metadata = state.file.metadata().map_err(trouble)?;
-        let folder = self.path.parent().context("the log lies in a folder")?;
-        let mut new = tempfile::Builder::new()
-            .prefix(".loramill-")
-            .permissions(fs::Permissions::from_mode(metadata.permissions().mode()))
-            .tempfile_in(folder)
-            .map_err(trouble)?;
+        let mut new = Replacement::begin(&self.path, metadata.permissions().mode()).map_err(trouble)?;
         let mut dropped = Dropped::default();
         let mut is_sound = true;
         let mut length = HEADER_LENGTH;
         let written = || -> io::Result<()> {
-            let mut out = BufWriter::with_capacity(1 << 20, new.as_file_mut());
+            let mut out = BufWriter::with_capacity(1 << 20, &new.file);
             out.write_all(&new_header(&self.path))?;
             walk(&state.file, metadata.len(), &mut |piece| {
                 let (at, frame) = match piece {
@@ -131,10 +127,9 @@ impl RecordLog {
             return Ok(dropped);
         }
         dropped.bytes = metadata.len().saturating_sub(length);
-        new.as_file().sync_all().map_err(trouble)?;
-        faults::pass("records.replace").map_err(trouble)?;
-        new.persist(&self.path).map_err(|error| trouble(error.error))?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(trouble)?;
+        new.file.sync_all().map_err(trouble)?;
+        faults::pass("records.replace").and_then(|()| new.put_in_place()).map_err(trouble)?;
+        atomic::sync_folder_of(&self.path).map_err(trouble)?;
         // It is of the log that was: nobody believes it, and nobody needs it.
         let _ = fs::remove_file(&self.index_path);
         self.refresh(&mut state)?;
