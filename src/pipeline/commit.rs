@@ -139,6 +139,12 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Writes the rows of texts, of stages that have not ended too.
+    pub(crate) fn write_edit_rows(&self) -> Result<()> {
+        self.lock_now().write(&self.pipeline.lock_file())?;
+        Ok(())
+    }
+
     /// Rows of texts; they are written with the row of the stage.
     pub(crate) fn take_edit_rows(&self, index: usize, rows: EditRows) {
         self.lock_now().edits.insert(self.pipeline.stages[index].name.clone(), rows);

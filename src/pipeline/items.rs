@@ -75,6 +75,10 @@ impl Run<'_> {
             Some(editable) => self.write_texts(index, &editable, works, &outputs, &mut items, &mut failed)?,
             None => None,
         };
+        if texts.is_some() && (!failed.is_empty() || works.key.is_none()) {
+            // The machine's texts lie in the folder by now, and must be known as such though the stage has not ended.
+            self.write_edit_rows()?;
+        }
         let part = |items: ItemSet| if self.options.keep_going { Given::Part(items.into()) } else { Given::Nothing };
         if let Some(first) = failed.first() {
             let counts = Counts { failed: failed.len(), cached: total.saturating_sub(ran + failed.len()), ..counts };
