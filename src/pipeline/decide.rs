@@ -162,6 +162,8 @@ impl<'a> Grounds<'a> {
             && !ask.is_forced()
         {
             match self.find_row(stage, &key)? {
+                // Without its row the lock does not say which texts are the machine's: they are looked at one by one, and it will.
+                Some(Row { recorded: false, .. }) if editing.is_some() => {}
                 Some(Row { lost: row_lost, tree, recorded, ended }) if row_lost.is_empty() => {
                     return Ok(Verdict::Fresh { key, tree, recorded, ended });
                 }

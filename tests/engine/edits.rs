@@ -112,3 +112,16 @@ fn texts_that_were_written_before_a_failure_are_the_machines_afterwards() {
         assert_eq!(fs::read_to_string(bed.at(&format!("captions/{item}.txt"))).unwrap(), format!("the text {item}\n"));
     }
 }
+
+#[test]
+fn after_a_lost_lock_the_next_run_says_again_which_texts_are_the_machines() {
+    let bed = Bed::new(STAGES);
+    bed.run();
+    let lock = bed.lock();
+    fs::remove_file(bed.at("pipeline.lock")).unwrap();
+    assert!(bed.run().is_empty());
+    assert_eq!(bed.lock(), lock);
+    bed.stages(&STAGES.replace("caption: { images: photos", "caption: { images: photos, prefix: \"the \""));
+    bed.run();
+    assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), "the text two\n");
+}
