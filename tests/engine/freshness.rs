@@ -294,3 +294,17 @@ fn photos_with_the_same_contents_are_worked_on_once() {
     assert_eq!(bed.items("echo").len(), 4);
     assert_eq!(bed.says("echo", "copies/two"), "text two");
 }
+
+#[test]
+fn the_lock_says_of_the_inputs_what_was_read_though_nothing_had_to_run() {
+    let bed = Bed::new("  learn: { images: photos, epochs: 1, log: LOG }");
+    bed.run();
+    let before = bed.lock().inputs;
+    fs::rename(bed.at("images/two.png"), bed.at("images/zwei.png")).unwrap();
+    assert!(bed.run().is_empty());
+    let other = Bed::new("  learn: { images: photos, epochs: 1, log: LOG }");
+    fs::rename(other.at("images/two.png"), other.at("images/zwei.png")).unwrap();
+    other.run();
+    assert_ne!(bed.lock().inputs, before);
+    assert_eq!(bed.lock(), other.lock());
+}
