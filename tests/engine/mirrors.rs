@@ -94,3 +94,19 @@ fn of_many_remarks_twenty_are_told_and_the_others_counted() {
     let [(_, lines, more)] = remarks(&bed.run_all().2).try_into().expect("one stage remarks something");
     assert_eq!((lines.len(), more), (20, 5));
 }
+
+#[test]
+fn a_mirror_of_what_was_collected_descends_from_the_photo_whatever_that_is_called() {
+    let bed = bed("");
+    bed.stages(
+        "  crop: { images: photos }\n  resize: { images: crop, matrix: { size: [8, 9] } }\n  flip: { images: \"resize[*]\" }",
+    );
+    bed.run();
+    fs::rename(bed.at("images/two.png"), bed.at("images/zwei.png")).expect("renamed");
+    bed.run();
+    let origins: Vec<(String, Option<String>)> = bed.items("flip").into_iter().map(|item| (item.name, item.origin)).collect();
+    assert_eq!(origins.len(), 12);
+    for name in ["size=8/zwei", "size=8/zwei-flip", "size=9/zwei", "size=9/zwei-flip"] {
+        assert!(origins.contains(&(name.to_string(), Some("zwei".to_string()))), "{origins:?}");
+    }
+}
