@@ -11,6 +11,7 @@ mod failures;
 mod freshness;
 mod matrix;
 mod mirrors;
+pub mod oracle;
 mod processes;
 mod restoring;
 mod selection;
