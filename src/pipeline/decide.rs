@@ -162,8 +162,9 @@ impl<'a> Grounds<'a> {
             && !ask.is_forced()
         {
             match self.find_row(stage, &key)? {
-                // Without its row the lock does not say which texts are the machine's: they are looked at one by one, and it will.
-                Some(Row { recorded: false, .. }) if editing.is_some() => {}
+                // Where the lock does not say which texts are the machine's they are looked at one by one, and it will.
+                Some(Row { recorded, ref tree, .. })
+                    if editing.is_some() && (!recorded || texts::rows(self.lock, stage).len() < tree.count) => {}
                 Some(Row { lost: row_lost, tree, recorded, ended }) if row_lost.is_empty() => {
                     return Ok(Verdict::Fresh { key, tree, recorded, ended });
                 }
