@@ -1,5 +1,9 @@
 //! Who works on what: one process at a time computes a key, and one runs a pipeline. The kernel releases the locks of the dead.
+//!
+//! Keys that are computed many at a time are claimed together: `locks/claim-<number>` lists them, and is locked as long as that lasts. Who
+//! holds a claim waits for no other, so that nobody waits in a circle.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,6 +13,14 @@ use anyhow::{Context as _, Result};
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::file_lock::FileLock;
+use crate::cache::sweep::list;
+
+/// Starts the names of claims.
+const CLAIM: &str = "claim-";
+
+/// Held while keys are computed that nobody else computes.
+#[derive(Debug)]
+pub struct Claim(#[allow(dead_code, reason = "held, never read")] Option<FileLock>);
 
 /// Held while a key is computed.
 #[derive(Debug)]
@@ -35,6 +47,38 @@ impl Cache {
     /// Waits until no one else computes the key. `go_on` is asked every few milliseconds; `None` if it says no.
     pub fn lock_key(&self, key: &Digest, go_on: &mut dyn FnMut() -> bool) -> Result<Option<KeyLock>> {
         Ok(FileLock::wait(&self.key_lock_path(key), true, go_on)?.map(KeyLock))
+    }
+
+    /// Claims those of `keys` that no other process, and no other thread of this one, has claimed. Also the others: those are computed
+    /// elsewhere at this time. Waits for none of them.
+    pub fn claim(&self, keys: &[Digest]) -> Result<(Claim, HashSet<Digest>)> {
+        let folder = self.root().join("locks");
+        // Held for the moment in which claims are compared.
+        let _comparing = FileLock::take(&folder.join("claims"))?;
+        let mut taken = HashSet::new();
+        for path in list(&folder)? {
+            let is_claim = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(CLAIM.as_bytes()));
+            if is_claim && FileLock::attempt(&path, true)?.is_none() {
+                taken.extend(FileLock::said(&path).lines().filter_map(|line| line.parse::<Digest>().ok()));
+            }
+        }
+        let ours: HashSet<&Digest> = keys.iter().collect();
+        taken.retain(|key| ours.contains(key));
+        let mut said = String::with_capacity(keys.len() * 65);
+        for key in keys.iter().filter(|key| !taken.contains(key)) {
+            said.push_str(&key.to_hex());
+            said.push('\n');
+        }
+        if said.is_empty() {
+            return Ok((Claim(None), taken));
+        }
+        for number in 0u32.. {
+            if let Some(mut lock) = FileLock::attempt(&folder.join(format!("{CLAIM}{number}")), true)? {
+                lock.write(&said)?;
+                return Ok((Claim(Some(lock)), taken));
+            }
+        }
+        unreachable!("there is always another number")
     }
 
     fn key_lock_path(&self, key: &Digest) -> std::path::PathBuf {
@@ -91,6 +135,27 @@ mod tests {
         assert_eq!(told.unwrap().process, std::process::id());
         drop(held);
         assert!(cache.lock_pipeline(temp.path(), &mut |_| false).unwrap().is_some());
+    }
+
+    #[test]
+    fn of_keys_that_are_claimed_twice_the_second_gets_only_the_free_ones() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = Cache::open(temp.path()).unwrap();
+        let [one, two, three] = [b"1", b"2", b"3"].map(|text| Digest::of(text));
+        let (first, taken) = cache.claim(&[one, two]).unwrap();
+        assert!(taken.is_empty());
+        let (second, taken) = cache.claim(&[two, three]).unwrap();
+        assert_eq!(taken, HashSet::from([two]));
+        let (third, taken) = cache.claim(&[one, three]).unwrap();
+        assert_eq!(taken, HashSet::from([one, three]));
+        drop((first, third));
+        let (first, taken) = cache.claim(&[one, two, three]).unwrap();
+        assert_eq!(taken, HashSet::from([three]));
+        drop((first, second));
+        // One that a killed process left behind claims nothing.
+        fs::write(temp.path().join("locks/claim-0"), format!("{}\n", one.to_hex())).unwrap();
+        assert!(cache.claim(&[one]).unwrap().1.is_empty());
+        assert!(!temp.path().join("locks/claim-0").exists());
     }
 
     #[test]

@@ -158,6 +158,22 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Whether the lock says of the inputs of a stage what this run has read.
+    pub(crate) fn has_input_rows(&self, index: usize) -> bool {
+        self.pipeline.stages[index].edges.iter().all(|edge| {
+            let Producer::Input(input) = edge.from else { return true };
+            let name = &self.pipeline.inputs[input].name;
+            let read = self.intake.rows.get(name).map(|&(digest, size)| InputRow { digest, size });
+            read.is_none_or(|read| self.lock.inputs.get(name).is_some_and(|rows| *rows == [read]))
+        })
+    }
+
+    /// Writes the rows of texts, of stages that have not ended too.
+    pub(crate) fn write_edit_rows(&self) -> Result<()> {
+        self.lock_now().write(&self.pipeline.lock_file())?;
+        Ok(())
+    }
+
     /// Rows of texts; they are written with the row of the stage.
     pub(crate) fn take_edit_rows(&self, index: usize, rows: EditRows) {
         self.lock_now().edits.insert(self.pipeline.stages[index].name.clone(), rows);

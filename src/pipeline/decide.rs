@@ -165,9 +165,9 @@ impl<'a> Grounds<'a> {
             && !ask.is_forced()
         {
             match self.find_row(stage, &key)? {
-                Some(Row { lost: row_lost, tree, recorded, ended })
-                    if row_lost.is_empty() && (recorded || !rows_must_be_written) =>
-                {
+                Some(Row { recorded, ref tree, .. })
+                    if rows_must_be_written && (!recorded || texts::rows(self.lock, stage).len() < tree.count) => {}
+                Some(Row { lost: row_lost, tree, recorded, ended }) if row_lost.is_empty() => {
                     return Ok(Verdict::Fresh { key, tree, recorded, ended });
                 }
                 Some(row) => lost = row.lost,

@@ -398,7 +398,8 @@ impl<'a> Run<'a> {
     pub(crate) fn take_fresh(&self, index: usize, decision: Decision<'_>) -> Result<Ending> {
         let Verdict::Fresh { key, tree, recorded, ended } = decision.verdict else { unreachable!("asked for fresh stages only") };
         self.show_outputs(index, &tree)?;
-        if !recorded {
+        // Names of photos are in no key of a stage that runs as a whole, and in what the lock says of its input.
+        if !recorded || !self.has_input_rows(index) {
             self.write_row(index, key, &tree)?;
         }
         let inline = self.board()[index].inline;

@@ -1,10 +1,11 @@
 //! Runs the pieces of work of an item stage that have no result yet: on the CPU side by side, on the device one at a time. Unaware of
 //! when the stage's turn comes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use rayon::prelude::*;
@@ -34,8 +35,15 @@ pub(crate) struct Done {
     pub(crate) outputs: BTreeMap<usize, Vec<Output>>,
     pub(crate) ran: usize,
     pub(crate) failed: Vec<String>,
+    /// What befell those that failed when they ran, by place.
+    errors: BTreeMap<usize, String>,
+    /// Places of those that were done here, by this process.
+    made: HashSet<usize>,
     pub(crate) interrupted: bool,
 }
+
+/// How long a stage sleeps between two looks at what is done elsewhere.
+const NAP: Duration = Duration::from_millis(20);
 
 impl Run<'_> {
     pub(crate) fn run_items(&self, index: usize, decision: Decision<'_>, files: &ArtifactFiles<'_>) -> Result<Ending> {
@@ -45,7 +53,7 @@ impl Run<'_> {
         let Verdict::Works(works) = &decision.verdict else { unreachable!("asked for works only") };
         let inline = self.board()[index].inline;
 
-        let done = self.run_works(index, form, &decision, works, files)?;
+        let done = self.run_works(index, form, works, files)?;
         let total = works.works.len();
         let ran = done.ran + inline.ran;
         let counts = Counts { total, ran, failed: done.failed.len(), cached: total.saturating_sub(ran + done.failed.len()) };
@@ -67,6 +75,10 @@ impl Run<'_> {
             Some(editable) => self.write_texts(index, &editable, works, &outputs, &mut items, &mut failed)?,
             None => None,
         };
+        if texts.is_some() && (!failed.is_empty() || works.key.is_none()) {
+            // The machine's texts lie in the folder by now, and must be known as such though the stage has not ended.
+            self.write_edit_rows()?;
+        }
         let part = |items: ItemSet| if self.options.keep_going { Given::Part(items.into()) } else { Given::Nothing };
         if let Some(first) = failed.first() {
             let counts = Counts { failed: failed.len(), cached: total.saturating_sub(ran + failed.len()), ..counts };
@@ -93,16 +105,16 @@ impl Run<'_> {
     }
 
     /// Runs the dirty works among `works`.
-    pub(crate) fn run_works(
-        &self,
-        index: usize,
-        form: &dyn ItemStage,
-        decision: &Decision<'_>,
-        works: &Works,
-        files: &ArtifactFiles<'_>,
-    ) -> Result<Done> {
+    pub(crate) fn run_works(&self, index: usize, form: &dyn ItemStage, works: &Works, files: &ArtifactFiles<'_>) -> Result<Done> {
         let stage = &self.pipeline.stages[index];
-        let mut done = Done { outputs: BTreeMap::new(), ran: 0, failed: Vec::new(), interrupted: false };
+        let mut done = Done {
+            outputs: BTreeMap::new(),
+            ran: 0,
+            failed: Vec::new(),
+            errors: BTreeMap::new(),
+            made: HashSet::new(),
+            interrupted: false,
+        };
         let mut dirty: Vec<usize> =
             works.works.iter().enumerate().filter(|(_, work)| work.state == WorkState::Dirty).map(|(place, _)| place).collect();
         for work in &works.works {
@@ -113,37 +125,106 @@ impl Run<'_> {
         if dirty.is_empty() {
             return Ok(done);
         }
-        let uses_device = stage.stage.uses_device();
-        let preferred = self.grounds(files).preferred(stage);
-        let ask = self.options.selection.ask(index);
-
-        // Another process may be at the same works: those of the CPU are locked together, those of the device one by one.
-        let mut lock = None;
-        if !uses_device {
-            let lock_key = works.key.unwrap_or_else(|| decision.identity.work_hash().key());
-            lock = self.wait_for_key(&stage.name, &lock_key)?;
-            if lock.is_none() {
-                done.interrupted = true;
-                return Ok(done);
-            }
-            let grounds = self.grounds(files);
-            dirty = self.cache.in_turn(|turn| {
-                let mut left = Vec::with_capacity(dirty.len());
-                for place in dirty {
-                    let KeyedWork { work, key, .. } = &works.works[place];
-                    match if ask.forces(&work.name) { None } else { grounds.result(key, &preferred, turn)? } {
-                        Some(outputs) => drop(done.outputs.insert(place, outputs)),
-                        None => left.push(place),
-                    }
-                }
-                Ok(left)
-            })?;
-        }
-        let cached = works.works.len() - dirty.len();
-        let counts = Counts { total: works.works.len(), cached, ..Counts::default() };
-        if dirty.is_empty() {
+        if stage.stage.uses_device() {
+            // Another process may be at the same works: they are locked one by one.
+            self.do_works(index, form, works, files, &dirty, &mut done)?;
             return Ok(done);
         }
+        // Items with the same contents are one piece of work.
+        let mut first_of: HashMap<Digest, usize> = HashMap::with_capacity(dirty.len());
+        let mut copies = Vec::new();
+        dirty.retain(|&place| {
+            let first = *first_of.entry(works.works[place].key).or_insert(place);
+            if first != place {
+                copies.push((place, first));
+            }
+            first == place
+        });
+        self.do_claimed(index, form, works, files, dirty, &mut done)?;
+        for (place, first) in copies {
+            if let Some(outputs) = done.outputs.get(&first).cloned() {
+                done.outputs.insert(place, outputs);
+                done.ran += usize::from(done.made.contains(&first));
+            } else if let Some(error) = done.errors.get(&first) {
+                done.failed.push(format!("{}: {error}", works.works[place].work.name));
+            }
+        }
+        Ok(done)
+    }
+
+    /// Does works that no other process or stage is at, and takes the results of the others when they are there.
+    fn do_claimed(
+        &self,
+        index: usize,
+        form: &dyn ItemStage,
+        works: &Works,
+        files: &ArtifactFiles<'_>,
+        mut dirty: Vec<usize>,
+        done: &mut Done,
+    ) -> Result<()> {
+        let stage = &self.pipeline.stages[index];
+        let preferred = self.grounds(files).preferred(stage);
+        let ask = self.options.selection.ask(index);
+        let mut told = false;
+        loop {
+            let keys: Vec<Digest> = dirty.iter().map(|&place| works.works[place].key).collect();
+            let (claim, taken) = self.cache.claim(&keys)?;
+            // Somebody may have done them in the meantime.
+            let grounds = self.grounds(files);
+            let (elsewhere, ours) = self.cache.in_turn(|turn| {
+                let (mut elsewhere, mut ours) = (Vec::new(), Vec::new());
+                for &place in &dirty {
+                    let KeyedWork { work, key, .. } = &works.works[place];
+                    let found = if ask.forces(&work.name) { None } else { grounds.result(key, &preferred, turn)? };
+                    match found {
+                        Some(outputs) => drop(done.outputs.insert(place, outputs)),
+                        None if taken.contains(key) => elsewhere.push(place),
+                        None => ours.push(place),
+                    }
+                }
+                Ok((elsewhere, ours))
+            })?;
+            let failed = done.failed.len();
+            self.do_works(index, form, works, files, &ours, done)?;
+            drop(claim);
+            let ends = done.interrupted || (done.failed.len() > failed && !self.options.keep_going);
+            if elsewhere.is_empty() || ends {
+                return Ok(());
+            }
+            if elsewhere.len() == dirty.len() {
+                if !told {
+                    let message = "another run is at it; waiting for its result".to_string();
+                    self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+                    told = true;
+                }
+                if self.scope.wishes.interrupted() {
+                    done.interrupted = true;
+                    return Ok(());
+                }
+                thread::sleep(NAP);
+            }
+            dirty = elsewhere;
+        }
+    }
+
+    /// Does the works at `dirty`.
+    fn do_works(
+        &self,
+        index: usize,
+        form: &dyn ItemStage,
+        works: &Works,
+        files: &ArtifactFiles<'_>,
+        dirty: &[usize],
+        done: &mut Done,
+    ) -> Result<()> {
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        let stage = &self.pipeline.stages[index];
+        let preferred = self.grounds(files).preferred(stage);
+        let ask = self.options.selection.ask(index);
+        let cached = works.works.len() - dirty.len() - done.ran;
+        let counts = Counts { total: works.works.len(), ran: done.ran, cached, ..Counts::default() };
         self.scope.observer.event(Event::StageStarted {
             stage: stage.name.clone(),
             kind: stage.kind.name().to_string(),
@@ -165,26 +246,31 @@ impl Run<'_> {
             counts: Mutex::new(counts),
             failure: AtomicBool::new(false),
         };
-        let results: Vec<(usize, Option<Result<Vec<Output>>>)> = if uses_device {
+        let results: Vec<(usize, Option<Result<Vec<Output>>>)> = if stage.stage.uses_device() {
             dirty.iter().map(|&place| (place, bench.do_one(&works.works[place]))).collect()
         } else {
             let pool = self.pool()?;
             pool.install(|| dirty.par_iter().with_max_len(1).map(|&place| (place, bench.do_one(&works.works[place]))).collect())
         };
-        let counts = *bench.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        done.ran = bench.counts.lock().unwrap_or_else(PoisonError::into_inner).ran;
         drop(worker);
         batch.flush()?;
-        drop(lock);
 
-        done.ran = counts.ran;
         for (place, result) in results {
             match result {
-                Some(Ok(outputs)) => drop(done.outputs.insert(place, outputs)),
-                Some(Err(error)) => done.failed.push(format!("{}: {}", works.works[place].work.name, told(&error))),
+                Some(Ok(outputs)) => {
+                    done.outputs.insert(place, outputs);
+                    done.made.insert(place);
+                }
+                Some(Err(error)) => {
+                    let error = told(&error);
+                    done.failed.push(format!("{}: {error}", works.works[place].work.name));
+                    done.errors.insert(place, error);
+                }
                 None => done.interrupted |= self.scope.wishes.interrupted(),
             }
         }
-        Ok(done)
+        Ok(())
     }
 
     /// Waits until no other process computes `key`; `None` if the user does not want to wait.

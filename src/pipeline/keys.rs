@@ -191,6 +191,20 @@ mod tests {
     }
 
     #[test]
+    fn the_param_that_reads_an_input_counts() {
+        let key = |params: [&str; 2], contents: [&str; 2]| {
+            let digests = contents.map(|text| Digest::of(text.as_bytes()));
+            let input = |at: usize| KeyedInput { param: params[at], members: digests[at], count: 1, tree: digests[at] };
+            let mut hash = KeyHash::new(Purpose::Stage);
+            render_inputs(&[input(0), input(1)], &mut hash);
+            hash.key()
+        };
+        assert_ne!(key(["base", "vae"], ["1", "2"]), key(["base", "vae"], ["2", "1"]));
+        assert_ne!(key(["base", "vae"], ["1", "2"]), key(["base", "lora"], ["1", "2"]));
+        assert_eq!(key(["base", "vae"], ["1", "2"]), key(["base", "vae"], ["1", "2"]));
+    }
+
+    #[test]
     fn a_works_key_holds_its_inputs_and_values_and_neither_name_nor_what_it_carries() {
         let work = Work::of_item(&item("a", &[("image", "1"), ("caption", "c")]), &["image"]);
         let renamed = Work::of_item(&item("b", &[("image", "1"), ("caption", "other")]), &["image"]);

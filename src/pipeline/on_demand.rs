@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use anyhow::{Result, bail};
 
 use crate::pipeline::context::{RunScope, Shared};
-use crate::pipeline::decide::{Decision, Grounds, KeyedWork, WorkState, Works};
+use crate::pipeline::decide::{Grounds, KeyedWork, WorkState, Works};
 use crate::pipeline::execute::{Run, RunOptions};
 use crate::pipeline::freshness::Reason;
 use crate::pipeline::progress::Observer;
@@ -25,7 +25,6 @@ pub struct Directed<'a> {
 pub(crate) fn make(
     grounds: &Grounds<'_>,
     index: usize,
-    decision: &Decision<'_>,
     works: &mut [KeyedWork],
     names: &BTreeSet<&str>,
     directed: Directed<'_>,
@@ -57,7 +56,7 @@ pub(crate) fn make(
     let scope = RunScope { cache: grounds.cache, device: &options.device, observer, wishes, shared: &shared };
     let unknown: HashSet<_> = grounds.unknown.clone();
     let run = Run::new(grounds.pipeline, options, scope, grounds.files.intake(), grounds.lock, &unknown, vec![index]);
-    let done = run.run_works(index, form, decision, &to_do, grounds.files)?;
+    let done = run.run_works(index, form, &to_do, grounds.files)?;
     if done.interrupted {
         bail!("interrupted");
     }

@@ -38,7 +38,12 @@ pub fn items_of(work: &Work, key: Digest, outputs: &[Output]) -> ItemSet {
             let mut attributes = work.attributes.clone();
             attributes.extend(output.attributes.iter().map(|(name, value)| (name.clone(), value.clone())));
             let name = output.name.resolve(&work.name);
-            let origin = output.origin.as_ref().map(|origin| origin.resolve(&work.name)).or_else(|| work.origin.clone());
+            let origin = match output.origin.as_ref().map(|origin| origin.resolve(&work.name)) {
+                // What descends from a copy descends from the original.
+                Some(origin) if origin == work.name => Some(work.origin.clone().unwrap_or(origin)),
+                Some(origin) => Some(origin),
+                None => work.origin.clone(),
+            };
             Item { origin: origin.filter(|origin| *origin != name), name, fields, attributes, key }
         })
         .collect()

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::cache::Cache;
 use crate::edits::{Decision, Provenance, Settled};
-use crate::pipeline::decide::{Decision as Decided, Grounds, KeyedWork};
+use crate::pipeline::decide::{Grounds, KeyedWork};
 use crate::pipeline::execute::wait_for_pipeline;
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::item::Artifact;
@@ -44,7 +44,7 @@ impl TextDesk<'_> {
         let mut lock = LockFile::read(&self.pipeline.lock_file())?;
         texts::recover(self.pipeline, self.cache, &lock, stage)?.into_iter().for_each(say);
 
-        let settled = self.with_works(index, &mut |grounds, editable, decided, works| {
+        let settled = self.with_works(index, &mut |grounds, editable, works| {
             let stage = &grounds.pipeline.stages[index];
             let read = || texts::read(grounds.pipeline, grounds.cache, grounds.lock, stage, editable);
             if matches!(decision, Decision::Merge(_)) {
@@ -52,7 +52,7 @@ impl TextDesk<'_> {
                 let survey = read()?.survey(&items);
                 let is_asked = |name: &str| names.iter().any(|asked| asked == name);
                 let stale = survey.iter().filter(|text| text.provenance == Provenance::Stale).map(|text| text.name.as_str());
-                on_demand::make(grounds, index, decided, works, &stale.filter(|name| is_asked(name)).collect(), self.directed)?;
+                on_demand::make(grounds, index, works, &stale.filter(|name| is_asked(name)).collect(), self.directed)?;
             }
             let items = texts::items(&*works, |_, work| texts::made(editable, work));
             read()?.settle(&items, names, decision)
@@ -69,8 +69,8 @@ impl TextDesk<'_> {
     pub fn ask_machine(&self, index: usize, name: &str) -> Result<Artifact> {
         let Directed { observer, wishes, .. } = self.directed;
         let Some(_lock) = wait_for_pipeline(self.pipeline, self.cache, observer, wishes)? else { bail!("interrupted") };
-        let said = self.with_works(index, &mut |grounds, editable, decided, works| {
-            on_demand::make(grounds, index, decided, works, &BTreeSet::from([name]), self.directed)?;
+        let said = self.with_works(index, &mut |grounds, editable, works| {
+            on_demand::make(grounds, index, works, &BTreeSet::from([name]), self.directed)?;
             Ok(works.iter().find(|work| work.work.name == name).and_then(|work| texts::made(editable, work)))
         })?;
         match said {
@@ -88,7 +88,7 @@ impl TextDesk<'_> {
             if at == index
                 && let Some(mut works) = texts::machine_works(stage, decided, grounds)?
             {
-                outcome = Some(work_on(grounds, &editable, decided, &mut works)?);
+                outcome = Some(work_on(grounds, &editable, &mut works)?);
             }
             Ok(())
         })?;
@@ -99,4 +99,4 @@ impl TextDesk<'_> {
     }
 }
 
-type WorkOn<'w, T> = dyn FnMut(&Grounds<'_>, &Editable, &Decided<'_>, &mut [KeyedWork]) -> Result<T> + 'w;
+type WorkOn<'w, T> = dyn FnMut(&Grounds<'_>, &Editable, &mut [KeyedWork]) -> Result<T> + 'w;

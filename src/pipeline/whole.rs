@@ -161,7 +161,7 @@ impl Run<'_> {
             let decision = self.grounds(&files).decide(consumer, &|producer| self.given(producer), Ask::Complete)?;
             let Verdict::Works(works) = &decision.verdict else { return Ok(None) };
             let Form::Items(form) = stage.stage.form() else { return Ok(None) };
-            self.run_works(consumer, form, &decision, works, &files).map(Some)
+            self.run_works(consumer, form, works, &files).map(Some)
         });
         let mut board = self.board();
         let inline = &mut board[consumer].inline;

@@ -116,8 +116,14 @@ impl Bench<'_, '_> {
         })?;
         self.opened_with.check_unchanged()?;
         files.check_unchanged()?;
-        let outputs: Vec<Output> =
-            drafts.into_iter().map(|draft| store(draft, &work.work.name, self.batch, &files)).collect::<Result<_>>()?;
+        let mut outputs = Vec::with_capacity(drafts.len());
+        for mut draft in drafts {
+            // The record outlives the names of photos: that an output descends from what the work descends from is the work's to say.
+            if draft.origin.is_some() && draft.origin == work.work.origin {
+                draft.origin = (draft.name != work.work.name).then(|| work.work.name.clone());
+            }
+            outputs.push(store(draft, &work.work.name, self.batch, &files)?);
+        }
         let mut list = ComponentList::default();
         list.entry(Section::Kind, stage.kind.name(), Covers::Value(&stage.kind.version().into()));
         render_work(&work.work, &mut list);

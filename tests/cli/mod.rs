@@ -1,6 +1,7 @@
 //! The program as a person runs it.
 
 mod caring;
+mod crowd;
 mod edits;
 #[cfg(feature = "nn")]
 mod keys;

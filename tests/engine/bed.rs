@@ -38,6 +38,8 @@ pub struct Bed {
     pub targets: Vec<&'static str>,
     pub settings: Vec<String>,
     pub wishes: Wishes,
+    pub device: String,
+    pub jobs: usize,
 }
 
 #[derive(Default)]
@@ -62,6 +64,8 @@ impl Bed {
             targets: Vec::new(),
             settings: Vec::new(),
             wishes: Wishes::default(),
+            device: "cpu".to_string(),
+            jobs: 2,
         };
         for name in ["one", "two", "three"] {
             bed.write(&format!("images/{name}.png"), &format!("text {name}"));
@@ -147,8 +151,8 @@ impl Bed {
 
     pub fn try_run(&self, heard: &Heard) -> anyhow::Result<RunRecord> {
         let pipeline = self.load();
-        let options =
-            RunOptions { selection: self.selection(&pipeline), keep_going: self.keep_going, jobs: 2, device: "cpu".to_string() };
+        let (jobs, device) = (self.jobs, self.device.clone());
+        let options = RunOptions { selection: self.selection(&pipeline), keep_going: self.keep_going, jobs, device };
         execute::run(&pipeline, &self.cache(), &options, heard, &self.wishes)
     }
 

@@ -116,3 +116,32 @@ fn a_renamed_photo_takes_its_text_along() {
     assert!(!bed.at("captions/two.txt").exists());
     assert!(bed.run().is_empty());
 }
+
+#[test]
+fn texts_that_were_written_before_a_failure_are_the_machines_afterwards() {
+    let stages = "  echo: { images: photos, log: LOG }\n  caption: { images: echo, log: LOG }";
+    let mut bed = Bed::new(stages);
+    bed.write("images/two.png", "broken");
+    bed.keep_going = true;
+    assert!(!bed.run_all().1.is_ok());
+    assert_eq!(fs::read_to_string(bed.at("captions/one.txt")).unwrap(), "a text one\n");
+    bed.write("images/two.png", "text two");
+    bed.stages(&stages.replace("caption: { images: echo", "caption: { images: echo, prefix: \"the \""));
+    bed.run();
+    for item in ["one", "two", "three"] {
+        assert_eq!(fs::read_to_string(bed.at(&format!("captions/{item}.txt"))).unwrap(), format!("the text {item}\n"));
+    }
+}
+
+#[test]
+fn after_a_lost_lock_the_next_run_says_again_which_texts_are_the_machines() {
+    let bed = Bed::new(STAGES);
+    bed.run();
+    let lock = bed.lock();
+    fs::remove_file(bed.at("pipeline.lock")).unwrap();
+    assert!(bed.run().is_empty());
+    assert_eq!(bed.lock(), lock);
+    bed.stages(&STAGES.replace("caption: { images: photos", "caption: { images: photos, prefix: \"the \""));
+    bed.run();
+    assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), "the text two\n");
+}

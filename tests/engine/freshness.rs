@@ -1,4 +1,26 @@
 //! What is in a key and what is not: one test per row of the table.
+//!
+//! | in a key | test |
+//! | --- | --- |
+//! | kind | `another_kind_counts` |
+//! | version of the kind | `a_raised_version_counts` |
+//! | result params | `a_result_param_counts_and_says_from_what_to_what` |
+//! | contents of inputs, by param | `a_changed_photo_runs_its_own_items_only`, `an_input_file_counts_for_those_that_read_it`, in `keys.rs` of the pipeline `the_param_that_reads_an_input_counts` |
+//! | texts of people | `an_edited_text_reruns_only_what_reads_it` in `edits.rs` |
+//! | the seed, for kinds that draw | with the kinds that draw |
+//! | side inputs, each item its own entry | `a_box_counts_for_its_photo_alone`, `a_sidecar_counts_for_its_photo_alone` |
+//!
+//! | not in a key | test |
+//! | --- | --- |
+//! | names of photos, folders they lie in | `renaming_a_photo_runs_nothing`, `moving_a_photo_into_a_folder_runs_nothing` |
+//! | paths, names of inputs and stages | `moving_the_photos_and_renaming_inputs_and_stages_runs_nothing`, `a_copy_of_the_whole_folder_runs_nothing` |
+//! | times of files | `touching_a_photo_runs_nothing`, and `file_times.rs` |
+//! | execution params | `an_execution_param_does_not_count` |
+//! | device, threads | `the_device_and_the_number_of_threads_do_not_count` |
+//! | layout, comments, ends of lines | `comments_layout_and_the_spelling_of_numbers_run_nothing`, `what_editors_do_to_the_ends_of_lines_runs_nothing` |
+//! | the seed, for other kinds; concept and trigger | `what_only_training_uses_runs_nothing_else` |
+//! | fields that are not read | `a_field_that_a_stage_does_not_read_does_not_count_for_it` |
+//! | the version of the program | no key has a place for it: the table in `keys.rs` of the pipeline is all |
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -245,7 +267,7 @@ fn only_the_stages_that_are_asked_for_and_what_they_need_run() {
     bed.targets = vec!["cut"];
     assert_eq!(bed.run().len(), 6);
     bed.targets = vec!["late"];
-    assert_eq!(bed.run(), ["echo one", "echo three", "echo two"]);
+    assert_eq!(bed.run(), ["echo one"], "the first letters of all three are the same");
     bed.targets = Vec::new();
     assert_eq!(bed.run(), ["gather"]);
 }
@@ -283,4 +305,98 @@ fn explain_lays_keys_side_by_side() {
     let echo = pipeline.position("echo").unwrap();
     assert!(explain(&pipeline, &bed.cache(), echo, Some("two")).unwrap().rows.iter().all(|row| !row.is_changed()));
     assert!(explain(&pipeline, &bed.cache(), echo, Some("tow")).unwrap_err().to_string().contains("did you mean `two`?"));
+}
+
+#[test]
+fn photos_with_the_same_contents_are_worked_on_once() {
+    let bed = Bed::new(MAP);
+    bed.write("images/copies/two.png", "text two");
+    let did = bed.run();
+    assert_eq!(did.iter().filter(|line| line.starts_with("echo")).count(), 3, "{did:?}");
+    assert_eq!(bed.items("echo").len(), 4);
+    assert_eq!(bed.says("echo", "copies/two"), "text two");
+}
+
+#[test]
+fn the_lock_says_of_the_inputs_what_was_read_though_nothing_had_to_run() {
+    let bed = Bed::new("  learn: { images: photos, epochs: 1, log: LOG }");
+    bed.run();
+    let before = bed.lock().inputs;
+    fs::rename(bed.at("images/two.png"), bed.at("images/zwei.png")).unwrap();
+    assert!(bed.run().is_empty());
+    let other = Bed::new("  learn: { images: photos, epochs: 1, log: LOG }");
+    fs::rename(other.at("images/two.png"), other.at("images/zwei.png")).unwrap();
+    other.run();
+    assert_ne!(bed.lock().inputs, before);
+    assert_eq!(bed.lock(), other.lock());
+}
+
+#[test]
+fn another_kind_counts() {
+    let bed = Bed::new("  made: { kind: echo, images: photos, log: LOG }");
+    bed.run();
+    bed.stages("  made: { kind: cut, images: photos, letters: 99, log: LOG }");
+    assert_eq!(bed.reasons("made"), ["kind changed from `echo` to `cut`"]);
+    assert_eq!(bed.run(), ["cut one", "cut three", "cut two"], "though it gives the same");
+}
+
+#[test]
+fn moving_a_photo_into_a_folder_runs_nothing() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    fs::create_dir(bed.at("images/day 2")).unwrap();
+    fs::rename(bed.at("images/two.png"), bed.at("images/day 2/two.png")).unwrap();
+    assert!(bed.run().is_empty());
+    assert!(bed.at("out/cut/day 2/two.txt").exists() && !bed.at("out/cut/two.txt").exists());
+}
+
+#[test]
+fn a_copy_of_the_whole_folder_runs_nothing() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    let copy = tempfile::tempdir().unwrap();
+    for (path, (bytes, _)) in contents(bed.path()) {
+        let path = copy.path().join(path.strip_prefix(bed.path()).unwrap());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    assert!(Bed::run_in(copy.path()).unwrap().did_nothing());
+    assert_eq!(fs::read(copy.path().join("pipeline.lock")).unwrap(), fs::read(bed.at("pipeline.lock")).unwrap());
+}
+
+#[test]
+fn the_device_and_the_number_of_threads_do_not_count() {
+    let mut bed = Bed::new(
+        "  echo: { images: photos, log: LOG }\n  learn: { images: echo, log: LOG }\n  \
+                            draw: { lora: learn, prompts: [a], log: LOG }",
+    );
+    bed.run();
+    bed.device = "libtorch:0".to_string();
+    bed.jobs = 7;
+    assert!(bed.plan().is_fresh());
+    assert!(bed.run().is_empty());
+}
+
+#[test]
+fn what_editors_do_to_the_ends_of_lines_runs_nothing() {
+    let bed = Bed::new("  caption: { images: photos, log: LOG }\n  learn: { images: caption, log: LOG }");
+    bed.run();
+    for path in ["pipeline.yaml", "captions/two.txt"] {
+        let text = fs::read_to_string(bed.at(path)).unwrap();
+        let crlf = text.replace('\n', "\r\n");
+        for form in [crlf.clone(), format!("\u{feff}{text}"), text.replace('\n', "  \n") + "\n\n", format!("\u{feff}{crlf}")] {
+            bed.write(path, &form);
+            assert!(bed.plan().is_fresh(), "{form:?}");
+            assert!(bed.run().is_empty(), "{form:?}");
+            assert_eq!(fs::read_to_string(bed.at(path)).unwrap(), form, "not a byte of it is touched");
+        }
+    }
+}
+
+#[test]
+fn what_only_training_uses_runs_nothing_else() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    bed.file("seed: 7\ntrigger: somebody\npick: 2", MAP);
+    assert!(bed.run().is_empty());
 }

@@ -24,7 +24,7 @@ pub const KINDS: &[&dyn StageKind] = &[&EchoKind(1), &CutKind, &CaptionKind, &Le
 pub const LATER_KINDS: &[&dyn StageKind] = &[&EchoKind(2), &CutKind, &CaptionKind, &LearnKind, &DrawKind, &GatherKind];
 
 /// Appends a line to the file that the pipeline names, if any.
-fn write_down(log: &str, line: &str) {
+pub fn write_down(log: &str, line: &str) {
     if !log.is_empty() {
         let mut file = OpenOptions::new().create(true).append(true).open(log).expect("the log can be written");
         file.write_all(format!("{line}\n").as_bytes()).expect("the log can be written");
@@ -41,15 +41,15 @@ fn busy(log: &str, line: &str, times: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn text(bytes: Vec<u8>) -> String {
+pub fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).expect("test files are texts")
 }
 
-fn txt(text: String) -> Content {
+pub fn txt(text: String) -> Content {
     Content::Bytes { bytes: text.into_bytes(), extension: "txt" }
 }
 
-fn uses(param: &str, reference: &Reference, reads: &'static [&'static str], shape: InputShape) -> InputUse {
+pub fn uses(param: &str, reference: &Reference, reads: &'static [&'static str], shape: InputShape) -> InputUse {
     InputUse { param: param.into(), reference: reference.clone(), reads, shape }
 }
 
@@ -82,6 +82,8 @@ macro_rules! kind {
     };
 }
 
+pub(crate) use kind;
+
 params! {
     /// Gives the text of each item back, with something after it.
     pub struct Echo {
@@ -100,7 +102,7 @@ params! {
     }
 }
 
-pub struct EchoKind(u32);
+pub struct EchoKind(pub u32);
 kind!(EchoKind, "echo", Echo, |kind| kind.0, &["image"], true);
 
 impl Stage for Echo {

@@ -94,3 +94,55 @@ fn of_many_remarks_twenty_are_told_and_the_others_counted() {
     let [(_, lines, more)] = remarks(&bed.run_all().2).try_into().expect("one stage remarks something");
     assert_eq!((lines.len(), more), (20, 5));
 }
+
+#[test]
+fn a_mirror_of_what_was_collected_descends_from_the_photo_whatever_that_is_called() {
+    let bed = bed("");
+    bed.stages(
+        "  crop: { images: photos }\n  resize: { images: crop, matrix: { size: [8, 9] } }\n  flip: { images: \"resize[*]\" }",
+    );
+    bed.run();
+    fs::rename(bed.at("images/two.png"), bed.at("images/zwei.png")).expect("renamed");
+    bed.run();
+    let origins: Vec<(String, Option<String>)> = bed.items("flip").into_iter().map(|item| (item.name, item.origin)).collect();
+    assert_eq!(origins.len(), 12);
+    for name in ["size=8/zwei", "size=8/zwei-flip", "size=9/zwei", "size=9/zwei-flip"] {
+        assert!(origins.contains(&(name.to_string(), Some("zwei".to_string()))), "{origins:?}");
+    }
+}
+
+/// How many items of a stage a run did.
+fn ran(bed: &Bed, stage: &str) -> usize {
+    let (_, record, _) = bed.run_all();
+    assert!(record.is_ok(), "{record:?}");
+    record.stage(stage).expect("it ran").counts.ran
+}
+
+#[test]
+fn a_box_counts_for_its_photo_alone() {
+    let bed = bed("");
+    let pipeline = "concept: test\ninputs: { photos: images/, boxes: crops.yaml }\nstages:\n  \
+                    crop: { images: photos, boxes: boxes }\n  resize: { images: crop, size: 8 }\n";
+    bed.write("pipeline.yaml", pipeline);
+    bed.write("crops.yaml", "one: [0, 0, 8, 8]\ntwo: [0, 0, 8, 8]\n");
+    assert_eq!(ran(&bed, "crop"), 3);
+    bed.write("crops.yaml", "# two is better to the right\ntwo: [8, 0, 8, 8]\none: [0, 0, 8, 8]\n");
+    assert_eq!(bed.plan().stage("crop").expect("planned").dirty, ["two"]);
+    assert_eq!(ran(&bed, "crop"), 1);
+    bed.write("crops.yaml", "one: { x: 0, y: 0, w: 8, h: 8 }\ntwo: [8, 0, 8, 8]\nthree: [0, 0, 16, 16]\n");
+    assert_eq!(bed.plan().stage("crop").expect("planned").dirty, ["three"], "another spelling of a box is the same box");
+}
+
+#[test]
+fn a_sidecar_counts_for_its_photo_alone() {
+    let bed = bed("");
+    bed.stages("  crop: { images: photos }\n  caption: { images: crop, model: sidecar }");
+    for name in ["one", "two", "three"] {
+        bed.write(&format!("images/{name}.txt"), &format!("what {name} shows"));
+    }
+    assert_eq!(ran(&bed, "caption"), 3);
+    bed.write("images/two.txt", "something else");
+    assert_eq!(bed.plan().stage("crop").expect("planned").items.dirty, 0);
+    assert_eq!(bed.plan().stage("caption").expect("planned").dirty, ["two"]);
+    assert_eq!(ran(&bed, "caption"), 1);
+}
