@@ -6,6 +6,7 @@ mod engine;
 #[cfg(feature = "nn")]
 mod example;
 mod formats;
+mod fuzz;
 mod measure;
 mod parity;
 mod pictures;
