@@ -120,9 +120,12 @@ fn the_reference_has_the_keys_of_every_stage() {
         "\n  default: true  (true or false)\n",
         "\n  matrix  (a mapping; optional)\n",
         "\n  retry: 0  (a whole number)\n",
+        "\n  keep: true  (true or false)\n",
     ] {
         assert!(page.contains(key), "{key}: {page}");
     }
+    let page = printed(folder.path(), &["stages", "merge"]);
+    assert!(page.contains("\n  keep: false  (true or false)\n"), "{page}");
     let schema: serde_json::Value = serde_json::from_str(&printed(folder.path(), &["stages", "--schema"])).expect("JSON");
     let resize = &schema["definitions"]["resize"]["properties"];
     assert_eq!(resize["matrix"]["anyOf"][0]["type"], "object");

@@ -9,6 +9,7 @@ mod damage;
 mod edits;
 mod failures;
 mod freshness;
+mod keeping;
 mod matrix;
 mod mirrors;
 mod processes;
