@@ -127,11 +127,11 @@ impl Run<'_> {
         let _turn = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut tree = tree_to_show(self.pipeline, self.cache, index, whole)?;
         if tree.digest != whole.digest {
-            // It may be there under a name that the item had before.
-            let fields = || whole.items(self.cache).map(|items| items.iter().flat_map(|item| item.fields.iter()));
-            let written = fields()?.filter(|(field, _)| stage.kind.writes().contains(&field.as_str()));
-            let missing = self.missing(written.map(|(_, artifact)| artifact.clone()));
-            self.take_from_out(index, missing)?;
+            // What is not there may be there under a name that the item had before.
+            let (_, missing) = shown::at_hand(self.cache, &out.join(&folder), whole.items(self.cache)?, &fields)?;
+            let artifacts = missing.iter().flat_map(|item| fields.iter().filter_map(|field| item.fields.get(*field)));
+            let artifacts = self.missing(artifacts.cloned());
+            self.take_from_out(index, artifacts)?;
             tree = tree_to_show(self.pipeline, self.cache, index, whole)?;
         }
         let report = materialise(self.cache, &out, &folder, &tree.digest, tree.items(self.cache)?, &fields)?;

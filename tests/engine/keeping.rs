@@ -125,7 +125,7 @@ fn two_readers_at_once_make_it_again_once() {
 #[test]
 fn what_is_not_kept_is_made_again_through_several_stages() {
     let stages = "  echo: { images: photos, suffix: A, keep: false, default: false, log: LOG }\n  \
-                  cut: { images: echo, letters: 6, keep: false, default: false, log: LOG }\n  gather: { images: cut, log: LOG }\n  \
+                  cut: { images: echo, letters: 7, keep: false, default: false, log: LOG }\n  gather: { images: cut, log: LOG }\n  \
                   last: { kind: cut, images: gather, letters: 5, log: LOG }";
     let mut bed = Bed::new(stages);
     bed.run();
