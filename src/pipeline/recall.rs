@@ -103,7 +103,7 @@ impl<'a> Grounds<'a> {
                 }
             }
             if !recall.items.is_empty() {
-                let (works, needed) = self.to_make(index, &recall.items, give)?;
+                let (works, needed) = self.remaking(index, &recall.items, give)?;
                 recall.works = works;
                 missing.extend(needed.into_iter().filter(lacks).map(|artifact| (artifact.digest, index)));
             }
@@ -135,7 +135,7 @@ impl<'a> Grounds<'a> {
     }
 
     /// The pieces of work that made `items`, and what it takes to do them again.
-    fn to_make(&self, index: usize, items: &[Item], give: &Give<'_>) -> Result<(Vec<KeyedWork>, Vec<Artifact>)> {
+    fn remaking(&self, index: usize, items: &[Item], give: &Give<'_>) -> Result<(Vec<KeyedWork>, Vec<Artifact>)> {
         let stage = &self.pipeline.stages[index];
         let decision = self.decide(index, give, Ask::Complete)?;
         if let Form::Whole(_) = stage.stage.form() {
