@@ -55,6 +55,11 @@ impl Cache {
         self
     }
 
+    /// Whether the pipeline will be there when the command has ended.
+    pub(crate) const fn belongs_to_a_lasting_pipeline(&self) -> bool {
+        !self.is_passing
+    }
+
     /// The repositories, and folders outside of any, that use this cache.
     pub fn roots(&self) -> Result<Vec<PathBuf>> {
         let mut roots = Vec::new();

@@ -13,6 +13,7 @@
 //! evicted          objects that were let go though something names them
 //! ```
 
+pub mod bytes;
 pub mod digest;
 
 pub mod artifact;

@@ -29,7 +29,7 @@ use crate::cache::file_lock::FileLock;
 use crate::cache::record_log::Dropped;
 use crate::cache::records::{Completeness, Record};
 use crate::cache::trouble::disk_trouble;
-use crate::cache::{Cache, atomic, uses};
+use crate::cache::{Cache, atomic, faults, uses};
 
 /// How long a second collector waits for the first. A run that ends holds the same lock for an instant.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -69,15 +69,20 @@ impl Cache {
     /// Another process is at it.
     pub fn begin_collecting(&self) -> Result<Collector<'_>> {
         let started = Instant::now();
-        let lock = FileLock::wait(&self.collecting_lock(), false, &mut || started.elapsed() < PATIENCE)?;
-        let Some(lock) = lock else {
-            bail!("another process is cleaning `{}`: wait until it has ended", self.root().display());
-        };
+        match self.try_collecting(&mut || started.elapsed() < PATIENCE)? {
+            Some(collector) => Ok(collector),
+            None => bail!("another process is cleaning `{}`: wait until it has ended", self.root().display()),
+        }
+    }
+
+    /// As `begin_collecting`, waiting as long as `go_on` says; `None` if another process is at it then.
+    pub(crate) fn try_collecting(&self, go_on: &mut dyn FnMut() -> bool) -> Result<Option<Collector<'_>>> {
+        let Some(lock) = FileLock::wait(&self.collecting_lock(), false, go_on)? else { return Ok(None) };
         // Put aside while an earlier collector was at work.
         for noted in self.noted()?.into_iter().filter(|noted| noted.put_aside) {
             remove(&noted.path)?;
         }
-        Ok(Collector { cache: self, _lock: lock })
+        Ok(Some(Collector { cache: self, _lock: lock }))
     }
 
     /// What the runs that go on, and those that were interrupted, have noted.
@@ -136,6 +141,17 @@ impl Alone<'_> {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(disk_trouble(error, "removing", &path)),
         }
+    }
+
+    /// Removes objects that something still names, and says so beforehand. A kill in between leaves objects that are here and that
+    /// nobody would miss.
+    pub(crate) fn let_go(&self, digests: &HashSet<Digest>) -> Result<()> {
+        self.write_evicted(&self.cache.evicted()?.union(digests).copied().collect())?;
+        for digest in digests {
+            faults::pass("objects.let_go").map_err(|error| disk_trouble(error, "removing", &self.cache.path(digest)))?;
+            self.remove_object(digest)?;
+        }
+        Ok(())
     }
 
     /// Removes what an interrupted run would go on from.
@@ -222,6 +238,9 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::cache::faults::{Fault, arm, disarm};
+    use crate::cache::fsck::Depth;
+    use crate::cache::records::tests::sample;
 
     #[test]
     fn one_process_collects_at_a_time() {
@@ -261,6 +280,38 @@ mod tests {
             assert_eq!(noted[0].digests, [Digest::of(b"x")]);
             assert_eq!(noted[0].folder, fs::canonicalize(temp.path()).unwrap());
         });
+    }
+
+    #[test]
+    fn what_is_let_go_is_never_a_loss_wherever_the_process_dies() {
+        for dies_at in 0..=3 {
+            let temp = tempfile::tempdir().unwrap();
+            let cache = Cache::open(temp.path()).unwrap();
+            let batch = cache.batch();
+            let mut record = sample(1);
+            record.outputs.truncate(1);
+            let mut all = HashSet::new();
+            for text in ["a", "b", "c"] {
+                let stored = batch.put_bytes(text.as_bytes()).unwrap();
+                all.insert(stored.digest);
+                record.outputs[0].fields.insert(text.into(), stored.artifact("txt"));
+            }
+            record.outputs[0].fields.retain(|field, _| ["a", "b", "c"].contains(&field.as_str()));
+            batch.record(record).unwrap();
+            batch.flush().unwrap();
+            let here = || all.iter().filter(|digest| cache.path(digest).exists()).count();
+            let collector = cache.begin_collecting().unwrap();
+            arm("objects.let_go", dies_at, Fault::Killed);
+            let outcome = collector.alone().unwrap().let_go(&all);
+            let died = dies_at < 3;
+            assert_eq!((outcome.is_err(), disarm()), (died, died));
+            drop(collector);
+            assert_eq!(here(), 3 - dies_at);
+            assert_eq!(cache.check(Depth::Full, &[]).unwrap().problems, []);
+            cache.begin_collecting().unwrap().alone().unwrap().let_go(&all).unwrap();
+            assert_eq!(here(), 0);
+            assert_eq!(cache.check(Depth::Full, &[]).unwrap().problems, []);
+        }
     }
 
     #[test]

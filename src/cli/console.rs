@@ -332,23 +332,6 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// `0 B`, `999 B`, `1.2 kB`, `43 MB`, `3.1 GB`: powers of 1000.
-pub fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    if value < 1000.0 {
-        return format!("{bytes} B");
-    }
-    let mut unit = "";
-    for next in ["kB", "MB", "GB", "TB", "PB", "EB"] {
-        value /= 1000.0;
-        unit = next;
-        if value < 999.5 {
-            break;
-        }
-    }
-    if value < 9.95 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
-}
-
 fn to_stderr(text: &str) {
     // If standard error is closed there is nowhere left to say so.
     let _ = io::stderr().lock().write_all(text.as_bytes());
@@ -417,24 +400,6 @@ mod tests {
         let cases = [(0.04, "0.0s"), (9.94, "9.9s"), (9.96, "10s"), (59.6, "1m 00s"), (130.0, "2m 10s"), (3900.0, "1h 05m")];
         for (seconds, text) in cases {
             assert_eq!(duration(seconds), text);
-        }
-    }
-
-    #[test]
-    fn sizes_have_two_or_three_digits() {
-        let cases = [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.0 kB"),
-            (9_940, "9.9 kB"),
-            (9_960, "10 kB"),
-            (999_499, "999 kB"),
-            (999_500, "1.0 MB"),
-            (61_234_567_890, "61 GB"),
-            (u64::MAX, "18 EB"),
-        ];
-        for (bytes, text) in cases {
-            assert_eq!(size(bytes), text);
         }
     }
 

@@ -8,8 +8,8 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cache::Cache;
+use crate::cache::bytes::size;
 use crate::cache::fsck::{Checkup, Damage, Depth, KnownForm};
-use crate::cli::console::size;
 use crate::cli::gc::open_existing;
 use crate::cli::{Global, counted, print};
 use crate::pipeline::item_set;

@@ -11,8 +11,9 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cache::Cache;
+use crate::cache::bytes::size;
 use crate::cache::locate::is_tagged;
-use crate::cli::console::{duration, size};
+use crate::cli::console::duration;
 use crate::cli::{Global, WrongArguments, counted, print, shown};
 use crate::pipeline::collect::{Amount, CollectOptions, Collected, collect};
 use crate::pipeline::stage::Worth;

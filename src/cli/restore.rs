@@ -96,9 +96,12 @@ fn lock_of(folder: &Path, revision: &str) -> anyhow::Result<LockFile> {
 
 fn line(stage: &RestoredStage) -> String {
     let name = &stage.name;
-    let shown = stage.total.saturating_sub(stage.missing.len());
+    let shown = stage.total.saturating_sub(stage.missing.len() + stage.not_kept.len());
     if let Some(reason) = &stage.left_out {
         return format!("{name}: not shown, because {reason}");
+    }
+    if stage.missing.is_empty() && shown == 0 && !stage.not_kept.is_empty() {
+        return format!("{name}: {} not kept", counted(stage.total, "item"));
     }
     if stage.is_lost || (shown == 0 && stage.total > 0) {
         return format!("{name}: nothing of its {} is in the cache any more", counted(stage.total, "item"));
@@ -108,13 +111,17 @@ fn line(stage: &RestoredStage) -> String {
         (written, 0) => format!("{} written", counted(written, "file")),
         (written, removed) => format!("{} written, {removed} removed", counted(written, "file")),
     };
-    if stage.missing.is_empty() {
+    let (missing, why) = match stage.missing.as_slice() {
+        [] => (stage.not_kept.as_slice(), "not kept"),
+        missing => (missing, "not in the cache any more"),
+    };
+    if missing.is_empty() {
         return format!("{name}: {}, {changed}", counted(stage.total, "item"));
     }
     const LISTED: usize = 5;
-    let mut names = stage.missing[..stage.missing.len().min(LISTED)].join(", ");
-    if stage.missing.len() > LISTED {
+    let mut names = missing[..missing.len().min(LISTED)].join(", ");
+    if missing.len() > LISTED {
         names.push_str(", …");
     }
-    format!("{name}: {shown} of {}, {changed}; not in the cache any more: {names}", counted(stage.total, "item"))
+    format!("{name}: {shown} of {}, {changed}; {why}: {names}", counted(stage.total, "item"))
 }

@@ -41,7 +41,7 @@ impl SelectionArguments {
         let named = [targets, to].concat();
         let mut selection = Selection::of(match (only.is_empty(), named.is_empty()) {
             (false, _) => only.clone(),
-            (true, true) => pipeline.by_default(),
+            (true, true) => pipeline.asked_by_default(),
             (true, false) => named.clone(),
         });
         if !only.is_empty() {

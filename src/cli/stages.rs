@@ -71,7 +71,7 @@ fn page(kind: &dyn StageKind) -> String {
         let _ = write!(text, "\n  {}  ({})\n{}", row.head, row.form, paragraphs(&row.doc, 6));
     }
     text.push_str("\nEvery stage also takes:\n");
-    for key in stage_keys::docs() {
+    for key in stage_keys::docs(kind.keeps()) {
         let (head, form) = (head(key.name, key.default.as_ref()), form(key.role, &key.schema, key.default.as_ref(), false));
         let _ = write!(text, "\n  {head}  ({form})\n{}", paragraphs(key.doc, 6));
     }

@@ -22,6 +22,7 @@ use crate::pipeline::materialise::{is_shown, materialise};
 use crate::pipeline::progress::{Event, StageState};
 use crate::pipeline::recorded::{COUNT_ATTRIBUTE, TREE_FIELD};
 use crate::pipeline::run_record::StageReport;
+use crate::pipeline::shown;
 
 /// Where the outputs lie under friendly names.
 pub fn out_folder(pipeline: &Pipeline) -> PathBuf {
@@ -47,6 +48,18 @@ pub(crate) fn is_stage_shown(pipeline: &Pipeline, cache: &Cache, index: usize, t
     let stage = &pipeline.stages[index];
     let fields = shown_fields(stage);
     fields.is_empty() || is_shown(cache, &out_folder(pipeline), &stage.folder(), tree, &fields)
+}
+
+/// What the folder of a stage below `out/` is to show of `tree`: all of it, or, of a stage that does not keep its outputs, what is in the
+/// cache or in the folder.
+pub(crate) fn tree_to_show(pipeline: &Pipeline, cache: &Cache, index: usize, tree: &ItemTree) -> Result<ItemTree> {
+    let stage = &pipeline.stages[index];
+    if stage.keep || is_stage_shown(pipeline, cache, index, &tree.digest) {
+        return Ok(tree.clone());
+    }
+    let folder = out_folder(pipeline).join(stage.folder());
+    let (there, missing) = shown::at_hand(cache, &folder, tree.items(cache)?, &shown_fields(stage))?;
+    Ok(if missing.is_empty() { tree.clone() } else { ItemTree::of(there) })
 }
 
 impl Run<'_> {
@@ -104,14 +117,23 @@ impl Run<'_> {
     }
 
     /// Shows the outputs under friendly names: in `out/`, with `--set` in a folder of its own.
-    pub(crate) fn show_outputs(&self, index: usize, tree: &ItemTree) -> Result<()> {
-        if is_stage_shown(self.pipeline, self.cache, index, &tree.digest) {
+    pub(crate) fn show_outputs(&self, index: usize, whole: &ItemTree) -> Result<()> {
+        if is_stage_shown(self.pipeline, self.cache, index, &whole.digest) {
             return Ok(());
         }
         let stage = &self.pipeline.stages[index];
         let (out, folder, fields) = (out_folder(self.pipeline), stage.folder(), shown_fields(stage));
         // One stage at a time: they share the folder for what is being written.
         let _turn = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tree = tree_to_show(self.pipeline, self.cache, index, whole)?;
+        if tree.digest != whole.digest {
+            // What is not there may be there under a name that the item had before.
+            let (_, missing) = shown::at_hand(self.cache, &out.join(&folder), whole.items(self.cache)?, &fields)?;
+            let artifacts = missing.iter().flat_map(|item| fields.iter().filter_map(|field| item.fields.get(*field)));
+            let artifacts = self.missing(artifacts.cloned());
+            self.take_from_out(index, artifacts)?;
+            tree = tree_to_show(self.pipeline, self.cache, index, whole)?;
+        }
         let report = materialise(self.cache, &out, &folder, &tree.digest, tree.items(self.cache)?, &fields)?;
         for message in report.notes {
             self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });

@@ -33,6 +33,8 @@ pub struct Grounds<'a> {
     pub files: &'a ArtifactFiles<'a>,
     /// As it was when the run began.
     pub lock: &'a LockFile,
+    /// Stages that somebody wants to see, and not only other stages.
+    pub wanted: &'a [usize],
     /// Digests that stand for contents that nobody knows yet.
     pub unknown: &'a HashSet<Digest>,
 }

@@ -57,6 +57,12 @@ pub(crate) struct Run<'a> {
     lock_now: Mutex<LockFile>,
     /// Held while outputs are put into `out/`.
     pub(crate) showing: Mutex<()>,
+    /// Held while a stage of the device runs.
+    pub(crate) device: Mutex<()>,
+    /// Held while outputs that were not kept are brought back. Never waited for the device under it.
+    pub(crate) bringing: Mutex<()>,
+    /// What was made again of stages whose turn had come before.
+    pub(crate) remade: Mutex<BTreeMap<usize, usize>>,
     pool: OnceLock<rayon::ThreadPool>,
 }
 
@@ -134,13 +140,15 @@ pub fn run(
     let shared = Shared::default();
     let scope = RunScope { cache, device: &options.device, observer, wishes, shared: &shared };
     let run = Run::new(pipeline, options, scope, &intake, &lock, &unknown, needed);
-    let stages = run.schedule();
+    let mut stages = run.schedule();
     run.settle_rows(&stages)?;
+    run.count_remade(&mut stages);
     cache.save_stat_index()?;
     let interrupted = wishes.interrupted();
     let record = RunRecord { stages, seconds: started.elapsed().as_secs_f64(), interrupted };
     // Results with `--set` have no row in the lock.
     if record.is_ok() && pipeline.settings.is_empty() {
+        run.let_go_of_unkept(&record.stages)?;
         cache.end_uses(pipeline.by_default().iter().all(|stage| run.needed.contains(stage)))?;
     }
     observer.event(Event::RunFinished { ok: record.is_ok(), seconds: record.seconds });
@@ -205,6 +213,9 @@ impl<'a> Run<'a> {
             board: Mutex::new(vec![place; pipeline.stages.len()]),
             lock_now: Mutex::new(lock.clone()),
             showing: Mutex::default(),
+            device: Mutex::default(),
+            bringing: Mutex::default(),
+            remade: Mutex::default(),
             pool: OnceLock::new(),
         }
     }
@@ -310,7 +321,8 @@ impl<'a> Run<'a> {
     }
 
     pub(crate) fn grounds<'g>(&'g self, files: &'g ArtifactFiles<'g>) -> Grounds<'g> {
-        Grounds { pipeline: self.pipeline, cache: self.cache, files, lock: self.lock, unknown: self.unknown }
+        let wanted = &self.options.selection.targets;
+        Grounds { pipeline: self.pipeline, cache: self.cache, files, lock: self.lock, wanted, unknown: self.unknown }
     }
 
     /// The threads of CPU stages, started when the first needs them.
@@ -328,6 +340,7 @@ impl<'a> Run<'a> {
     fn run_stage(&self, index: usize) -> StageReport {
         let started = Instant::now();
         let stage = &self.pipeline.stages[index];
+        let device = stage.stage.uses_device().then(|| self.device.lock().unwrap_or_else(PoisonError::into_inner));
         let ending = guarded(|| self.try_stage(index)).unwrap_or_else(|error| {
             let counts = Counts { total: 1, failed: 1, ..Counts::default() };
             Ending::new(StageState::Failed, Given::Nothing, counts).note(told(&error))
@@ -335,6 +348,7 @@ impl<'a> Run<'a> {
         if stage.stage.uses_device() {
             self.scope.shared.stage_ended();
         }
+        drop(device);
         let seconds = {
             let mut board = self.board();
             board[index].phase = Phase::Ended;
@@ -362,7 +376,12 @@ impl<'a> Run<'a> {
     fn try_stage(&self, index: usize) -> Result<Ending> {
         let files = ArtifactFiles::new(self.cache, self.intake);
         let ask = self.options.selection.ask(index);
-        let decision = self.grounds(&files).decide(index, &|producer| self.given(producer), ask)?;
+        let decide = || self.grounds(&files).decide(index, &|producer| self.given(producer), ask);
+        let decision = match decide() {
+            // A stage that reads its inputs to know its works may lack what was not kept.
+            Err(_) if self.bring_back_all(index, &files)? => decide()?,
+            decision => decision?,
+        };
         let stage = &self.pipeline.stages[index];
         let read_by_lints = ArtifactFiles::new(self.cache, self.intake);
         let lints = self.grounds(&read_by_lints).lints(stage, &decision, &UnstoredTexts::default())?;

@@ -75,6 +75,10 @@ pub enum Reason {
         items: Vec<String>,
         total: usize,
     },
+    /// Its outputs were not kept, and a stage that reads them must run.
+    MadeAgain {
+        reader: String,
+    },
     /// An interrupted run goes on.
     GoesOn {
         published: usize,
@@ -135,6 +139,7 @@ impl fmt::Display for Reason {
             Reason::OutputsLost { items, total } => {
                 write!(f, "{} of {total} outputs are no longer in the cache: {}", items.len(), listed(items))
             }
+            Reason::MadeAgain { reader } => write!(f, "made again for `{reader}`: its outputs were not kept"),
             Reason::GoesOn { published: 0 } => f.write_str("goes on where it was interrupted"),
             Reason::GoesOn { published } => write!(f, "goes on where it was interrupted, with {published} published"),
             Reason::WaitsFor { stage } => write!(f, "waits for `{stage}`"),

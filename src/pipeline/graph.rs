@@ -68,6 +68,8 @@ pub struct LoadedStage {
     pub by_default: bool,
     /// Further attempts after a failure that may pass.
     pub retry: u32,
+    /// False where its outputs leave the cache once all stages that read them have done so.
+    pub keep: bool,
     /// The stage it belongs to, if it is not written in the file.
     pub owner: Option<String>,
     /// The `result` params as the file gives them, by name; a sub-stage has those of its owner. What an item stage does not list among its
@@ -140,6 +142,11 @@ impl Pipeline {
     /// What a run without targets builds.
     pub fn by_default(&self) -> Vec<usize> {
         self.needed((0..self.stages.len()).filter(|&index| self.stages[index].by_default))
+    }
+
+    /// What a run without targets is asked for: without what is built only because these need it.
+    pub fn asked_by_default(&self) -> Vec<usize> {
+        (0..self.stages.len()).filter(|&index| self.stages[index].by_default).collect()
     }
 
     /// The stages that a stage reads.

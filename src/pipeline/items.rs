@@ -24,12 +24,15 @@ use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::keys::row_key;
 use crate::pipeline::outputs::{edited_item, finish_key, items_of, items_of_stage};
 use crate::pipeline::progress::{Counts, Event, StageState};
+use crate::pipeline::recall::inputs_of_dirty;
+use crate::pipeline::remake::Brought;
 use crate::pipeline::selection::{Ask, Force};
-use crate::pipeline::stage::{Editable, Form, ItemStage};
+use crate::pipeline::stage::{Draft, Editable, Form, ItemStage};
 use crate::pipeline::texts;
 use crate::pipeline::workbench::Bench;
 
 /// What became of the pieces of work that had to run.
+#[derive(Default)]
 pub(crate) struct Done {
     /// By place in the list of works.
     pub(crate) outputs: BTreeMap<usize, Vec<Output>>,
@@ -104,17 +107,24 @@ impl Run<'_> {
         Ok(Ending { came_out_the_same: same && state == StageState::Ran, ..ending })
     }
 
-    /// Runs the dirty works among `works`.
+    /// Runs the dirty works among `works`, after what they read was brought back where it was not kept.
     pub(crate) fn run_works(&self, index: usize, form: &dyn ItemStage, works: &Works, files: &ArtifactFiles<'_>) -> Result<Done> {
+        match self.bring_back(index, inputs_of_dirty(works))? {
+            Brought::Back => self.run_works_on_what_is_here(index, form, works, files),
+            Brought::Interrupted => Ok(Done { interrupted: true, ..Done::default() }),
+        }
+    }
+
+    /// Runs the dirty works among `works`.
+    pub(crate) fn run_works_on_what_is_here(
+        &self,
+        index: usize,
+        form: &dyn ItemStage,
+        works: &Works,
+        files: &ArtifactFiles<'_>,
+    ) -> Result<Done> {
         let stage = &self.pipeline.stages[index];
-        let mut done = Done {
-            outputs: BTreeMap::new(),
-            ran: 0,
-            failed: Vec::new(),
-            errors: BTreeMap::new(),
-            made: HashSet::new(),
-            interrupted: false,
-        };
+        let mut done = Done::default();
         let mut dirty: Vec<usize> =
             works.works.iter().enumerate().filter(|(_, work)| work.state == WorkState::Dirty).map(|(place, _)| place).collect();
         for work in &works.works {
@@ -163,7 +173,7 @@ impl Run<'_> {
         done: &mut Done,
     ) -> Result<()> {
         let stage = &self.pipeline.stages[index];
-        let preferred = self.grounds(files).preferred(stage);
+        let preferred = self.grounds(files).preferred_here(stage);
         let ask = self.options.selection.ask(index);
         let mut told = false;
         loop {
@@ -221,7 +231,7 @@ impl Run<'_> {
             return Ok(());
         }
         let stage = &self.pipeline.stages[index];
-        let preferred = self.grounds(files).preferred(stage);
+        let preferred = self.grounds(files).preferred_here(stage);
         let ask = self.options.selection.ask(index);
         let cached = works.works.len() - dirty.len() - done.ran;
         let counts = Counts { total: works.works.len(), ran: done.ran, cached, ..Counts::default() };
@@ -347,7 +357,7 @@ impl Run<'_> {
         let (made, outputs) = match found {
             Some(outputs) => (0, outputs),
             None => {
-                let drafts = in_stage(stage, guarded(|| form.finish(outputs, files)))?;
+                let drafts = in_stage(stage, self.finish_drafts(index, form, outputs, files))?;
                 let batch = self.batch();
                 let outputs: Vec<Output> =
                     drafts.into_iter().map(|draft| store(draft, "", &batch, files)).collect::<Result<_>>()?;
@@ -367,6 +377,29 @@ impl Run<'_> {
             }
         };
         Ok(Finished { made, items: items_of_stage(&outputs, key) })
+    }
+}
+
+impl Run<'_> {
+    /// What is made of all outputs together. Some of them may be only in `out/`.
+    fn finish_drafts(
+        &self,
+        index: usize,
+        form: &dyn ItemStage,
+        outputs: &[Item],
+        files: &ArtifactFiles<'_>,
+    ) -> Result<Vec<Draft>> {
+        let stage = &self.pipeline.stages[index];
+        let drafts = guarded(|| form.finish(outputs, files));
+        let written = outputs.iter().flat_map(|item| stage.kind.writes().iter().filter_map(|field| item.fields.get(*field)));
+        let missing = self.missing(written.cloned());
+        if drafts.is_ok() || stage.keep || missing.is_empty() {
+            return drafts;
+        }
+        if !self.take_from_out(index, missing)?.is_empty() {
+            bail!("it needs all its outputs together, and some were not kept: run again with `--force {}`", stage.name);
+        }
+        guarded(|| form.finish(outputs, files))
     }
 }
 

@@ -92,6 +92,12 @@ impl<'a> Draft<'a> {
             let sample = draft.load(&key.name, &combination, scope, diagnostics);
             draft.samples.extend(sample.map(|(stage, _)| stage));
         }
+        if let Some((false, span)) = &draft.keys.keep
+            && draft.samples.iter().any(|stage| stage.editable().is_some())
+        {
+            let problem = diagnostics.report(span, format!("`{}` keeps its outputs: people edit them", key.name));
+            problem.hint("what the machine wrote tells which texts are a person's; leave `keep` out");
+        }
         (!draft.samples.is_empty()).then_some(draft)
     }
 
@@ -152,6 +158,7 @@ impl<'a> Draft<'a> {
                 span: self.key.span.clone(),
                 by_default: self.keys.by_default,
                 retry: self.keys.retry,
+                keep: self.keys.keep.as_ref().map_or(self.kind.keeps(), |(keep, _)| *keep),
                 owner: None,
                 written: written(&params, self.kind),
                 edges: Vec::new(),
@@ -221,6 +228,7 @@ fn push_with_sub_stages(stage: LoadedStage, depth: usize, into: &mut Vec<LoadedS
             span: stage.span.clone(),
             by_default: false,
             retry: stage.retry,
+            keep: sub.kind.keeps(),
             owner: Some(stage.name.clone()),
             written: stage.written.clone(),
             edges: Vec::new(),

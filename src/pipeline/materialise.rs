@@ -95,15 +95,15 @@ fn is_untouched(folder: &OwnedFd, entry: &Entry) -> bool {
     found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file() && entry.is_as(&FileStat::from(&found)))
 }
 
-struct Wanted {
-    digest: Digest,
-    size: u64,
+pub(crate) struct Wanted {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
     /// The item to leave out if this is not wanted.
     item: String,
 }
 
 /// The files by their path below the folder.
-fn wanted(items: &[Item], fields: &[&str]) -> Result<BTreeMap<String, Wanted>> {
+pub(crate) fn wanted(items: &[Item], fields: &[&str]) -> Result<BTreeMap<String, Wanted>> {
     let mut wanted = BTreeMap::new();
     for item in items {
         let plain = item.name.split('/').all(|part| !matches!(part, "" | "." | ".."));

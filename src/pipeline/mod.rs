@@ -13,6 +13,7 @@ pub mod item_set;
 pub mod lock_file;
 pub mod materialise;
 mod out_manifest;
+mod shown;
 pub mod stage;
 
 pub mod inputs;
@@ -54,6 +55,8 @@ pub mod recorded;
 pub mod taken;
 pub mod texts;
 
+mod recall;
+
 pub mod explain;
 pub mod lints;
 pub mod plan;
@@ -68,6 +71,8 @@ pub mod wishes;
 pub mod commit;
 pub mod execute;
 mod items;
+mod let_go;
+mod remake;
 pub mod retry;
 mod whole;
 mod workbench;

@@ -1,7 +1,7 @@
 //! What a run would do, without running anything: the same decision as in a run, with stand-ins for what nobody knows yet. Hashes inputs
 //! and reads the cache.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -20,6 +20,7 @@ use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::lints::{Lints, UnstoredTexts};
 use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::outputs::{edited_item, items_of};
+use crate::pipeline::recall::Recall;
 use crate::pipeline::selection::Selection;
 use crate::pipeline::stage::{Form, Work};
 
@@ -120,7 +121,7 @@ impl PlannedState {
 pub fn plan(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Plan> {
     let mut stages = Vec::new();
     let mut unstored = None;
-    let names = walk(pipeline, cache, selection, &mut |index, decision, planned, grounds| {
+    let walked = walk(pipeline, cache, selection, &mut |index, decision, planned, grounds| {
         let mut planned = planned.clone();
         if !matches!(decision.verdict, Verdict::Fresh { .. } | Verdict::Kept { .. } | Verdict::Waits(_)) {
             let unstored = match &mut unstored {
@@ -133,28 +134,77 @@ pub fn plan(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result
         Ok(())
     })?;
     // Stages that could not even be decided come with the names of those they wait for.
-    for (place, planned) in names {
+    for (place, planned) in walked.undecided {
         stages.insert(place, planned);
     }
+    for (index, again) in walked.again {
+        let stage = &pipeline.stages[index];
+        stages.iter_mut().filter(|planned| planned.name == stage.name).for_each(|planned| again.show_in(stage, planned));
+    }
     Ok(Plan { stages })
+}
+
+/// What a walk finds beyond the decisions.
+#[derive(Default)]
+pub struct Walked {
+    /// Stages of which nothing is known before others have ended, with their places.
+    undecided: Vec<(usize, PlannedStage)>,
+    /// Stages that are fresh, did not keep their outputs, and must make some again for others.
+    again: BTreeMap<usize, Again>,
+}
+
+/// What is made again for others.
+#[derive(Default)]
+struct Again {
+    names: BTreeSet<String>,
+    reasons: Vec<Reason>,
+}
+
+impl Walked {
+    fn note(&mut self, pipeline: &Pipeline, recalls: &[Recall]) {
+        for recall in recalls.iter().filter(|recall| !recall.items.is_empty()) {
+            let again = self.again.entry(recall.stage).or_default();
+            again.names.extend(recall.names(&pipeline.stages));
+            let reason = recall.reason(&pipeline.stages);
+            if !again.reasons.contains(&reason) {
+                again.reasons.push(reason);
+            }
+        }
+    }
+}
+
+impl Again {
+    fn show_in(&self, stage: &LoadedStage, planned: &mut PlannedStage) {
+        let items = &mut planned.items;
+        let count = match stage.stage.form() {
+            Form::Items(_) => self.names.len().min(items.fresh),
+            Form::Whole(_) => items.fresh,
+        };
+        items.fresh -= count;
+        items.dirty += count;
+        planned.state = PlannedState::of(planned.items);
+        planned.dirty.extend(self.names.iter().cloned());
+        planned.reasons.extend(self.reasons.iter().cloned());
+    }
 }
 
 /// Sees each decision of a plan in turn: the index of the stage, the decision, what it means, and what it rests on.
 pub type See<'s> = dyn FnMut(usize, &Decision<'_>, &PlannedStage, &Grounds<'_>) -> Result<()> + 's;
 
-/// Decides stage after stage. Gives the stages of which nothing is known before others have ended, with their places.
-pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut See<'_>) -> Result<Vec<(usize, PlannedStage)>> {
+/// Decides stage after stage.
+pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut See<'_>) -> Result<Walked> {
     let lock = LockFile::read(&pipeline.lock_file())?;
     let needed = selection.needed(pipeline);
     let intake = read_inputs(pipeline, &needed, cache, &lock)?;
     let mut unknown: HashSet<Digest> = HashSet::new();
     let mut given: BTreeMap<usize, Given> = BTreeMap::new();
-    let mut undecided = Vec::new();
+    let mut walked = Walked::default();
+    let wanted = &selection.targets;
     let mut promised: HashMap<Digest, String> = HashMap::new();
     for (place, index) in needed.into_iter().enumerate() {
         let stage = &pipeline.stages[index];
         let files = ArtifactFiles::new(cache, &intake);
-        let grounds = Grounds { pipeline, cache, files: &files, lock: &lock, unknown: &unknown };
+        let grounds = Grounds { pipeline, cache, files: &files, lock: &lock, wanted, unknown: &unknown };
         let give = |producer: Producer| match producer {
             Producer::Input(input) => intake.given.get(&input).cloned().unwrap_or(Given::Nothing),
             Producer::Stage(stage) => given.get(&stage).cloned().unwrap_or(Given::Nothing),
@@ -163,16 +213,22 @@ pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut
         let mut decision = match grounds.decide(index, &give, selection.ask(index)) {
             Ok(decision) => decision,
             // A stage that reads its inputs to know its works cannot do so before they are there.
-            Err(_) if waits_for_unknown => {
+            Err(error) => {
+                let recalls = grounds.recall_all(index, &give)?;
+                if !waits_for_unknown && recalls.is_empty() {
+                    return in_stage(stage, Err(error));
+                }
+                walked.note(pipeline, &recalls);
                 let producers = pipeline.producers(index).map(|p| pipeline.stages[p].name.clone()).collect();
-                undecided.push((place, waiting(stage, producers)));
+                walked.undecided.push((place, waiting(stage, producers)));
                 continue;
             }
-            Err(error) => return in_stage(stage, Err(error)),
         };
         if !selection.ask(index).is_forced() {
             leave_to_others(stage, &mut decision.verdict, &mut promised);
         }
+        let needed = grounds.needed_by(&decision)?;
+        walked.note(pipeline, &grounds.recall(index, needed, &give, &HashSet::new())?);
         let (planned, gives) = foresee(stage, &decision, &grounds)?;
         see(index, &decision, &planned, &grounds)?;
         let mut stand_ins = Vec::new();
@@ -188,7 +244,7 @@ pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut
         given.insert(index, gives);
     }
     cache.save_stat_index()?;
-    Ok(undecided)
+    Ok(walked)
 }
 
 /// What a stage before makes as well is made once: variants often have work in common.

@@ -8,6 +8,7 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use crate::cache::Cache;
+use crate::cache::artifact::Artifact;
 use crate::cache::digest::Digest;
 use crate::cache::records::Output;
 use crate::cache::uses::Turn;
@@ -15,6 +16,7 @@ use crate::pipeline::decide::Grounds;
 use crate::pipeline::graph::LoadedStage;
 use crate::pipeline::item_set;
 use crate::pipeline::item_tree::ItemTree;
+use crate::pipeline::shown;
 use crate::pipeline::stage::WholeStage;
 use crate::pipeline::taken::Taken;
 use crate::pipeline::texts;
@@ -27,8 +29,8 @@ pub const COUNT_ATTRIBUTE: &str = "items";
 pub const STAGE_FACT: &str = "stage";
 
 impl Grounds<'_> {
-    /// The outputs of a result of `key` whose objects are all here: of the one the lock names, else of the first. It stays here while
-    /// the run lasts.
+    /// The outputs of a result of `key` of which nothing is lost: of the one the lock names, else of the first that is here. It stays
+    /// here while the run lasts.
     pub(crate) fn result(&self, key: &Digest, preferred: &Preferred, turn: &Turn) -> Result<Option<Vec<Output>>> {
         Ok(self.choose(key, self.cache.outputs(key)?, preferred, turn))
     }
@@ -49,7 +51,10 @@ impl Grounds<'_> {
     }
 
     fn choose_among(&self, key: &Digest, mut here: Vec<Vec<Output>>, preferred: &Preferred) -> Option<Vec<Output>> {
-        here.retain(|outputs| outputs.iter().all(|output| self.is_here(output)));
+        let is_lost = |artifact: &Artifact| {
+            !self.cache.contains(&artifact.digest, artifact.size) && preferred.absence.is_loss(&artifact.digest)
+        };
+        here.retain(|outputs| !outputs.iter().flat_map(|output| output.fields.values()).any(is_lost));
         if here.len() > 1
             && let Some(digests) = preferred.get(self.cache, key)
         {
@@ -58,12 +63,36 @@ impl Grounds<'_> {
                 return Some(here.swap_remove(position));
             }
         }
-        here.into_iter().next()
+        let whole = here.iter().position(|outputs| outputs.iter().all(|output| self.is_here(output)));
+        (!here.is_empty()).then(|| here.swap_remove(whole.unwrap_or(0)))
     }
 
+    /// What counts among results of a stage when it is decided whether it is fresh.
     pub fn preferred(&self, stage: &LoadedStage) -> Preferred {
+        self.preferring(stage, self.absence(stage))
+    }
+
+    /// As `preferred`, for a result that is taken in place of one that would be made: all of it must be here.
+    pub(crate) fn preferred_here(&self, stage: &LoadedStage) -> Preferred {
+        self.preferring(stage, Absence::Loss)
+    }
+
+    fn preferring(&self, stage: &LoadedStage, absence: Absence) -> Preferred {
         let rows = self.lock.stages.get(&stage.name).map_or(&[][..], Vec::as_slice);
-        Preferred { trees: rows.iter().map(|row| row.out).collect(), by_key: OnceLock::new() }
+        Preferred { trees: rows.iter().map(|row| row.out).collect(), by_key: OnceLock::new(), absence }
+    }
+
+    fn absence(&self, stage: &LoadedStage) -> Absence {
+        if stage.keep {
+            return Absence::Loss;
+        }
+        match self.wanted.iter().find(|&&wanted| self.pipeline.stages[wanted].name == stage.name) {
+            Some(&index) => {
+                let shown = shown::of_stage(self.pipeline, self.cache, index);
+                Absence::LossUnlessShown(shown.into_iter().map(|file| file.digest).collect())
+            }
+            None => Absence::NoLoss,
+        }
     }
 
     fn is_here(&self, output: &Output) -> bool {
@@ -101,7 +130,7 @@ impl Grounds<'_> {
         Ok(recorded.or(damaged))
     }
 
-    /// Whether the outputs that a tree lists are here; `None` if the tree itself is not.
+    /// Whether any of the outputs that a tree lists are lost; `None` if the tree itself is.
     fn check_row(&self, stage: &LoadedStage, tree: ItemTree, recorded: bool) -> Result<Option<Row>> {
         if !self.cache.path(&tree.digest).exists() {
             return Ok(None);
@@ -118,10 +147,14 @@ impl Grounds<'_> {
             let fields = view.fields.iter().filter(|field| written.contains(&field.name));
             outputs.extend(fields.map(|field| (field.digest, field.size, view.name)));
         })?;
+        let absence = OnceLock::new();
+        let is_lost = |digest: &Digest, size: u64| {
+            !self.cache.contains(digest, size) && absence.get_or_init(|| self.absence(stage)).is_loss(digest)
+        };
         let lost: Vec<String> = outputs
             .par_iter()
             .with_min_len(256)
-            .filter(|(digest, size, _)| !self.cache.contains(digest, *size))
+            .filter(|(digest, size, _)| is_lost(digest, *size))
             .map(|(_, _, name)| name.to_string())
             .collect();
         // A damaged lock may count them wrong, and lack rows of texts.
@@ -170,6 +203,26 @@ impl Grounds<'_> {
 pub struct Preferred {
     trees: Vec<Digest>,
     by_key: OnceLock<HashMap<Digest, HashSet<Digest>>>,
+    absence: Absence,
+}
+
+/// What it means that an object is not in the cache.
+enum Absence {
+    Loss,
+    /// The stage does not keep its outputs, and somebody wants to see them. Holds the contents of what `out/` shows.
+    LossUnlessShown(HashSet<Digest>),
+    /// The stage does not keep its outputs, and they are there for others only.
+    NoLoss,
+}
+
+impl Absence {
+    fn is_loss(&self, digest: &Digest) -> bool {
+        match self {
+            Self::Loss => true,
+            Self::LossUnlessShown(shown) => !shown.contains(digest),
+            Self::NoLoss => false,
+        }
+    }
 }
 
 impl Preferred {
@@ -190,7 +243,7 @@ impl Preferred {
 /// What is recorded for the key of a stage.
 pub(crate) struct Row {
     pub(crate) tree: ItemTree,
-    /// Names of items whose outputs are no longer here.
+    /// Names of items whose outputs are lost.
     pub(crate) lost: Vec<String>,
     /// Whether the lock has this row and no other for the stage, and one for each of its texts.
     pub(crate) recorded: bool,

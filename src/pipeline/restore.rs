@@ -13,6 +13,7 @@ use crate::pipeline::item_set;
 use crate::pipeline::item_tree::ItemTree;
 use crate::pipeline::lock_file::{LockFile, StageRow};
 use crate::pipeline::materialise::{Report, is_shown, materialise};
+use crate::pipeline::shown;
 use crate::pipeline::stage::StageKind;
 
 /// What became of `out/<stage>/`.
@@ -23,6 +24,8 @@ pub struct RestoredStage {
     pub total: usize,
     /// Names of those that are not in the cache any more, as far as their names are.
     pub missing: Vec<String>,
+    /// Names of those that were not kept: that is no loss.
+    pub not_kept: Vec<String>,
     /// Not even the list of its items is here.
     pub is_lost: bool,
     pub report: Report,
@@ -62,7 +65,10 @@ pub fn restore(
             Err(reason) => stage.left_out = Some(reason),
             // The texts of people lie beside the pipeline.
             Ok(fields) if fields.is_empty() => continue,
-            Ok(fields) => show(cache, out, &mut stage, items, &fields)?,
+            Ok(fields) => {
+                let keeps = keeps(cache, name, row, pipeline, kinds)?;
+                show(cache, out, &mut stage, items, &fields, keeps)?;
+            }
         }
         restored.push(stage);
     }
@@ -79,6 +85,30 @@ fn fullest<'r>(cache: &Cache, rows: &'r [StageRow]) -> Option<(&'r StageRow, Vec
     rows.iter().filter_map(read).max_by_key(|(_, items)| here(items))
 }
 
+/// The name of the kind that made a row.
+fn kind_of(cache: &Cache, name: &str, row: &StageRow, pipeline: Option<&Pipeline>) -> Result<String> {
+    let record = cache.lookup(&row.key)?;
+    let components = record.map(|record| ComponentList::from_record(&record.components)).unwrap_or_default();
+    let recorded = components.section(Section::Kind).next().map(|kind| kind.name.as_str());
+    let written = pipeline.and_then(|pipeline| pipeline.stage(name)).map(|stage| stage.kind.name());
+    Ok(recorded.or(written).unwrap_or(name).to_string())
+}
+
+/// Whether a stage keeps its outputs: as the file says, else as its kind has it.
+fn keeps(
+    cache: &Cache,
+    name: &str,
+    row: &StageRow,
+    pipeline: Option<&Pipeline>,
+    kinds: &[&'static dyn StageKind],
+) -> Result<bool> {
+    if let Some(stage) = pipeline.and_then(|pipeline| pipeline.stage(name)) {
+        return Ok(stage.keep);
+    }
+    let kind = kind_of(cache, name, row, pipeline)?;
+    Ok(kinds.iter().find(|known| known.name() == kind).is_none_or(|kind| kind.keeps()))
+}
+
 /// The fields that a stage shows in `out/`; the reason if that cannot be told.
 fn fields(
     cache: &Cache,
@@ -89,10 +119,7 @@ fn fields(
     kinds: &[&'static dyn StageKind],
 ) -> Result<Result<Vec<&'static str>, String>> {
     let written = pipeline.and_then(|pipeline| pipeline.stage(name));
-    let record = cache.lookup(&row.key)?;
-    let components = record.map(|record| ComponentList::from_record(&record.components)).unwrap_or_default();
-    let recorded = components.section(Section::Kind).next().map(|kind| kind.name.as_str());
-    let kind = recorded.or(written.map(|stage| stage.kind.name())).unwrap_or(name);
+    let kind = kind_of(cache, name, row, pipeline)?;
     let Some(known) = kinds.iter().find(|known| known.name() == kind) else {
         return Ok(Err(format!("its kind `{kind}` is not one of this version of loramill")));
     };
@@ -104,13 +131,15 @@ fn fields(
     Ok(Ok(known.writes().iter().copied().filter(|field| Some(*field) != edited).collect()))
 }
 
-fn show(cache: &Cache, out: &Path, stage: &mut RestoredStage, items: Vec<Item>, fields: &[&str]) -> Result<()> {
-    let is_here = |item: &Item| {
-        let mut artifacts = fields.iter().filter_map(|field| item.fields.get(*field));
-        artifacts.all(|artifact| cache.contains(&artifact.digest, artifact.size))
-    };
-    let (here, missing): (Vec<Item>, Vec<Item>) = items.into_iter().partition(is_here);
-    stage.missing = missing.into_iter().map(|item| item.name).collect();
+fn show(cache: &Cache, out: &Path, stage: &mut RestoredStage, items: Vec<Item>, fields: &[&str], keeps: bool) -> Result<()> {
+    // What is only in the folder stays there.
+    let (here, missing) = shown::at_hand(cache, &out.join(&stage.name), &items, fields)?;
+    let missing = missing.into_iter().map(|item| item.name).collect();
+    if keeps {
+        stage.missing = missing
+    } else {
+        stage.not_kept = missing
+    }
     if here.is_empty() {
         // Nothing would take the place of what lies there.
         return Ok(());

@@ -72,7 +72,7 @@ fn stage(kind: &dyn StageKind) -> Value {
     accept_variables(&mut schema);
     schema["description"] = kind.doc().trim().into();
     schema["properties"]["kind"] = json!({ "const": kind.name() });
-    let mut keys = struct_schema(&stage_keys::docs())["properties"].take();
+    let mut keys = struct_schema(&stage_keys::docs(kind.keeps()))["properties"].take();
     for (key, value) in keys.as_object_mut().into_iter().flatten() {
         schema["properties"][key] = or_variable(value.take());
     }

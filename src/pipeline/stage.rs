@@ -36,6 +36,12 @@ pub trait StageKind: Sync {
         true
     }
 
+    /// Its outputs stay in the cache when all stages that read them have done so, unless a stage says `keep: false`. Untrue of a kind
+    /// whose outputs are large and quickly made again: `merge`.
+    fn keeps(&self) -> bool {
+        true
+    }
+
     /// What its results are worth when a cache must shrink.
     fn worth(&self) -> Worth {
         Worth::Usual

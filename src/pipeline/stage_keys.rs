@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::matrix::{self, Axis};
 use crate::pipeline::params::{ParamDoc, ParamValue, Role};
-use crate::pipeline::tree::{Key, Node, Value};
+use crate::pipeline::tree::{Key, Node, Span, Value};
 
 /// Variants of a stage that need no `limit`.
 pub const VARIANTS: u64 = 64;
@@ -27,10 +27,12 @@ pub struct StageKeys {
     pub limit: Option<u64>,
     /// Further attempts after a failure that may pass.
     pub retry: u32,
+    /// Whether its outputs stay in the cache when they have been read, and the place where it says so. `None`: as its kind has it.
+    pub keep: Option<(bool, Span)>,
 }
 
-/// The keys with their documentation; `kind` stands before them.
-pub fn docs() -> Vec<ParamDoc> {
+/// The keys with their documentation; `kind` stands before them. `keeps`: what the kind does by default.
+pub fn docs(keeps: bool) -> Vec<ParamDoc> {
     let doc = |name, doc, default, schema| ParamDoc { name, doc, role: Role::Execution, default: Some(default), schema };
     vec![
         doc(
@@ -68,13 +70,20 @@ pub fn docs() -> Vec<ParamDoc> {
             json!(0),
             json!({ "type": "integer", "minimum": 0, "maximum": MOST_RETRIES }),
         ),
+        doc(
+            "keep",
+            "`false` lets the outputs go from the cache once every stage that reads them has done so. The files in `out/` stay; what is \
+             needed again is taken from there, or made again.",
+            json!(keeps),
+            json!({ "type": "boolean" }),
+        ),
     ]
 }
 
 impl StageKeys {
     /// Takes them out of `params`, which then hold what is for the kind.
     pub fn take(stage: &Key, params: &mut Node, diagnostics: &mut Diagnostics) -> Self {
-        let names: Vec<&str> = docs().iter().map(|doc| doc.name).collect();
+        let names: Vec<&str> = docs(true).iter().map(|doc| doc.name).collect();
         let mut taken = params.clone();
         if let (Value::Map(ours), Value::Map(theirs)) = (&mut taken.value, &mut params.value) {
             ours.retain(|(key, _)| names.contains(&key.name.as_str()));
@@ -89,6 +98,7 @@ impl StageKeys {
                 .unwrap_or_default(),
             limit: taken.get("limit").and_then(|node| number("limit", node, 1, MOST_VARIANTS, diagnostics)),
             retry: taken.get("retry").and_then(|node| number("retry", node, 0, MOST_RETRIES, diagnostics)).unwrap_or(0) as u32,
+            keep: taken.get("keep").and_then(|node| Some((bool::decode(node, diagnostics)?, node.span.clone()))),
         }
     }
 }

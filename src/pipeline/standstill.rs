@@ -18,10 +18,11 @@ use crate::cache::atomic::replace_unsynced;
 use crate::cache::digest::Digest;
 use crate::cache::encoding::{Reader, Writer};
 use crate::cache::stat_index::FileStat;
-use crate::pipeline::commit::is_stage_shown;
+use crate::pipeline::commit::{is_stage_shown, tree_to_show};
 use crate::pipeline::execute::wait_for_pipeline;
 use crate::pipeline::graph::{Found, Pipeline, Producer};
 use crate::pipeline::inputs::is_visible;
+use crate::pipeline::item_tree::ItemTree;
 use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::progress::{Counts, Event, Observer, StageState};
 use crate::pipeline::run_record::{RunRecord, StageReport};
@@ -57,7 +58,7 @@ struct Standstill {
 #[derive(Debug, PartialEq)]
 struct StageAtRest {
     name: String,
-    /// Its outputs.
+    /// Its outputs, as far as `out/` shows them.
     tree: Digest,
     count: u64,
     note: Option<String>,
@@ -141,7 +142,9 @@ impl Footing {
         let at_rest = |stage: &StageReport| {
             let [row] = lock.stages.get(&stage.name)?.as_slice() else { return None };
             let (name, note) = (stage.name.clone(), stage.note.clone());
-            Some(StageAtRest { name, tree: row.out, count: row.items, note })
+            let whole = ItemTree::in_cache(row.out, row.items as usize);
+            let shown = tree_to_show(pipeline, cache, pipeline.position(&name)?, &whole).ok()?;
+            Some(StageAtRest { name, tree: shown.digest, count: row.items, note })
         };
         let Some(stages) = record.stages.iter().map(at_rest).collect() else { return Ok(()) };
         let still = Standstill { request: self.request, watched: self.watched, stages };

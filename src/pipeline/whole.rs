@@ -20,7 +20,9 @@ use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::items::check_names;
 use crate::pipeline::outputs::items_of_stage;
 use crate::pipeline::progress::{Counts, Event, StageState};
+use crate::pipeline::recall::inputs_of_dirty;
 use crate::pipeline::recorded::STAGE_FACT;
+use crate::pipeline::remake::Brought;
 use crate::pipeline::selection::Ask;
 use crate::pipeline::stage::{Draft, Ended, Form, Resolved, WholeStage};
 
@@ -45,7 +47,10 @@ impl Run<'_> {
             Verdict::Fresh { .. } => return self.take_fresh(index, decision),
             _ => bail!("what `{}` reads changed while it waited: run again", stage.name),
         }
-        self.run_locked(index, form, &decision, key, files)
+        match self.bring_back(index, self.grounds(files).needed_by(&decision)?)? {
+            Brought::Back => self.run_locked(index, form, &decision, key, files),
+            Brought::Interrupted => Ok(Ending::new(StageState::Interrupted, Given::Nothing, Counts::default())),
+        }
     }
 
     fn run_locked(
@@ -161,6 +166,10 @@ impl Run<'_> {
             let decision = self.grounds(&files).decide(consumer, &|producer| self.given(producer), Ask::Complete)?;
             let Verdict::Works(works) = &decision.verdict else { return Ok(None) };
             let Form::Items(form) = stage.stage.form() else { return Ok(None) };
+            // What was not kept comes back in its own turn: nothing else is made while this stage runs.
+            if !self.missing(inputs_of_dirty(works)).is_empty() {
+                return Ok(None);
+            }
             self.run_works(consumer, form, works, &files).map(Some)
         });
         let mut board = self.board();
@@ -181,7 +190,7 @@ impl Run<'_> {
 }
 
 /// A whole stage sees the fields that its key covers and no others.
-fn keep_only_what_is_read(resolved: &mut Resolved, decision: &Decision<'_>) {
+pub(crate) fn keep_only_what_is_read(resolved: &mut Resolved, decision: &Decision<'_>) {
     for taken in &decision.taken {
         let reads = &taken.edge.reads;
         let items = resolved.inputs.get_mut(&reads.param).map(Arc::make_mut);

@@ -114,6 +114,10 @@ impl StageKind for MergeKind {
         false
     }
 
+    fn keeps(&self) -> bool {
+        false
+    }
+
     fn worth(&self) -> Worth {
         Worth::Bulky
     }

@@ -120,11 +120,36 @@ fn the_reference_has_the_keys_of_every_stage() {
         "\n  default: true  (true or false)\n",
         "\n  matrix  (a mapping; optional)\n",
         "\n  retry: 0  (a whole number)\n",
+        "\n  keep: true  (true or false)\n",
     ] {
         assert!(page.contains(key), "{key}: {page}");
     }
+    let page = printed(folder.path(), &["stages", "merge"]);
+    assert!(page.contains("\n  keep: false  (true or false)\n"), "{page}");
     let schema: serde_json::Value = serde_json::from_str(&printed(folder.path(), &["stages", "--schema"])).expect("JSON");
     let resize = &schema["definitions"]["resize"]["properties"];
     assert_eq!(resize["matrix"]["anyOf"][0]["type"], "object");
     assert_eq!(resize["limit"]["anyOf"][0]["maximum"], 10_000);
+}
+
+#[test]
+fn do_and_restore_and_run_agree_on_what_is_not_kept() {
+    let folder = folder();
+    let folder = folder.path();
+    let unkept = PIPELINE.replace("crop: { images: photos }", "crop: { images: photos, keep: false }");
+    fs::write(folder.join("pipeline.yaml"), unkept).expect("written");
+    let first = printed(folder, &["run"]);
+    assert!(first.contains("let go of 3 images") && first.contains("; out/crop has them still"), "{first}");
+    assert!(printed(folder, &["run"]).contains("nothing to do"));
+    // A pipeline that passes lets go of nothing: its outputs are wanted somewhere else.
+    for made in ["made", "more"] {
+        let done = printed(folder, &["do", "crop", "images=images", "keep=false", "-o", made]);
+        assert!(done.contains("3 files") && !done.contains("let go"), "{done}");
+        assert!(folder.join(made).join("star-01.png").exists());
+    }
+    assert!(printed(folder, &["run"]).contains("let go of 3 images"));
+    fs::remove_dir_all(folder.join("out/crop")).expect("removed");
+    let restored = printed(folder, &["restore"]);
+    assert!(restored.contains("crop: 3 items not kept"), "{restored}");
+    assert!(printed(folder, &["fsck"]).contains("all is well"), "nothing counts as lost");
 }

@@ -197,3 +197,39 @@ fn a_run_at_rest_says_what_any_other_says() {
     let (code, out, _) = said(&loramill(project.0.path(), &["check", "nowhere"]));
     assert_eq!((code, out.as_str()), (2, ""));
 }
+
+#[test]
+fn a_stage_that_does_not_keep_its_outputs_comes_to_rest_and_what_happens_to_them_is_seen() {
+    let project = Project::new();
+    let unkept = PIPELINE.replace("boxes: boxes }", "boxes: boxes, keep: false, default: false }");
+    project.write("pipeline.yaml", &unkept);
+    project.come_to_rest();
+    let objects = || {
+        let files = walkdir::WalkDir::new(project.path("cache/objects")).into_iter();
+        files.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_type().is_file())).count()
+    };
+    let without = objects();
+    project.write("pipeline.yaml", &unkept.replace(", default: false", ""));
+    assert!(project.run("16").iter().all(|(_, state)| state == "cached"), "`crop` is shown");
+    project.come_to_rest();
+    assert_eq!(objects(), without);
+    project.write("pipeline.yaml", &unkept);
+
+    // A file is removed: nothing of it comes back, and the next rest is another.
+    project.come_to_rest();
+    fs::remove_file(project.path("out/crop/b.png")).expect("removed");
+    assert!(!project.has_work("16"));
+    project.come_to_rest();
+    assert!(!project.path("out/crop/b.png").exists() && project.path("out/crop/a.png").exists());
+    assert!(project.run("16").iter().all(|(_, state)| state == "cached"));
+
+    // Who reads it must run: one piece is made again, the others are taken from where they lie.
+    let states = project.run("8");
+    let state =
+        |stage: &str| states.iter().filter(|(name, _)| name == stage).map(|(_, state)| state.as_str()).collect::<Vec<_>>();
+    assert_eq!((state("crop"), state("resize")), (vec!["cached", "ran"], vec!["ran"]));
+    project.come_to_rest();
+    fs::remove_dir_all(project.path("out/crop")).expect("removed");
+    project.come_to_rest();
+    assert!(!project.path("out/crop").exists());
+}

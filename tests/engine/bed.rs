@@ -126,7 +126,7 @@ impl Bed {
 
     /// What the fields ask for.
     fn selection(&self, pipeline: &Pipeline) -> Selection {
-        let targets = if self.targets.is_empty() { pipeline.by_default() } else { self.indices(pipeline, &self.targets) };
+        let targets = if self.targets.is_empty() { pipeline.asked_by_default() } else { self.indices(pipeline, &self.targets) };
         let mut selection = Selection::of(targets);
         for (name, pattern) in &self.force {
             let force = if pattern.is_empty() { Force::All } else { Force::items(pattern).expect("a pattern") };
@@ -143,8 +143,12 @@ impl Bed {
         let surroundings = Surroundings { models: Vec::new(), hub: None, environment: Box::new(|_| None) };
         let file = folder.join("pipeline.yaml");
         let pipeline = load(&file, &[], &surroundings, KINDS).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let options =
-            RunOptions { selection: Selection::of(pipeline.by_default()), keep_going: false, jobs: 2, device: "cpu".to_string() };
+        let options = RunOptions {
+            selection: Selection::of(pipeline.asked_by_default()),
+            keep_going: false,
+            jobs: 2,
+            device: "cpu".to_string(),
+        };
         let cache = Cache::open(&folder.join("cache"))?;
         execute::run(&pipeline, &cache, &options, &Heard::default(), &Wishes::default())
     }

@@ -93,6 +93,8 @@ params! {
         result suffix: String = String::new(),
         /// Changes nothing but the cost.
         execution speed: u64 = 0,
+        /// Comes after the text and the suffix, as if another device had done the work.
+        execution accent: String = String::new(),
         /// Milliseconds for each item.
         execution delay: u64 = 0,
         /// So often an item fails in a way that passes, before it is done.
@@ -136,7 +138,7 @@ impl Worker for EchoWorker<'_> {
         thread::sleep(Duration::from_millis(self.0.delay));
         busy(&self.0.log, &format!("busy {}", work.name), self.0.busy)?;
         write_down(&self.0.log, &format!("echo {}", work.name));
-        Ok(vec![Draft::new(&work.name).field("image", txt(format!("{said}{}", self.0.suffix)))])
+        Ok(vec![Draft::new(&work.name).field("image", txt(format!("{said}{}{}", self.0.suffix, self.0.accent)))])
     }
 }
 

@@ -12,6 +12,7 @@ mod file_times;
 mod freshness;
 mod healing;
 mod indices;
+mod keeping;
 mod matrix;
 mod mirrors;
 pub mod oracle;
