@@ -67,10 +67,6 @@ pub struct TargetArguments {
 }
 
 impl TargetArguments {
-    pub const fn new(names: Vec<String>, settings: Vec<String>) -> Self {
-        Self { names, settings }
-    }
-
     /// The pipeline, and the stages that are named.
     ///
     /// # Errors

@@ -54,7 +54,12 @@ pub mod recorded;
 pub mod taken;
 pub mod texts;
 
+pub mod ledger;
+pub mod origin;
+
+pub mod causes;
 pub mod explain;
+pub mod file_account;
 pub mod lints;
 pub mod plan;
 pub mod progress;

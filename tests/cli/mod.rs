@@ -2,6 +2,7 @@
 
 mod caring;
 mod edits;
+mod explaining;
 #[cfg(feature = "nn")]
 mod keys;
 mod reading;
