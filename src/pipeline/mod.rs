@@ -58,6 +58,7 @@ pub mod ledger;
 pub mod origin;
 
 pub mod causes;
+pub mod estimate;
 pub mod explain;
 pub mod file_account;
 pub mod lints;

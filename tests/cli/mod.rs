@@ -1,5 +1,6 @@
 //! The program as a person runs it.
 
+mod beside;
 mod caring;
 mod edits;
 mod explaining;

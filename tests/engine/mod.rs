@@ -7,6 +7,7 @@ mod checkpoints;
 mod collecting;
 mod damage;
 mod edits;
+mod estimating;
 mod explaining;
 mod failures;
 mod freshness;
