@@ -13,20 +13,20 @@ use crate::cache::digest::Digest;
 use crate::cache::manifest::{Component, ComponentList, Covered, Section};
 use crate::edits::text::normalise;
 use crate::pipeline::decide::{Decision, Grounds};
-use crate::pipeline::freshness::{Reason, changed_items, changed_params, is_text};
+use crate::pipeline::differences::Side;
+use crate::pipeline::freshness::{Reason, changed_params, is_text};
 use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
 use crate::pipeline::item::Item;
 use crate::pipeline::item_set;
-use crate::pipeline::ledger::{Hint, Ledger, Making};
+use crate::pipeline::ledger::{Hint, Ledger};
+use crate::pipeline::reference::Selector;
 use crate::pipeline::resolve::is_skipped;
+use crate::pipeline::stage::InputShape;
 use crate::pipeline::taken::Taken;
 use crate::pipeline::texts;
 
 /// Of more changes only the number is told.
 const TOLD: usize = 20;
-
-/// A longer way back is told as far as this.
-const DEEPEST: usize = 20;
 
 /// Whose doing it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,15 +74,15 @@ pub struct Contents {
 
 /// Finds causes while a plan is walked. The record log is read when it is first needed.
 pub(crate) struct Causes<'a> {
-    pipeline: &'a Pipeline,
-    cache: &'a Cache,
+    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) cache: &'a Cache,
     ledger: OnceCell<Ledger<'a>>,
     /// Of the stages that have been walked, by name.
     found: BTreeMap<String, Vec<Cause>>,
 }
 
 impl Cause {
-    fn of(who: Option<Who>, reason: Reason) -> Self {
+    pub(crate) fn of(who: Option<Who>, reason: Reason) -> Self {
         Self { who, reason, place: None, changes: Vec::new(), because: Vec::new() }
     }
 
@@ -126,7 +126,7 @@ impl<'a> Causes<'a> {
         self.found.insert(stage.name.clone(), causes);
     }
 
-    fn ledger(&self, grounds: &Grounds<'_>) -> Result<&Ledger<'a>> {
+    pub(crate) fn ledger(&self, grounds: &Grounds<'_>) -> Result<&Ledger<'a>> {
         if let Some(ledger) = self.ledger.get() {
             return Ok(ledger);
         }
@@ -170,7 +170,7 @@ impl<'a> Causes<'a> {
     }
 
     /// A reason that needs no look at what was read.
-    fn alone(&self, stage: &LoadedStage, reason: &Reason) -> Cause {
+    pub(crate) fn alone(&self, stage: &LoadedStage, reason: &Reason) -> Cause {
         let because = |name: &str| self.found.get(name).cloned().unwrap_or_default();
         match reason {
             Reason::KindChanged { .. } => self.yours(stage, reason, None),
@@ -232,16 +232,14 @@ impl<'a> Causes<'a> {
             Producer::Input(_) => return Ok(Cause { changes, ..Cause::of(Some(Who::You), reason.clone()) }),
             Producer::Stage(index) => &self.pipeline.stages[index],
         };
-        let given = self.given_now(producer, grounds);
         match reason {
-            // The producer gives them still: `skip:` or the reference leaves them out.
-            Reason::ItemsRemoved { items, .. } if items.iter().all(|name| given.iter().any(|item| item.name == *name)) => {
-                let skipped = given.iter().any(|item| items.contains(&item.name) && is_skipped(item, &self.pipeline.skip));
-                let place = if skipped { format!("{}, `skip:`", shown(&self.pipeline.file)) } else { self.place_of(stage) };
-                return Ok(Cause { place: Some(place), changes, ..Cause::of(Some(Who::You), reason.clone()) });
+            Reason::ItemsRemoved { .. } => {
+                if let Some(place) = self.left_out_at(stage, taken, &names, &before, grounds) {
+                    return Ok(Cause { place: Some(place), changes, ..Cause::of(Some(Who::You), reason.clone()) });
+                }
             }
-            // They were there before, and it cannot be told whether they were left out or not given.
-            Reason::ItemsAdded { .. } if self.was_known(&changes, grounds)? => {
+            // They may have been left out before, or not been there: that is not written down.
+            Reason::ItemsAdded { .. } if selects(taken) && self.was_known(&changes, grounds)? => {
                 return Ok(Cause { changes, ..Cause::of(None, reason.clone()) });
             }
             _ => {}
@@ -326,10 +324,24 @@ impl<'a> Causes<'a> {
         Ok(Cause { changes, because, ..Cause::of(Some(Who::Upstream { stage: taken.producer().to_string() }), reason) })
     }
 
-    fn given_now(&self, producer: &LoadedStage, grounds: &Grounds<'_>) -> Vec<Item> {
-        let row = grounds.lock.stages.get(&producer.name).and_then(|rows| rows.last());
-        let tree = row.and_then(|row| self.cache.read(&row.out).ok());
-        tree.and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default()
+    /// The place in the pipeline file that leaves items out which the producer still gives.
+    fn left_out_at(
+        &self,
+        stage: &LoadedStage,
+        taken: &Taken<'_>,
+        names: &[String],
+        before: &[Item],
+        grounds: &Grounds<'_>,
+    ) -> Option<String> {
+        let gone = before.iter().filter(|item| names.contains(&item.name));
+        if taken.edge.reads.shape == InputShape::Training && gone.clone().all(|item| is_skipped(item, &self.pipeline.skip)) {
+            return Some(format!("{}, `skip:`", shown(&self.pipeline.file)));
+        }
+        let Producer::Stage(producer) = taken.edge.from else { return None };
+        let row = grounds.lock.stages.get(&self.pipeline.stages[producer].name).and_then(|rows| rows.last())?;
+        let given = item_set::decode(&self.cache.read(&row.out).ok()?).ok()?;
+        let gives_all = names.iter().all(|name| given.iter().any(|item| item.name == *name));
+        (taken.edge.reads.reference.selector != Selector::All && gives_all).then(|| self.place_of(stage))
     }
 
     /// Whether any of the new contents stood somewhere before the present rows of the lock.
@@ -338,119 +350,6 @@ impl<'a> Causes<'a> {
         let rows: Vec<Digest> = grounds.lock.stages.values().flatten().map(|row| row.key).collect();
         let is_older = |contents: &Contents| ledger.rows_of(&contents.digest).any(|row| !rows.contains(&row));
         Ok(changes.iter().filter_map(|change| change.new.as_ref()).any(is_older))
-    }
-
-    /// Why a stage that has run gives other contents than before: the difference of what the records say of both, followed back.
-    fn between(&self, old: &Side, new: &Side, field: &str, grounds: &Grounds<'_>, depth: usize) -> Result<Vec<Cause>> {
-        if depth > DEEPEST || old.digest == new.digest {
-            return Ok(Vec::new());
-        }
-        let ledger = self.ledger(grounds)?;
-        let making = |side: &Side| match side.digest {
-            Some(digest) => ledger.making(&digest, &side.hint, &|_| false),
-            None => Ok(None),
-        };
-        let (before, now) = (making(old)?, making(new)?);
-        let (before, now) = match (before, now) {
-            (Some(before), Some(now)) => (before, now),
-            (before, now) if before.is_none() && now.is_none() || old.digest.is_some() && new.digest.is_some() => {
-                return Ok(vec![self.by_hand(old, new, field, grounds)?]);
-            }
-            // New or gone: the way of what there is leads to what was put there or taken away.
-            (before, now) => {
-                let made = before.or(now).expect("one is there");
-                let mut inputs = made.components.section(Section::Input);
-                let first = inputs.find_map(|input| match &input.covered {
-                    Covered::Artifact(digest) => Some((*digest, input.name.clone())),
-                    _ => None,
-                });
-                let Some((digest, name)) = first else { return Ok(Vec::new()) };
-                let none = Side::default();
-                return match old.digest {
-                    Some(_) => self.between(&old.input(digest, &made), &none, &name, grounds, depth + 1),
-                    None => self.between(&none, &new.input(digest, &made), &name, grounds, depth + 1),
-                };
-            }
-        };
-        let mut causes = self.other_params(&before, &now, depth);
-        for Component { name, covered, .. } in now.components.section(Section::Input) {
-            let Some(was) = before.components.get(Section::Input, name) else { continue };
-            let (old, new, field) = match (was, covered) {
-                (Covered::Artifact(was), Covered::Artifact(is)) if was != is => {
-                    (old.input(*was, &before), new.input(*is, &now), name.clone())
-                }
-                (Covered::Set { tree: Some(was), .. }, Covered::Set { tree: Some(is), .. }) if was != is => {
-                    match self.first_difference(was, is) {
-                        Some(difference) => difference,
-                        None => continue,
-                    }
-                }
-                _ => continue,
-            };
-            causes.extend(self.between(&old, &new, &field, grounds, depth + 1)?);
-        }
-        Ok(causes)
-    }
-
-    /// What differs in kind and params of two makings. Of a stage further back it says which.
-    fn other_params(&self, before: &Making, now: &Making, depth: usize) -> Vec<Cause> {
-        if !before.are_params_known || !now.are_params_known {
-            return Vec::new();
-        }
-        let name = now.place.as_ref().and_then(|place| place.stage.as_deref());
-        let stage = name.and_then(|name| self.pipeline.stage(name));
-        let cause = |reason: Reason| match (stage, &reason) {
-            (Some(stage), _) => self.alone(stage, &reason),
-            (None, Reason::VersionRaised { .. }) => Cause::of(Some(Who::Program), reason),
-            (None, _) => Cause::of(Some(Who::You), reason),
-        };
-        let causes: Vec<Cause> = changed_params(&before.components, &now.components).into_iter().map(cause).collect();
-        match name {
-            Some(name) if depth > 0 && !causes.is_empty() => {
-                let who = Some(Who::Upstream { stage: name.to_string() });
-                let reason = Reason::InputChanged { input: name.to_string() };
-                vec![Cause { because: causes, ..Cause::of(who, reason) }]
-            }
-            _ => causes,
-        }
-    }
-
-    /// Contents that no stage made were put there or taken away by somebody.
-    fn by_hand(&self, old: &Side, new: &Side, field: &str, grounds: &Grounds<'_>) -> Result<Cause> {
-        let ledger = self.ledger(grounds)?;
-        let shown_side = if new.digest.is_some() { new } else { old };
-        let place = shown_side.digest.and_then(|digest| ledger.places(&digest).first());
-        let name = shown_side.hint.item.clone().or_else(|| place.map(|place| place.item.clone())).unwrap_or_default();
-        let change = self.change(&name, field, old.digest, new.digest, grounds);
-        let items = vec![name.clone()];
-        let photos = matches!(field, "image" | "photo");
-        let file = change.file.as_ref().map(|file| shown(file));
-        let reason = match (old.digest, new.digest) {
-            (None, _) => Reason::ItemsAdded { input: file.unwrap_or_default(), items, photos },
-            (_, None) => Reason::ItemsRemoved { input: String::new(), items, photos },
-            _ => Reason::InputChanged { input: file.unwrap_or(name) },
-        };
-        Ok(Cause { changes: vec![change], ..Cause::of(Some(Who::You), reason) })
-    }
-
-    /// The first item of two sets that differs, and its field.
-    fn first_difference(&self, old: &Digest, new: &Digest) -> Option<(Side, Side, String)> {
-        let read = |tree: &Digest| item_set::decode(&self.cache.read(tree).ok()?).ok();
-        let (old, new) = (read(old)?, read(new)?);
-        let fields: Vec<&str> = new.iter().chain(&old).next()?.fields.keys().map(String::as_str).collect();
-        let reason = changed_items("", &fields, &old, &new).into_iter().next()?;
-        let (name, field) = match reason {
-            Reason::FieldChanged { field, items, .. } => (items.into_iter().next()?, field),
-            Reason::ItemsAdded { items, .. } | Reason::ItemsRemoved { items, .. } => {
-                (items.into_iter().next()?, fields[0].to_string())
-            }
-            _ => {
-                let (a, b) = (old.first()?, new.first()?);
-                (b.name.clone(), b.fields.iter().find(|(field, is)| a.fields.get(*field) != Some(*is))?.0.clone())
-            }
-        };
-        let find = |items: &[Item]| Side::of(items.iter().find(|item| item.name == name), &field);
-        Some((find(&old), find(&new), field))
     }
 
     /// What the stage took under a param when it last ended.
@@ -462,7 +361,14 @@ impl<'a> Causes<'a> {
         Ok(self.cache.read(&tree).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default())
     }
 
-    fn change(&self, item: &str, field: &str, old: Option<Digest>, new: Option<Digest>, grounds: &Grounds<'_>) -> Change {
+    pub(crate) fn change(
+        &self,
+        item: &str,
+        field: &str,
+        old: Option<Digest>,
+        new: Option<Digest>,
+        grounds: &Grounds<'_>,
+    ) -> Change {
         let file = new.and_then(|new| self.file_of(&new, item, field, grounds));
         let contents = |digest: Digest, file: Option<&PathBuf>| Contents { digest, text: self.text_of(&digest, field, file) };
         Change {
@@ -500,31 +406,12 @@ impl<'a> Causes<'a> {
     }
 }
 
-/// One side of a difference.
-#[derive(Clone, Debug, Default)]
-struct Side {
-    digest: Option<Digest>,
-    hint: Hint,
+/// Whether a reference, or `skip:`, may leave out items that its producer gives.
+fn selects(taken: &Taken<'_>) -> bool {
+    let reads = &taken.edge.reads;
+    reads.shape == InputShape::Training || reads.reference.selector != Selector::All
 }
 
-impl Side {
-    fn of(item: Option<&Item>, field: &str) -> Self {
-        let Some(item) = item else { return Self::default() };
-        let hint = Hint { item: Some(item.name.clone()), origin: item.origin.clone(), key: Some(item.key) };
-        Self { digest: item.fields.get(field).map(|artifact| artifact.digest), hint }
-    }
-
-    /// Something that was read to make this: it has the name of the item, or of what that descends from.
-    fn input(&self, digest: Digest, making: &Making) -> Self {
-        let place = making.place.as_ref().map(Hint::of).unwrap_or_default();
-        let own = if self.hint.item.is_some() { &self.hint } else { &place };
-        Self {
-            digest: Some(digest),
-            hint: Hint { item: own.origin.clone().or_else(|| own.item.clone()), origin: None, key: None },
-        }
-    }
-}
-
-fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     path.strip_prefix(".").unwrap_or(path).display().to_string()
 }

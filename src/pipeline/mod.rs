@@ -58,6 +58,7 @@ pub mod ledger;
 pub mod origin;
 
 pub mod causes;
+mod differences;
 pub mod estimate;
 pub mod explain;
 pub mod file_account;

@@ -120,6 +120,12 @@ fn what_a_stage_that_ran_gives_anew_is_followed_back_to_who_changed_it() {
     bed.run();
     bed.targets.clear();
     assert_eq!(told(&explained(&bed, "gather", None).causes), ["cut: new photo four [you: new photo four]"]);
+    bed.run();
+    fs::remove_file(bed.at("images/four.png")).unwrap();
+    fs::remove_file(bed.at("images/two.png")).unwrap();
+    let causes = explained(&bed, "gather", None).causes;
+    assert_eq!(told(&causes), ["cut: 2 photos are gone: four, two [you: photo four is gone]"]);
+    assert_eq!(causes[0].place, None, "no line of the file leaves them out");
 }
 
 #[test]
