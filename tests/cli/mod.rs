@@ -8,6 +8,7 @@ mod explaining;
 mod keys;
 mod reading;
 mod selection;
+mod watching;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
