@@ -97,6 +97,9 @@ pub struct Tracer<'a> {
     pub texts: &'a KnownTexts,
 }
 
+/// Contents with the record that gave them, if there is one.
+type Traced = (Member, Option<Making>);
+
 struct Wanted {
     digest: Digest,
     hint: Hint,
@@ -113,7 +116,7 @@ impl Tracer<'_> {
 
     /// `way`: the contents that lead here.
     fn groups(&self, wanted: Vec<Wanted>, way: &mut Vec<Digest>) -> Result<Vec<Origin>> {
-        let mut groups: Vec<(String, Vec<(Member, Option<Making>)>)> = Vec::new();
+        let mut groups: Vec<(String, Vec<Traced>)> = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
         for wanted in wanted {
             let goes_round = |making: &Making| reads_any(making, way);
@@ -139,7 +142,7 @@ impl Tracer<'_> {
         groups.into_iter().map(|(field, members)| self.origin(field, members, way)).collect()
     }
 
-    fn origin(&self, field: String, members: Vec<(Member, Option<Making>)>, way: &mut Vec<Digest>) -> Result<Origin> {
+    fn origin(&self, field: String, members: Vec<Traced>, way: &mut Vec<Digest>) -> Result<Origin> {
         let (mut members, makings): (Vec<Member>, Vec<Option<Making>>) = members.into_iter().unzip();
         let makings: Vec<Making> = makings.into_iter().flatten().collect();
         let maker = match makings.first() {
