@@ -37,7 +37,7 @@ fn module_of(path: &Path) -> String {
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["pipeline", "cache", "edits", "stages", "checkpoint", "device"]),
+    ("cli", &["pipeline", "cache", "edits", "stages", "checkpoint", "lora", "device"]),
     ("pipeline", &["cache", "edits"]),
     ("edits", &["cache", "pipeline"]),
     ("cache", &[]),

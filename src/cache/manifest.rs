@@ -45,7 +45,8 @@ pub enum Section {
 impl Section {
     const ALL: [Self; 4] = [Self::Kind, Self::Param, Self::Input, Self::Value];
 
-    fn word(self) -> &'static str {
+    /// As records and JSON write it.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Kind => "kind",
             Self::Param => "param",

@@ -68,6 +68,11 @@ impl Console {
         matches!(self.form, Form::Terminal { .. })
     }
 
+    /// True where progress is written as JSON lines.
+    pub const fn is_json(&self) -> bool {
+        matches!(self.form, Form::Json)
+    }
+
     /// A line such as `     Done train in 2m 10s`; the verb is right-aligned and, on a terminal, coloured.
     pub fn line(&self, verb: Verb, text: &str) {
         if self.quiet && !matches!(verb, Verb::Failed) {
@@ -228,6 +233,8 @@ pub enum Verb {
     Blocked,
     Stopped,
     Waiting,
+    Watching,
+    Changed,
 }
 
 impl Verb {
@@ -242,6 +249,8 @@ impl Verb {
             Verb::Blocked => "Blocked",
             Verb::Stopped => "Stopped",
             Verb::Waiting => "Waiting",
+            Verb::Watching => "Watching",
+            Verb::Changed => "Changed",
         }
     }
 
@@ -249,7 +258,7 @@ impl Verb {
     const fn colour(self) -> u8 {
         match self {
             Verb::Cached | Verb::Done | Verb::Saved => 32,
-            Verb::Running => 36,
+            Verb::Running | Verb::Watching | Verb::Changed => 36,
             Verb::Note | Verb::Blocked | Verb::Stopped | Verb::Waiting => 33,
             Verb::Failed => 31,
         }

@@ -35,6 +35,7 @@ mod skip;
 mod stages;
 mod status;
 mod stop;
+mod watch;
 
 /// Teaches Stable Diffusion a new concept: one file, one command, from photos to a usable LoRA.
 #[derive(Parser)]
@@ -52,6 +53,7 @@ enum Command {
     Check(check::Arguments),
     Plan(plan::Arguments),
     Run(run::Arguments),
+    Watch(watch::Arguments),
     Stop(stop::Arguments),
     Status(status::Arguments),
     Explain(explain::Arguments),
@@ -73,6 +75,7 @@ impl Command {
             Self::Check(arguments) => check::run(arguments, global),
             Self::Plan(arguments) => plan::run(arguments, global),
             Self::Run(arguments) => run::run(arguments, global),
+            Self::Watch(arguments) => watch::run(arguments, global),
             Self::Stop(arguments) => stop::run(arguments, global),
             Self::Status(arguments) => status::run(arguments, global),
             Self::Explain(arguments) => explain::run(arguments, global),
@@ -206,6 +209,7 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Says what went wrong, and gives the exit code for it.
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(WrongFile(problems)) = error.downcast_ref() {
         to_stderr(&render::problems(problems, colours(&io::stderr())));

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cache::Cache;
+use crate::cli::console::duration;
 use crate::cli::run::{TargetArguments, open_cache};
 use crate::cli::selection::SelectionArguments;
 use crate::cli::{Global, print};
+use crate::pipeline::estimate::Estimate;
 use crate::pipeline::freshness::worded;
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::plan::{Plan, PlannedStage, PlannedState, plan};
@@ -16,6 +18,9 @@ use crate::pipeline::selection::Selection;
 
 /// Something is not fresh, with `--exit-code`.
 const DIRTY: u8 = 3;
+
+/// What takes less than this many seconds is not told.
+const TOLD: f64 = 1.0;
 
 /// Say what a run would do, and why
 #[derive(Args)]
@@ -44,7 +49,7 @@ pub fn show(pipeline: &Pipeline, cache: &Cache, selection: &Selection, json: boo
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&plan.to_json())?))?;
     } else {
-        print(&format!("{}{}", table(&plan), remarks(&plan)))?;
+        print(&format!("{}{}{}", table(&plan), remarks(&plan), in_all(&plan)))?;
     }
     Ok(if exit_code && !plan.is_fresh() { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
 }
@@ -93,5 +98,81 @@ fn detail(stage: &PlannedStage) -> String {
         PlannedState::Unknown if items.total == 0 => return worded(&stage.reasons),
         PlannedState::Unknown => format!("up to {} of {} items", items.unknown, items.total),
     };
-    format!("{share}: {}", worded(&stage.reasons))
+    let takes = stage.estimate.and_then(takes).map(|takes| format!(", {takes}")).unwrap_or_default();
+    format!("{share}{takes}: {}", worded(&stage.reasons))
+}
+
+/// `about 12m 00s`, `0.0s to 20m 10s`; nothing for what takes no time worth telling.
+fn takes(estimate: Estimate) -> Option<String> {
+    let Estimate { least, most } = estimate;
+    if most < TOLD {
+        return None;
+    }
+    // What would be written alike is no range.
+    let (shortest, longest) = (duration(least), duration(most));
+    Some(if shortest == longest || least > 0.9 * most { format!("about {longest}") } else { format!("{shortest} to {longest}") })
+}
+
+/// What all stages take together, and of which nothing is known.
+fn in_all(plan: &Plan) -> String {
+    let total = plan.estimate();
+    let Some(takes) = takes(total.known) else { return String::new() };
+    let unknown: Vec<String> = total.unknown.iter().map(|name| format!("`{name}`")).collect();
+    let besides = match unknown.as_slice() {
+        [] => String::new(),
+        names => format!(", and {}, of which nothing is recorded yet", names.join(", ")),
+    };
+    format!("{:>9} {takes}, by earlier runs{besides}\n", "in all")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::freshness::Reason;
+    use crate::pipeline::lints::Lints;
+    use crate::pipeline::plan::PlannedItems;
+
+    fn stage(name: &str, dirty: usize, unknown: usize, estimate: Option<(f64, f64)>) -> PlannedStage {
+        PlannedStage {
+            name: name.to_string(),
+            kind: "train",
+            state: if dirty > 0 { PlannedState::Dirty } else { PlannedState::Unknown },
+            items: PlannedItems { total: 4, fresh: 4 - dirty - unknown, dirty, unknown },
+            reasons: vec![Reason::Forced],
+            dirty: Vec::new(),
+            is_kept: false,
+            lints: Lints::default(),
+            estimate: estimate.map(|(least, most)| Estimate { least, most }),
+        }
+    }
+
+    #[test]
+    fn a_stage_tells_its_time_and_the_last_line_that_of_all() {
+        let stages = vec![
+            stage("train", 4, 0, Some((700.0, 700.0))),
+            stage("sample", 0, 4, Some((0.0, 130.0))),
+            stage("score", 0, 4, None),
+        ];
+        let plan = Plan { stages };
+        let expected = concat!(
+            "would run train   4 items, about 11m 40s: forced\n",
+            "  may run sample  up to 4 of 4 items, 0.0s to 2m 10s: forced\n",
+            "  may run score   up to 4 of 4 items: forced\n",
+        );
+        assert_eq!(table(&plan), expected);
+        assert_eq!(
+            in_all(&plan),
+            "   in all 11m 40s to 13m 50s, by earlier runs, and `score`, of which nothing is recorded yet\n"
+        );
+        let json = plan.to_json();
+        assert_eq!(json["estimate"], serde_json::json!({ "seconds": [700.0, 830.0], "unknown": ["score"] }));
+        assert_eq!(json["stages"][1]["estimate"]["seconds"][1], 130.0);
+        assert!(json["stages"][2]["estimate"].is_null());
+    }
+
+    #[test]
+    fn what_takes_no_time_is_not_told() {
+        let plan = Plan { stages: vec![stage("crop", 1, 0, Some((0.2, 0.2))), stage("score", 1, 0, None)] };
+        assert!(!table(&plan).contains("0.2") && in_all(&plan).is_empty());
+    }
 }

@@ -146,7 +146,7 @@ fn is_unprintable(character: char) -> bool {
 }
 
 /// What a message may quote, cut to `LONGEST`.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let shown = text.chars().map(|c| if is_unprintable(c) && c != '\n' { '\u{fffd}' } else { c });
     let rest = text.chars().nth(LONGEST).map(|_| '\u{2026}');
     shown.take(LONGEST).chain(rest).collect()

@@ -1,7 +1,7 @@
 //! `loramill run`: builds what a pipeline lacks.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,7 +15,7 @@ use crate::cli::console::{Console, Format, Verb, duration};
 use crate::cli::keys::hearing_keys;
 use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::selection::{SelectionArguments, stages_named};
-use crate::cli::{Global, PipelineArguments, WrongFile, counted, glance, open, shown};
+use crate::cli::{Global, PipelineArguments, WrongFile, counted, glance, open, pipeline_file, shown};
 use crate::pipeline::commit::out_folder;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::execute::{self, RunOptions};
@@ -68,16 +68,33 @@ pub struct TargetArguments {
 }
 
 impl TargetArguments {
-    pub const fn new(names: Vec<String>, settings: Vec<String>) -> Self {
-        Self { names, settings }
-    }
-
     /// The pipeline, and the stages that are named.
     ///
     /// # Errors
     /// `WrongFile`, or `WrongArguments` for a name that is no stage.
     pub fn open(&self) -> anyhow::Result<(Pipeline, Vec<usize>)> {
         let (pipeline, targets) = split_names(&self.names);
+        self.open_with(pipeline, targets)
+    }
+
+    /// The file of the pipeline, and the names of stages: told apart once, for who opens the pipeline again and again.
+    ///
+    /// # Errors
+    /// `WrongArguments` if there is no such file.
+    pub fn split(&self) -> anyhow::Result<(PathBuf, &[String])> {
+        let (pipeline, targets) = split_names(&self.names);
+        Ok((pipeline_file(pipeline.as_deref())?, targets))
+    }
+
+    /// As `open`, with what `split` gave.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_again(&self, file: &Path, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<usize>)> {
+        self.open_with(Some(file.to_path_buf()), targets)
+    }
+
+    fn open_with(&self, pipeline: Option<PathBuf>, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<usize>)> {
         let pipeline = open(&PipelineArguments::new(pipeline, self.settings.clone()))?;
         refuse_empty_folders(&pipeline)?;
         let targets = stages_named(&pipeline, targets)?;
@@ -127,7 +144,8 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let footing = match arguments.glance(global, &console, &wishes)? {
         Glance::AtRest(pipeline, record) => {
             console.close();
-            return Ok(arguments.conclude(&console, &pipeline, &record));
+            summarise(&console, &pipeline, &record);
+            return Ok(arguments.conclude(&console, &record));
         }
         Glance::Footing(footing) => footing,
     };
@@ -141,19 +159,8 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 
     let options =
         RunOptions { selection, keep_going: arguments.keep_going, jobs: arguments.jobs, device: arguments.device.clone() };
-    let record = {
-        let status = RunStatus::new(&cache, &pipeline.folder, &console);
-        let hearing = Hearing::new(&status);
-        let record = hearing_stop(&cache, &pipeline.folder, &console, &wishes, || {
-            hearing_keys(&console, &wishes, || execute::run(&pipeline, &cache, &options, &hearing, &wishes))
-        });
-        if let (Ok(Ok(record)), Some(footing), false) = (&record, footing, hearing.heard_something()) {
-            footing.keep(&pipeline, &cache, record)?;
-        }
-        record
-    };
-    console.close();
-    Ok(arguments.conclude(&console, &pipeline, &record??))
+    let record = perform(&pipeline, &cache, &options, footing, &console, &wishes)?;
+    Ok(arguments.conclude(&console, &record))
 }
 
 /// What can be told of a run before its photos are listed.
@@ -185,8 +192,7 @@ impl Arguments {
     }
 
     /// The last words of a run, and its exit code.
-    fn conclude(&self, console: &Console, pipeline: &Pipeline, record: &RunRecord) -> ExitCode {
-        summarise(console, pipeline, record);
+    fn conclude(&self, console: &Console, record: &RunRecord) -> ExitCode {
         if self.verbose {
             console.line(Verb::Note, &format!("peak memory {}", peak_memory().unwrap_or_else(|| "unknown".to_string())));
         }
@@ -196,6 +202,32 @@ impl Arguments {
             (false, false) => ExitCode::FAILURE,
         }
     }
+}
+
+/// Runs once, and says how it went. With a `footing`, a run that finds nothing to do leaves word of what it rested on.
+pub fn perform(
+    pipeline: &Pipeline,
+    cache: &Cache,
+    options: &RunOptions,
+    footing: Option<Footing>,
+    console: &Console,
+    wishes: &Wishes,
+) -> anyhow::Result<RunRecord> {
+    let record = {
+        let status = RunStatus::new(cache, &pipeline.folder, console);
+        let hearing = Hearing::new(&status);
+        let record = hearing_stop(cache, &pipeline.folder, console, wishes, || {
+            hearing_keys(console, wishes, || execute::run(pipeline, cache, options, &hearing, wishes))
+        });
+        if let (Ok(Ok(record)), Some(footing), false) = (&record, footing, hearing.heard_something()) {
+            footing.keep(pipeline, cache, record)?;
+        }
+        record
+    };
+    console.close();
+    let record = record??;
+    summarise(console, pipeline, &record);
+    Ok(record)
 }
 
 /// The first Ctrl-C (or `kill`) asks stages to save and end; the second ends the program at once.

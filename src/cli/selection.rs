@@ -27,6 +27,11 @@ pub struct SelectionArguments {
 }
 
 impl SelectionArguments {
+    /// The same without what is forced: for further runs after one that has done it.
+    pub fn without_force(&self) -> Self {
+        Self { force: Vec::new(), ..self.clone() }
+    }
+
     /// What is to be done with the stages `targets`, or with those of a bare run if there are none.
     ///
     /// # Errors

@@ -1,12 +1,12 @@
 //! A LoRA in memory: for every adapted layer its two factors and alpha. Reads the names of kohya, diffusers and peft, writes any of them.
 //! Unaware of the model it was trained on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::checkpoint::model_file::ModelFile;
-use crate::checkpoint::modules::ModulePath;
+use crate::checkpoint::modules::{ModulePath, Network};
 use crate::checkpoint::tensor::{Dtype, TensorData};
 use crate::checkpoint::{keys, metadata};
 use crate::lora::matrix::Matrix;
@@ -117,6 +117,40 @@ fn parse(name: &str) -> Result<(ModulePath, Factor)> {
         }
     }
     bail!("tensor `{name}` is no part of a LoRA: expected names like `lora_unet_….lora_down.weight` or `unet.….lora_A.weight`")
+}
+
+/// What the tensors of a LoRA tell without their numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outline {
+    pub text_encoder_modules: usize,
+    pub unet_modules: usize,
+    /// Smallest and largest.
+    pub ranks: (usize, usize),
+    /// Smallest and largest of those that are written; `None` if none is.
+    pub alphas: Option<(f64, f64)>,
+}
+
+/// `None` if it is no LoRA.
+///
+/// # Errors
+/// If an alpha cannot be read.
+pub fn outline(file: &ModelFile) -> Result<Option<Outline>> {
+    let mut modules = BTreeSet::new();
+    let mut ranks: Vec<usize> = Vec::new();
+    let mut alphas: Vec<f64> = Vec::new();
+    for (name, info) in file.tensors() {
+        let Ok((module, factor)) = parse(name) else { return Ok(None) };
+        match factor {
+            Factor::Down => ranks.extend(info.shape.first()),
+            Factor::Alpha => alphas.extend(file.read(name)?.to_f32()?.first().map(|alpha| f64::from(*alpha))),
+            Factor::Up => {}
+        }
+        modules.insert(module);
+    }
+    let (Some(least), Some(most)) = (ranks.iter().min(), ranks.iter().max()) else { return Ok(None) };
+    let unet_modules = modules.iter().filter(|module| module.network == Network::Unet).count();
+    let range = alphas.iter().copied().reduce(f64::min).zip(alphas.iter().copied().reduce(f64::max));
+    Ok(Some(Outline { text_encoder_modules: modules.len() - unet_modules, unet_modules, ranks: (*least, *most), alphas: range }))
 }
 
 impl Lora {

@@ -1,6 +1,7 @@
 //! Low-rank adapters: two thin matrices beside a layer whose product is added to its weight. Their files, training's network of them, and
 //! what joins them with a model. Unaware of the pipeline.
 
+pub mod account;
 pub mod file;
 pub mod matrix;
 

@@ -1,18 +1,23 @@
 //! What the key of a stage, or of one of its items, covers, and how that differs from what the last run recorded. Unaware of how it is
 //! shown.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
+use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::cache::manifest::{Component, ComponentList, Covered, Section};
-use crate::pipeline::decide::{Decision, Grounds, Verdict};
+use crate::pipeline::causes::{Cause, Causes};
+use crate::pipeline::decide::{Decision, Grounds, Verdict, WorkState};
 use crate::pipeline::freshness::Reason;
 use crate::pipeline::graph::{LoadedStage, Pipeline};
 use crate::pipeline::item_set;
 use crate::pipeline::keys::render_work;
 use crate::pipeline::plan::{PlannedStage, PlannedState, walk};
-use crate::pipeline::selection::Selection;
+use crate::pipeline::selection::{Ask, Selection};
 use crate::pipeline::stage::Form;
+use crate::pipeline::texts;
 
 /// A key laid open.
 #[derive(Clone, Debug)]
@@ -21,6 +26,10 @@ pub struct Explanation {
     pub name: String,
     pub state: PlannedState,
     pub reasons: Vec<Reason>,
+    /// Who changed each thing.
+    pub causes: Vec<Cause>,
+    /// The file of a text that somebody wrote in the place of what the machine says.
+    pub yours: Option<PathBuf>,
     pub rows: Vec<ExplainedRow>,
 }
 
@@ -46,36 +55,88 @@ impl ExplainedRow {
     }
 }
 
-/// Explains the stage at `index`, or one item of it.
-pub fn explain(pipeline: &Pipeline, cache: &Cache, index: usize, item: Option<&str>) -> Result<Explanation> {
-    let mut explanation = None;
-    walk(pipeline, cache, &Selection::of([index]), &mut |at, decision, planned, grounds| {
-        if at == index {
-            let stage = &pipeline.stages[index];
-            explanation = Some(match item {
-                None => of_stage(stage, decision, planned, grounds)?,
-                Some(item) => of_item(stage, item, decision, grounds)?,
-            });
-        }
-        Ok(())
-    })?;
-    match explanation {
-        Some(explanation) => Ok(explanation),
-        None => bail!("`{}` reads what other stages still have to make: run these first", pipeline.stages[index].name),
+impl Explanation {
+    /// As `explain --json` prints it.
+    pub fn to_json(&self) -> Value {
+        let covered = |covered: &Option<Covered>| match covered {
+            None => Value::Null,
+            Some(Covered::Value(value)) => json!({ "value": value }),
+            Some(Covered::Artifact(digest)) => json!({ "digest": digest.to_hex() }),
+            Some(Covered::Set { members, count, .. }) => json!({ "digest": members.to_hex(), "items": count }),
+        };
+        let row = |row: &ExplainedRow| {
+            json!({
+                "section": row.section.word(), "name": row.name, "changed": row.is_changed(),
+                "old": covered(&row.old), "new": covered(&row.new),
+            })
+        };
+        json!({
+            "name": self.name,
+            "state": self.state.word(),
+            "reasons": self.reasons.iter().map(Reason::to_json).collect::<Vec<_>>(),
+            "causes": self.causes.iter().map(Cause::to_json).collect::<Vec<_>>(),
+            "yours": self.yours,
+            "key": self.rows.iter().map(row).collect::<Vec<_>>(),
+        })
     }
 }
 
-fn of_stage(stage: &LoadedStage, decision: &Decision<'_>, planned: &PlannedStage, grounds: &Grounds<'_>) -> Result<Explanation> {
+/// Explains the stage at `index`, or one item of it.
+pub fn explain(pipeline: &Pipeline, cache: &Cache, index: usize, item: Option<&str>) -> Result<Explanation> {
+    let mut explanation = None;
+    let mut causes = Causes::new(pipeline, cache);
+    let mut undecided = walk(pipeline, cache, &Selection::of([index]), &mut |at, decision, planned, grounds| {
+        let stage = &pipeline.stages[at];
+        // What waits for others may turn out to need nothing of them.
+        let reasons = if planned.state == PlannedState::Fresh { &[][..] } else { &planned.reasons };
+        let of_stage_here = causes.of_stage(stage, decision, reasons, grounds)?;
+        if at == index {
+            explanation = Some(match item {
+                None => of_stage(stage, decision, planned, of_stage_here, grounds)?,
+                Some(item) => of_item(pipeline, stage, item, decision, &causes, grounds)?,
+            });
+        } else {
+            causes.note(stage, of_stage_here);
+        }
+        Ok(())
+    })?;
+    let name = &pipeline.stages[index].name;
+    match (explanation, item, undecided.stage(name)) {
+        (Some(explanation), ..) => Ok(explanation),
+        (None, None, Some((_, planned))) => {
+            let causes = causes.of_undecided(&pipeline.stages[index], &planned.reasons);
+            let (state, reasons) = (planned.state, planned.reasons);
+            Ok(Explanation { name: planned.name, state, reasons, causes, yours: None, rows: Vec::new() })
+        }
+        _ => bail!("`{name}` reads what other stages still have to make: run these first"),
+    }
+}
+
+fn of_stage(
+    stage: &LoadedStage,
+    decision: &Decision<'_>,
+    planned: &PlannedStage,
+    causes: Vec<Cause>,
+    grounds: &Grounds<'_>,
+) -> Result<Explanation> {
     let new = match decision.verdict {
         Verdict::Waits(_) => None,
         _ => Some(grounds.components(stage, &decision.identity, &decision.taken)?),
     };
     let old = grounds.last_components(stage)?;
     let rows = difference(old.as_ref(), new.as_ref());
-    Ok(Explanation { name: stage.name.clone(), state: planned.state, reasons: planned.reasons.clone(), rows })
+    let (name, reasons) = (stage.name.clone(), planned.reasons.clone());
+    Ok(Explanation { name, state: planned.state, reasons, causes, yours: None, rows })
 }
 
-fn of_item(stage: &LoadedStage, item: &str, decision: &Decision<'_>, grounds: &Grounds<'_>) -> Result<Explanation> {
+fn of_item(
+    pipeline: &Pipeline,
+    stage: &LoadedStage,
+    item: &str,
+    decision: &Decision<'_>,
+    causes: &Causes<'_>,
+    grounds: &Grounds<'_>,
+) -> Result<Explanation> {
     let Form::Items(form) = stage.stage.form() else {
         bail!("`{}` runs as a whole: explain it without an item", stage.name);
     };
@@ -84,7 +145,15 @@ fn of_item(stage: &LoadedStage, item: &str, decision: &Decision<'_>, grounds: &G
         Verdict::Works(works) => works.works.iter().map(|work| work.work.clone()).collect(),
         _ => form.expand(&grounds.resolve(&decision.taken, true)?, grounds.files())?,
     };
-    let keyed = grounds.look_up(stage, &decision.identity, works, false)?;
+    let mut keyed = grounds.look_up(stage, &decision.identity, works, false)?;
+    let editing = match stage.stage.editable() {
+        Some(editable) => {
+            let editing = texts::read(pipeline, grounds.cache, grounds.lock, stage, &editable)?;
+            texts::judge(&editing, &editable, &mut keyed, Ask::Complete);
+            Some((editing, editable))
+        }
+        None => None,
+    };
     let names = || keyed.iter().map(|work| work.work.name.as_str());
     let Some(work) = keyed.iter().find(|work| work.work.name == item) else {
         let near = crate::pipeline::diagnostic::nearest(item, names());
@@ -108,19 +177,43 @@ fn of_item(stage: &LoadedStage, item: &str, decision: &Decision<'_>, grounds: &G
             old = Some(list);
         }
     }
-    use crate::pipeline::decide::WorkState;
-    let (state, reasons) = match (&work.state, &old) {
-        (WorkState::Fresh(_) | WorkState::Edited(_), _) => (PlannedState::Fresh, Vec::new()),
-        (WorkState::Unknown, _) => (PlannedState::Unknown, grounds.waits_of(&decision.taken)),
-        (_, None) => (PlannedState::Dirty, vec![Reason::NeverRan]),
-        (_, Some(_)) => (PlannedState::Dirty, Vec::new()),
-    };
     let rows = difference(old.as_ref(), Some(&new));
-    Ok(Explanation { name: format!("{}/{item}", stage.name), state, reasons, rows })
+    let mut yours = None;
+    let (state, reasons, causes) = match (&work.state, &old) {
+        (WorkState::Edited(fields), _) => {
+            let text = editing.as_ref().and_then(|(editing, editable)| {
+                let files = editing.files_by_text();
+                Some(files.get(&fields.get(editable.field)?.digest)?.to_path_buf())
+            });
+            yours = text;
+            (PlannedState::Fresh, Vec::new(), Vec::new())
+        }
+        (WorkState::Fresh(_), _) => (PlannedState::Fresh, Vec::new(), Vec::new()),
+        (WorkState::Broken(message), _) => bail!("{message}"),
+        (state, old) => {
+            let planned = if *state == WorkState::Unknown { PlannedState::Unknown } else { PlannedState::Dirty };
+            let mut found = match old {
+                Some(old) => causes.of_item(stage, item, old, &new, decision, grounds)?,
+                None => Vec::new(),
+            };
+            if found.is_empty() {
+                let reasons = match (state, old) {
+                    (WorkState::Unknown, _) => grounds.waits_of(&decision.taken),
+                    (_, None) => vec![Reason::NeverRan],
+                    // Its key is that of its record, and what that names is gone.
+                    (_, Some(_)) => vec![Reason::OutputsLost { items: vec![item.to_string()], total: 1 }],
+                };
+                found = causes.of_undecided(stage, &reasons);
+            }
+            let reasons = found.iter().map(|cause| cause.reason.clone()).collect();
+            (planned, reasons, found)
+        }
+    };
+    Ok(Explanation { name: format!("{}/{item}", stage.name), state, reasons, causes, yours, rows })
 }
 
 /// Both lists side by side, in the order of the new one, then what is gone.
-fn difference(old: Option<&ComponentList>, new: Option<&ComponentList>) -> Vec<ExplainedRow> {
+pub(crate) fn difference(old: Option<&ComponentList>, new: Option<&ComponentList>) -> Vec<ExplainedRow> {
     let row = |component: &Component, old: Option<Covered>, new: Option<Covered>| ExplainedRow {
         section: component.section,
         name: component.name.clone(),

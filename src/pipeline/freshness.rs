@@ -173,7 +173,8 @@ pub fn worded(reasons: &[Reason]) -> String {
     }
 }
 
-fn is_text(field: &str) -> bool {
+/// Whether a field is prose that people write.
+pub(crate) fn is_text(field: &str) -> bool {
     matches!(field, "caption" | "sidecar")
 }
 

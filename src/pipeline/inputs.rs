@@ -143,6 +143,12 @@ pub(crate) fn is_visible(entry: &walkdir::DirEntry) -> bool {
     entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
+/// Whether a file of this name would be read from a folder of photos: a picture, or a text beside one.
+pub fn is_read(path: &Path) -> bool {
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    PICTURES.contains(&extension.as_str()) || extension == "txt"
+}
+
 /// Path of `file` below `folder` without its extension, NFC, with `/`; `None` if it is not UTF-8.
 pub fn item_name(folder: &Path, file: &Path) -> Option<String> {
     let below = file.strip_prefix(folder).unwrap_or(file).with_extension("");

@@ -37,6 +37,21 @@ pub struct AbsentInput {
     pub looked_in: Vec<PathBuf>,
 }
 
+impl Intake {
+    /// Where contents lie; of several files with the same the one that belongs to the item `name`.
+    pub fn place(&self, pipeline: &Pipeline, digest: &Digest, name: Option<&str>) -> Option<PathBuf> {
+        let of_item = |(index, given): (&usize, &Given)| {
+            let Found::Photos { files, .. } = &pipeline.inputs.get(*index)?.found else { return None };
+            let file = files.iter().find(|file| Some(file.name.as_str()) == name)?;
+            let Given::Whole(tree) = given else { return None };
+            let item = tree.items_at_hand().iter().find(|item| item.name == file.name)?;
+            let (field, _) = item.fields.iter().find(|(_, artifact)| artifact.digest == *digest)?;
+            if field == "sidecar" { file.sidecar.clone() } else { Some(file.image.clone()) }
+        };
+        self.given.iter().find_map(of_item).or_else(|| self.places.get(digest).cloned())
+    }
+}
+
 impl AbsentInput {
     /// For a stage that must run.
     pub fn error(&self) -> anyhow::Error {

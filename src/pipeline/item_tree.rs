@@ -31,6 +31,11 @@ impl ItemTree {
         Self { digest, count, items: Arc::default() }
     }
 
+    /// What is in memory: all items of a set that was made of them, none of one that was not read yet.
+    pub fn items_at_hand(&self) -> &[Item] {
+        self.items.get().map_or(&[], |items| items.as_slice())
+    }
+
     /// In the order of their names.
     pub fn items(&self, cache: &Cache) -> Result<&[Item]> {
         Ok(self.filled(cache)?)

@@ -33,7 +33,7 @@ pub(crate) struct Made {
     pub(crate) own: Vec<Digest>,
     pub(crate) tree: Option<Digest>,
     /// The lists of what was read: they tell what has changed since.
-    input_trees: Vec<Digest>,
+    pub(crate) input_trees: Vec<Digest>,
     pub(crate) seconds: f64,
     /// Of an output that was published before the end: the key of the stage that was running.
     pub(crate) stage: Option<Digest>,

@@ -108,17 +108,27 @@ pub(crate) fn wanted(items: &[Item], fields: &[&str]) -> Result<BTreeMap<String,
     for item in items {
         let plain = item.name.split('/').all(|part| !matches!(part, "" | "." | ".."));
         ensure!(plain, "`{}` cannot be the name of a file: a part of it is empty or made of dots", item.name);
-        let mut extensions = BTreeSet::new();
-        for field in fields {
-            let Some(artifact) = item.fields.get(*field) else { continue };
-            let extension = artifact.extension.as_str();
-            let stem = if extensions.insert(extension) { item.name.clone() } else { format!("{}.{field}", item.name) };
-            let path = if extension.is_empty() { stem } else { format!("{stem}.{extension}") };
+        for (field, path) in shown_as(item, fields) {
+            let artifact = &item.fields[&field];
             let item = item.origin.as_ref().unwrap_or(&item.name).clone();
             wanted.insert(path, Wanted { digest: artifact.digest, size: artifact.size, item });
         }
     }
     Ok(wanted)
+}
+
+/// Field and path below the folder of each file that shows an item.
+pub(crate) fn shown_as(item: &Item, fields: &[&str]) -> Vec<(String, String)> {
+    let mut extensions = BTreeSet::new();
+    let mut shown = Vec::with_capacity(fields.len());
+    for field in fields {
+        let Some(artifact) = item.fields.get(*field) else { continue };
+        let extension = artifact.extension.as_str();
+        let stem = if extensions.insert(extension) { item.name.clone() } else { format!("{}.{field}", item.name) };
+        let path = if extension.is_empty() { stem } else { format!("{stem}.{extension}") };
+        shown.push((field.to_string(), path));
+    }
+    shown
 }
 
 /// A folder that is being brought up to date.

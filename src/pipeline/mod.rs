@@ -57,7 +57,14 @@ pub mod texts;
 
 mod recall;
 
+pub mod ledger;
+pub mod origin;
+
+pub mod causes;
+mod differences;
+pub mod estimate;
 pub mod explain;
+pub mod file_account;
 pub mod lints;
 pub mod plan;
 pub mod progress;

@@ -11,6 +11,7 @@ use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::pipeline::context::ArtifactFiles;
 use crate::pipeline::decide::{Decision, Grounds, Verdict, Whole, WorkState, in_stage};
+use crate::pipeline::estimate::{Estimate, Experience, TotalEstimate};
 use crate::pipeline::execute::read_inputs;
 use crate::pipeline::freshness::Reason;
 use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
@@ -52,6 +53,8 @@ pub struct PlannedStage {
     pub is_kept: bool,
     /// What it would remark on its inputs. Found by `plan` alone.
     pub lints: Lints,
+    /// How long it would take; `None` if nobody knows. Found by `plan` alone.
+    pub estimate: Option<Estimate>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,6 +90,7 @@ impl Plan {
                     },
                     "reasons": stage.reasons.iter().map(Reason::to_json).collect::<Vec<_>>(),
                     "lints": stage.lints.to_json(),
+                    "estimate": stage.estimate.map(Estimate::to_json),
                 });
                 if stage.is_kept {
                     value["kept"] = true.into();
@@ -94,7 +98,12 @@ impl Plan {
                 value
             })
             .collect();
-        json!({ "stages": stages })
+        json!({ "stages": stages, "estimate": self.estimate().to_json() })
+    }
+
+    /// How long all of it would take.
+    pub fn estimate(&self) -> TotalEstimate {
+        TotalEstimate::of(&self.stages)
     }
 }
 
@@ -121,6 +130,7 @@ impl PlannedState {
 pub fn plan(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Plan> {
     let mut stages = Vec::new();
     let mut unstored = None;
+    let mut experience = Experience::new(cache);
     let walked = walk(pipeline, cache, selection, &mut |index, decision, planned, grounds| {
         let mut planned = planned.clone();
         if !matches!(decision.verdict, Verdict::Fresh { .. } | Verdict::Kept { .. } | Verdict::Waits(_)) {
@@ -130,6 +140,7 @@ pub fn plan(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result
             };
             planned.lints = grounds.lints(&pipeline.stages[index], decision, unstored)?;
         }
+        planned.estimate = experience.estimate(&pipeline.stages[index], &planned, grounds)?;
         stages.push(planned);
         Ok(())
     })?;
@@ -161,6 +172,12 @@ struct Again {
 }
 
 impl Walked {
+    /// A stage of which nothing is known before others have ended, with its place.
+    pub(crate) fn stage(&mut self, name: &str) -> Option<(usize, PlannedStage)> {
+        let at = self.undecided.iter().position(|(_, planned)| planned.name == name)?;
+        Some(self.undecided.swap_remove(at))
+    }
+
     fn note(&mut self, pipeline: &Pipeline, recalls: &[Recall]) {
         for recall in recalls.iter().filter(|recall| !recall.items.is_empty()) {
             let again = self.again.entry(recall.stage).or_default();
@@ -293,6 +310,7 @@ fn waiting(stage: &LoadedStage, producers: Vec<String>) -> PlannedStage {
         dirty: Vec::new(),
         is_kept: false,
         lints: Lints::default(),
+        estimate: None,
     }
 }
 

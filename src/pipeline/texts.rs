@@ -1,16 +1,23 @@
 //! Where an editable stage meets what people wrote: their text takes the place of the machine's in the items that consumers see, and an
 //! item that a person wrote is not run. Unaware of how texts are kept; that is `edits`.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use walkdir::{DirEntry, WalkDir};
 
 use crate::cache::Cache;
+use crate::cache::digest::Digest;
 use crate::cache::records::Output;
+use crate::edits::text::normalise;
 use crate::edits::{Action, EditableItem, Editing, Provenance};
 use crate::pipeline::decide::{Decision, Grounds, KeyedWork, Verdict, WorkState};
 use crate::pipeline::graph::{LoadedStage, Pipeline};
+use crate::pipeline::inputs::item_name;
 use crate::pipeline::item::{Artifact, Fields};
+use crate::pipeline::item_set;
 use crate::pipeline::lock_file::{EditRows, LockFile};
 use crate::pipeline::selection::Ask;
 use crate::pipeline::stage::{Editable, Form};
@@ -41,6 +48,67 @@ pub fn read<'c>(
 pub fn recover(pipeline: &Pipeline, cache: &Cache, lock: &LockFile, stage: &LoadedStage) -> Result<Vec<String>> {
     let Some(editable) = stage.stage.editable() else { return Ok(Vec::new()) };
     Editing::recover(cache, &folder(pipeline, stage, &editable), editable.extension, rows(lock, stage))
+}
+
+/// What the last runs took from the folders of texts: tells an edit from what a run wrote.
+#[derive(Debug, Default)]
+pub struct TakenTexts {
+    /// Folder, extension and texts by the name of their file without that.
+    folders: Vec<(PathBuf, &'static str, HashMap<String, Digest>)>,
+}
+
+impl TakenTexts {
+    /// By the lock and the trees that it names.
+    ///
+    /// # Errors
+    /// If the lock cannot be read.
+    pub fn read(pipeline: &Pipeline, cache: &Cache) -> Result<Self> {
+        let lock = LockFile::read(&pipeline.lock_file())?;
+        let mut taken = Self::default();
+        for stage in &pipeline.stages {
+            let Some(editable) = stage.stage.editable() else { continue };
+            let mut texts = HashMap::new();
+            let row = lock.stages.get(&stage.name).and_then(|rows| rows.last());
+            let tree = row.and_then(|row| cache.read(&row.out).ok()).and_then(|tree| item_set::decode(&tree).ok());
+            for item in tree.unwrap_or_default() {
+                for (field, artifact) in &item.fields {
+                    // A text for the mirror of a picture is a field of its own: `caption-flip`.
+                    if let Some(suffix) =
+                        field.strip_prefix(editable.field).filter(|rest| rest.is_empty() || rest.starts_with('-'))
+                    {
+                        texts.insert(format!("{}{suffix}", item.name), artifact.digest);
+                    }
+                }
+            }
+            taken.folders.push((folder(pipeline, stage, &editable), editable.extension, texts));
+        }
+        Ok(taken)
+    }
+
+    /// Whether the file of a text says what was taken from it, whoever wrote it; of a folder, whether all its files do. Of a file that is gone
+    /// it is true if there is nothing that it would say. `None` if it lies in no folder of texts. Folders are compared as `absolute` gives
+    /// them.
+    pub fn is_as_taken(&self, path: &Path, absolute: &dyn Fn(&Path) -> PathBuf) -> Option<bool> {
+        for (folder, extension, texts) in &self.folders {
+            let folder = absolute(folder);
+            let Ok(below) = path.strip_prefix(&folder) else { continue };
+            if path.is_dir() {
+                // Hidden files are nobody's texts.
+                let is_shown = |entry: &DirEntry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".");
+                let files = WalkDir::new(path).into_iter().filter_entry(is_shown).filter_map(std::result::Result::ok);
+                let mut files = files.filter(|entry| entry.file_type().is_file());
+                return Some(files.all(|entry| self.is_as_taken(entry.path(), absolute).unwrap_or(false)));
+            }
+            let Some(name) = item_name(Path::new(""), below).filter(|_| below.extension().is_some_and(|e| e == *extension))
+            else {
+                // A folder that is gone is as it was if nothing was in it.
+                return Some(below.extension().is_some_and(|e| e != *extension) || texts.is_empty());
+            };
+            let says = fs::read(path).ok().and_then(|bytes| normalise(&bytes).ok()).map(|text| Digest::of(text.as_bytes()));
+            return Some(says.as_ref() == texts.get(&name));
+        }
+        None
+    }
 }
 
 /// What the lock says of the texts of a stage.

@@ -1,13 +1,16 @@
 //! The program as a person runs it.
 
+mod beside;
 mod caring;
 mod crowd;
 mod edits;
+mod explaining;
 #[cfg(feature = "nn")]
 mod keys;
 mod reading;
 mod selection;
 mod standstill;
+mod watching;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -7,6 +7,8 @@ mod checkpoints;
 mod collecting;
 mod damage;
 mod edits;
+mod estimating;
+mod explaining;
 mod failures;
 mod file_times;
 mod freshness;
