@@ -15,6 +15,7 @@ use crate::cache::digest::Digest;
 use crate::cache::faults::Faults;
 use crate::cache::locks::PipelineLock;
 use crate::cache::trouble::told;
+use crate::pipeline::commit::out_folder;
 use crate::pipeline::context::{ArtifactFiles, RunScope, Shared};
 use crate::pipeline::decide::{Decision, Grounds, Verdict};
 use crate::pipeline::freshness::{Reason, worded};
@@ -24,6 +25,7 @@ use crate::pipeline::intake::{self, Intake};
 use crate::pipeline::item_tree::Given;
 use crate::pipeline::lints::UnstoredTexts;
 use crate::pipeline::lock_file::LockFile;
+use crate::pipeline::materialise;
 use crate::pipeline::progress::{Counts, Event, Observer, StageState};
 use crate::pipeline::run_record::{RunRecord, StageReport};
 use crate::pipeline::selection::{Ask, Selection};
@@ -127,6 +129,7 @@ pub fn run(
     cache.register_root(&pipeline.folder)?;
     cache.begin_uses(&pipeline.folder)?;
     cache.forget_old_displaced()?;
+    materialise::sweep(&out_folder(pipeline));
 
     let lock = LockFile::read(&pipeline.lock_file())?;
     let needed = options.selection.needed(pipeline);

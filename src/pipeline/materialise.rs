@@ -62,6 +62,17 @@ pub fn materialise(cache: &Cache, out: &Path, stage: &str, tree: &Digest, items:
     Ok(work.report())
 }
 
+/// Removes what a killed run left of files that it was about to show. Under the lock of the pipeline.
+pub fn sweep(out: &Path) {
+    // What cannot be removed now is emptied before it is used.
+    let _ = fs::remove_dir_all(scratch_of(out));
+}
+
+/// Where files are written before they get their place.
+fn scratch_of(out: &Path) -> PathBuf {
+    out.join(".loramill-tmp")
+}
+
 /// Whether `<out>/<stage>/` shows `fields` of the items that `tree` lists, and nobody touched it: then there is nothing to do.
 pub fn is_shown(cache: &Cache, out: &Path, stage: &str, tree: &Digest, fields: &[&str]) -> bool {
     let folder = out.join(stage);
@@ -155,7 +166,7 @@ impl<'a> Work<'a> {
             shown: format!("{out_name}/{stage}"),
             folder,
             yours: out.join(".yours").join(stage),
-            scratch: out.join(".loramill-tmp"),
+            scratch: scratch_of(out),
             next: AtomicU64::new(0),
             can_reflink: AtomicBool::new(true),
             written: 0,

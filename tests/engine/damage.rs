@@ -113,6 +113,15 @@ fn a_damaged_list_of_a_stage_is_made_again_without_running_it() {
 }
 
 #[test]
+fn what_a_killed_run_was_about_to_show_is_cleared_away() {
+    let bed = Bed::new(MAP);
+    bed.run();
+    bed.write("out/.loramill-tmp/0", "half of a pic");
+    assert!(bed.run().is_empty());
+    assert!(!bed.at("out/.loramill-tmp").exists());
+}
+
+#[test]
 fn a_damaged_record_log_costs_no_more_than_its_records() {
     let bed = Bed::new(MAP);
     bed.run();
