@@ -6,8 +6,8 @@ use loramill::cache::digest::Digest;
 use loramill::pipeline::progress::StageState;
 
 use crate::engine::oracle::chance::Chance;
-use crate::engine::oracle::model::{Foreseen, Given, Memory, Wanted, World};
-use crate::engine::oracle::place::{Files, Place, Ran, files_below, shown_field};
+use crate::engine::oracle::model::{Foreseen, Given, Memory, Thing, Wanted, World};
+use crate::engine::oracle::place::{Files, Listed, Place, Ran, files_below, shown_field};
 use crate::engine::oracle::spec::{Kind, Spec};
 use crate::engine::oracle::texts::{Texts, normal};
 
@@ -210,7 +210,7 @@ impl Case {
             if foreseen.kept.contains(&instance.name) {
                 continue;
             }
-            let expected: Vec<(String, Option<String>, BTreeMap<String, Digest>)> = things
+            let expected: Vec<Listed> = things
                 .iter()
                 .map(|thing| {
                     let fields = thing.fields.iter().map(|(field, said)| (field.clone(), Digest::of(said.as_bytes())));
@@ -225,9 +225,7 @@ impl Case {
                 ));
             }
             if let Some(field) = shown_field(instance.stage.kind) {
-                let file = |thing: &crate::engine::oracle::model::Thing| {
-                    (format!("{}.txt", thing.name), thing.fields[field].clone().into_bytes())
-                };
+                let file = |thing: &Thing| (format!("{}.txt", thing.name), thing.fields[field].clone().into_bytes());
                 let expected: Files = things.iter().map(file).collect();
                 // What `twin` gives back as it is has the extension that it came with.
                 let as_text = |(path, bytes): (String, Vec<u8>)| (path.replace(".png", ".txt"), bytes);

@@ -40,6 +40,9 @@ pub struct Ran {
     pub is_ok: bool,
 }
 
+/// An item of a lock's tree: name, origin, and the digests of the fields.
+pub type Listed = (String, Option<String>, BTreeMap<String, Digest>);
+
 /// Files by their path below a folder.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
@@ -148,8 +151,8 @@ impl Place {
         LockFile::read(&self.at("pipeline.lock")).expect("the lock can be read")
     }
 
-    /// What the lock says of a stage's items: name, origin, and the digests of the fields.
-    pub fn items(&self, stage: &str) -> Option<Vec<(String, Option<String>, BTreeMap<String, Digest>)>> {
+    /// What the lock says of a stage's items.
+    pub fn items(&self, stage: &str) -> Option<Vec<Listed>> {
         let row = *self.lock().stages.get(stage)?.last()?;
         let items = item_set::decode(&self.cache().read(&row.out).ok()?).expect("a tree");
         let fields = |fields: Fields| fields.into_iter().map(|(field, artifact)| (field.to_string(), artifact.digest)).collect();
