@@ -276,7 +276,11 @@ impl Tracer<'_> {
                 if is_read {
                     let hint = Hint { item: Some(item.name.clone()), origin: item.origin.clone(), key: Some(item.key) };
                     let name = if item.fields.len() == 1 { param.to_string() } else { format!("{param} {field}") };
-                    wanted.entry(name).or_default().push(Wanted { digest: artifact.digest, hint, field: Some(field.to_string()) });
+                    wanted.entry(name).or_default().push(Wanted {
+                        digest: artifact.digest,
+                        hint,
+                        field: Some(field.to_string()),
+                    });
                 }
             }
         }

@@ -5,10 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
-use loramill::cache::Cache;
-use loramill::cache::digest::Digest;
-
-use super::{command, loramill, said};
+use super::{claim_items_of, command, loramill, said};
 
 const PIPELINE: &str =
     "concept: star\ninputs: { photos: images/ }\nstages:\n  crop: { images: photos }\n  resize: { images: crop, size: 32 }\n";
@@ -24,11 +21,7 @@ fn status_plan_and_explain_answer_while_a_run_goes_on() {
     assert_eq!(said(&loramill(folder, &["run", "-q"])).0, 0);
 
     // A run that is forced to do again what this process claims to be at waits in the middle.
-    let lock = fs::read_to_string(folder.join("pipeline.lock")).expect("a lock");
-    let row = lock.lines().find(|line| line.starts_with("stage crop ")).expect("a row");
-    let key: Digest = row.split("key=").nth(1).and_then(|rest| rest.split(' ').next()).expect("a key").parse().expect("hex");
-    let cache = Cache::open(&folder.join("cache")).expect("it opens");
-    let held = cache.try_lock_key(&key).expect("a lock").expect("nobody else is at it");
+    let (_cache, held) = claim_items_of(folder, "crop");
     let mut run = command(folder, &["run", "--force", "crop", "--progress", "plain"]);
     let mut run = run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let mut lines = BufReader::new(run.stderr.take().expect("piped")).lines().map(|line| line.expect("UTF-8"));

@@ -15,6 +15,11 @@ mod watching;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use loramill::cache::Cache;
+use loramill::cache::locks::Claim;
+use loramill::pipeline::item_set;
+use loramill::pipeline::lock_file::LockFile;
+
 /// Runs the program in a folder, in an environment without models of its own.
 pub fn loramill(folder: &Path, arguments: &[&str]) -> Output {
     command(folder, arguments).output().expect("the program starts")
@@ -34,6 +39,17 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
 pub fn said(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
     (output.status.code().expect("ended by itself"), text(&output.stdout), text(&output.stderr))
+}
+
+/// Claims, as another process would, to be at the items that a stage made last.
+pub fn claim_items_of(folder: &Path, stage: &str) -> (Cache, Claim) {
+    let lock = LockFile::read(&folder.join("pipeline.lock")).expect("a lock");
+    let cache = Cache::open(&folder.join("cache")).expect("it opens");
+    let tree = cache.read(&lock.stages[stage][0].out).expect("the object is here");
+    let keys: Vec<_> = item_set::decode(&tree).expect("a tree").into_iter().map(|item| item.key).collect();
+    let (claim, taken) = cache.claim(&keys).expect("claimed");
+    assert!(taken.is_empty(), "nobody else is at it");
+    (cache, claim)
 }
 
 /// Runs git, as somebody, in a folder.

@@ -9,12 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use loramill::cache::Cache;
-use loramill::cache::digest::Digest;
-use loramill::cache::locks::KeyLock;
+use loramill::cache::locks::Claim;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::command;
+use super::{claim_items_of, command};
 
 /// Longer than anything here takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -290,15 +289,10 @@ fn who_looks_once_a_second_sees_the_same() {
     assert_eq!(watch.interrupt(), Some(0));
 }
 
-/// Claims, as another process would, to be at what a forced run of `crop` does, once everything has been made.
-fn hold_crop(folder: &Path) -> (Cache, KeyLock) {
+/// Claims to be at what a forced run of `crop` does, once everything has been made.
+fn hold_crop(folder: &Path) -> (Cache, Claim) {
     assert!(command(folder, &["run", "-q"]).status().expect("the program starts").success());
-    let lock = fs::read_to_string(folder.join("pipeline.lock")).expect("a lock");
-    let row = lock.lines().find(|line| line.starts_with("stage crop ")).expect("a row");
-    let key: Digest = row.split("key=").nth(1).and_then(|rest| rest.split(' ').next()).expect("a key").parse().expect("hex");
-    let cache = Cache::open(&folder.join("cache")).expect("it opens");
-    let held = cache.try_lock_key(&key).expect("a lock").expect("nobody else is at it");
-    (cache, held)
+    claim_items_of(folder, "crop")
 }
 
 #[test]
