@@ -1,17 +1,18 @@
 //! The record log: one file of frames, each with a checksum of its own, that grows only. Any number of processes append and read at
 //! once. Unaware of objects.
 //!
-//! A frame is `magic, length of the body, checksum, key, form, body`. What a kill or a power cut left at the end is cut off by the next
+//! The log is a header and frames. What a kill or a power cut left at the end is cut off by the next
 //! writer; a damaged frame in the middle is stepped over. `record-index` maps the first 8 bytes of a key to places in the log, so that
 //! opening reads no frame that the index covers; it may be deleted at any time. Cleaning puts a new file in the place of the log; whoever
 //! has the old one open notices by its inode.
 
+mod frame;
 mod upkeep;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +23,7 @@ use crate::cache::atomic;
 use crate::cache::digest::Digest;
 use crate::cache::faults;
 use crate::cache::file_lock::FileLock;
+use crate::cache::record_log::frame::{FRAME_HEADER, Frame, next_frame, push_frame, read_at_most, read_frame, read_near};
 use crate::cache::records::{Completeness, Output, Record};
 use crate::cache::trouble::disk_trouble;
 
@@ -30,17 +32,10 @@ pub use crate::cache::record_log::upkeep::{Dropped, LogHealth};
 const HEADER: &[u8; 16] = b"loramill-log 1\n\0";
 /// The header, then 16 bytes that tell this log from every other: an index names the log it belongs to.
 const HEADER_LENGTH: u64 = 32;
-const MAGIC: [u8; 4] = [0xf5, b'R', b'e', b'c'];
-/// Magic, length of the body, checksum, key, form.
-const FRAME_HEADER: usize = 4 + 4 + 8 + 32 + 1;
-/// How much of a frame is read at first.
-const FIRST_READ: usize = 2048;
 /// Frames that begin no further apart than this are read together, ...
 const NEAR: u64 = 8 << 10;
 /// ... so many at most.
 const READ_TOGETHER: usize = 256;
-/// A longer body cannot be: it guards the memory against damaged lengths.
-const LONGEST_BODY: usize = 256 << 20;
 const INDEX_HEADER: &[u8; 16] = b"loramill-index1\n";
 /// The index is written anew when this many frames, and an eighth of all, are not in it, ...
 const TAIL: usize = 4096;
@@ -330,125 +325,8 @@ impl State {
     }
 }
 
-struct Frame {
-    key: Digest,
-    completeness: Completeness,
-    body: Vec<u8>,
-}
-
 fn prefix_of(key: &Digest) -> u64 {
     u64::from_be_bytes(key.as_bytes()[..8].try_into().expect("a digest has 32 bytes"))
-}
-
-fn checksum(length: [u8; 4], rest: &[&[u8]]) -> [u8; 8] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&length);
-    for part in rest {
-        hasher.update(part);
-    }
-    hasher.finalize().as_bytes()[..8].try_into().expect("a digest has 32 bytes")
-}
-
-fn push_frame(bytes: &mut Vec<u8>, completeness: Completeness, record: &Record) -> Result<()> {
-    let body = record.encode();
-    ensure!(body.len() <= LONGEST_BODY, "the record of key {} is too long: {} bytes", record.key.short(), body.len());
-    let length = (body.len() as u32).to_le_bytes();
-    let form = [match completeness {
-        Completeness::Complete => 0u8,
-        Completeness::Partial => 1,
-    }];
-    bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&length);
-    bytes.extend_from_slice(&checksum(length, &[record.key.as_bytes(), &form, &body]));
-    bytes.extend_from_slice(record.key.as_bytes());
-    bytes.extend_from_slice(&form);
-    bytes.extend_from_slice(&body);
-    Ok(())
-}
-
-/// The frames at these offsets, which lie near each other and in this order; those that are not whole and undamaged are left out.
-fn read_near(file: &File, wanted: &[(u64, usize)]) -> io::Result<Vec<(usize, Frame)>> {
-    let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else { return Ok(Vec::new()) };
-    let mut buffer = vec![0u8; (last - first) as usize + FIRST_READ];
-    let got = read_at_most(file, &mut buffer, *first)?;
-    let mut frames = Vec::with_capacity(wanted.len());
-    for (offset, index) in wanted {
-        let start = buffer[..got].get((offset - first) as usize..).unwrap_or_default();
-        frames.extend(frame_at(file, *offset, start)?.map(|frame| (*index, frame)));
-    }
-    Ok(frames)
-}
-
-/// The frame at `offset`, or `None` if there is no whole and undamaged one.
-fn read_frame(file: &File, offset: u64) -> io::Result<Option<Frame>> {
-    // Most frames fit: one read then.
-    let mut buffer = [0u8; FIRST_READ];
-    let got = read_at_most(file, &mut buffer, offset)?;
-    frame_at(file, offset, &buffer[..got])
-}
-
-/// The frame at `offset`, of which the start was read.
-fn frame_at(file: &File, offset: u64, start: &[u8]) -> io::Result<Option<Frame>> {
-    let Some((header, start)) = start.split_at_checked(FRAME_HEADER) else { return Ok(None) };
-    let length: [u8; 4] = header[4..8].try_into().expect("4 bytes");
-    let body_length = u32::from_le_bytes(length) as usize;
-    if header[..4] != MAGIC || body_length > LONGEST_BODY {
-        return Ok(None);
-    }
-    let mut body = start[..start.len().min(body_length)].to_vec();
-    if body.len() < body_length {
-        let have = body.len();
-        // A damaged length must not allocate more than the file has.
-        if file.metadata()?.len() < offset + (FRAME_HEADER + body_length) as u64 {
-            return Ok(None);
-        }
-        body.resize(body_length, 0);
-        if read_at_most(file, &mut body[have..], offset + (FRAME_HEADER + have) as u64)? < body_length - have {
-            return Ok(None);
-        }
-    }
-    let completeness = match header[FRAME_HEADER - 1] {
-        0 => Completeness::Complete,
-        1 => Completeness::Partial,
-        _ => return Ok(None),
-    };
-    if checksum(length, &[&header[16..], &body]) != header[8..16] {
-        return Ok(None);
-    }
-    let key = Digest::from_bytes(header[16..48].try_into().expect("32 bytes"));
-    Ok(Some(Frame { key, completeness, body }))
-}
-
-/// The first whole frame at or after `offset`.
-fn next_frame(file: &File, mut offset: u64, end: u64) -> io::Result<Option<u64>> {
-    let mut buffer = vec![0u8; 1 << 20];
-    while offset < end {
-        let got = read_at_most(file, &mut buffer, offset)?;
-        for start in (0..got.saturating_sub(MAGIC.len() - 1)).filter(|start| buffer[*start..].starts_with(&MAGIC)) {
-            if read_frame(file, offset + start as u64)?.is_some() {
-                return Ok(Some(offset + start as u64));
-            }
-        }
-        if got < MAGIC.len() {
-            break;
-        }
-        // A magic may lie across two pieces.
-        offset += (got - (MAGIC.len() - 1)) as u64;
-    }
-    Ok(None)
-}
-
-fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut got = 0;
-    while got < buffer.len() {
-        match file.read_at(&mut buffer[got..], offset + got as u64) {
-            Ok(0) => break,
-            Ok(count) => got += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(got)
 }
 
 /// The log and its identity; `None` if it is not there or was cut within its header.

@@ -11,7 +11,8 @@ use anyhow::Result;
 use crate::cache::atomic::{self, Replacement};
 use crate::cache::faults;
 use crate::cache::file_lock::FileLock;
-use crate::cache::record_log::{FRAME_HEADER, Frame, HEADER_LENGTH, RecordLog, new_header, next_frame, read_frame, read_index};
+use crate::cache::record_log::frame::{FRAME_HEADER, Frame, next_frame, read_frame};
+use crate::cache::record_log::{HEADER_LENGTH, RecordLog, new_header, read_index};
 use crate::cache::records::{Completeness, Record};
 use crate::cache::trouble::disk_trouble;
 
