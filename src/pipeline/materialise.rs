@@ -214,21 +214,30 @@ impl<'a> Work<'a> {
 
         // 3. what is missing
         if !missing.is_empty() {
-            self.empty_scratch()?;
-            let folders: BTreeSet<PathBuf> =
-                missing.iter().filter_map(|(path, _)| self.folder.join(path).parent().map(Path::to_path_buf)).collect();
-            for folder in folders {
-                fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
+            let written = self.write_all(&missing);
+            if !faults::is_dead() {
+                // Also when the disk is full: nothing half-written is left for the user to find.
+                let _ = fs::remove_dir_all(&self.scratch);
             }
-            let work = &*self;
-            let written: Vec<Entry> = missing.par_iter().map(|(path, want)| work.write(path, want)).collect::<Result<_>>()?;
+            let written = written?;
             self.written = written.len();
             entries.extend(written);
-            self.make_durable(&missing)?;
-            let _ = fs::remove_dir_all(&self.scratch);
         }
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(entries)
+    }
+
+    /// Writes the files that are missing and makes them durable.
+    fn write_all(&self, missing: &[(&String, &Wanted)]) -> Result<Vec<Entry>> {
+        self.empty_scratch()?;
+        let folders: BTreeSet<PathBuf> =
+            missing.iter().filter_map(|(path, _)| self.folder.join(path).parent().map(Path::to_path_buf)).collect();
+        for folder in folders {
+            fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
+        }
+        let written: Vec<Entry> = missing.par_iter().map(|(path, want)| self.write(path, want)).collect::<Result<_>>()?;
+        self.make_durable(missing)?;
+        Ok(written)
     }
 
     /// What the manifest says must still be true after a power cut.
@@ -541,6 +550,7 @@ mod tests {
                 place.show(&new).unwrap_err();
                 assert!(disarm());
             });
+            assert_eq!(place.out().join(".loramill-tmp").exists(), fault == Fault::Killed, "{place_name}");
             let report = place.show(&new).unwrap();
             assert_eq!(report.notes, Vec::<String>::new(), "{place_name}: files of ours are not the user's");
             let expected: BTreeMap<_, _> = (0..4).map(|n| (format!("{n}.png"), format!("new {n}"))).collect();
