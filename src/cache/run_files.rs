@@ -18,6 +18,14 @@ impl Cache {
         Ok(self.root().join("runs").join(format!("{id}.{what}")))
     }
 
+    /// Removes what a killed run left of notes that it was about to write. Under the lock of the pipeline.
+    pub(crate) fn sweep_run_files(&self, folder: &Path) -> Result<()> {
+        for what in ["status", "stop", "standstill"] {
+            atomic::sweep(&self.run_file(folder, what)?);
+        }
+        Ok(())
+    }
+
     /// Who runs the pipeline in `folder`, if anyone does.
     pub fn runner(&self, folder: &Path) -> Result<Option<Holder>> {
         let mut runner = None;
@@ -78,6 +86,18 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_written_notes_of_a_killed_run_go_and_whole_ones_stay() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&temp.path().join("cache")).unwrap();
+        cache.write_run_status(temp.path(), "crop: 1 of 2 items").unwrap();
+        let status = cache.run_file(temp.path(), "status").unwrap();
+        let half = status.with_file_name(format!(".loramill-{}", status.file_name().unwrap().to_str().unwrap()));
+        fs::write(&half, "crop: 2 o").unwrap();
+        cache.sweep_run_files(temp.path()).unwrap();
+        assert!(!half.exists() && status.exists());
+    }
 
     #[test]
     fn a_wish_to_stop_is_heard_once_by_its_pipeline() {

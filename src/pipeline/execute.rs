@@ -166,14 +166,18 @@ pub(crate) fn wait_for_pipeline(
     wishes: &Wishes,
 ) -> Result<Option<PipelineLock>> {
     let mut told = false;
-    cache.lock_pipeline(&pipeline.folder, &mut |holder| {
+    let lock = cache.lock_pipeline(&pipeline.folder, &mut |holder| {
         if let (false, Some(holder)) = (told, holder) {
             let message = format!("waiting for process {} on {}, which runs this pipeline", holder.process, holder.host);
             observer.event(Event::Said { stage: None, message });
             told = true;
         }
         !wishes.interrupted()
-    })
+    })?;
+    if lock.is_some() {
+        cache.sweep_run_files(&pipeline.folder)?;
+    }
+    Ok(lock)
 }
 
 /// Puts right what a killed run left in the folders of texts.
