@@ -7,6 +7,7 @@ Makes small pictures that all differ and passes them through crop, resize and fl
 picture, and `dvc repro` with three stages over folders. The first `loramill run` that finds nothing to do looks at everything and leaves word for
 those that follow; it is printed beside them. At last one photo is changed, again and again: exactly one item of each stage may run. Prints
 medians and spreads; a peak is the most memory that the process had resident. Nothing but Python is needed for loramill's own figures.
+`LORAMILL=FILE` measures another build of it.
 """
 import argparse, json, os, shutil, statistics, struct, subprocess, sys, tempfile, time, zlib
 
