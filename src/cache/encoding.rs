@@ -64,6 +64,27 @@ impl Writer {
     }
 }
 
+/// A file that says what it is and knows when it is damaged: a header, what the writer was told after it, and a checksum of both.
+pub(crate) fn sealed(header: &[u8; 16], write: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.bytes.extend_from_slice(header);
+    write(&mut writer);
+    let checksum = Digest::of(&writer.bytes);
+    writer.digest(&checksum);
+    writer.bytes
+}
+
+/// Reads what `sealed` gave, to its end.
+pub(crate) fn unsealed<T>(header: &[u8; 16], bytes: &[u8], read: impl FnOnce(&mut Reader<'_>) -> Result<T>) -> Result<T> {
+    let (content, checksum) = bytes.split_at(bytes.len().saturating_sub(32));
+    ensure!(Digest::of(content).as_bytes() == checksum, "damaged");
+    let mut reader = Reader::new(content);
+    ensure!(reader.bytes(header.len())? == header, "of another version");
+    let value = read(&mut reader)?;
+    reader.finish()?;
+    Ok(value)
+}
+
 /// Bytes that are read from the front.
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],

@@ -6,16 +6,17 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use crate::cache::Cache;
 use crate::cache::atomic;
 use crate::cache::digest::Digest;
-use crate::cache::encoding::{Reader, Writer};
+use crate::cache::encoding::{sealed, unsealed};
 use crate::cache::stat_index::FileStat;
 use crate::cache::trouble::disk_trouble;
 
 const HEADER: &[u8; 16] = b"loramill-out 1\n\0";
+const CHANGING_HEADER: &[u8; 16] = b"loramill-chg 1\n\0";
 const UNSETTLED: Digest = Digest::from_bytes([0; 32]);
 
 #[derive(Debug, Default, PartialEq)]
@@ -80,12 +81,11 @@ impl Manifest {
         if paths.is_empty() {
             return Ok(());
         }
-        let mut writer = Writer::default();
-        writer.number(paths.len() as u64);
-        paths.into_iter().for_each(|path| writer.text(path));
-        let checksum = Digest::of(&writer.bytes);
-        writer.digest(&checksum);
-        atomic::replace(&changing(path), &writer.bytes)
+        let bytes = sealed(CHANGING_HEADER, |writer| {
+            writer.number(paths.len() as u64);
+            paths.into_iter().for_each(|path| writer.text(path));
+        });
+        atomic::replace(&changing(path), &bytes)
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
@@ -101,38 +101,32 @@ impl Manifest {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
-        writer.bytes.extend_from_slice(HEADER);
-        writer.digest(&self.covers.unwrap_or(UNSETTLED));
-        writer.number(self.entries.len() as u64);
-        for entry in &self.entries {
-            writer.text(&entry.path);
-            writer.digest(&entry.digest);
-            writer.bytes.extend_from_slice(&entry.stat.to_bytes());
-            writer.number(entry.linked.into());
-        }
-        let checksum = Digest::of(&writer.bytes);
-        writer.digest(&checksum);
-        writer.bytes
+        sealed(HEADER, |writer| {
+            writer.digest(&self.covers.unwrap_or(UNSETTLED));
+            writer.number(self.entries.len() as u64);
+            for entry in &self.entries {
+                writer.text(&entry.path);
+                writer.digest(&entry.digest);
+                writer.bytes.extend_from_slice(&entry.stat.to_bytes());
+                writer.number(entry.linked.into());
+            }
+        })
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
-        let (content, checksum) = bytes.split_at(bytes.len().saturating_sub(32));
-        ensure!(Digest::of(content).as_bytes() == checksum, "damaged");
-        let mut reader = Reader::new(content);
-        ensure!(reader.bytes(HEADER.len())? == HEADER, "of another version");
-        let covers = Some(reader.digest()?).filter(|covers| *covers != UNSETTLED);
-        let count = reader.count()?;
-        let entries = (0..count)
-            .map(|_| {
-                let path = reader.text()?.to_string();
-                let digest = reader.digest()?;
-                let stat = FileStat::from_bytes(reader.bytes(40)?.try_into().expect("40 bytes were taken"));
-                Ok(Entry { path, digest, stat, linked: reader.number()? != 0 })
-            })
-            .collect::<Result<_>>()?;
-        reader.finish()?;
-        Ok(Self { covers, entries })
+        unsealed(HEADER, bytes, |reader| {
+            let covers = Some(reader.digest()?).filter(|covers| *covers != UNSETTLED);
+            let count = reader.count()?;
+            let entries = (0..count)
+                .map(|_| {
+                    let path = reader.text()?.to_string();
+                    let digest = reader.digest()?;
+                    let stat = FileStat::from_bytes(reader.bytes(40)?.try_into().expect("40 bytes were taken"));
+                    Ok(Entry { path, digest, stat, linked: reader.number()? != 0 })
+                })
+                .collect::<Result<_>>()?;
+            Ok(Self { covers, entries })
+        })
     }
 }
 
@@ -142,13 +136,10 @@ fn changing(manifest: &Path) -> PathBuf {
 }
 
 fn decode_paths(bytes: &[u8]) -> Result<HashSet<String>> {
-    let (content, checksum) = bytes.split_at(bytes.len().saturating_sub(32));
-    ensure!(Digest::of(content).as_bytes() == checksum, "damaged");
-    let mut reader = Reader::new(content);
-    let count = reader.count()?;
-    let paths = (0..count).map(|_| reader.text().map(str::to_string)).collect::<Result<_>>()?;
-    reader.finish()?;
-    Ok(paths)
+    unsealed(CHANGING_HEADER, bytes, |reader| {
+        let count = reader.count()?;
+        (0..count).map(|_| reader.text().map(str::to_string)).collect()
+    })
 }
 
 #[cfg(test)]

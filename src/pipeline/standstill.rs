@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use walkdir::WalkDir;
@@ -16,7 +16,7 @@ use walkdir::WalkDir;
 use crate::cache::Cache;
 use crate::cache::atomic::replace_unsynced;
 use crate::cache::digest::Digest;
-use crate::cache::encoding::{Reader, Writer};
+use crate::cache::encoding::{Writer, sealed, unsealed};
 use crate::cache::stat_index::FileStat;
 use crate::pipeline::commit::{is_stage_shown, tree_to_show};
 use crate::pipeline::execute::wait_for_pipeline;
@@ -272,60 +272,54 @@ impl Standstill {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
-        writer.bytes.extend_from_slice(HEADER);
-        writer.digest(&self.request);
-        writer.number(self.stages.len() as u64);
-        for stage in &self.stages {
-            writer.text(&stage.name);
-            writer.digest(&stage.tree);
-            writer.number(stage.count);
-            writer.optional_text(stage.note.as_deref());
-        }
-        writer.number(self.watched.len() as u64);
-        for watched in &self.watched {
-            writer.text(&watched.folder.to_string_lossy());
-            writer.number(watched.files.len() as u64);
-            for (name, stat) in &watched.files {
-                writer.text(name);
-                writer.number(stat.is_some().into());
-                if let Some(stat) = stat {
-                    writer.bytes.extend_from_slice(&stat.to_bytes());
+        sealed(HEADER, |writer| {
+            writer.digest(&self.request);
+            writer.number(self.stages.len() as u64);
+            for stage in &self.stages {
+                writer.text(&stage.name);
+                writer.digest(&stage.tree);
+                writer.number(stage.count);
+                writer.optional_text(stage.note.as_deref());
+            }
+            writer.number(self.watched.len() as u64);
+            for watched in &self.watched {
+                writer.text(&watched.folder.to_string_lossy());
+                writer.number(watched.files.len() as u64);
+                for (name, stat) in &watched.files {
+                    writer.text(name);
+                    writer.number(stat.is_some().into());
+                    if let Some(stat) = stat {
+                        writer.bytes.extend_from_slice(&stat.to_bytes());
+                    }
                 }
             }
-        }
-        let checksum = Digest::of(&writer.bytes);
-        writer.digest(&checksum);
-        writer.bytes
+        })
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
-        let (content, checksum) = bytes.split_at(bytes.len().saturating_sub(32));
-        ensure!(Digest::of(content).as_bytes() == checksum, "damaged");
-        let mut reader = Reader::new(content);
-        ensure!(reader.bytes(HEADER.len())? == HEADER, "of another version");
-        let request = reader.digest()?;
-        let mut stages = Vec::new();
-        for _ in 0..reader.count()? {
-            let (name, tree, count) = (reader.text()?.to_string(), reader.digest()?, reader.number()?);
-            stages.push(StageAtRest { name, tree, count, note: reader.optional_text()?.map(str::to_string) });
-        }
-        let mut watched = Vec::new();
-        for _ in 0..reader.count()? {
-            let folder = PathBuf::from(reader.text()?);
-            let mut files = Vec::new();
+        unsealed(HEADER, bytes, |reader| {
+            let request = reader.digest()?;
+            let mut stages = Vec::new();
             for _ in 0..reader.count()? {
-                let name = reader.text()?.to_string();
-                let stat = match reader.number()? {
-                    0 => None,
-                    _ => Some(FileStat::from_bytes(reader.bytes(40)?.try_into().expect("40 bytes were taken"))),
-                };
-                files.push((name, stat));
+                let (name, tree, count) = (reader.text()?.to_string(), reader.digest()?, reader.number()?);
+                stages.push(StageAtRest { name, tree, count, note: reader.optional_text()?.map(str::to_string) });
             }
-            watched.push(Watched { folder, files });
-        }
-        reader.finish()?;
-        Ok(Self { request, watched, stages })
+            let mut watched = Vec::new();
+            for _ in 0..reader.count()? {
+                let folder = PathBuf::from(reader.text()?);
+                let mut files = Vec::new();
+                for _ in 0..reader.count()? {
+                    let name = reader.text()?.to_string();
+                    let stat = match reader.number()? {
+                        0 => None,
+                        _ => Some(FileStat::from_bytes(reader.bytes(40)?.try_into().expect("40 bytes were taken"))),
+                    };
+                    files.push((name, stat));
+                }
+                watched.push(Watched { folder, files });
+            }
+            Ok(Self { request, watched, stages })
+        })
     }
 }
 
