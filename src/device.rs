@@ -1,21 +1,62 @@
 //! Names of devices, such as `cpu`, to Burn devices. Beside `ops`, the only file that names backends.
 
+#![cfg_attr(feature = "libtorch", allow(deprecated, reason = "burn-tch is the way to AMD cards; see ARCHITECTURE.md"))]
+
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 
-/// Names that [`named`] knows in this build.
-pub const NAMES: &[&str] = &["auto", "cpu"];
+#[cfg(feature = "libtorch")]
+mod libtorch;
+
+/// Names that [`named`] knows in this build; `libtorch:1` and so on are further devices of the kind of `libtorch:0`.
+pub const NAMES: &[&str] =
+    if cfg!(feature = "libtorch") { &["auto", "cpu", "libtorch:cpu", "libtorch:0"] } else { &["auto", "cpu"] };
 
 /// The device of that name, without gradients; `Device::autodiff` adds them.
 ///
-/// `cpu` is the embedded backend, which needs nothing installed; `auto` is the best device of this build.
+/// `cpu` is the embedded backend, which needs nothing installed; `auto` is the best device of this build and this machine.
 ///
 /// # Errors
-/// If this build knows no device of that name.
+/// If this build knows no device of that name, or this machine does not have it.
 pub fn named(name: &str) -> Result<Device> {
     match name {
-        "auto" | "cpu" => Ok(Device::flex()),
-        _ => bail!("unknown device `{name}`; this build knows {}", NAMES.join(", ")),
+        #[cfg(feature = "libtorch")]
+        "auto" => Ok(libtorch::best()),
+        #[cfg(not(feature = "libtorch"))]
+        "auto" => Ok(Device::flex()),
+        "cpu" => Ok(Device::flex()),
+        #[cfg(feature = "libtorch")]
+        "libtorch:cpu" => Ok(Device::libtorch()),
+        _ => numbered(name),
+    }
+}
+
+#[cfg(feature = "libtorch")]
+fn numbered(name: &str) -> Result<Device> {
+    match name.strip_prefix("libtorch:").and_then(|number| number.parse().ok()) {
+        Some(index) => libtorch::gpu(index),
+        None => unknown(name),
+    }
+}
+
+#[cfg(not(feature = "libtorch"))]
+fn numbered(name: &str) -> Result<Device> {
+    if name.starts_with("libtorch") {
+        bail!("`{name}`: this build has no libtorch; build it with `--features libtorch`, or take one of {}", NAMES.join(", "));
+    }
+    unknown(name)
+}
+
+fn unknown(name: &str) -> Result<Device> {
+    bail!("unknown device `{name}`; this build knows {}", NAMES.join(", "))
+}
+
+/// What computes on the device of that name, for people: a library with its place, or the embedded backend.
+pub fn description(name: &str) -> String {
+    match name {
+        #[cfg(feature = "libtorch")]
+        _ if name != "cpu" => libtorch::description(),
+        _ => "the embedded CPU backend".into(),
     }
 }
 
@@ -24,14 +65,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_listed_name_is_a_device() {
-        for name in NAMES {
+    fn every_listed_name_that_needs_no_card_is_a_device() {
+        for name in NAMES.iter().filter(|name| !name.ends_with(":0")) {
             named(name).unwrap();
         }
     }
 
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
-        assert_eq!(named("cuda:0").unwrap_err().to_string(), "unknown device `cuda:0`; this build knows auto, cpu");
+        let expected = format!("unknown device `cude:0`; this build knows {}", NAMES.join(", "));
+        assert_eq!(named("cude:0").unwrap_err().to_string(), expected);
+    }
+
+    #[cfg(not(feature = "libtorch"))]
+    #[test]
+    fn libtorch_without_libtorch_says_how_to_build_it() {
+        assert!(named("libtorch:0").unwrap_err().to_string().contains("--features libtorch"));
     }
 }

@@ -1,5 +1,7 @@
 //! Scaled dot-product attention with several heads (Vaswani et al. 2017), without ever holding all scores.
 
+use std::fmt::Debug;
+
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
@@ -27,17 +29,20 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize, mask: M
     Tensor::from_dispatch(<Dispatch as AttentionRoute>::attention(q, k, v, heads, mask))
 }
 
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Autodiff)]
 pub(crate) trait AttentionRoute: Backend {
     fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize, mask: Mask)
     -> FloatTensor<Self>;
 }
 
 pub(crate) trait AttentionKernel: Backend {
-    fn forward(inputs: Remembered<Self>) -> FloatTensor<Self>;
+    /// What the backward pass takes from the forward one beside the inputs.
+    type Kept: Clone + Debug + Send + 'static;
+
+    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Self::Kept);
 
     /// Gradients of `q`, `k` and `v`.
-    fn gradients(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
+    fn gradients(inputs: Inputs<Self>, kept: Self::Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
 }
 
 impl AttentionRoute for Flex {
@@ -48,16 +53,19 @@ impl AttentionRoute for Flex {
         heads: usize,
         mask: Mask,
     ) -> FloatTensor<Self> {
-        Self::forward(Remembered { q, k, v, heads, mask })
+        Self::forward(Inputs { q, k, v, heads, mask }).0
     }
 }
 
 impl AttentionKernel for Flex {
-    fn forward(inputs: Remembered<Self>) -> FloatTensor<Self> {
-        flex::attention::forward(inputs)
+    /// The scores are taken again, block by block.
+    type Kept = ();
+
+    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, ()) {
+        (flex::attention::forward(inputs), ())
     }
 
-    fn gradients(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
+    fn gradients(inputs: Inputs<Self>, (): (), output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
         flex::attention::gradients(inputs, output_gradient)
     }
 }
@@ -71,15 +79,14 @@ impl<B: AttentionKernel, C: CheckpointStrategy> AttentionRoute for Autodiff<B, C
         mask: Mask,
     ) -> FloatTensor<Self> {
         let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
-        let inputs = Remembered::<B> { q, k, v, heads, mask };
-        let output = B::forward(inputs.clone());
-        record::<B, C, _, _>([q_node, k_node, v_node], output, || inputs)
+        let inputs = Inputs::<B> { q, k, v, heads, mask };
+        let (output, kept) = B::forward(inputs.clone());
+        record::<B, C, _, _>([q_node, k_node, v_node], output, || Remembered::<B> { inputs, kept })
     }
 }
 
-/// The scores are not among it: the backward pass takes them again, block by block.
 #[derive(Clone, Debug)]
-pub(crate) struct Remembered<B: Backend> {
+pub(crate) struct Inputs<B: Backend> {
     pub(crate) q: FloatTensor<B>,
     pub(crate) k: FloatTensor<B>,
     pub(crate) v: FloatTensor<B>,
@@ -87,8 +94,14 @@ pub(crate) struct Remembered<B: Backend> {
     pub(crate) mask: Mask,
 }
 
+#[derive(Clone, Debug)]
+struct Remembered<B: AttentionKernel> {
+    inputs: Inputs<B>,
+    kept: B::Kept,
+}
+
 impl<B: AttentionKernel> Derivative<B, 3> for Remembered<B> {
     fn gradients(self, output_gradient: FloatTensor<B>, _: [bool; 3]) -> [Option<FloatTensor<B>>; 3] {
-        B::gradients(self, output_gradient).map(Some)
+        B::gradients(self.inputs, self.kept, output_gradient).map(Some)
     }
 }

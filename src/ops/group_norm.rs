@@ -1,5 +1,7 @@
 //! Group normalisation (Wu and He 2018) of `[batch, .., channels]`, with a frozen weight and bias, and SiLU on top if asked.
 
+use std::fmt::Debug;
+
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
@@ -32,7 +34,7 @@ pub fn group_norm<const D: usize>(x: Tensor<D>, weight: &Tensor<1>, bias: &Tenso
     Tensor::from_dispatch(<Dispatch as GroupNormRoute>::group_norm(x.into_dispatch(), weight, bias, groups, then))
 }
 
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Autodiff)]
 pub(crate) trait GroupNormRoute: Backend {
     fn group_norm(
         x: FloatTensor<Self>,
@@ -44,14 +46,16 @@ pub(crate) trait GroupNormRoute: Backend {
 }
 
 pub(crate) trait GroupNormKernel: Backend {
-    /// The output and the statistics: `[batch, 2, groups]`, means and then inverse deviations.
+    /// Those of each group of each picture, if the backward pass shall not take them again.
+    type Statistics: Clone + Debug + Send + 'static;
+
     fn forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         groups: Groups,
         then: Then,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, Self::Statistics);
 
     fn gradient(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
@@ -69,6 +73,9 @@ impl GroupNormRoute for Flex {
 }
 
 impl GroupNormKernel for Flex {
+    /// `[batch, 2, groups]`: means and inverse deviations.
+    type Statistics = FloatTensor<Self>;
+
     fn forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -95,17 +102,17 @@ impl<B: GroupNormKernel, C: CheckpointStrategy> GroupNormRoute for Autodiff<B, C
         let (x, node) = x.into_parts();
         let (weight, bias) = (weight.into_primitive(), bias.into_primitive());
         let (output, statistics) = B::forward(x.clone(), weight.clone(), bias.clone(), groups, then);
-        record::<B, C, _, _>([node], output, || Remembered::<B> { x, weight, bias, statistics, then })
+        record::<B, C, _, _>([node], output, || Remembered::<B> { x, weight, bias, statistics, groups, then })
     }
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Remembered<B: Backend> {
+pub(crate) struct Remembered<B: GroupNormKernel> {
     pub(crate) x: FloatTensor<B>,
     pub(crate) weight: FloatTensor<B>,
     pub(crate) bias: FloatTensor<B>,
-    /// `[batch, 2, groups]`: means and inverse deviations.
-    pub(crate) statistics: FloatTensor<B>,
+    pub(crate) statistics: B::Statistics,
+    pub(crate) groups: Groups,
     pub(crate) then: Then,
 }
 

@@ -57,7 +57,7 @@ impl<B: Backend, C: CheckpointStrategy> Bias<Autodiff<B, C>> {
     }
 }
 
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Autodiff)]
 pub(crate) trait LinearRoute: Backend {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, #[extension_type] bias: Bias<Self>) -> FloatTensor<Self>;
 

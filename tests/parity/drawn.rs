@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anyhow::Result;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use loramill::checkpoint::model_file::ModelFile;
 use loramill::models::weights::Weights;
 
-use crate::parity::{Fixture, assert_close, draw};
+use crate::parity::{Fixture, assert_close, device, draw};
 
 /// Draws each tensor by its name, of a size that keeps activations near 1.
 pub struct Drawn(pub &'static str);
@@ -26,12 +26,8 @@ impl Weights for Drawn {
     }
 }
 
-pub fn cpu() -> Device {
-    loramill::device::named("cpu").unwrap()
-}
-
 pub fn drawn<const D: usize>(name: &str, shape: [usize; D]) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(draw(name, &shape, 1.0), shape), (&cpu(), DType::F32))
+    Tensor::from_data(TensorData::new(draw(name, &shape, 1.0), shape), (&device(), DType::F32))
 }
 
 /// Compares with the fixture's tensor of that name, within `tolerance` of its greatest value.

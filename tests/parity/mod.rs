@@ -1,9 +1,36 @@
 //! Numbers against the original implementations: PyTorch, transformers, diffusers, k-diffusion. Each module lies beside the script that
 //! made its fixture.
 
+#[cfg(feature = "nn")]
+use std::cell::Cell;
+
 use sha2::{Digest as _, Sha256};
 
 use loramill::random::Generator;
+
+/// Makes of a function one test for each device that every machine has.
+#[cfg(feature = "nn")]
+macro_rules! on_each_device {
+    (fn $name:ident() $body:block) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            fn test() $body
+
+            #[test]
+            fn cpu() {
+                crate::parity::on("cpu", test);
+            }
+
+            #[cfg(feature = "libtorch")]
+            #[test]
+            fn libtorch_cpu() {
+                crate::parity::on("libtorch:cpu", test);
+            }
+        }
+    };
+}
 
 #[cfg(feature = "nn")]
 mod clip;
@@ -21,6 +48,24 @@ mod txt2img;
 mod unet;
 #[cfg(feature = "nn")]
 mod vae;
+
+#[cfg(feature = "nn")]
+thread_local! {
+    static DEVICE: Cell<&'static str> = const { Cell::new("cpu") };
+}
+
+/// Runs `test` with another [`device`].
+#[cfg(feature = "nn")]
+fn on(name: &'static str, test: fn()) {
+    DEVICE.set(name);
+    test();
+}
+
+/// The device of the running test.
+#[cfg(feature = "nn")]
+pub fn device() -> burn::tensor::Device {
+    loramill::device::named(DEVICE.get()).unwrap()
+}
 
 /// Random weights that fixtures need not store: the same numbers as `draw` in draw.py, keyed by the tensor's name.
 ///

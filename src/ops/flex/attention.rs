@@ -8,7 +8,7 @@ use std::ops::Range;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 
-use crate::ops::attention::{Mask, Remembered};
+use crate::ops::attention::{Inputs, Mask};
 use crate::ops::flex::buffer::{
     View, dense, dims, from_values, into_values, product, product_transposed, transposed_product, values, view,
 };
@@ -89,8 +89,8 @@ impl Extent {
     }
 }
 
-pub(in crate::ops) fn forward(inputs: Remembered<Flex>) -> FlexTensor {
-    let Remembered { q, k, v, heads, mask } = inputs;
+pub(in crate::ops) fn forward(inputs: Inputs<Flex>) -> FlexTensor {
+    let Inputs { q, k, v, heads, mask } = inputs;
     let (q, k, v) = (dense(q), dense(k), dense(v));
     let extent = Extent::of(&q, &k, heads, mask);
     let outputs = collect(extent.tasks(), extent.work(2), |task| {
@@ -110,8 +110,8 @@ pub(in crate::ops) fn forward(inputs: Remembered<Flex>) -> FlexTensor {
 }
 
 /// With `p` the softmax of a row: the gradient of its scores is `p · (dp - Σ p · dp)`, where `dp = output gradient · vᵀ`.
-pub(in crate::ops) fn gradients(inputs: Remembered<Flex>, output_gradient: FlexTensor) -> [FlexTensor; 3] {
-    let Remembered { q, k, v, heads, mask } = inputs;
+pub(in crate::ops) fn gradients(inputs: Inputs<Flex>, output_gradient: FlexTensor) -> [FlexTensor; 3] {
+    let Inputs { q, k, v, heads, mask } = inputs;
     let (q, k, v, output_gradient) = (dense(q), dense(k), dense(v), dense(output_gradient));
     let extent = Extent::of(&q, &k, heads, mask);
     let gradients = collect(extent.tasks(), extent.work(5), |task| {

@@ -3,10 +3,11 @@
 //! The gradient of the input is the same with the flipped kernel; where the kernel moved by more than one pixel, the
 //! gradient of the output is first spread out with zeros between, which the patches do as they are laid out.
 
-use burn::backend::flex::FlexTensor;
+use burn::backend::flex::{Flex, FlexTensor};
+use burn::backend::ops::FloatTensorOps;
 
 use crate::ops::conv2d::Placement;
-use crate::ops::flex::buffer::{dense, dims, from_values, into_values, product, values};
+use crate::ops::flex::buffer::{dense, dims, from_values, into_values, matrix, product, values};
 use crate::ops::flex::linear::add_rows;
 use crate::ops::flex::parallel::collect;
 
@@ -32,6 +33,14 @@ struct Window<'a> {
     output_width: usize,
 }
 
+pub(in crate::ops) fn lay_out(weight: FlexTensor) -> FlexTensor {
+    dense(Flex::float_permute(weight, &[2, 3, 1, 0]))
+}
+
+pub(in crate::ops) fn lay_out_gradient(weight: FlexTensor) -> FlexTensor {
+    dense(Flex::float_permute(Flex::float_flip(weight, &[0, 1]), &[0, 1, 3, 2]))
+}
+
 pub(in crate::ops) fn forward(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, placement: Placement) -> FlexTensor {
     let (x, bias) = (dense(x), dense(bias));
     let [batch, height, width, channels] = dimensions(&x);
@@ -54,7 +63,7 @@ pub(in crate::ops) fn forward(x: FlexTensor, weight: FlexTensor, bias: FlexTenso
 
 pub(in crate::ops) fn gradient(
     output_gradient: FlexTensor,
-    flipped: FlexTensor,
+    for_gradient: FlexTensor,
     placement: Placement,
     input_size: [usize; 2],
 ) -> FlexTensor {
@@ -72,7 +81,7 @@ pub(in crate::ops) fn gradient(
         output_height: input_size[0],
         output_width: input_size[1],
     };
-    window.convolve(batch, &flipped, None)
+    window.convolve(batch, &for_gradient, None)
 }
 
 fn dimensions(x: &FlexTensor) -> [usize; 4] {
@@ -85,7 +94,8 @@ impl Window<'_> {
     }
 
     fn convolve(&self, batch: usize, weight: &FlexTensor, bias: Option<&[f32]>) -> FlexTensor {
-        let out_channels = dims(weight)[1];
+        let out_channels = dims(weight)[3];
+        let weight = matrix(weight);
         let rows = batch * self.output_height;
         let row_patches = self.output_width * self.patch();
         let multiply_adds = rows * row_patches * out_channels;
@@ -99,7 +109,7 @@ impl Window<'_> {
                 self.lay_out(row / self.output_height, row % self.output_height, patches);
             }
             let patches = from_values(patches, [(last - first) * self.output_width, self.patch()]);
-            let mut output = into_values(product(&patches, weight));
+            let mut output = into_values(product(&patches, &weight));
             if let Some(bias) = bias {
                 add_rows(&mut output, bias);
             }

@@ -11,7 +11,7 @@ use loramill::ops::layer_norm::layer_norm;
 use loramill::ops::linear::{adapted_linear, linear};
 use loramill::ops::upsample::upsample;
 
-use crate::parity::{Fixture, assert_close, draw};
+use crate::parity::{Fixture, assert_close, device, draw};
 
 /// Of the greatest value of a tensor: both sides round sums of up to a few hundred products of f32, each to 6e-8.
 const TOLERANCE: f32 = 5e-6;
@@ -24,8 +24,7 @@ struct Case {
 
 impl Case {
     fn new(name: &'static str) -> Self {
-        let device = loramill::device::named("cpu").unwrap();
-        Self { name, fixture: Fixture::read("ops"), device }
+        Self { name, fixture: Fixture::read("ops"), device: device() }
     }
 
     /// A frozen tensor.
@@ -70,7 +69,7 @@ fn check_attention(name: &'static str, [batch, tokens, context, heads, width]: [
     case.check(output, &[("q", &q), ("k", &k), ("v", &v)]);
 }
 
-#[test]
+on_each_device! {
 fn attention_agrees_with_pytorch() {
     check_attention("attention.text", [1, 77, 77, 1, 64], Mask::Causal);
     check_attention("attention.cross", [2, 30, 77, 2, 40], Mask::Open);
@@ -78,6 +77,7 @@ fn attention_agrees_with_pytorch() {
     check_attention("attention.narrow", [2, 64, 64, 8, 4], Mask::Open);
     check_attention("attention.many_blocks", [1, 700, 500, 1, 4], Mask::Open);
     check_attention("attention.two_heads", [3, 5, 5, 2, 3], Mask::Causal);
+}
 }
 
 fn check_group_norm(name: &'static str, shape: [usize; 4], count: usize, then: Then) {
@@ -87,15 +87,16 @@ fn check_group_norm(name: &'static str, shape: [usize; 4], count: usize, then: T
     case.check(group_norm(x.clone() + 3.0, &weight, &bias, Groups { count, epsilon: 1e-5 }, then), &[("x", &x)]);
 }
 
-#[test]
+on_each_device! {
 fn group_norm_agrees_with_pytorch() {
     check_group_norm("group_norm.silu", [2, 5, 7, 64], 32, Then::Silu);
     check_group_norm("group_norm.plain", [3, 4, 4, 96], 32, Then::Nothing);
     check_group_norm("group_norm.one_pixel", [1, 1, 1, 64], 4, Then::Silu);
     check_group_norm("group_norm.one_group", [2, 3, 3, 6], 1, Then::Nothing);
 }
+}
 
-#[test]
+on_each_device! {
 fn layer_norm_agrees_with_pytorch() {
     for (name, shape) in [("layer_norm.text", [2, 20, 64]), ("layer_norm.odd", [1, 3, 37]), ("layer_norm.one", [1, 1, 320])] {
         let case = Case::new(name);
@@ -104,8 +105,9 @@ fn layer_norm_agrees_with_pytorch() {
         case.check(layer_norm(x.clone() + 3.0, &weight, &bias, 1e-5), &[("x", &x)]);
     }
 }
+}
 
-#[test]
+on_each_device! {
 fn geglu_agrees_with_pytorch() {
     for (name, shape) in [("geglu.odd", [2, 3, 74]), ("geglu.wide", [1, 5, 1280])] {
         let case = Case::new(name);
@@ -113,8 +115,9 @@ fn geglu_agrees_with_pytorch() {
         case.check(geglu(x.clone() * 2.0), &[("x", &x)]);
     }
 }
+}
 
-#[test]
+on_each_device! {
 fn activations_agree_with_pytorch() {
     for (name, activation) in [
         ("activation.silu", Activation::Silu),
@@ -126,6 +129,7 @@ fn activations_agree_with_pytorch() {
         case.check(activate(x.clone() * 4.0, activation), &[("x", &x)]);
     }
 }
+}
 
 fn check_conv2d(name: &'static str, shape: [usize; 4], outputs: usize, placement: Placement) {
     let case = Case::new(name);
@@ -135,7 +139,7 @@ fn check_conv2d(name: &'static str, shape: [usize; 4], outputs: usize, placement
     case.check(conv2d(x.clone(), &kernel), &[("x", &x)]);
 }
 
-#[test]
+on_each_device! {
 fn conv2d_agrees_with_pytorch() {
     let same = Placement { size: 3, stride: 1, before: 1, after: 1 };
     check_conv2d("conv2d.same", [2, 5, 7, 3], 4, same);
@@ -146,8 +150,9 @@ fn conv2d_agrees_with_pytorch() {
     check_conv2d("conv2d.down_after", [1, 8, 6, 4], 5, Placement { stride: 2, before: 0, ..same });
     check_conv2d("conv2d.pixels", [2, 3, 3, 4], 5, Placement { size: 1, stride: 1, before: 0, after: 0 });
 }
+}
 
-#[test]
+on_each_device! {
 fn linear_agrees_with_pytorch() {
     for (name, shape, outputs, with_bias) in
         [("linear.bias", [2, 20, 64], 40, true), ("linear.plain", [3, 5, 7], 11, false), ("linear.one_row", [1, 1, 9], 6, true)]
@@ -158,8 +163,9 @@ fn linear_agrees_with_pytorch() {
         case.check(linear(x.clone(), &case.frozen("weight", [outputs, shape[2]]), bias.as_ref()), &[("x", &x)]);
     }
 }
+}
 
-#[test]
+on_each_device! {
 fn a_linear_layer_with_an_adapter_agrees_with_pytorch() {
     for (name, shape, outputs, with_bias, rank) in [
         ("adapted.bias", [2, 20, 64], 40, true, 8),
@@ -176,12 +182,14 @@ fn a_linear_layer_with_an_adapter_agrees_with_pytorch() {
         case.check(output(), &[("down", &down), ("up", &up)]);
     }
 }
+}
 
-#[test]
+on_each_device! {
 fn upsample_agrees_with_pytorch() {
     let case = Case::new("upsample");
     let x = case.tracked("x", [2, 3, 5, 4]);
     case.check(upsample(x.clone()), &[("x", &x)]);
+}
 }
 
 #[test]

@@ -63,7 +63,6 @@ mod step {
     use std::sync::Mutex;
 
     use loramill::checkpoint::model_file::ModelFile;
-    use loramill::device;
     use loramill::lora::network::LoraNetwork;
     use loramill::lora::targets;
     use loramill::stable_diffusion::StableDiffusion;
@@ -81,7 +80,7 @@ mod step {
 
     fn tiny_sd() -> Mutex<StableDiffusion> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/models/tiny-sd.safetensors");
-        let device = device::named("cpu").unwrap();
+        let device = crate::parity::device();
         Mutex::new(StableDiffusion::load(&ModelFile::open(&path).unwrap(), None, &device).unwrap())
     }
 
@@ -118,7 +117,7 @@ mod step {
         assert!(distance <= relative * length, "{what}: off by {:e} of its norm {length:e}", distance / length);
     }
 
-    #[test]
+    on_each_device! {
     fn loss_gradients_and_update_are_pefts() {
         let fixture = Fixture::read("training");
         let model = tiny_sd();
@@ -158,8 +157,9 @@ mod step {
             assert_near_in_norm(&format!("move of {}", factor.name), &moved(&factor.values), &moved(&expected), 0.02);
         }
     }
+    }
 
-    #[test]
+    on_each_device! {
     fn a_frozen_text_encoder_gives_the_unet_the_same_gradients() {
         let fixture = Fixture::read("training");
         let model = tiny_sd();
@@ -185,5 +185,6 @@ mod step {
                 assert_near_in_norm(&factor.name, frozen, trained, 1e-5);
             }
         }
+    }
     }
 }

@@ -16,7 +16,7 @@ use crate::parity::{Fixture, draw};
 /// Out of 255. Both sides cut off to whole numbers, where the last bit of a float decides; guidance and twenty steps multiply it.
 const TOLERANCE: f32 = 2.0;
 
-#[test]
+on_each_device! {
 fn pictures_of_each_sampler_are_those_of_k_diffusion_and_diffusers() {
     let scene = Scene::read();
     let mut studio = scene.studio();
@@ -24,8 +24,9 @@ fn pictures_of_each_sampler_are_those_of_k_diffusion_and_diffusers() {
         scene.assert_draws(&mut studio, &scene.request(sampler, "prompt"), &[], sampler.word());
     }
 }
+}
 
-#[test]
+on_each_device! {
 fn a_lora_changes_a_picture_as_its_sum_with_the_weights_does() {
     let scene = Scene::read();
     let mut studio = scene.studio();
@@ -41,11 +42,13 @@ fn a_lora_changes_a_picture_as_its_sum_with_the_weights_does() {
     let half = LoraFile { strength: lora.strength / 2.0, ..lora };
     scene.assert_draws(&mut studio, &euler, &[half.clone(), half], "euler.lora");
 }
+}
 
-#[test]
+on_each_device! {
 fn a_long_prompt_with_emphasis_is_drawn_as_webui_does() {
     let scene = Scene::read();
     scene.assert_draws(&mut scene.studio(), &scene.request(Sampler::Euler, "long"), &[], "long");
+}
 }
 
 /// What the generating script drew, and with which settings.
@@ -63,7 +66,7 @@ impl Scene {
 
     fn studio(&self) -> Studio {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/models/tiny-sd.safetensors");
-        Studio::open(&base, None, &loramill::device::named("cpu").unwrap()).unwrap()
+        Studio::open(&base, None, &crate::parity::device()).unwrap()
     }
 
     fn number(&self, name: &str) -> f64 {

@@ -12,7 +12,8 @@ use loramill::ops::group_norm::Groups;
 use loramill::stable_diffusion::load_unet;
 
 use crate::parity::Fixture;
-use crate::parity::drawn::{Drawn, assert_agrees, cpu, drawn, tiny_sd};
+use crate::parity::device;
+use crate::parity::drawn::{Drawn, assert_agrees, drawn, tiny_sd};
 
 /// A block is a dozen operations in f32, each rounding to 6e-8 sums of up to 2,000 products.
 const BLOCK_TOLERANCE: f32 = 5e-6;
@@ -52,20 +53,22 @@ fn sd1() -> UnetConfig {
 }
 
 fn init(config: &UnetConfig) -> Unet {
-    Unet::init(config, Source::new(&mut Drawn("unet"), &cpu())).unwrap()
+    Unet::init(config, Source::new(&mut Drawn("unet"), &device())).unwrap()
 }
 
-#[test]
+on_each_device! {
 fn the_unet_of_tiny_sd_agrees_with_diffusers() {
-    check_whole("tiny", &load_unet(&tiny_sd(), &cpu()).unwrap(), &[999.0, 473.2105, 0.0], 77);
+    check_whole("tiny", &load_unet(&tiny_sd(), &device()).unwrap(), &[999.0, 473.2105, 0.0], 77);
+}
 }
 
-#[test]
+on_each_device! {
 fn a_small_unet_like_sd_1_agrees_with_diffusers() {
     check_whole("sd1", &init(&sd1()), &[731.0], 77);
 }
+}
 
-#[test]
+on_each_device! {
 fn a_small_unet_like_sd_2_agrees_with_diffusers() {
     let config = UnetConfig {
         channels: vec![64, 128],
@@ -74,6 +77,7 @@ fn a_small_unet_like_sd_2_agrees_with_diffusers() {
         ..sd1()
     };
     check_whole("sd2", &init(&config), &[12.0, 900.0], 154);
+}
 }
 
 /// A drawn picture of a block's test, two of them.
@@ -94,9 +98,9 @@ fn check_block(name: &str, found: Tensor<4>) {
     assert_agrees(&Fixture::read("unet"), &format!("block.{name}"), found, BLOCK_TOLERANCE);
 }
 
-#[test]
+on_each_device! {
 fn a_residual_block_agrees_with_diffusers() {
-    let (mut weights, device) = (Drawn("unet"), cpu());
+    let (mut weights, device) = (Drawn("unet"), device());
     let mut source = Source::new(&mut weights, &device);
     let groups = Groups { count: 32, epsilon: 1e-5 };
     let block = ResnetBlock::init(source.at("down_blocks.1.resnets.0"), 32, 64, Some(128), groups).unwrap();
@@ -104,18 +108,20 @@ fn a_residual_block_agrees_with_diffusers() {
     let block = ResnetBlock::init(source.at("down_blocks.1.resnets.1"), 64, 64, Some(128), groups).unwrap();
     check_block("resnet_same", block.forward(picture("resnet_same", 64, 5, 7), Some(&time())));
 }
+}
 
-#[test]
+on_each_device! {
 fn a_transformer_agrees_with_diffusers() {
-    let (mut weights, device) = (Drawn("unet"), cpu());
+    let (mut weights, device) = (Drawn("unet"), device());
     let mut source = Source::new(&mut weights, &device);
     let block = Transformer::init(source.at("down_blocks.1.attentions.0"), 64, 32, &sd1().transformer).unwrap();
     check_block("transformer", block.forward(picture("transformer", 64, 5, 7), &context()));
 }
+}
 
-#[test]
+on_each_device! {
 fn blocks_on_the_way_down_agree_with_diffusers() {
-    let (mut weights, device) = (Drawn("unet"), cpu());
+    let (mut weights, device) = (Drawn("unet"), device());
     let mut source = Source::new(&mut weights, &device);
     let block = DownBlock::init(&sd1(), source.at("down_blocks.1"), 1, 32).unwrap();
     let mut skips = Vec::new();
@@ -127,17 +133,19 @@ fn blocks_on_the_way_down_agree_with_diffusers() {
     let block = DownBlock::init(&sd1(), source.at("down_blocks.3"), 3, 96).unwrap();
     check_block("down_last", block.forward(picture("down_last", 96, 3, 2), &time(), &context(), &mut Vec::new()));
 }
+}
 
-#[test]
+on_each_device! {
 fn the_middle_agrees_with_diffusers() {
-    let (mut weights, device) = (Drawn("unet"), cpu());
+    let (mut weights, device) = (Drawn("unet"), device());
     let block = MidBlock::init(&sd1(), Source::new(&mut weights, &device).at("mid_block"), 96).unwrap();
     check_block("middle", block.forward(picture("middle", 96, 3, 2), &time(), &context()));
 }
+}
 
-#[test]
+on_each_device! {
 fn blocks_on_the_way_up_agree_with_diffusers() {
-    let (mut weights, device) = (Drawn("unet"), cpu());
+    let (mut weights, device) = (Drawn("unet"), device());
     let mut source = Source::new(&mut weights, &device);
     let channels = vec![32, 64, 64];
     let block = UpBlock::init(&sd1(), source.at("up_blocks.2"), 1, 96, channels.clone()).unwrap();
@@ -148,8 +156,9 @@ fn blocks_on_the_way_up_agree_with_diffusers() {
     let mut skips: Vec<_> = (0..3).map(|i| picture(&format!("up_first.{i}"), 96, 2, 3)).collect();
     check_block("up_first", block.forward(picture("up_first", 96, 2, 3), &time(), &context(), &mut skips));
 }
+}
 
-#[test]
+on_each_device! {
 fn a_lora_adapts_the_modules_that_kohya_adapts() {
     let mut paths = Vec::new();
     let sd15 = UnetConfig { channels: vec![32, 32, 32, 32], ..sd1() };
@@ -161,6 +170,7 @@ fn a_lora_adapts_the_modules_that_kohya_adapts() {
     paths.sort();
     paths.dedup();
     assert_eq!(paths.len(), 192);
+}
 }
 
 fn init_paths(config: &UnetConfig, paths: &mut Vec<String>) {

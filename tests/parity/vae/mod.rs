@@ -7,15 +7,16 @@ use loramill::models::weights::Source;
 use loramill::stable_diffusion::{LATENT_SCALE, Vae};
 
 use crate::parity::Fixture;
-use crate::parity::drawn::{Drawn, assert_agrees, cpu, drawn, tiny_sd};
+use crate::parity::device;
+use crate::parity::drawn::{Drawn, assert_agrees, drawn, tiny_sd};
 
 /// Some fifty operations in f32, each rounding to 6e-8 sums of up to 900 products.
 const TOLERANCE: f32 = 1e-5;
 
-#[test]
+on_each_device! {
 fn the_vae_of_tiny_sd_agrees_with_diffusers() {
     let fixture = Fixture::read("vae");
-    let vae = Vae::load(&tiny_sd(), &cpu()).unwrap();
+    let vae = Vae::load(&tiny_sd(), &device()).unwrap();
     assert_eq!(vae.factor(), 4);
     let picture: Tensor<4> = drawn("vae.tiny.picture", [2, 3, 64, 64]);
     assert_agrees(&fixture, "tiny.latents", vae.encode(picture.tanh()) / LATENT_SCALE, TOLERANCE);
@@ -23,14 +24,16 @@ fn the_vae_of_tiny_sd_agrees_with_diffusers() {
     // Large activations before the last norm: PyTorch's own f32 is 3e-6 away from its f64 here, and ours 8e-6.
     assert_agrees(&fixture, "tiny.picture", vae.decode(latents * LATENT_SCALE), 1.5 * TOLERANCE);
 }
+}
 
-#[test]
+on_each_device! {
 fn a_small_vae_agrees_with_diffusers() {
     let fixture = Fixture::read("vae");
     let config = VaeConfig { channels: vec![32, 64, 96, 96], resnets: 2, latent_channels: 4, groups: 32 };
-    let vae = AutoencoderKl::init(&config, Source::new(&mut Drawn("vae"), &cpu())).unwrap();
+    let vae = AutoencoderKl::init(&config, Source::new(&mut Drawn("vae"), &device())).unwrap();
     assert_eq!(vae.factor(), 8);
     let picture: Tensor<4> = drawn("vae.small.picture", [1, 3, 48, 32]);
     assert_agrees(&fixture, "small.latents", vae.encode(picture.tanh()), TOLERANCE);
     assert_agrees(&fixture, "small.picture", vae.decode(drawn("vae.small.latents", [2, 4, 5, 3])), TOLERANCE);
+}
 }

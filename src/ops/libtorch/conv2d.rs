@@ -1,0 +1,78 @@
+//! Convolution and the gradient of its input, in the memory order of the networks: channels side by side.
+
+use burn::backend::LibTorch;
+use burn::backend::tensor::FloatTensor;
+use burn_tch::TchTensor;
+use tch::Tensor;
+
+use crate::ops::conv2d::{ConvolutionKernel, ConvolutionRoute, KernelGradient, Placement};
+
+impl ConvolutionRoute for LibTorch {
+    /// `[out, in, size, size]` with the input's channels side by side.
+    fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ordered = weight.tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        TchTensor::new(ordered)
+    }
+
+    /// libtorch transposes a convolution without another copy of its kernel.
+    fn lay_out_gradient(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        weight
+    }
+
+    fn conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        _: KernelGradient<Self>,
+        placement: Placement,
+    ) -> FloatTensor<Self> {
+        Self::forward(x, weight, bias, placement)
+    }
+}
+
+impl ConvolutionKernel for LibTorch {
+    fn forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        placement: Placement,
+    ) -> FloatTensor<Self> {
+        let Placement { size: _, stride, before, after } = placement;
+        let (stride, before, after) = (stride as i64, before as i64, after as i64);
+        let x = x.tensor.permute([0, 3, 1, 2]);
+        let bias = Some(&bias.tensor);
+        let output = if before == after {
+            x.conv2d(&weight.tensor, bias, [stride, stride], [before, before], [1, 1], 1)
+        } else {
+            x.constant_pad_nd([before, after, before, after]).conv2d(&weight.tensor, bias, [stride, stride], [0, 0], [1, 1], 1)
+        };
+        TchTensor::new(output.permute([0, 2, 3, 1]).contiguous())
+    }
+
+    fn gradient(
+        output_gradient: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        placement: Placement,
+        input_size: [usize; 2],
+    ) -> FloatTensor<Self> {
+        let Placement { size, stride, before, .. } = placement;
+        let output_gradient = output_gradient.tensor.permute([0, 3, 1, 2]);
+        let outputs = &output_gradient.size()[2..];
+        // How far the kernel reached over the padded input, and what it left untouched at the end.
+        let reached = |side: usize| (outputs[side] as usize - 1) * stride + size;
+        let untouched = |side: usize| (before + input_size[side]) as i64 - reached(side) as i64;
+        let (stride, before) = (stride as i64, before as i64);
+        let left = [untouched(0), untouched(1)];
+        let no_bias = None::<&Tensor>;
+        let gradient = if left.iter().all(|left| (-before..stride - before).contains(left)) && before > 0 {
+            // `padding` takes as much off the end as off the beginning.
+            let more = left.map(|left| left + before);
+            output_gradient.conv_transpose2d(&weight.tensor, no_bias, [stride, stride], [before, before], more, 1, [1, 1])
+        } else {
+            let whole = output_gradient.conv_transpose2d(&weight.tensor, no_bias, [stride, stride], [0, 0], [0, 0], 1, [1, 1]);
+            let padded = whole.constant_pad_nd([0, left[1].max(0), 0, left[0].max(0)]);
+            padded.narrow(2, before, input_size[0] as i64).narrow(3, before, input_size[1] as i64)
+        };
+        TchTensor::new(gradient.permute([0, 2, 3, 1]).contiguous())
+    }
+}
