@@ -35,6 +35,8 @@ pub mod lora;
 pub mod training;
 
 #[cfg(feature = "nn")]
+pub mod benchmark;
+#[cfg(feature = "nn")]
 pub mod device;
 #[cfg(feature = "nn")]
 pub mod drawing;

@@ -16,6 +16,8 @@ use crate::stages::KINDS;
 pub mod console;
 pub mod render;
 
+#[cfg(feature = "nn")]
+mod bench;
 mod check;
 mod completions;
 mod do_kind;
@@ -65,6 +67,8 @@ enum Command {
     Restore(restore::Arguments),
     Gc(gc::Arguments),
     Fsck(fsck::Arguments),
+    #[cfg(feature = "nn")]
+    Bench(bench::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -86,6 +90,8 @@ impl Command {
             Self::Gc(arguments) => gc::run(arguments, global),
             Self::Fsck(arguments) => fsck::run(arguments, global),
             Self::Graph(arguments) => graph::run(arguments, global),
+            #[cfg(feature = "nn")]
+            Self::Bench(arguments) => bench::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments, global),
             Self::Stages(arguments) => stages::run(arguments, global),
         }

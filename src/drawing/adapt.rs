@@ -40,9 +40,11 @@ pub fn adapt(model: &mut StableDiffusion, loras: &[(Lora, f64)]) -> Result<()> {
         }
         layer.set_adapter((!parts.is_empty()).then(|| stacked(&parts, inputs, outputs, &device)));
     };
-    let (unet, text_encoder) = model.networks();
+    let (unet, text_encoder) = model.denoiser_mut().networks();
     unet.adapted(&mut |layer| set(Network::Unet, layer));
-    text_encoder.adapted(&mut |layer| set(Network::TextEncoder, layer));
+    if let Some(text_encoder) = text_encoder {
+        text_encoder.adapted(&mut |layer| set(Network::TextEncoder, layer));
+    }
     if let Some(misfit) = misfit {
         bail!(misfit);
     }

@@ -35,7 +35,7 @@ pub struct Request {
 
 /// The sides of a picture are multiples of this many pixels: the VAE's factor, twice for each level of the UNet but the last.
 pub fn side_unit(model: &StableDiffusion) -> usize {
-    model.vae().factor() << (model.unet().config().channels.len() - 1)
+    model.vae().factor() << (model.denoiser().unet().config().channels.len() - 1)
 }
 
 /// Draws one picture. `before_step` is called with the number of predictions made so far, and may end the drawing by an error.
@@ -50,7 +50,7 @@ pub fn draw(model: &StableDiffusion, request: &Request, before_step: &mut dyn Fn
         anyhow::bail!(refusal);
     }
     let guide = Guide::new(model, request)?;
-    let shape = [1, model.unet().config().in_channels, height / model.vae().factor(), width / model.vae().factor()];
+    let shape = [1, model.denoiser().unet().config().in_channels, height / model.vae().factor(), width / model.vae().factor()];
     let mut done = 0;
     let mut predict = |latent: &[f32], timestep: f64| {
         before_step(done)?;
@@ -62,7 +62,7 @@ pub fn draw(model: &StableDiffusion, request: &Request, before_step: &mut dyn Fn
     let (schedule, mut noise) = (NoiseSchedule::stable_diffusion(), Generator::new(request.seed));
     let count = shape.iter().product();
     let latent = request.sampler.sample(&schedule, request.prediction, request.steps, &mut noise, count, &mut predict)?;
-    let decoded = numbers(model.decode(tensor(latent, shape, model.device())))?;
+    let decoded = numbers(model.vae().decode(tensor(latent, shape, model.device())))?;
     ensure!(decoded.iter().all(|value| value.is_finite()), "the VAE gave a value that is not finite");
     Ok(picture(&decoded, request.width, request.height))
 }
@@ -102,13 +102,13 @@ impl<'a> Guide<'a> {
     /// The guided prediction for a latent of `shape`, `[1, channels, height, width]`.
     fn predict(&self, latent: &[f32], shape: [usize; 4], timestep: f32) -> Result<Vec<f32>> {
         let latent = tensor(latent.to_vec(), shape, self.model.device());
-        let one = |context| numbers(self.model.predict(latent.clone(), &[timestep], context));
+        let one = |context| numbers(self.model.denoiser().predict(latent.clone(), &[timestep], context));
         match &self.contexts {
             Contexts::Prompt(prompt) => one(prompt),
             Contexts::Apart(both) => Ok(guided(&one(&both[0])?, &one(&both[1])?, self.scale)),
             Contexts::Together(both) => {
                 let twice = Tensor::cat(vec![latent.clone(), latent.clone()], 0);
-                let predicted = numbers(self.model.predict(twice, &[timestep; 2], both))?;
+                let predicted = numbers(self.model.denoiser().predict(twice, &[timestep; 2], both))?;
                 let (without, with) = predicted.split_at(predicted.len() / 2);
                 Ok(guided(without, with, self.scale))
             }
@@ -122,7 +122,7 @@ fn context(model: &StableDiffusion, text: &str, clip_skip: usize) -> Result<Tens
     let encoded: Result<Vec<Tensor<3>>> = rows
         .into_iter()
         .map(|row| {
-            let encoded = model.encode_text(&[row.tokens], clip_skip)?;
+            let encoded = model.denoiser().encode_text(&[row.tokens], clip_skip)?;
             if row.weights.iter().all(|weight| *weight == 1.0) { Ok(encoded) } else { emphasised(encoded, &row.weights) }
         })
         .collect();

@@ -74,9 +74,11 @@ impl Placed {
 }
 
 /// Takes all adapters away.
-pub fn detach(unet: &mut Unet, text_encoder: &mut ClipTextModel) {
+pub fn detach(unet: &mut Unet, text_encoder: Option<&mut ClipTextModel>) {
     unet.adapted(&mut |layer| layer.set_adapter(None));
-    text_encoder.adapted(&mut |layer| layer.set_adapter(None));
+    if let Some(text_encoder) = text_encoder {
+        text_encoder.adapted(&mut |layer| layer.set_adapter(None));
+    }
 }
 
 fn target(prefix: &str, layer: &AdaptedLinear) -> Target {

@@ -13,6 +13,8 @@
 mod derivative;
 mod flex;
 #[cfg(feature = "libtorch")]
+mod host;
+#[cfg(feature = "libtorch")]
 mod libtorch;
 
 pub mod activation;

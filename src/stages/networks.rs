@@ -10,7 +10,7 @@ use crate::choice;
 use crate::device;
 use crate::pipeline::item::Artifact;
 use crate::pipeline::stage::Context;
-use crate::stable_diffusion::{StableDiffusion, Vae};
+use crate::stable_diffusion::{Denoiser, Vae};
 
 choice! {
     /// The type of a model's weights.
@@ -39,25 +39,26 @@ impl Precision {
     }
 }
 
-/// Text encoder, UNet and VAE of `base`, the VAE that of `vae` if given, loaded once for all stages that ask for the same.
+/// Text encoder and UNet of `base`, loaded once for all stages that ask for the same.
 ///
-/// Whoever locks them finds them without adapters, and leaves them so.
-pub fn stable_diffusion(
-    context: &dyn Context,
-    base: &Artifact,
-    vae: Option<&Artifact>,
-    precision: Precision,
-) -> Result<Arc<Mutex<StableDiffusion>>> {
-    let vae_digest = vae.map(|vae| vae.digest.to_hex()).unwrap_or_default();
-    let key = format!("stable diffusion {} {vae_digest} {} {}", base.digest.to_hex(), precision.word(), context.device());
+/// Whoever locks them finds them without adapters, and leaves them so. A training that needs no text encoder any more may have given it
+/// up: then it is read again.
+pub fn denoiser(context: &dyn Context, base: &Artifact, precision: Precision) -> Result<Arc<Mutex<Denoiser>>> {
+    let key = format!("denoiser {} {} {}", base.digest.to_hex(), precision.word(), context.device());
     let shared = context.shared(&key, &mut || {
         let device = device::named(context.device())?;
         let base = ModelFile::open(&context.path(base)?)?;
-        let vae = vae.map(|vae| ModelFile::open(&context.path(vae)?)).transpose()?;
-        let model = StableDiffusion::load_rounded(&base, vae.as_ref(), precision.dtype(), &device)?;
-        Ok(Arc::new(Mutex::new(model)))
+        Ok(Arc::new(Mutex::new(Denoiser::load(&base, precision.dtype(), &device)?)))
     })?;
-    shared.downcast().ok().context("another kind of thing is kept under the name of these networks")
+    let denoiser: Arc<Mutex<Denoiser>> =
+        shared.downcast().ok().context("another kind of thing is kept under the name of these networks")?;
+    let mut lent = denoiser.lock().ok().context("another stage broke down while it used the networks")?;
+    if lent.text_encoder().is_err() {
+        let base = ModelFile::open(&context.path(base)?)?;
+        lent.read_text_encoder(&base, precision.dtype())?;
+    }
+    drop(lent);
+    Ok(denoiser)
 }
 
 /// The VAE of a model file, or of a file of its own, loaded once.

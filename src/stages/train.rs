@@ -304,7 +304,7 @@ impl WholeStage for Train {
         if self.params.precision == Precision::Fp16 {
             context.say("weights and files in fp16, arithmetic in f32");
         }
-        let model = networks::stable_diffusion(context, base, None, self.params.precision)?;
+        let model = networks::denoiser(context, base, self.params.precision)?;
         let (shape, examples) = self.examples(&items, context)?;
         let settings = self.settings(items.len() as u64);
         let (network, layers) = {
@@ -314,6 +314,7 @@ impl WholeStage for Train {
             if settings.unet_rate > 0.0 {
                 adapted.extend(targets::of_unet(unet));
             }
+            let text_encoder = text_encoder.context("the base was read without its text encoder")?;
             if settings.text_encoder_rate > 0.0 {
                 adapted.extend(targets::of_text_encoder(text_encoder));
             }

@@ -10,7 +10,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use crate::diffusion::noise_schedule::{NoiseSchedule, TIMESTEPS};
 use crate::lora::network::LoraNetwork;
 use crate::lora::targets::{Placed, detach};
-use crate::stable_diffusion::StableDiffusion;
+use crate::stable_diffusion::Denoiser;
 use crate::training::batches::{Batches, Draw};
 use crate::training::run::Objective;
 
@@ -28,7 +28,7 @@ pub struct Example {
 /// Examples of one size and the networks that learn from them.
 pub struct Denoising<'a> {
     /// Lent to others between two steps; carries adapters only within one.
-    model: &'a Mutex<StableDiffusion>,
+    model: &'a Mutex<Denoiser>,
     device: Device,
     examples: &'a [Example],
     /// Of each latent: channels, height, width.
@@ -42,16 +42,16 @@ pub struct Denoising<'a> {
 
 impl<'a> Denoising<'a> {
     /// - `shape`: channels, height and width of each latent
-    /// - `train_text_encoder`: otherwise the texts are encoded here, once
+    /// - `train_text_encoder`: otherwise the texts are encoded here, once, and the model gives its text encoder up
     pub fn new(
-        model: &'a Mutex<StableDiffusion>,
+        model: &'a Mutex<Denoiser>,
         examples: &'a [Example],
         shape: [usize; 3],
         batches: Batches,
         clip_skip: usize,
         train_text_encoder: bool,
     ) -> Result<Self> {
-        let lent = model.lock().ok().context("another stage broke down while it used the networks")?;
+        let mut lent = model.lock().ok().context("another stage broke down while it used the networks")?;
         let device = lent.device().clone();
         let contexts = (!train_text_encoder).then(|| {
             let mut known: Vec<(&[Vec<u32>], Tensor<3>)> = Vec::new();
@@ -66,8 +66,31 @@ impl<'a> Denoising<'a> {
             examples.iter().map(encode).collect::<Result<Vec<_>>>()
         });
         let contexts = contexts.transpose()?;
+        if !train_text_encoder {
+            drop(lent.take_text_encoder());
+        }
         drop(lent);
         Ok(Self { model, device, examples, shape, batches, clip_skip, schedule: NoiseSchedule::stable_diffusion(), contexts })
+    }
+
+    /// As [`Self::new`] with a frozen text encoder, whose outputs are given: `[tokens, width]` of each example.
+    pub fn with_contexts(
+        model: &'a Mutex<Denoiser>,
+        examples: &'a [Example],
+        shape: [usize; 3],
+        batches: Batches,
+        contexts: Vec<Vec<f32>>,
+    ) -> Result<Self> {
+        let lent = model.lock().ok().context("another stage broke down while it used the networks")?;
+        let (device, width) = (lent.device().clone(), lent.unet().config().transformer.context_width);
+        drop(lent);
+        let place = |values: Vec<f32>| {
+            let shape = [1, values.len() / width, width];
+            Tensor::from_data(TensorData::new(values, shape), (&device, DType::F32))
+        };
+        let contexts = Some(contexts.into_iter().map(place).collect());
+        let schedule = NoiseSchedule::stable_diffusion();
+        Ok(Self { model, device: device.clone(), examples, shape, batches, clip_skip: 1, schedule, contexts })
     }
 
     /// Means of the squared differences between the noise and what the UNet takes for it.
@@ -76,7 +99,7 @@ impl<'a> Denoising<'a> {
     /// - the result: `[batch]`
     fn losses(
         &self,
-        model: &StableDiffusion,
+        model: &Denoiser,
         images: &[Draw],
         noisy: Tensor<4>,
         noise: Tensor<4>,
@@ -141,7 +164,9 @@ impl Denoising<'_> {
         let placed = Placed::new(network, &device);
         let (unet, text_encoder) = lent.networks();
         placed.beside_unet(unet);
-        placed.beside_text_encoder(text_encoder);
+        if let Some(text_encoder) = text_encoder {
+            placed.beside_text_encoder(text_encoder);
+        }
         let timesteps: Vec<f32> = timesteps.iter().map(|timestep| *timestep as f32).collect();
         let losses = self.losses(&lent, images, noisy, noise, &timesteps)?;
         let gradients = (losses.clone().sum() * weight).backward();
@@ -161,7 +186,7 @@ impl Denoising<'_> {
 }
 
 /// The context of each example, its rows one after the other: `[batch, rows · tokens, width]`.
-fn context(model: &StableDiffusion, examples: &[&Example], clip_skip: usize) -> Result<Tensor<3>> {
+fn context(model: &Denoiser, examples: &[&Example], clip_skip: usize) -> Result<Tensor<3>> {
     let rows: Vec<Vec<u32>> = examples.iter().flat_map(|example| example.rows.clone()).collect();
     let context = model.encode_text(&rows, clip_skip)?;
     let [rows, tokens, width] = context.dims();

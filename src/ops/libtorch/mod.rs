@@ -10,5 +10,6 @@ pub(super) mod geglu;
 pub(super) mod group_norm;
 pub(super) mod layer_norm;
 pub(super) mod linear;
+mod memory;
 mod recompute;
 pub(super) mod upsample;

@@ -65,7 +65,8 @@ mod step {
     use loramill::checkpoint::model_file::ModelFile;
     use loramill::lora::network::LoraNetwork;
     use loramill::lora::targets;
-    use loramill::stable_diffusion::StableDiffusion;
+    use loramill::checkpoint::tensor::Dtype;
+    use loramill::stable_diffusion::Denoiser;
     use loramill::training::adamw::{AdamW, Moments, clip_norm};
     use loramill::training::batches::{Batches, Draw};
     use loramill::training::denoising::{Denoising, Example};
@@ -78,16 +79,16 @@ mod step {
     const RANK: usize = 4;
     const ALPHA: f64 = 8.0;
 
-    fn tiny_sd() -> Mutex<StableDiffusion> {
+    fn tiny_sd() -> Mutex<Denoiser> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/models/tiny-sd.safetensors");
         let device = crate::parity::device();
-        Mutex::new(StableDiffusion::load(&ModelFile::open(&path).unwrap(), None, &device).unwrap())
+        Mutex::new(Denoiser::load(&ModelFile::open(&path).unwrap(), Dtype::F32, &device).unwrap())
     }
 
-    fn network(model: &Mutex<StableDiffusion>) -> LoraNetwork {
+    fn network(model: &Mutex<Denoiser>) -> LoraNetwork {
         let mut model = model.lock().unwrap();
         let (unet, text_encoder) = model.networks();
-        let targets = [targets::of_unet(unet), targets::of_text_encoder(text_encoder)].concat();
+        let targets = [targets::of_unet(unet), targets::of_text_encoder(text_encoder.unwrap())].concat();
         let mut network = LoraNetwork::new(targets, RANK, ALPHA, 0);
         for factor in &mut network.factors {
             factor.values = draw(&factor.name, &factor.shape, 0.1);
