@@ -37,7 +37,8 @@ fn module_of(path: &Path) -> String {
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["pipeline", "cache", "edits", "stages", "checkpoint", "lora", "device"]),
+    ("cli", &["pipeline", "cache", "edits", "stages", "checkpoint", "lora", "device", "libtorch"]),
+    ("libtorch", &[]),
     ("pipeline", &["cache", "edits"]),
     ("edits", &["cache", "pipeline"]),
     ("cache", &[]),

@@ -26,6 +26,7 @@ mod gc;
 mod graph;
 mod init;
 mod keys;
+mod libtorch;
 mod plan;
 mod restore;
 mod run;
@@ -65,6 +66,7 @@ enum Command {
     Restore(restore::Arguments),
     Gc(gc::Arguments),
     Fsck(fsck::Arguments),
+    Libtorch(libtorch::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -85,6 +87,7 @@ impl Command {
             Self::Restore(arguments) => restore::run(arguments, global),
             Self::Gc(arguments) => gc::run(arguments, global),
             Self::Fsck(arguments) => fsck::run(arguments, global),
+            Self::Libtorch(arguments) => libtorch::run(arguments, global),
             Self::Graph(arguments) => graph::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments, global),
             Self::Stages(arguments) => stages::run(arguments, global),
