@@ -34,6 +34,8 @@ pub mod lora;
 
 pub mod training;
 
+pub mod libtorch;
+
 #[cfg(feature = "nn")]
 pub mod benchmark;
 #[cfg(feature = "nn")]

@@ -7,6 +7,7 @@ mod engine;
 mod example;
 mod formats;
 mod fuzz;
+mod libtorch;
 mod measure;
 mod parity;
 mod pictures;

@@ -96,8 +96,7 @@ impl Preset {
     }
 
     pub(super) fn unet(&self, device: &Device) -> Result<Unet> {
-        let transformer =
-            TransformerConfig { heads: self.heads, context_width: self.text_width, projection: self.projection };
+        let transformer = TransformerConfig { heads: self.heads, context_width: self.text_width, projection: self.projection };
         let config = UnetConfig {
             in_channels: LATENT_CHANNELS,
             out_channels: LATENT_CHANNELS,

@@ -28,6 +28,7 @@ mod gc;
 mod graph;
 mod init;
 mod keys;
+mod libtorch;
 mod plan;
 mod restore;
 mod run;
@@ -69,6 +70,7 @@ enum Command {
     Fsck(fsck::Arguments),
     #[cfg(feature = "nn")]
     Bench(bench::Arguments),
+    Libtorch(libtorch::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -89,6 +91,7 @@ impl Command {
             Self::Restore(arguments) => restore::run(arguments, global),
             Self::Gc(arguments) => gc::run(arguments, global),
             Self::Fsck(arguments) => fsck::run(arguments, global),
+            Self::Libtorch(arguments) => libtorch::run(arguments, global),
             Self::Graph(arguments) => graph::run(arguments, global),
             #[cfg(feature = "nn")]
             Self::Bench(arguments) => bench::run(arguments, global),

@@ -53,7 +53,9 @@ pub(in crate::ops) fn backward(inputs: Inputs, extent: Extent, gradients: [&mut 
         &part(of, token / TASK, 0)[token % TASK * extent.width..][..extent.width]
     });
     for (gradient, which) in [(k_gradient, 1), (v_gradient, 2)] {
-        side_by_side(gradient, &extent, extent.context_tokens, |of, token| &part(of, 0, which)[token * extent.width..][..extent.width]);
+        side_by_side(gradient, &extent, extent.context_tokens, |of, token| {
+            &part(of, 0, which)[token * extent.width..][..extent.width]
+        });
     }
 }
 

@@ -8,7 +8,15 @@ use pulp::Simd;
 ///
 /// - `b`: `[k, width]`, `c`: `[rows, width]`, in vectors
 #[inline(always)]
-pub(in crate::ops) fn rows<S: Simd, const ADD: bool>(simd: S, c: &mut [S::f32s], a: &[f32], a_stride: usize, b: &[S::f32s], width: usize, k: usize) {
+pub(in crate::ops) fn rows<S: Simd, const ADD: bool>(
+    simd: S,
+    c: &mut [S::f32s],
+    a: &[f32],
+    a_stride: usize,
+    b: &[S::f32s],
+    width: usize,
+    k: usize,
+) {
     let count = c.len() / width;
     let mut row = 0;
     while row < count {
@@ -26,7 +34,15 @@ pub(in crate::ops) fn rows<S: Simd, const ADD: bool>(simd: S, c: &mut [S::f32s],
 ///
 /// - `b`: `[k, width]`, `c`: `[rows, width]`, in vectors
 #[inline(always)]
-pub(in crate::ops) fn columns<S: Simd>(simd: S, c: &mut [S::f32s], a: &[f32], a_stride: usize, b: &[S::f32s], width: usize, k: usize) {
+pub(in crate::ops) fn columns<S: Simd>(
+    simd: S,
+    c: &mut [S::f32s],
+    a: &[f32],
+    a_stride: usize,
+    b: &[S::f32s],
+    width: usize,
+    k: usize,
+) {
     let count = c.len() / width;
     let mut row = 0;
     while row < count {
@@ -73,8 +89,7 @@ fn row_tile<S: Simd, const R: usize, const V: usize, const ADD: bool>(
 ) -> usize {
     let a: [&[f32]; R] = std::array::from_fn(|r| &a[r][..k]);
     let zero = simd.splat_f32s(0.0);
-    let mut sums: [[S::f32s; V]; R] =
-        std::array::from_fn(|r| std::array::from_fn(|v| if ADD { c[r * width + v] } else { zero }));
+    let mut sums: [[S::f32s; V]; R] = std::array::from_fn(|r| std::array::from_fn(|v| if ADD { c[r * width + v] } else { zero }));
     for i in 0..k {
         let b: &[S::f32s; V] = b[i * width..][..V].try_into().expect("V vectors");
         for r in 0..R {

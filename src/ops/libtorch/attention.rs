@@ -88,12 +88,7 @@ fn forward_on_host(inputs: &Inputs<LibTorch>) -> Option<(Tensor, Vec<f32>)> {
     Some((output, sums))
 }
 
-fn gradients_on_host(
-    inputs: &Inputs<LibTorch>,
-    output: &TchTensor,
-    sums: &[f32],
-    output_gradient: &TchTensor,
-) -> [TchTensor; 3] {
+fn gradients_on_host(inputs: &Inputs<LibTorch>, output: &TchTensor, sums: &[f32], output_gradient: &TchTensor) -> [TchTensor; 3] {
     let Inputs { q, k, v, .. } = inputs;
     let [q, k, v, output, output_gradient] =
         dense([q, k, v, output, output_gradient]).expect("the forward pass took the same tensors");

@@ -29,7 +29,10 @@ pub(super) fn written(sizes: &[i64], fill: impl FnOnce(&mut [f32])) -> Tensor {
 }
 
 fn check(tensor: &Tensor) {
-    assert!(is_host(tensor) && tensor.is_contiguous() && tensor.numel() > 0, "only dense f32 in main memory can be seen as a slice");
+    assert!(
+        is_host(tensor) && tensor.is_contiguous() && tensor.numel() > 0,
+        "only dense f32 in main memory can be seen as a slice"
+    );
 }
 
 #[cfg(test)]

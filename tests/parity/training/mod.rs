@@ -63,9 +63,9 @@ mod step {
     use std::sync::Mutex;
 
     use loramill::checkpoint::model_file::ModelFile;
+    use loramill::checkpoint::tensor::Dtype;
     use loramill::lora::network::LoraNetwork;
     use loramill::lora::targets;
-    use loramill::checkpoint::tensor::Dtype;
     use loramill::stable_diffusion::Denoiser;
     use loramill::training::adamw::{AdamW, Moments, clip_norm};
     use loramill::training::batches::{Batches, Draw};
