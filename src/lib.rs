@@ -34,6 +34,10 @@ pub mod lora;
 
 pub mod training;
 
+pub mod machine;
+
+pub mod doctor;
+
 #[cfg(feature = "nn")]
 pub mod device;
 #[cfg(feature = "nn")]

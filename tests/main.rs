@@ -7,6 +7,7 @@ mod engine;
 mod example;
 mod formats;
 mod fuzz;
+mod machines;
 mod measure;
 mod parity;
 mod pictures;

@@ -37,7 +37,7 @@ fn module_of(path: &Path) -> String {
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["pipeline", "cache", "edits", "stages", "checkpoint", "lora", "device"]),
+    ("cli", &["pipeline", "cache", "edits", "stages", "checkpoint", "lora", "device", "machine", "doctor"]),
     ("pipeline", &["cache", "edits"]),
     ("edits", &["cache", "pipeline"]),
     ("cache", &[]),
@@ -69,6 +69,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("checkpoint", &[]),
     ("prompt", &[]),
     ("data", &["pipeline"]),
+    ("machine", &[]),
+    ("doctor", &["machine", "cache"]),
     ("random", &[]),
     ("device", &[]),
 ];

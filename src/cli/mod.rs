@@ -14,6 +14,7 @@ use crate::pipeline::sources::Surroundings;
 use crate::stages::KINDS;
 
 pub mod console;
+pub mod doctor;
 pub mod render;
 
 mod check;
@@ -65,6 +66,7 @@ enum Command {
     Restore(restore::Arguments),
     Gc(gc::Arguments),
     Fsck(fsck::Arguments),
+    Doctor(doctor::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -85,6 +87,7 @@ impl Command {
             Self::Restore(arguments) => restore::run(arguments, global),
             Self::Gc(arguments) => gc::run(arguments, global),
             Self::Fsck(arguments) => fsck::run(arguments, global),
+            Self::Doctor(arguments) => doctor::run(arguments, global),
             Self::Graph(arguments) => graph::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments, global),
             Self::Stages(arguments) => stages::run(arguments, global),

@@ -1,0 +1,144 @@
+//! Whether there is a libtorch that can compute on the card: built in, of the right version, for the right vendor, with code for its target.
+
+use crate::doctor::{Check, Concerns, Patient, State, has_amd, has_nvidia, numbered};
+use crate::machine::kfd::AmdGpu;
+use crate::machine::libtorch::{Flavour, FoundBy, Libtorch, WANTED, is_loaded};
+use crate::machine::worker_environment::{Code, code_for};
+
+/// For each vendor whose card is here; for the processor where this build has libtorch and there is no card.
+pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if has_amd(patient.machine) {
+        checks.push(for_vendor(patient, Concerns::Amd, Flavour::Hip));
+        let usable = checks.iter().all(|check| check.state != State::Blocked);
+        checks.extend(numbered(patient.machine).iter().filter(|_| usable).map(|(device, gpu)| code(patient, device, gpu)));
+    }
+    if has_nvidia(patient.machine) {
+        checks.push(for_vendor(patient, Concerns::Nvidia, Flavour::Cuda));
+    }
+    if checks.is_empty() {
+        checks.push(for_processor(patient));
+    }
+    checks
+}
+
+fn rebuild(flavour: Flavour) -> String {
+    let name = match flavour {
+        Flavour::Cpu => "cpu",
+        Flavour::Hip => "rocm",
+        Flavour::Cuda => "cuda",
+    };
+    format!("loramill libtorch {name}, then cargo install --path . --features libtorch as it says")
+}
+
+const VERIFY: &str = "loramill doctor";
+
+fn for_vendor(patient: &Patient<'_>, concerns: Concerns, flavour: Flavour) -> Check {
+    let machine = patient.machine;
+    let check = |state, summary: String| Check::new("libtorch", concerns, state, summary);
+    let all =
+        machine.libtorch.iter().fold(check(State::Ok, String::new()), |check, libtorch| check.seen(described(libtorch))).evidence;
+    let with_all = |check: Check| Check { evidence: all.clone(), ..check };
+    if !patient.build.libtorch {
+        return with_all(
+            check(State::Blocked, "this build of loramill computes on the processor only".into()).fix(rebuild(flavour), VERIFY),
+        );
+    }
+    let Some(libtorch) = machine.libtorch.first() else {
+        return check(State::Blocked, "no libtorch is found".into())
+            .seen("looked in LIBTORCH, in what loramill fetched, in the Python environment, in LD_LIBRARY_PATH and in the system's folders")
+            .fix(rebuild(flavour), VERIFY);
+    };
+    if libtorch.flavour != flavour {
+        let summary = format!("the libtorch that is used is for {}", libtorch.flavour.word());
+        return with_all(check(State::Blocked, summary).fix(rebuild(flavour), VERIFY));
+    }
+    let library = if flavour == Flavour::Hip { "libtorch_hip.so" } else { "libtorch_cuda.so" };
+    if is_loaded(patient.host, "libtorch_cpu.so") && !is_loaded(patient.host, library) {
+        let summary = format!("this program is linked without `{library}`: it would compute on the processor in silence");
+        return with_all(
+            check(State::Blocked, summary)
+                .fix("cargo clean -p torch-sys, then cargo install --path . --features libtorch", VERIFY),
+        );
+    }
+    match libtorch.is_wanted_version() {
+        Some(false) => {
+            let summary = format!(
+                "libtorch is {}, and loramill is written for {WANTED}",
+                libtorch.version.as_deref().unwrap_or("another version")
+            );
+            with_all(check(State::Blocked, summary).fix(rebuild(flavour), VERIFY))
+        }
+        Some(true) => with_all(check(
+            State::Ok,
+            format!("libtorch {} for {}", libtorch.version.as_deref().unwrap_or(WANTED), flavour.word()),
+        )),
+        None => {
+            let summary = format!("libtorch for {} does not say its version; {WANTED} is wanted", flavour.word());
+            with_all(check(State::Unverified, summary).fix(rebuild(flavour), VERIFY))
+        }
+    }
+}
+
+fn for_processor(patient: &Patient<'_>) -> Check {
+    let check =
+        |state, summary: String| Check::new("libtorch", Concerns::Processor, state, summary).relevant(patient.build.libtorch);
+    let Some(libtorch) = patient.machine.libtorch.first() else {
+        let state = if patient.build.libtorch { State::Blocked } else { State::Ok };
+        return check(state, "no libtorch is found".into()).fix(rebuild(Flavour::Cpu), VERIFY);
+    };
+    let state = match libtorch.is_wanted_version() {
+        Some(true) => State::Ok,
+        Some(false) => State::Blocked,
+        None => State::Unverified,
+    };
+    check(state, format!("libtorch {}", libtorch.version.as_deref().unwrap_or("of an unknown version"))).seen(described(libtorch))
+}
+
+/// `/opt/libtorch/lib: 2.9.1, ROCm, by LIBTORCH`
+fn described(libtorch: &Libtorch) -> String {
+    let by = match libtorch.found_by {
+        FoundBy::Loaded => "loaded by this program".to_string(),
+        FoundBy::Variable(name) => format!("by {name}"),
+        FoundBy::Fetched => "fetched by loramill".to_string(),
+        FoundBy::System => "of the system".to_string(),
+    };
+    let version = libtorch.version.as_deref().unwrap_or("no version");
+    format!("{}: {version}, {}, {by}", libtorch.libraries.display(), libtorch.flavour.word())
+}
+
+/// Whether the libraries have something that a card can run.
+fn code(patient: &Patient<'_>, device: &str, gpu: &AmdGpu) -> Check {
+    let targets = patient.machine.torch_targets();
+    let check = |state, summary: String| Check::new("libtorch", Concerns::Amd, state, summary).of(device);
+    let check = match code_for(gpu.gfx, targets) {
+        Code::Native => check(State::Ok, format!("the libraries have code for {}", gpu.gfx)),
+        Code::StandIn(stand_in) => {
+            check(State::Ok, format!("the libraries have code for {}, which {} can run", stand_in.gfx, gpu.gfx))
+        }
+        Code::Nothing => {
+            check(State::Blocked, format!("the libraries have no code that {} can run", gpu.gfx)).fix(newer(gpu), VERIFY)
+        }
+        Code::Unknown => check(State::Unverified, "it cannot be seen which cards the libraries are compiled for".into()).fix(
+            format!(
+                "if it fails, export HSA_OVERRIDE_GFX_VERSION={}",
+                gpu.gfx.known().and_then(|known| known.stand_in).map_or(gpu.gfx, |stand_in| stand_in.gfx).as_override()
+            ),
+            VERIFY,
+        ),
+    };
+    let Some(targets) = targets else { return check };
+    let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
+    check.seen(format!("rocBLAS has code for {}", names.join(", ")))
+}
+
+fn newer(gpu: &AmdGpu) -> String {
+    let version = match gpu.gfx.major {
+        12 => "6.4 or later",
+        11 if gpu.gfx.minor == 5 => "7 or later",
+        _ => "that names the card among its targets",
+    };
+    format!(
+        "use a PyTorch {WANTED} for ROCm {version}: activate its Python environment, then LIBTORCH_USE_PYTORCH=1 cargo install --path . --features libtorch"
+    )
+}
