@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use crate::doctor::self_test::expectation;
 use crate::doctor::{Check, Concerns, Patient, State, has_amd, memory_size, numbered, overrides};
-use crate::machine::gfx::Support;
 use crate::machine::host::{DeviceFile, Opened};
 use crate::machine::kfd::{self, AmdGpu};
 use crate::machine::pci::DisplayController;
@@ -187,23 +187,16 @@ fn groups_to_join(group: &str) -> String {
 
 /// What the card is, and what may be expected of it.
 fn gpu_itself(device: &str, gpu: &AmdGpu) -> Check {
-    let support = gpu.gfx.known().map_or(Support::Unknown, |known| known.support);
-    let small = gpu.memory < ROOM;
-    let state = match support {
-        _ if small => State::Degraded,
-        Support::Expected => State::Ok,
-        Support::Doubtful | Support::Unknown => State::Unverified,
-    };
     let size = memory_size(gpu.memory);
-    let summary = match (small, support) {
-        (true, _) if gpu.is_integrated() => format!("{size} of memory are set aside for it: little for 512 pixels"),
-        (true, _) => format!("{size} of memory are little for 512 pixels"),
-        (false, Support::Expected) => format!("{} should work; nobody has tried loramill on it", gpu.gfx),
-        (false, Support::Doubtful) => format!("{} works for some people, and not for others", gpu.gfx),
-        (false, Support::Unknown) => format!("nothing is known of {}", gpu.gfx),
+    let is_small = gpu.memory < ROOM;
+    let summary = match is_small {
+        true if gpu.is_integrated() => format!("{size} of memory are set aside for it: little for 512 pixels"),
+        true => format!("{size} of memory are little for 512 pixels"),
+        false => format!("{}, {size}, {} compute units", gpu.gfx, gpu.compute_units),
     };
+    let state = if is_small { State::Degraded } else { State::Ok };
     let place = format!("KFD node {}, PCI {}, {} compute units", gpu.node, gpu.address, gpu.compute_units);
-    let mut check = Check::new("gpu", Concerns::Amd, state, summary).of(device).seen(place);
+    let mut check = Check::new("gpu", Concerns::Amd, state, summary).of(device).seen(place).seen(expectation(gpu.gfx));
     if !gpu.gfx.computes_bf16() {
         check = check.seen("it computes in fp32 and fp16, not in bf16");
     }
@@ -214,7 +207,7 @@ fn gpu_itself(device: &str, gpu: &AmdGpu) -> Check {
         State::Degraded if gpu.is_integrated() => {
             check.fix("give it more memory in the firmware's setup (UMA frame buffer)", "loramill doctor")
         }
-        State::Degraded => check.fix("train at 256 to 384 pixels, or with `checkpointing`", "loramill doctor"),
+        State::Degraded => check.fix("train and draw at 256 to 384 pixels", "loramill doctor"),
         _ => check,
     }
 }
@@ -234,13 +227,18 @@ fn visibility(patient: &Patient<'_>) -> Check {
             let set = format!("{}={}", mask.name, mask.value.as_deref().unwrap_or(""));
             return check(State::Ok, format!("workers are started with `{set}`")).seen(mask.reason.clone());
         }
-        Mask::Users(names) if shown.gpus.is_empty() => check(State::Blocked, format!("{} hides every card", list(names, &value)))
-            .fix(format!("unset {}", names.join(" ")), "loramill doctor"),
+        Mask::Users(names) if shown.gpus.iter().all(|gpu| gpu.is_for_display_only()) => {
+            check(State::Blocked, format!("{} hides every card that computes", list(names, &value)))
+                .fix(format!("unset {}", names.join(" ")), "loramill doctor")
+        }
         Mask::Users(names)
             if shown.gpus.iter().any(|gpu| gpu.is_integrated()) && machine.amd.iter().any(|gpu| !gpu.is_integrated()) =>
         {
-            check(State::Degraded, format!("{} shows the processor's own GPU beside or instead of a card", list(names, &value)))
-                .fix(format!("unset {}", names.join(" ")), "loramill doctor")
+            check(
+                State::Degraded,
+                format!("{} shows the processor's own GPU too, beside which programs crash", list(names, &value)),
+            )
+            .fix(format!("unset {}", names.join(" ")), "loramill doctor")
         }
         Mask::Users(names) => check(State::Ok, format!("{} chooses the cards", list(names, &value))),
     };

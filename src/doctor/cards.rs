@@ -10,7 +10,7 @@ const BUSY: f64 = 0.1;
 
 pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
-    for (device, gpu) in numbered(patient.machine).into_iter().filter(|(_, gpu)| !gpu.is_for_display_only()) {
+    for (device, gpu) in numbered(patient.machine) {
         let controller = patient.machine.controllers.iter().find(|controller| controller.address == gpu.address);
         checks.extend(in_use(&device, gpu, controller));
         checks.extend(controller.filter(|_| !gpu.is_integrated()).map(|controller| bus(patient, &device, gpu, controller)));

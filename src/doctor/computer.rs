@@ -67,12 +67,10 @@ fn processor(patient: &Patient<'_>) -> Check {
     let count = format!("{} threads on {} cores", processor.threads, processor.cores);
     match processor.vectors() {
         Some(vectors) => check(State::Ok, format!("{}, {count}, {vectors}", processor.name)).seen(half),
-        None => check(State::Degraded, format!("{} has neither AVX2 nor NEON: networks are many times slower", processor.name))
-            .seen(count)
-            .fix(
-                "use another computer for `train` and `sample`; in a virtual machine, pass the host's processor on",
-                "grep -c avx2 /proc/cpuinfo",
-            ),
+        None => check(State::Degraded, "neither AVX2 nor NEON: networks are many times slower".to_string()).seen(count).fix(
+            "use another computer for `train` and `sample`; in a virtual machine, pass the host's processor on",
+            "grep -c avx2 /proc/cpuinfo",
+        ),
     }
 }
 

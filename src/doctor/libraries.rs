@@ -48,13 +48,13 @@ fn rocm(patient: &Patient<'_>) -> Check {
                 .fix("unset LD_LIBRARY_PATH", "env | grep LD_LIBRARY_PATH")
         }
         (_, Some(_), _) if brings => check(State::Ok, "libtorch brings its own".into()),
-        (_, Some(_), []) => check(State::Blocked, "libtorch wants ROCm, and none is installed".into())
-            .fix("loramill libtorch rocm, which brings its own", "loramill doctor"),
+        (_, Some(_), []) => check(State::Blocked, "libtorch wants ROCm, which is not installed".into())
+            .fix("use a libtorch that brings its own: loramill libtorch rocm --trust-index", "loramill doctor"),
         (_, None, []) => check(State::Ok, "none is installed; libtorch for ROCm brings its own".into()),
         (_, _, [rocm]) => check(State::Ok, format!("ROCm {}", rocm.version.as_deref().unwrap_or("of the distribution"))),
         (_, Some(_), _) => {
-            check(State::Degraded, "several are installed, and which one libtorch gets depends on the order of folders".into())
-                .fix("keep one, or use a libtorch that brings its own: loramill libtorch rocm", "ls -d /opt/rocm*")
+            check(State::Degraded, "several ROCm are installed, and the order of folders decides which one libtorch gets".into())
+                .fix("keep one, or use a libtorch that brings its own: loramill libtorch rocm --trust-index", "ls -d /opt/rocm*")
         }
         (_, None, _) => check(State::Ok, "several are installed".into()),
     };

@@ -22,13 +22,18 @@ pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
     checks
 }
 
-fn rebuild(flavour: Flavour) -> String {
-    let name = match flavour {
-        Flavour::Cpu => "cpu",
-        Flavour::Hip => "rocm",
-        Flavour::Cuda => "cuda",
+/// How to come to a build with a libtorch of this flavour: with one that is here, or by fetching one.
+fn rebuild(patient: &Patient<'_>, flavour: Flavour) -> String {
+    let fits = |libtorch: &&Libtorch| libtorch.flavour == flavour && libtorch.is_wanted_version() != Some(false);
+    if let Some(libtorch) = patient.machine.libtorch.iter().find(fits) {
+        return format!("{} cargo install --path . --features libtorch", libtorch.build_variables(patient.host));
+    }
+    let fetch = match flavour {
+        Flavour::Cpu => "loramill libtorch cpu",
+        Flavour::Hip => "loramill libtorch rocm --trust-index",
+        Flavour::Cuda => "loramill libtorch cuda",
     };
-    format!("loramill libtorch {name}, then cargo install --path . --features libtorch as it says")
+    format!("{fetch}, and build with it as it says")
 }
 
 const VERIFY: &str = "loramill doctor";
@@ -41,17 +46,18 @@ fn for_vendor(patient: &Patient<'_>, concerns: Concerns, flavour: Flavour) -> Ch
     let with_all = |check: Check| Check { evidence: all.clone(), ..check };
     if !patient.build.libtorch {
         return with_all(
-            check(State::Blocked, "this build of loramill computes on the processor only".into()).fix(rebuild(flavour), VERIFY),
+            check(State::Blocked, "this build of loramill computes on the processor only".into())
+                .fix(rebuild(patient, flavour), VERIFY),
         );
     }
     let Some(libtorch) = machine.libtorch.first() else {
         return check(State::Blocked, "no libtorch is found".into())
             .seen("looked in LIBTORCH, in what loramill fetched, in the Python environment, in LD_LIBRARY_PATH and in the system's folders")
-            .fix(rebuild(flavour), VERIFY);
+            .fix(rebuild(patient, flavour), VERIFY);
     };
     if libtorch.flavour != flavour {
         let summary = format!("the libtorch that is used is for {}", libtorch.flavour.word());
-        return with_all(check(State::Blocked, summary).fix(rebuild(flavour), VERIFY));
+        return with_all(check(State::Blocked, summary).fix(rebuild(patient, flavour), VERIFY));
     }
     let library = if flavour == Flavour::Hip { "libtorch_hip.so" } else { "libtorch_cuda.so" };
     if is_loaded(patient.host, "libtorch_cpu.so") && !is_loaded(patient.host, library) {
@@ -67,7 +73,7 @@ fn for_vendor(patient: &Patient<'_>, concerns: Concerns, flavour: Flavour) -> Ch
                 "libtorch is {}, and loramill is written for {WANTED}",
                 libtorch.version.as_deref().unwrap_or("another version")
             );
-            with_all(check(State::Blocked, summary).fix(rebuild(flavour), VERIFY))
+            with_all(check(State::Blocked, summary).fix(rebuild(patient, flavour), VERIFY))
         }
         Some(true) => with_all(check(
             State::Ok,
@@ -75,7 +81,7 @@ fn for_vendor(patient: &Patient<'_>, concerns: Concerns, flavour: Flavour) -> Ch
         )),
         None => {
             let summary = format!("libtorch for {} does not say its version; {WANTED} is wanted", flavour.word());
-            with_all(check(State::Unverified, summary).fix(rebuild(flavour), VERIFY))
+            with_all(check(State::Unverified, summary).fix(rebuild(patient, flavour), VERIFY))
         }
     }
 }
@@ -85,7 +91,7 @@ fn for_processor(patient: &Patient<'_>) -> Check {
         |state, summary: String| Check::new("libtorch", Concerns::Processor, state, summary).relevant(patient.build.libtorch);
     let Some(libtorch) = patient.machine.libtorch.first() else {
         let state = if patient.build.libtorch { State::Blocked } else { State::Ok };
-        return check(state, "no libtorch is found".into()).fix(rebuild(Flavour::Cpu), VERIFY);
+        return check(state, "no libtorch is found".into()).fix(rebuild(patient, Flavour::Cpu), VERIFY);
     };
     let state = match libtorch.is_wanted_version() {
         Some(true) => State::Ok,

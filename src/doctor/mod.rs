@@ -9,17 +9,17 @@
 //! | `system` | kernel, container, Windows | Windows hides the GPU |
 //! | `driver` | PCI bus, kernel module, blacklists | a card has no driver, or another one |
 //! | `access` | opening `/dev/kfd` and the render file, groups now and at the next login | one of them does not open |
-//! | `gpu` | target, memory, compute units | the memory is small, the target not known or doubtful |
+//! | `gpu` | target, memory, compute units | the memory is small |
 //! | `visibility` | masks, a processor's GPU beside a card | a mask hides all cards, or is empty |
 //! | `override` | `HSA_OVERRIDE_GFX_VERSION` | it is malformed, empty, not needed, or of another generation |
+//! | `nvidia-driver` | module, version | nouveau drives the card, or it is too old for the CUDA of libtorch |
+//! | `nvidia-access` | `/dev/nvidia*` | one is missing or does not open |
 //! | `rocm` | installations, `LD_LIBRARY_PATH` | none has the runtime, or two are mixed |
 //! | `libtorch` | version, ROCm or CUDA, targets it is compiled for, what is loaded | it is missing, another version, or has no code for the card |
 //! | `blas` | hipBLASLt's targets | the user wants it where it has no code |
 //! | `miopen` | folders of compiled kernels | they cannot be written, or lie on another computer |
 //! | `compiler` | `hipconfig`, hiprtc (the `rocm` backend) | one is missing |
 //! | `vulkan` | loader, drivers (the `vulkan` backend) | one is missing, or two speak for one card |
-//! | `nvidia-driver` | module, version | nouveau drives the card, or it is too old for the CUDA of libtorch |
-//! | `nvidia-access` | `/dev/nvidia*` | one is missing or does not open |
 //! | `processor` | vector units, half precision | it has no AVX2 |
 //! | `memory` | of the computer or its container, swap | it has less than a training of SD 1.5 takes |
 //! | `disk` | room for the cache | it is full or cannot be written |
@@ -217,8 +217,8 @@ pub fn examine(patient: &Patient<'_>) -> Diagnosis {
     checks.push(computer::build(patient));
     checks.push(computer::system(patient));
     checks.extend(amd::checks(patient));
-    checks.extend(libraries::checks(patient));
     checks.extend(nvidia::checks(patient));
+    checks.extend(libraries::checks(patient));
     checks.extend(computer::checks(patient));
     checks.extend(cards::checks(patient));
     checks.extend(models::check(patient));
@@ -227,10 +227,11 @@ pub fn examine(patient: &Patient<'_>) -> Diagnosis {
     Diagnosis { advice: verdict::advice(patient, &devices), devices, checks, facts: facts::of(patient) }
 }
 
-/// A GPU of AMD's as a user names it: number and card.
+/// AMD's GPUs that are worth computing on, as a user names them: number and card.
 fn numbered(machine: &Machine) -> Vec<(String, &AmdGpu)> {
     let shown = visible(&machine.amd, &machine.environment).gpus;
-    shown.into_iter().enumerate().map(|(number, gpu)| (format!("libtorch:{number}"), gpu)).collect()
+    let named = shown.into_iter().enumerate().map(|(number, gpu)| (format!("libtorch:{number}"), gpu));
+    named.filter(|(_, gpu)| !gpu.is_for_display_only()).collect()
 }
 
 /// Whether there is a GPU of AMD's that is worth computing on, or may be.

@@ -11,6 +11,9 @@ use crate::machine::pci;
 /// The oldest drivers that run a CUDA: NVIDIA's "CUDA Compatibility", table of minor version compatibility.
 const OLDEST_DRIVERS: &[(u32, u32)] = &[(11, 450), (12, 525), (13, 580)];
 
+/// The CUDA of the wheels of PyTorch 2.9 on PyPI, whose version does not name it.
+const CUDA_OF_PYPI: (u32, u32) = (12, 8);
+
 pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
     if !has_nvidia(patient.machine) {
         return vec![Check::new("nvidia-driver", Concerns::Nvidia, State::Ok, "no card of NVIDIA's").relevant(false)];
@@ -46,7 +49,7 @@ fn without_driver(patient: &Patient<'_>) -> Check {
 fn driver(patient: &Patient<'_>, nvidia: &Nvidia) -> Check {
     let check = |state, summary: String| Check::new("nvidia-driver", Concerns::Nvidia, state, summary);
     let cuda = patient.machine.libtorch.first().filter(|libtorch| libtorch.flavour == Flavour::Cuda);
-    let cuda = cuda.and_then(|libtorch| cuda_of(libtorch.version.as_deref()?));
+    let cuda = cuda.map(|libtorch| libtorch.version.as_deref().and_then(cuda_of).unwrap_or(CUDA_OF_PYPI));
     let oldest = cuda.and_then(|(major, _)| OLDEST_DRIVERS.iter().find(|(of, _)| *of == major));
     match (cuda, oldest, nvidia.major()) {
         (Some((major, minor)), Some((_, oldest)), Some(found)) if found < *oldest => check(

@@ -7,7 +7,7 @@ use crate::machine::worker_environment::{Code, OVERRIDE, code_for, hsa_override,
 
 pub fn check(patient: &Patient<'_>, device: &str, gpu: &AmdGpu) -> Check {
     let check = match override_of_user(gpu, patient.machine) {
-        None => without_one(patient, gpu),
+        None => without_one(patient, device, gpu),
         Some((name, "")) => Check::new(
             "override",
             Concerns::Amd,
@@ -20,7 +20,7 @@ pub fn check(patient: &Patient<'_>, device: &str, gpu: &AmdGpu) -> Check {
     check.of(device)
 }
 
-fn without_one(patient: &Patient<'_>, gpu: &AmdGpu) -> Check {
+fn without_one(patient: &Patient<'_>, device: &str, gpu: &AmdGpu) -> Check {
     let check = |state, summary: String| Check::new("override", Concerns::Amd, state, summary);
     let Some(variable) = hsa_override(gpu, patient.machine) else {
         return check(State::Ok, "none is set, and none is needed as far as can be seen".into());
@@ -28,10 +28,10 @@ fn without_one(patient: &Patient<'_>, gpu: &AmdGpu) -> Check {
     let set = format!("{}={}", variable.name, variable.value.as_deref().unwrap_or(""));
     let code = code_for(gpu.gfx, patient.machine.torch_targets());
     let is_alike = matches!(code, Code::StandIn(stand_in) if stand_in.likeness == Likeness::Same);
-    // A stand-in is no proof: the self-test gives it.
-    let check = check(if is_alike { State::Ok } else { State::Unverified }, format!("workers are started with `{set}`"))
-        .seen(variable.reason);
-    if is_alike { check } else { check.seen("crashes and wrong numbers are reported of this pair: only the self-test can tell") }
+    let is_proven = patient.self_tests.iter().any(|test| test.device == device && test.passed);
+    let state = if is_alike || is_proven { State::Ok } else { State::Unverified };
+    let check = check(state, format!("workers are started with `{set}`")).seen(variable.reason);
+    if is_alike { check } else { check.seen("crashes and wrong numbers are reported of this pair: the self-test tells") }
 }
 
 fn with_one(patient: &Patient<'_>, gpu: &AmdGpu, name: &str, value: &str) -> Check {

@@ -8,7 +8,7 @@ use crate::machine::pci::NVIDIA;
 pub fn devices(patient: &Patient<'_>, checks: &[Check]) -> Vec<Verdict> {
     let machine = patient.machine;
     let mut devices = Vec::new();
-    for (device, gpu) in numbered(machine).into_iter().filter(|(_, gpu)| !gpu.is_for_display_only()) {
+    for (device, gpu) in numbered(machine) {
         let support = gpu.gfx.known().map_or(Support::Unknown, |known| known.support);
         let blank = Verdict {
             target: Some(gpu.gfx.to_string()),
@@ -65,6 +65,7 @@ fn judged(blank: Verdict, concerns: Concerns, checks: &[Check]) -> Verdict {
 
 /// For a computer without a GPU: what is faster than the backend that needs nothing installed.
 pub fn advice(patient: &Patient<'_>, devices: &[Verdict]) -> Option<String> {
-    let is_alone = devices.len() == 1 && patient.build.networks && !patient.build.libtorch;
-    is_alone.then(|| "without a GPU, libtorch is the fastest: `loramill libtorch cpu`".to_string())
+    let is_alone = devices.len() == 1 && !patient.machine.system.is_wsl;
+    let may_be_faster = is_alone && patient.build.networks && !patient.build.libtorch;
+    may_be_faster.then(|| "without a GPU, libtorch computes faster than this build does: `loramill libtorch cpu`".to_string())
 }

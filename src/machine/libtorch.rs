@@ -9,9 +9,15 @@ use crate::machine::rocm::{self, CompiledFor, LIBRARY_FOLDERS, has_library};
 
 /// The version that burn-tch 0.22 is written for; torch-sys refuses others.
 pub const WANTED: &str = "2.9";
+/// The version that torch-sys 0.22 names.
+const TORCH_SYS: &str = "2.9.0";
+const BUILD_VERSION: &str = "build-version";
 
-/// Below the user's data folder: what `loramill libtorch` fetched.
-const FETCHED: &str = "loramill/libtorch";
+/// Below the user's data folder: what loramill fetched, as in `loramill/libtorch-2.9.1-rocm/torch`.
+const FETCHED: (&str, &str) = ("loramill", "libtorch-");
+
+/// Beside the `torch` of what was fetched: its flavour and version.
+const MANIFEST: &str = "loramill-libtorch.json";
 
 /// A libtorch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +32,17 @@ pub struct Libtorch {
     pub compiled_for: CompiledFor,
     /// Whether it brings HIP's runtime itself, as wheels do.
     pub brings_runtime: bool,
+}
+
+impl Libtorch {
+    /// What a build with it needs in its environment.
+    pub fn build_variables(&self, host: &Host) -> String {
+        let folder = self.libraries.parent().unwrap_or(&self.libraries);
+        // torch-sys compares the file with its own version to the last digit, and does not look without it.
+        let is_checked = host.text(folder.join(BUILD_VERSION)).is_some_and(|version| version != TORCH_SYS);
+        let bypass = if is_checked { " LIBTORCH_BYPASS_VERSION_CHECK=1" } else { "" };
+        format!("LIBTORCH={}{bypass}", folder.display())
+    }
 }
 
 /// What led to it.
@@ -117,8 +134,10 @@ fn places(host: &Host) -> Vec<(PathBuf, FoundBy)> {
     places.extend(loaded.and_then(|path| Some((Path::new(path).parent()?.to_path_buf(), FoundBy::Loaded))));
     places.extend(host.filled_variable("LIBTORCH").map(|folder| (Path::new(folder).join("lib"), FoundBy::Variable("LIBTORCH"))));
     if let Some(data) = data_folder(host) {
-        let fetched = data.join(FETCHED);
-        places.extend(host.list(&fetched).into_iter().map(|name| (fetched.join(name).join("lib"), FoundBy::Fetched)));
+        let fetched = data.join(FETCHED.0);
+        let is_whole = |name: &String| name.starts_with(FETCHED.1) && !name.ends_with(".partial");
+        let names = host.list(&fetched).into_iter().filter(is_whole);
+        places.extend(names.map(|name| (fetched.join(name).join("torch/lib"), FoundBy::Fetched)));
     }
     for variable in ["VIRTUAL_ENV", "CONDA_PREFIX"] {
         let Some(environment) = host.filled_variable(variable) else { continue };
@@ -133,18 +152,23 @@ fn places(host: &Host) -> Vec<(PathBuf, FoundBy)> {
 }
 
 fn data_folder(host: &Host) -> Option<PathBuf> {
-    let given = host.filled_variable("XDG_DATA_HOME").map(PathBuf::from);
+    let given = host.filled_variable("XDG_DATA_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
     given.or_else(|| host.filled_variable("HOME").map(|home| Path::new(home).join(".local/share")))
 }
 
-/// Beside `lib`, the zip of libtorch has `build-version`, a wheel `version.py`.
+/// Beside `lib`, the zip of libtorch has `build-version`, a wheel `version.py`; what loramill fetched has neither.
 fn version(host: &Host, libraries: &Path) -> Option<String> {
     let folder = libraries.parent()?;
-    host.text(folder.join("build-version")).or_else(|| {
+    let of_wheel = || {
         let text = host.text(folder.join("version.py"))?;
         let line = text.lines().find_map(|line| line.strip_prefix("__version__ = "))?;
         Some(line.trim_matches(['\'', '"']).to_string())
-    })
+    };
+    let of_fetched = || {
+        let manifest: serde_json::Value = serde_json::from_str(&host.text(folder.parent()?.join(MANIFEST))?).ok()?;
+        Some(manifest.get("torch")?.as_str()?.to_string())
+    };
+    host.text(folder.join(BUILD_VERSION)).or_else(of_wheel).or_else(of_fetched)
 }
 
 /// Whether this program has a library loaded.

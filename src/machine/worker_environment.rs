@@ -158,3 +158,231 @@ fn miopen(machine: &Machine) -> Vec<Variable> {
     variables.retain(|variable| !machine.environment.contains_key(&variable.name));
     variables
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::machine::gfx::TARGETS;
+    use crate::machine::libtorch::{FoundBy, Libtorch};
+    use crate::machine::pci::PciAddress;
+    use crate::machine::processor::{Memory, Processor};
+    use crate::machine::rocm::CompiledFor;
+    use crate::machine::system::{System, User};
+    use crate::machine::vulkan::Vulkan;
+
+    /// What PyTorch's wheels for ROCm 6.4 are built for, and those for ROCm 5.2.
+    const ROCM_6_4: &str = "gfx900 gfx906 gfx908 gfx90a gfx942 gfx1030 gfx1100 gfx1101 gfx1102 gfx1200 gfx1201";
+    const ROCM_5_2: &str = "gfx900 gfx906 gfx908 gfx90a gfx1030";
+
+    fn targets(names: &str) -> BTreeSet<Gfx> {
+        names.split(' ').map(|name| Gfx::named(name).unwrap()).collect()
+    }
+
+    fn libtorch(flavour: Flavour, rocblas: Option<&str>, hipblaslt: Option<&str>) -> Libtorch {
+        Libtorch {
+            libraries: PathBuf::from("/opt/libtorch/lib"),
+            found_by: FoundBy::System,
+            version: Some("2.9.1".into()),
+            flavour,
+            compiled_for: CompiledFor { rocblas: rocblas.map(targets), hipblaslt: hipblaslt.map(targets) },
+            brings_runtime: true,
+        }
+    }
+
+    /// A computer with GPUs as nodes 1, 2 …
+    fn machine(gpus: &[&str], libtorch: Vec<Libtorch>, environment: &[(&str, &str)]) -> Machine {
+        let gpu = |(at, name): (usize, &&str)| AmdGpu {
+            node: at as u32 + 1,
+            gfx: Gfx::named(name).unwrap(),
+            name: String::new(),
+            memory: 12 << 30,
+            memory_used: None,
+            compute_units: 40,
+            address: PciAddress(format!("0000:0{at}:00.0")),
+            render_file: None,
+            uuid: None,
+        };
+        let user = User { id: 1000, name: None, groups: Vec::new() };
+        Machine {
+            system: System {
+                kernel: String::new(),
+                distribution: None,
+                command_line: String::new(),
+                is_wsl: false,
+                container: None,
+                user,
+                groups: Vec::new(),
+            },
+            processor: Processor::default(),
+            memory: Memory::default(),
+            controllers: Vec::new(),
+            amd: gpus.iter().enumerate().map(gpu).collect(),
+            nvidia: None,
+            rocm: Vec::new(),
+            libtorch,
+            vulkan: Vulkan::default(),
+            environment: environment.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect(),
+            cache_home: None,
+        }
+    }
+
+    fn hip(rocblas: &str) -> Vec<Libtorch> {
+        vec![libtorch(Flavour::Hip, Some(rocblas), None)]
+    }
+
+    /// All variables but MIOpen's, as a map; what is taken away is empty.
+    fn environment(machine: &Machine, device: &str) -> BTreeMap<String, String> {
+        let variables = environment_for(device, machine).unwrap().into_iter();
+        let others = variables.filter(|variable| !variable.name.starts_with("MIOPEN_"));
+        others.map(|variable| (variable.name, variable.value.unwrap_or_default())).collect()
+    }
+
+    fn of(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect()
+    }
+
+    #[test]
+    fn every_target_gets_its_override_where_the_libraries_lack_its_code() {
+        // By target: with the libraries of ROCm 6.4, and with those of ROCm 5.2.
+        let expected = |name: &str| match name {
+            "gfx90c" => ("9.0.0", "9.0.0"),
+            "gfx1010" | "gfx1011" | "gfx1012" | "gfx1031" | "gfx1032" | "gfx1033" | "gfx1034" | "gfx1035" | "gfx1036" => {
+                ("10.3.0", "10.3.0")
+            }
+            "gfx1103" => ("11.0.0", ""),
+            _ => ("", ""),
+        };
+        for target in TARGETS {
+            let name = target.gfx.to_string();
+            let found = |libraries: &str| {
+                let machine = machine(&[&name], hip(libraries), &[]);
+                environment(&machine, "libtorch:0").remove(OVERRIDE).unwrap_or_default()
+            };
+            assert_eq!((found(ROCM_6_4).as_str(), found(ROCM_5_2).as_str()), expected(&name), "{name}");
+        }
+        // Libraries with code for the first of RDNA 3 alone.
+        for name in ["gfx1101", "gfx1102"] {
+            assert_eq!(environment(&machine(&[name], hip("gfx1100"), &[]), "libtorch:0")[OVERRIDE], "11.0.0", "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_overridden_where_it_would_not_help_or_cannot_be_seen() {
+        for libraries in ["gfx1031 gfx1030", "gfx900 gfx1100"] {
+            assert!(
+                !environment(&machine(&["gfx1031"], hip(libraries), &[]), "libtorch:0").contains_key(OVERRIDE),
+                "{libraries}"
+            );
+        }
+        let unseen = machine(&["gfx1031"], vec![libtorch(Flavour::Hip, None, None)], &[]);
+        assert!(!environment(&unseen, "libtorch:0").contains_key(OVERRIDE));
+        let none = machine(&["gfx1031"], Vec::new(), &[]);
+        assert!(!environment(&none, "libtorch:0").contains_key(OVERRIDE));
+        // CubeCL compiles for the card itself.
+        assert_eq!(environment(&machine(&["gfx1031"], hip(ROCM_6_4), &[]), "rocm:0"), of(&[]));
+    }
+
+    #[test]
+    fn the_override_of_one_card_does_not_reach_a_card_of_another_generation() {
+        let mixed = machine(&["gfx1031", "gfx1100"], hip(ROCM_6_4), &[]);
+        assert_eq!(environment(&mixed, "libtorch:0")["HSA_OVERRIDE_GFX_VERSION_1"], "10.3.0");
+        assert!(!environment(&mixed, "libtorch:0").contains_key(OVERRIDE));
+        assert!(environment(&mixed, "libtorch:1").keys().all(|name| !name.starts_with(OVERRIDE)));
+        let alike = machine(&["gfx1031", "gfx1032", "gfx1030"], hip(ROCM_6_4), &[]);
+        assert_eq!(environment(&alike, "libtorch:1")[OVERRIDE], "10.3.0");
+        // A hidden GPU is overridden too: gfx1103 must not be told that it is RDNA 2.
+        let hidden = machine(&["gfx1031", "gfx1103"], hip(ROCM_6_4), &[]);
+        assert_eq!(environment(&hidden, "libtorch:0")["HSA_OVERRIDE_GFX_VERSION_1"], "10.3.0");
+    }
+
+    #[test]
+    fn what_the_user_set_stays() {
+        for name in [OVERRIDE, "HSA_OVERRIDE_GFX_VERSION_1"] {
+            let machine = machine(&["gfx1031"], hip(ROCM_6_4), &[(name, "10.3.1"), ("TORCH_BLAS_PREFER_HIPBLASLT", "1")]);
+            assert_eq!(environment(&machine, "libtorch:0"), of(&[]), "{name}");
+        }
+        // One for another card is none for this.
+        let other = machine(&["gfx1031"], hip(ROCM_6_4), &[("HSA_OVERRIDE_GFX_VERSION_2", "11.0.0")]);
+        assert_eq!(environment(&other, "libtorch:0")[OVERRIDE], "10.3.0");
+        let mut chosen = machine(&["gfx1031"], hip(ROCM_6_4), &[("MIOPEN_USER_DB_PATH", "/x")]);
+        chosen.cache_home = Some("/home/alice/.cache".into());
+        let names: Vec<String> = miopen(&chosen).into_iter().map(|variable| variable.name).collect();
+        assert_eq!(names, ["MIOPEN_FIND_MODE", "MIOPEN_CUSTOM_CACHE_DIR"]);
+    }
+
+    #[test]
+    fn an_empty_override_is_replaced_or_taken_away() {
+        let needed = machine(&["gfx1031"], hip(ROCM_6_4), &[(OVERRIDE, "")]);
+        assert_eq!(environment(&needed, "libtorch:0")[OVERRIDE], "10.3.0");
+        let of_node = machine(&["gfx1031"], hip(ROCM_6_4), &[("HSA_OVERRIDE_GFX_VERSION_1", "")]);
+        assert_eq!(environment(&of_node, "libtorch:0")["HSA_OVERRIDE_GFX_VERSION_1"], "10.3.0");
+        let not_needed = machine(&["gfx1030"], hip(ROCM_6_4), &[(OVERRIDE, "")]);
+        let variables = environment_for("libtorch:0", &not_needed).unwrap();
+        assert!(variables.iter().any(|variable| variable.name == OVERRIDE && variable.value.is_none()));
+    }
+
+    #[test]
+    fn rocblas_multiplies_where_hipblaslt_has_no_code() {
+        const NAME: &str = "TORCH_BLAS_PREFER_HIPBLASLT";
+        let with = |gpu: &str, hipblaslt: Option<&str>| {
+            let found = machine(&[gpu], vec![libtorch(Flavour::Hip, Some(ROCM_6_4), hipblaslt)], &[]);
+            environment(&found, "libtorch:0").remove(NAME)
+        };
+        assert_eq!(with("gfx1100", Some("gfx90a gfx1100")), None);
+        // By the target whose code it runs.
+        assert_eq!(with("gfx1103", Some("gfx90a gfx1100")), None);
+        for (gpu, hipblaslt) in [("gfx1100", Some("gfx90a")), ("gfx1100", None), ("gfx1031", Some("gfx1030")), ("gfx1010", None)]
+        {
+            assert_eq!(with(gpu, hipblaslt).as_deref(), Some("0"), "{gpu}, {hipblaslt:?}");
+        }
+        let unseen = machine(&["gfx1100"], vec![libtorch(Flavour::Hip, None, None)], &[]);
+        assert!(!environment(&unseen, "libtorch:0").contains_key(NAME), "it cannot be seen");
+    }
+
+    #[test]
+    fn a_number_that_no_gpu_has_is_an_error_that_lists_those_there_are() {
+        let two = machine(&["gfx1030", "gfx1100"], hip(ROCM_6_4), &[]);
+        for device in ["libtorch:2", "libtorch:x", "libtorch:"] {
+            let error = environment_for(device, &two).unwrap_err().to_string();
+            assert_eq!(error, format!("there is no `{device}`: this computer has `libtorch:0`, `libtorch:1`"));
+        }
+        let hidden = machine(&["gfx1030"], hip(ROCM_6_4), &[("ROCR_VISIBLE_DEVICES", "5")]);
+        assert!(environment_for("rocm:0", &hidden).unwrap_err().to_string().contains("hide every GPU"));
+        for device in ["cpu", "libtorch:cpu", "vulkan:0", "cuda:0", "auto"] {
+            assert!(environment_for(device, &two).unwrap().is_empty(), "{device}");
+        }
+        let cuda = machine(&["gfx1036"], vec![libtorch(Flavour::Cuda, None, None)], &[]);
+        assert!(environment_for("libtorch:0", &cuda).unwrap().is_empty(), "it computes on another vendor's card");
+    }
+
+    #[test]
+    fn masks_number_the_cards() {
+        let nodes =
+            |machine: &Machine| visible(&machine.amd, &machine.environment).gpus.iter().map(|gpu| gpu.node).collect::<Vec<_>>();
+        let of = |gpus: &[&str], environment: &[(&str, &str)]| {
+            let mut machine = machine(gpus, Vec::new(), environment);
+            machine.amd[0].uuid = Some("GPU-00aa".into());
+            nodes(&machine)
+        };
+        let three = ["gfx1030", "gfx1100", "gfx1036"];
+        assert_eq!(of(&three, &[]), [1, 2]);
+        assert_eq!(of(&["gfx1035"], &[]), [1], "alone it is shown");
+        assert_eq!(of(&three, &[("HIP_VISIBLE_DEVICES", "1,0")]), [2, 1]);
+        assert_eq!(of(&three, &[("CUDA_VISIBLE_DEVICES", "2")]), [3]);
+        assert_eq!(of(&three, &[("HIP_VISIBLE_DEVICES", "0"), ("CUDA_VISIBLE_DEVICES", "2")]), [1]);
+        assert_eq!(
+            of(&three, &[("ROCR_VISIBLE_DEVICES", "2,gpu-00aa"), ("HIP_VISIBLE_DEVICES", "1")]),
+            [1],
+            "one after the other"
+        );
+        assert_eq!(of(&three, &[("ROCR_VISIBLE_DEVICES", "1,7,0")]), [2], "the first wrong one ends the list");
+        assert_eq!(of(&three, &[("ROCR_VISIBLE_DEVICES", "")]), [1, 2]);
+        // Positions count all GPUs.
+        let mut behind = machine(&["gfx1036", "gfx1100"], Vec::new(), &[]);
+        behind.amd[1].uuid = None;
+        assert_eq!(environment(&behind, "libtorch:0")["ROCR_VISIBLE_DEVICES"], "1");
+    }
+}

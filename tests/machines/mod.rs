@@ -189,6 +189,40 @@ fn a_report_says_neither_whose_computer_it_is_nor_which_card() {
     }
 }
 
+/// A libtorch for ROCm on the disk is of no use to a program that was linked without it.
+#[test]
+fn a_program_that_was_linked_without_the_gpus_library_is_told_so() {
+    let temp = tempfile::tempdir().expect("a folder");
+    for file in ["opt/libtorch/lib/libtorch_cpu.so", "opt/libtorch/lib/libtorch_hip.so", "proc/self/maps"] {
+        let file = temp.path().join(file);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+        fs::write(file, "").expect("written");
+    }
+    let node = temp.path().join("sys/class/kfd/kfd/topology/nodes/1");
+    fs::create_dir_all(&node).expect("made");
+    fs::write(node.join("properties"), "simd_count 120\nsimd_per_cu 2\ngfx_target_version 100300\n").expect("written");
+    let libtorch = |mapped: &[&str]| {
+        let lines = mapped.iter().map(|library| format!("7f00-7f01 r-xp 0000 fd:01 42   /opt/libtorch/lib/{library}\n"));
+        fs::write(temp.path().join("proc/self/maps"), lines.collect::<String>()).expect("written");
+        let kernel = Case::named("gfx1030-ready").kernel;
+        let host = Host::recorded(temp.path().to_path_buf(), BTreeMap::new(), Box::new(kernel));
+        let machine = Machine::read(&host);
+        let build = Build { networks: true, libtorch: true, ..Build::default() };
+        let patient = Patient { host: &host, machine: &machine, build, models: &[], cache: Path::new("/cache"), self_tests: &[] };
+        let check = examine(&patient).checks.into_iter().find(|check| check.name == "libtorch").expect("it is looked at");
+        (check.state, check.summary)
+    };
+    let (state, summary) = libtorch(&["libtorch_cpu.so"]);
+    assert_eq!(state, State::Blocked);
+    assert!(summary.contains("linked without `libtorch_hip.so`"), "{summary}");
+    // With it, and in a program that leaves libtorch to its workers.
+    for mapped in [&["libtorch_cpu.so", "libtorch_hip.so"][..], &[]] {
+        let (state, summary) = libtorch(mapped);
+        assert_eq!(state, State::Unverified, "{summary}");
+        assert!(summary.contains("does not say its version"), "{summary}");
+    }
+}
+
 #[test]
 fn what_a_build_cannot_use_does_not_count() {
     let mut case = Case::named("gfx1100");
