@@ -150,7 +150,8 @@ fn access(patient: &Patient<'_>) -> Check {
 fn denied(patient: &Patient<'_>, path: &str, file: &DeviceFile, mut evidence: Vec<String>) -> Check {
     let system = &patient.machine.system;
     let group = system.group_name(file.group);
-    let verify = format!("id -nG | grep -w {group}");
+    let by_number = group.bytes().all(|byte| byte.is_ascii_digit());
+    let verify = format!("id {} | grep -w {group}", if by_number { "-G" } else { "-nG" });
     let check = |summary: String| Check::new("access", Concerns::Amd, State::Blocked, summary);
     let groups: Vec<String> = system.user.groups.iter().map(|&group| system.group_name(group)).collect();
     evidence.push(format!("this process is in {}", groups.join(", ")));
@@ -160,9 +161,9 @@ fn denied(patient: &Patient<'_>, path: &str, file: &DeviceFile, mut evidence: Ve
             name_of(path)
         );
         check(format!("`{path}` is closed to its own group")).fix(fix, format!("ls -l {path}"))
-    } else if system.is_in_group(file.group) {
+    } else if system.is_root() || system.is_in_group(file.group) {
         let fix = if system.container.is_some() { CONTAINER_FLAGS } else { "look for SELinux or AppArmor in `sudo dmesg`" };
-        check(format!("`{path}` is denied although you are in `{group}`")).fix(fix, "loramill doctor")
+        check(format!("`{path}` is denied although its mode lets you in")).fix(fix, "loramill doctor")
     } else if system.will_be_in_group(file.group) {
         evidence.push(format!("/etc/group has you in {group}"));
         check(format!("you were put into `{group}` after you logged in")).fix("log out and in again, or start anew", verify)

@@ -2,10 +2,10 @@
 
 use crate::doctor::{Check, Concerns, Patient, State, has_amd, has_nvidia, numbered};
 use crate::machine::kfd::AmdGpu;
-use crate::machine::libtorch::{Flavour, FoundBy, Libtorch, WANTED, is_loaded};
+use crate::machine::libtorch::{FETCHED_FOR, Flavour, FoundBy, Libtorch, WANTED, is_loaded};
 use crate::machine::worker_environment::{Code, code_for};
 
-/// For each vendor whose card is here; for the processor where this build has libtorch and there is no card.
+/// For each vendor whose card is here, and for the processor.
 pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
     if has_amd(patient.machine) {
@@ -16,15 +16,15 @@ pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
     if has_nvidia(patient.machine) {
         checks.push(for_vendor(patient, Concerns::Nvidia, Flavour::Cuda));
     }
-    if checks.is_empty() {
-        checks.push(for_processor(patient));
-    }
+    checks.push(for_processor(patient));
     checks
 }
 
 /// How to come to a build with a libtorch of this flavour: with one that is here, or by fetching one.
 fn rebuild(patient: &Patient<'_>, flavour: Flavour) -> String {
-    let fits = |libtorch: &&Libtorch| libtorch.flavour == flavour && libtorch.is_wanted_version() != Some(false);
+    // Every libtorch computes on the processor too.
+    let is_for = |libtorch: &Libtorch| flavour == Flavour::Cpu || libtorch.flavour == flavour;
+    let fits = |libtorch: &&Libtorch| is_for(libtorch) && libtorch.is_wanted_version() != Some(false);
     if let Some(libtorch) = patient.machine.libtorch.iter().find(fits) {
         return format!("{} cargo install --path . --features libtorch", libtorch.build_variables(patient.host));
     }
@@ -35,6 +35,9 @@ fn rebuild(patient: &Patient<'_>, flavour: Flavour) -> String {
     };
     format!("{fetch}, and build with it as it says")
 }
+
+/// The processor, by libtorch rather than by the backend that needs nothing installed.
+pub const LIBTORCH_CPU: &str = "libtorch:cpu";
 
 const VERIFY: &str = "loramill doctor";
 
@@ -68,13 +71,7 @@ fn for_vendor(patient: &Patient<'_>, concerns: Concerns, flavour: Flavour) -> Ch
         );
     }
     match libtorch.is_wanted_version() {
-        Some(false) => {
-            let summary = format!(
-                "libtorch is {}, and loramill is written for {WANTED}",
-                libtorch.version.as_deref().unwrap_or("another version")
-            );
-            with_all(check(State::Blocked, summary).fix(rebuild(patient, flavour), VERIFY))
-        }
+        Some(false) => with_all(check(State::Blocked, wrong_version(libtorch)).fix(rebuild(patient, flavour), VERIFY)),
         Some(true) => with_all(check(
             State::Ok,
             format!("libtorch {} for {}", libtorch.version.as_deref().unwrap_or(WANTED), flavour.word()),
@@ -87,18 +84,25 @@ fn for_vendor(patient: &Patient<'_>, concerns: Concerns, flavour: Flavour) -> Ch
 }
 
 fn for_processor(patient: &Patient<'_>) -> Check {
-    let check =
-        |state, summary: String| Check::new("libtorch", Concerns::Processor, state, summary).relevant(patient.build.libtorch);
+    let check = |state, summary: String| {
+        Check::new("libtorch", Concerns::Processor, state, summary).of(LIBTORCH_CPU).relevant(patient.build.libtorch)
+    };
     let Some(libtorch) = patient.machine.libtorch.first() else {
         let state = if patient.build.libtorch { State::Blocked } else { State::Ok };
         return check(state, "no libtorch is found".into()).fix(rebuild(patient, Flavour::Cpu), VERIFY);
     };
-    let state = match libtorch.is_wanted_version() {
-        Some(true) => State::Ok,
-        Some(false) => State::Blocked,
-        None => State::Unverified,
+    let version = libtorch.version.as_deref().unwrap_or("of an unknown version");
+    let check = match libtorch.is_wanted_version() {
+        Some(true) => check(State::Ok, format!("libtorch {version}")),
+        Some(false) => check(State::Blocked, wrong_version(libtorch)).fix(rebuild(patient, Flavour::Cpu), VERIFY),
+        None => check(State::Unverified, format!("libtorch {version}; {WANTED} is wanted"))
+            .fix(rebuild(patient, Flavour::Cpu), VERIFY),
     };
-    check(state, format!("libtorch {}", libtorch.version.as_deref().unwrap_or("of an unknown version"))).seen(described(libtorch))
+    check.seen(described(libtorch))
+}
+
+fn wrong_version(libtorch: &Libtorch) -> String {
+    format!("libtorch is {}, and loramill is written for {WANTED}", libtorch.version.as_deref().unwrap_or("of another version"))
 }
 
 /// `/opt/libtorch/lib: 2.9.1, ROCm, by LIBTORCH`
@@ -116,7 +120,7 @@ fn described(libtorch: &Libtorch) -> String {
 /// Whether the libraries have something that a card can run.
 fn code(patient: &Patient<'_>, device: &str, gpu: &AmdGpu) -> Check {
     let targets = patient.machine.torch_targets();
-    let check = |state, summary: String| Check::new("libtorch", Concerns::Amd, state, summary).of(device);
+    let check = |state, summary: String| Check::new("code", Concerns::Amd, state, summary).of(device);
     let check = match code_for(gpu.gfx, targets) {
         Code::Native => check(State::Ok, format!("the libraries have code for {}", gpu.gfx)),
         Code::StandIn(stand_in) => {
@@ -125,26 +129,27 @@ fn code(patient: &Patient<'_>, device: &str, gpu: &AmdGpu) -> Check {
         Code::Nothing => {
             check(State::Blocked, format!("the libraries have no code that {} can run", gpu.gfx)).fix(newer(gpu), VERIFY)
         }
-        Code::Unknown => check(State::Unverified, "it cannot be seen which cards the libraries are compiled for".into()).fix(
-            format!(
-                "if it fails, export HSA_OVERRIDE_GFX_VERSION={}",
-                gpu.gfx.known().and_then(|known| known.stand_in).map_or(gpu.gfx, |stand_in| stand_in.gfx).as_override()
-            ),
-            VERIFY,
-        ),
+        Code::Unknown => {
+            let fix = match gpu.gfx.known().and_then(|known| known.stand_in) {
+                Some(stand_in) => format!("if it fails, export HSA_OVERRIDE_GFX_VERSION={}", stand_in.gfx.as_override()),
+                None => newer(gpu),
+            };
+            check(State::Unverified, "it cannot be seen which cards the libraries are compiled for".into()).fix(fix, VERIFY)
+        }
     };
     let Some(targets) = targets else { return check };
     let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
     check.seen(format!("rocBLAS has code for {}", names.join(", ")))
 }
 
+/// Which libraries to get for a card that those at hand have nothing for.
 fn newer(gpu: &AmdGpu) -> String {
-    let version = match gpu.gfx.major {
-        12 => "6.4 or later",
-        11 if gpu.gfx.minor == 5 => "7 or later",
-        _ => "that names the card among its targets",
-    };
-    format!(
-        "use a PyTorch {WANTED} for ROCm {version}: activate its Python environment, then LIBTORCH_USE_PYTORCH=1 cargo install --path . --features libtorch"
-    )
+    const WITH_PYTHON: &str = "activate its Python environment, then \
+                               LIBTORCH_USE_PYTORCH=1 LIBTORCH_BYPASS_VERSION_CHECK=1 cargo install --path . --features libtorch";
+    let fetched = FETCHED_FOR.iter().copied().collect();
+    match (code_for(gpu.gfx, Some(&fetched)), gpu.gfx.major, gpu.gfx.minor) {
+        (Code::Native | Code::StandIn(_), _, _) => "loramill libtorch rocm --trust-index, and build with it as it says".into(),
+        (_, 11, 5) => format!("use a PyTorch {WANTED} for ROCm 7: {WITH_PYTHON}"),
+        _ => format!("use a PyTorch {WANTED} that is built for {}: {WITH_PYTHON}", gpu.gfx),
+    }
 }

@@ -15,7 +15,8 @@
 //! | `nvidia-driver` | module, version | nouveau drives the card, or it is too old for the CUDA of libtorch |
 //! | `nvidia-access` | `/dev/nvidia*` | one is missing or does not open |
 //! | `rocm` | installations, `LD_LIBRARY_PATH` | none has the runtime, or two are mixed |
-//! | `libtorch` | version, ROCm or CUDA, targets it is compiled for, what is loaded | it is missing, another version, or has no code for the card |
+//! | `libtorch` | version, ROCm or CUDA, what is loaded | it is missing, of another version, or for another vendor |
+//! | `code` | targets that rocBLAS is compiled for | there is none that the card can run |
 //! | `blas` | hipBLASLt's targets | the user wants it where it has no code |
 //! | `miopen` | folders of compiled kernels | they cannot be written, or lie on another computer |
 //! | `compiler` | `hipconfig`, hiprtc (the `rocm` backend) | one is missing |
@@ -222,7 +223,7 @@ pub fn examine(patient: &Patient<'_>) -> Diagnosis {
     checks.extend(computer::checks(patient));
     checks.extend(cards::checks(patient));
     checks.extend(models::check(patient));
-    checks.extend(self_test::checks(patient));
+    checks.extend(self_test::checks(patient, &checks));
     let devices = verdict::devices(patient, &checks);
     Diagnosis { advice: verdict::advice(patient, &devices), devices, checks, facts: facts::of(patient) }
 }

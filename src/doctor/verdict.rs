@@ -1,5 +1,6 @@
 //! What all checks come to for each device: cards first, the processor last.
 
+use crate::doctor::libtorch::LIBTORCH_CPU;
 use crate::doctor::{Check, Concerns, Patient, State, Verdict, numbered};
 use crate::machine::gfx::Support;
 use crate::machine::kfd;
@@ -34,6 +35,10 @@ pub fn devices(patient: &Patient<'_>, checks: &[Check]) -> Vec<Verdict> {
             let name = format!("NVIDIA GPU {:04x}:{:04x}", card.vendor, card.device);
             judged(blank(card.address.to_string(), name), Concerns::Nvidia, checks)
         })),
+    }
+    if patient.build.libtorch {
+        let blank = blank(LIBTORCH_CPU.to_string(), "the processor, by libtorch".to_string());
+        devices.push(judged(blank, Concerns::Processor, checks));
     }
     devices.push(processor(patient, checks));
     devices

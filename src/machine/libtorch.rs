@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::machine::gfx::Gfx;
 use crate::machine::host::Host;
 use crate::machine::rocm::{self, CompiledFor, LIBRARY_FOLDERS, has_library};
 
@@ -15,6 +16,21 @@ const BUILD_VERSION: &str = "build-version";
 
 /// Below the user's data folder: what loramill fetched, as in `loramill/libtorch-2.9.1-rocm/torch`.
 const FETCHED: (&str, &str) = ("loramill", "libtorch-");
+
+/// Targets of PyTorch's wheels for ROCm 6.4, which loramill fetches: `PYTORCH_ROCM_ARCH` in `.ci/docker/manywheel/build.sh` of PyTorch.
+pub const FETCHED_FOR: &[Gfx] = &[
+    Gfx::new(9, 0, 0),
+    Gfx::new(9, 0, 6),
+    Gfx::new(9, 0, 8),
+    Gfx::new(9, 0, 10),
+    Gfx::new(9, 4, 2),
+    Gfx::new(10, 3, 0),
+    Gfx::new(11, 0, 0),
+    Gfx::new(11, 0, 1),
+    Gfx::new(11, 0, 2),
+    Gfx::new(12, 0, 0),
+    Gfx::new(12, 0, 1),
+];
 
 /// Beside the `torch` of what was fetched: its flavour and version.
 const MANIFEST: &str = "loramill-libtorch.json";

@@ -48,7 +48,10 @@ pub fn code_for(gfx: Gfx, targets: Option<&BTreeSet<Gfx>>) -> Code {
 pub fn environment_for(device: &str, machine: &Machine) -> Result<Vec<Variable>> {
     let Some((backend @ ("libtorch" | "rocm"), number)) = device.split_once(':') else { return Ok(Vec::new()) };
     let is_for_amd = backend == "rocm" || machine.torch_flavour() != Some(Flavour::Cuda);
-    if number == "cpu" || !is_for_amd || machine.amd.is_empty() {
+    if number != "cpu" && !is_for_amd {
+        return Ok(cuda_order(machine).into_iter().collect());
+    }
+    if number == "cpu" || machine.amd.is_empty() {
         return Ok(Vec::new());
     }
     let shown = visible(&machine.amd, &machine.environment);
@@ -142,6 +145,14 @@ pub fn has_hipblaslt(gpu: &AmdGpu, machine: &Machine) -> Option<bool> {
     }
 }
 
+/// CUDA numbers the fastest card first; `doctor` and NVIDIA's own tools go by the place on the PCI bus.
+fn cuda_order(machine: &Machine) -> Option<Variable> {
+    const NAME: &str = "CUDA_DEVICE_ORDER";
+    let has_several = machine.nvidia.as_ref().is_some_and(|nvidia| nvidia.gpus.len() > 1);
+    (has_several && !machine.environment.contains_key(NAME))
+        .then(|| Variable::new(NAME, "PCI_BUS_ID", "numbers cards by their place on the PCI bus, as NVIDIA's tools do"))
+}
+
 /// MIOpen tries every way to convolve at each new size, for minutes, unless it is told to take the first good one.
 fn miopen(machine: &Machine) -> Vec<Variable> {
     let mut variables =
@@ -166,7 +177,8 @@ mod tests {
 
     use super::*;
     use crate::machine::gfx::TARGETS;
-    use crate::machine::libtorch::{FoundBy, Libtorch};
+    use crate::machine::libtorch::{FETCHED_FOR, FoundBy, Libtorch};
+    use crate::machine::nvidia::{Nvidia, NvidiaGpu};
     use crate::machine::pci::PciAddress;
     use crate::machine::processor::{Memory, Processor};
     use crate::machine::rocm::CompiledFor;
@@ -227,6 +239,11 @@ mod tests {
             environment: environment.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect(),
             cache_home: None,
         }
+    }
+
+    #[test]
+    fn what_is_fetched_is_for_the_targets_of_rocm_6_4() {
+        assert_eq!(FETCHED_FOR.iter().copied().collect::<BTreeSet<Gfx>>(), targets(ROCM_6_4));
     }
 
     fn hip(rocblas: &str) -> Vec<Libtorch> {
@@ -356,6 +373,23 @@ mod tests {
         }
         let cuda = machine(&["gfx1036"], vec![libtorch(Flavour::Cuda, None, None)], &[]);
         assert!(environment_for("libtorch:0", &cuda).unwrap().is_empty(), "it computes on another vendor's card");
+    }
+
+    #[test]
+    fn several_cards_of_nvidias_are_numbered_by_their_place() {
+        let gpu = |bus: u8| NvidiaGpu {
+            name: String::new(),
+            address: PciAddress(format!("0000:0{bus}:00.0")),
+            device_file: None,
+            uuid: None,
+        };
+        let mut found = machine(&[], vec![libtorch(Flavour::Cuda, None, None)], &[]);
+        found.nvidia = Some(Nvidia { version: "570.1".into(), gpus: vec![gpu(1)] });
+        assert_eq!(environment(&found, "libtorch:0"), of(&[]));
+        found.nvidia = Some(Nvidia { version: "570.1".into(), gpus: vec![gpu(1), gpu(2)] });
+        assert_eq!(environment(&found, "libtorch:1"), of(&[("CUDA_DEVICE_ORDER", "PCI_BUS_ID")]));
+        found.environment.insert("CUDA_DEVICE_ORDER".into(), "FASTEST_FIRST".into());
+        assert_eq!(environment(&found, "libtorch:1"), of(&[]));
     }
 
     #[test]
