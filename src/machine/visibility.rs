@@ -81,3 +81,42 @@ fn masked<'m>(gpus: &[&'m AmdGpu], mask: &str) -> Vec<&'m AmdGpu> {
     };
     mask.split(',').map(str::trim).map_while(find).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::gfx::Gfx;
+    use crate::machine::pci::PciAddress;
+
+    /// The nodes that are shown of GPUs as nodes 1, 2 …; the first has a number of its own.
+    fn shown(targets: &[&str], environment: &[(&str, &str)]) -> Vec<u32> {
+        let gpu = |(at, name): (usize, &&str)| AmdGpu {
+            node: at as u32 + 1,
+            gfx: Gfx::named(name).unwrap(),
+            name: String::new(),
+            memory: 12 << 30,
+            memory_used: None,
+            compute_units: 40,
+            address: PciAddress(format!("0000:0{at}:00.0")),
+            render_file: None,
+            uuid: (at == 0).then(|| "GPU-00aa".to_string()),
+        };
+        let gpus: Vec<AmdGpu> = targets.iter().enumerate().map(gpu).collect();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect();
+        visible(&gpus, &environment).gpus.into_iter().map(|gpu| gpu.node).collect()
+    }
+
+    #[test]
+    fn masks_number_the_cards() {
+        let three = ["gfx1030", "gfx1100", "gfx1036"];
+        assert_eq!(shown(&three, &[]), [1, 2]);
+        assert_eq!(shown(&["gfx1035"], &[]), [1], "alone it is shown");
+        assert_eq!(shown(&three, &[("HIP_VISIBLE_DEVICES", "1,0")]), [2, 1]);
+        assert_eq!(shown(&three, &[("CUDA_VISIBLE_DEVICES", "2")]), [3]);
+        assert_eq!(shown(&three, &[("HIP_VISIBLE_DEVICES", "0"), ("CUDA_VISIBLE_DEVICES", "2")]), [1]);
+        let both = [("ROCR_VISIBLE_DEVICES", "2,gpu-00aa"), ("HIP_VISIBLE_DEVICES", "1")];
+        assert_eq!(shown(&three, &both), [1], "one after the other");
+        assert_eq!(shown(&three, &[("ROCR_VISIBLE_DEVICES", "1,7,0")]), [2], "the first wrong one ends the list");
+        assert_eq!(shown(&three, &[("ROCR_VISIBLE_DEVICES", "")]), [1, 2]);
+    }
+}
