@@ -172,6 +172,7 @@ pub fn to_json(diagnosis: &Diagnosis) -> Value {
             "name": verdict.name,
             "target": verdict.target,
             "memory_bytes": verdict.memory,
+            "facts": verdict.facts,
             "support": verdict.support.map(|support| support.word()),
             "state": verdict.state.word(),
             "because": verdict.because,

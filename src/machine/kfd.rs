@@ -102,7 +102,7 @@ fn name(host: &Host, device: u64, revision: Option<u64>, gfx: Gfx) -> String {
     }
 }
 
-/// A name in a line `73DF,	C1,	AMD Radeon RX 6700 XT`.
+/// A name in a line of device, revision and name between commas and tabs: 73DF, C1, AMD Radeon RX 6700 XT.
 fn listed_name(text: &str, device: u64, revision: u64) -> Option<String> {
     text.lines().find_map(|line| {
         let mut fields = line.splitn(3, ',').map(str::trim);

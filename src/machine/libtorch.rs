@@ -152,7 +152,8 @@ fn places(host: &Host) -> Vec<(PathBuf, FoundBy)> {
     if let Some(data) = data_folder(host) {
         let fetched = data.join(FETCHED.0);
         let is_whole = |name: &String| name.starts_with(FETCHED.1) && !name.ends_with(".partial");
-        let names = host.list(&fetched).into_iter().filter(is_whole);
+        // `rocm`, `cuda`, `cpu`: who fetched one for a card means to use the card.
+        let names = host.list(&fetched).into_iter().rev().filter(is_whole);
         places.extend(names.map(|name| (fetched.join(name).join("torch/lib"), FoundBy::Fetched)));
     }
     for variable in ["VIRTUAL_ENV", "CONDA_PREFIX"] {
