@@ -38,6 +38,10 @@ pub mod libtorch;
 
 #[cfg(feature = "nn")]
 pub mod benchmark;
+pub mod machine;
+
+pub mod doctor;
+
 #[cfg(feature = "nn")]
 pub mod device;
 #[cfg(feature = "nn")]

@@ -8,6 +8,7 @@ mod example;
 mod formats;
 mod fuzz;
 mod libtorch;
+mod machines;
 mod measure;
 mod parity;
 mod pictures;

@@ -38,7 +38,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("build", &[]),
     ("lib", &[]),
-    ("cli", &["pipeline", "cache", "edits", "stages", "checkpoint", "lora", "device", "benchmark", "libtorch"]),
+    (
+        "cli",
+        &["pipeline", "cache", "edits", "stages", "checkpoint", "lora", "device", "benchmark", "libtorch", "machine", "doctor"],
+    ),
     ("libtorch", &[]),
     ("pipeline", &["cache", "edits"]),
     ("edits", &["cache", "pipeline"]),
@@ -72,6 +75,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("checkpoint", &[]),
     ("prompt", &[]),
     ("data", &["pipeline"]),
+    ("machine", &[]),
+    ("doctor", &["machine", "cache"]),
     ("random", &[]),
     ("device", &[]),
 ];

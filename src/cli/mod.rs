@@ -14,6 +14,7 @@ use crate::pipeline::sources::Surroundings;
 use crate::stages::KINDS;
 
 pub mod console;
+pub mod doctor;
 pub mod render;
 
 #[cfg(feature = "nn")]
@@ -71,6 +72,7 @@ enum Command {
     #[cfg(feature = "nn")]
     Bench(bench::Arguments),
     Libtorch(libtorch::Arguments),
+    Doctor(doctor::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -92,6 +94,7 @@ impl Command {
             Self::Gc(arguments) => gc::run(arguments, global),
             Self::Fsck(arguments) => fsck::run(arguments, global),
             Self::Libtorch(arguments) => libtorch::run(arguments, global),
+            Self::Doctor(arguments) => doctor::run(arguments, global),
             Self::Graph(arguments) => graph::run(arguments, global),
             #[cfg(feature = "nn")]
             Self::Bench(arguments) => bench::run(arguments, global),

@@ -3,6 +3,7 @@
 mod beside;
 mod caring;
 mod crowd;
+mod doctor;
 mod edits;
 mod explaining;
 #[cfg(feature = "nn")]
