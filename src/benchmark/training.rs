@@ -35,6 +35,8 @@ pub struct TrainingLoad {
     pub batch: usize,
     pub rank: usize,
     pub modules: Modules,
+    /// Whether the UNet's activations are forgotten and computed again.
+    pub checkpointing: bool,
 }
 
 /// Seconds of each of `steps` steps after one to warm up, and the loss of the last. The text encoder is frozen and gone, its outputs are
@@ -69,7 +71,8 @@ pub fn training_step(preset: &Preset, device: &Device, load: &TrainingLoad, step
         save_every: epochs,
     };
     let denoiser = Mutex::new(denoiser);
-    let mut objective = Denoising::with_contexts(&denoiser, &examples, shape, batches, contexts)?;
+    let mut objective =
+        Denoising::with_contexts(&denoiser, &examples, shape, batches, contexts)?.with_checkpointing(load.checkpointing);
     let folder = tempfile::tempdir()?;
     let mut clock = Clock { last: Instant::now(), seconds: Vec::new(), loss: f32::NAN };
     train(&settings, network, &mut objective, &StateFolder::new(folder.path()), &mut clock)?;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::benchmark::{Modules, PRESETS, Preset, TrainingLoad, peak, picture, prediction, training_step};
 use crate::cache::bytes::size;
-use crate::cli::{Global, print};
+use crate::cli::{Global, launch, print};
 use crate::device;
 
 /// Measure training and drawing on a device, with a model's shapes and random weights
@@ -37,6 +37,9 @@ pub struct Arguments {
     /// Which modules it adapts
     #[arg(long, value_enum, default_value_t = ModulesArgument::Kohya)]
     modules: ModulesArgument,
+    /// Forget the UNet's activations and compute them again: less memory, more time
+    #[arg(long)]
+    checkpointing: bool,
     /// Steps after one to warm up; of a picture its steps
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
@@ -63,18 +66,25 @@ enum ModulesArgument {
     Attention,
 }
 
-pub fn run(arguments: &Arguments, _: &Global) -> anyhow::Result<ExitCode> {
+pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let preset = preset(&arguments.preset)?;
     let pixels = arguments.size.unwrap_or(preset.size);
     ensure!(pixels > 0 && pixels.is_multiple_of(64), "`--size {pixels}`: the models want a multiple of 64 pixels");
     ensure!(arguments.batch > 0 && arguments.rank > 0, "`--batch` and `--rank` begin at 1");
+    launch::with_environment(&arguments.device, global)?;
     let device = device::named(&arguments.device)?;
     let steps = arguments.steps as usize;
     let modules = match arguments.modules {
         ModulesArgument::Kohya => Modules::Kohya,
         ModulesArgument::Attention => Modules::Attention,
     };
-    let load = TrainingLoad { size: pixels, batch: arguments.batch, rank: arguments.rank, modules };
+    let load = TrainingLoad {
+        size: pixels,
+        batch: arguments.batch,
+        rank: arguments.rank,
+        modules,
+        checkpointing: arguments.checkpointing,
+    };
     let mut seconds = match arguments.what {
         What::Training => training_step(preset, &device, &load, steps)?.0,
         What::Prediction => prediction(preset, &device, pixels, steps)?,
@@ -90,7 +100,7 @@ pub fn run(arguments: &Arguments, _: &Global) -> anyhow::Result<ExitCode> {
             "{}\n",
             json!({
                 "preset": preset.name, "what": what(arguments.what), "device": arguments.device, "by": by, "size": pixels,
-                "batch": arguments.batch, "rank": arguments.rank, "steps": steps,
+                "batch": arguments.batch, "rank": arguments.rank, "checkpointing": arguments.checkpointing, "steps": steps,
                 "seconds_per_step": median, "seconds_least": least, "seconds_most": most, "peak_bytes": peak,
             })
         ))?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format};
 use crate::cli::run::listen_to_signals;
-use crate::cli::{Global, PipelineArguments, WrongArguments, open};
+use crate::cli::{Global, PipelineArguments, WrongArguments, launch, open};
 use crate::pipeline::diagnostic::nearest;
 use crate::pipeline::execute::{self, RunOptions};
 use crate::pipeline::item::Item;
@@ -57,6 +57,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&PipelineArguments::new(Some(file), Vec::new()))?;
     let here = std::env::current_dir().context("looking for the current folder")?;
     let root = Cache::locate(&here, global.cache().as_deref());
+    launch::with_environment(&arguments.device, global)?;
     let cache = Cache::open(&root).with_context(|| format!("opening the cache `{}`", root.display()))?;
     let cache = cache.for_a_passing_pipeline();
 

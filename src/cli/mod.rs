@@ -29,6 +29,7 @@ mod gc;
 mod graph;
 mod init;
 mod keys;
+mod launch;
 mod libtorch;
 mod plan;
 mod restore;

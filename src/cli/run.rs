@@ -15,7 +15,7 @@ use crate::cli::console::{Console, Format, Verb, duration};
 use crate::cli::keys::hearing_keys;
 use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::selection::{SelectionArguments, stages_named};
-use crate::cli::{Global, PipelineArguments, WrongFile, counted, glance, open, pipeline_file, shown};
+use crate::cli::{Global, PipelineArguments, WrongFile, counted, glance, launch, open, pipeline_file, shown};
 use crate::pipeline::commit::out_folder;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::execute::{self, RunOptions};
@@ -157,6 +157,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         return crate::cli::plan::show(&pipeline, &cache, &selection, false, false);
     }
 
+    launch::with_environment(&arguments.device, global)?;
     let options =
         RunOptions { selection, keep_going: arguments.keep_going, jobs: arguments.jobs, device: arguments.device.clone() };
     let record = perform(&pipeline, &cache, &options, footing, &console, &wishes)?;

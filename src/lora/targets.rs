@@ -52,6 +52,12 @@ impl Placed {
         Self { factors: network.factors.iter().map(tensor).collect(), places, scale: network.scale() }
     }
 
+    /// The same factors without gradients, on the device below autodiff.
+    pub fn untracked(&self) -> Self {
+        let factors = self.factors.iter().map(|factor| factor.clone().inner()).collect();
+        Self { factors, places: self.places.clone(), scale: self.scale }
+    }
+
     /// `down` and `up` of each module, `[rank, inputs]` and `[outputs, rank]`.
     pub fn factors(&self) -> &[Tensor<2>] {
         &self.factors

@@ -26,6 +26,9 @@ pub enum Mask {
     Ours(Variable),
 }
 
+/// The variable that sets glibc's allocator.
+pub const ALLOCATOR: &str = "GLIBC_TUNABLES";
+
 /// A variable for the environment of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variable {
@@ -37,6 +40,11 @@ pub struct Variable {
 }
 
 impl Variable {
+    /// Whether it decides which card computes, or how: a person wants to know that. The others only make a process faster.
+    pub fn is_for_a_card(&self) -> bool {
+        self.name != ALLOCATOR
+    }
+
     pub fn new(name: &str, value: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { name: name.to_string(), value: Some(value.into()), reason: reason.into() }
     }

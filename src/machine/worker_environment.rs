@@ -12,7 +12,7 @@ use crate::machine::Machine;
 use crate::machine::gfx::{Gfx, Likeness, StandIn};
 use crate::machine::kfd::AmdGpu;
 use crate::machine::libtorch::Flavour;
-use crate::machine::visibility::{Mask, Variable, Visible, visible};
+use crate::machine::visibility::{ALLOCATOR, Mask, Variable, Visible, visible};
 
 pub const OVERRIDE: &str = "HSA_OVERRIDE_GFX_VERSION";
 
@@ -51,7 +51,10 @@ pub fn environment_for(device: &str, machine: &Machine) -> Result<Vec<Variable>>
     if number != "cpu" && !is_for_amd {
         return Ok(cuda_order(machine).into_iter().collect());
     }
-    if number == "cpu" || machine.amd.is_empty() {
+    if number == "cpu" {
+        return Ok(allocator(machine).into_iter().collect());
+    }
+    if machine.amd.is_empty() {
         return Ok(Vec::new());
     }
     let shown = visible(&machine.amd, &machine.environment);
@@ -73,6 +76,19 @@ pub fn environment_for(device: &str, machine: &Machine) -> Result<Vec<Variable>>
         variables.extend(miopen(machine));
     }
     Ok(variables)
+}
+
+/// How glibc shall give out the memory of a process that computes in it: every tensor of a layer is hundreds of kilobytes to many megabytes
+/// and lives for a moment, which by default is a mapping of its own whose pages the kernel clears each time.
+///
+/// - huge pages where the kernel grants them on request, so that there are few to clear (glibc 2.35)
+/// - no mappings of their own, and nothing given back until the end
+/// - one arena, since others give back what is at their top whatever is set
+fn allocator(machine: &Machine) -> Option<Variable> {
+    const TUNABLES: &str = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776\
+        :glibc.malloc.top_pad=268435456:glibc.malloc.arena_max=1";
+    let is_set = machine.environment.contains_key(ALLOCATOR);
+    (!is_set).then(|| Variable::new(ALLOCATOR, TUNABLES, "tensors come and go without the kernel"))
 }
 
 /// The variable by which a card runs a stand-in's code.
@@ -368,11 +384,20 @@ mod tests {
         }
         let hidden = machine(&["gfx1030"], hip(ROCM_6_4), &[("ROCR_VISIBLE_DEVICES", "5")]);
         assert!(environment_for("rocm:0", &hidden).unwrap_err().to_string().contains("hide every GPU"));
-        for device in ["cpu", "libtorch:cpu", "vulkan:0", "cuda:0", "auto"] {
+        for device in ["cpu", "vulkan:0", "cuda:0", "auto"] {
             assert!(environment_for(device, &two).unwrap().is_empty(), "{device}");
         }
         let cuda = machine(&["gfx1036"], vec![libtorch(Flavour::Cuda, None, None)], &[]);
         assert!(environment_for("libtorch:0", &cuda).unwrap().is_empty(), "it computes on another vendor's card");
+    }
+
+    #[test]
+    fn a_process_that_computes_in_main_memory_keeps_it_unless_the_user_has_set_otherwise() {
+        let plain = environment_for("libtorch:cpu", &machine(&["gfx1030"], hip(ROCM_6_4), &[])).unwrap();
+        let [Variable { name, value: Some(value), .. }] = &plain[..] else { panic!("{plain:?}") };
+        assert!(name == ALLOCATOR && value.split(':').all(|setting| setting.starts_with("glibc.malloc.")), "{value}");
+        let set = machine(&[], Vec::new(), &[(ALLOCATOR, "glibc.malloc.check=3")]);
+        assert!(environment_for("libtorch:cpu", &set).unwrap().is_empty());
     }
 
     #[test]

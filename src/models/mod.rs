@@ -10,6 +10,7 @@ pub mod layers;
 
 pub mod clip;
 pub mod resnet;
+pub mod segment;
 pub mod transformer;
 pub mod unet;
 pub mod vae;

@@ -71,6 +71,13 @@ impl Transformer {
         x + self.proj_out.forward(tokens).reshape([batch, height, width, channels])
     }
 
+    /// Whether a layer carries an adapter.
+    pub fn is_adapted(&self) -> bool {
+        let Block { attn1, attn2, ff, .. } = &self.block;
+        let attention = [attn1, attn2].into_iter().flat_map(|a| [&a.to_q, &a.to_k, &a.to_v, &a.to_out]);
+        [&self.proj_in, &self.proj_out, &ff.proj, &ff.out].into_iter().chain(attention).any(|layer| layer.adapter().is_some())
+    }
+
     /// Each layer that kohya's LoRA adapts, in the order of the network.
     pub fn adapted(&mut self, visit: Visit) {
         visit(&mut self.proj_in);

@@ -7,6 +7,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::models::layers::{Convolution, GroupNorm, Linear, Visit, channels_first, channels_last};
 use crate::models::resnet::{Downsample, ResnetBlock, Upsample};
+use crate::models::segment::{Part, Segment, pass};
 use crate::models::transformer::{Transformer, TransformerConfig};
 use crate::models::weights::Source;
 use crate::ops::activation::{Activation, activate};
@@ -87,25 +88,31 @@ impl Unet {
     /// - `context`: `[batch, tokens, context_width]`, from the text encoder
     /// - the result: `[batch, out_channels, height / 8, width / 8]`
     pub fn forward(&self, latents: Tensor<4>, timesteps: &[f32], context: &Tensor<3>) -> Tensor<4> {
-        // 1. time
-        let time = self.time_embedding.forward(timesteps, &latents.device());
-
-        // 2. down
-        let mut x = self.conv_in.forward(channels_last(latents));
+        let time = self.time(timesteps, &latents.device());
+        let x = self.enter(latents);
         let mut skips = vec![x.clone()];
-        for block in &self.down_blocks {
-            x = block.forward(x, &time, context, &mut skips);
-        }
+        self.leave(pass(self.segments(), x, &time, context, &mut skips))
+    }
 
-        // 3. middle
-        x = self.mid_block.forward(x, &time, context);
+    /// The time embedding that all segments share: `[batch, time_width]`.
+    pub fn time(&self, timesteps: &[f32], device: &Device) -> Tensor<2> {
+        self.time_embedding.forward(timesteps, device)
+    }
 
-        // 4. up
-        for block in &self.up_blocks {
-            x = block.forward(x, &time, context, &mut skips);
-        }
+    /// What comes before the segments. The result is their first input and the first feature map that is left for the way up.
+    pub fn enter(&self, latents: Tensor<4>) -> Tensor<4> {
+        self.conv_in.forward(channels_last(latents))
+    }
 
-        // 5. out
+    /// Everything between [`Self::enter`] and [`Self::leave`], in order.
+    pub fn segments(&self) -> Vec<Segment<'_>> {
+        let down = self.down_blocks.iter().flat_map(DownBlock::segments);
+        let up = self.up_blocks.iter().flat_map(UpBlock::segments);
+        down.chain(self.mid_block.segments()).chain(up).collect()
+    }
+
+    /// What comes after the segments.
+    pub fn leave(&self, x: Tensor<4>) -> Tensor<4> {
         channels_first(self.conv_out.forward(self.conv_norm_out.forward(x)))
     }
 
@@ -188,19 +195,21 @@ impl DownBlock {
     }
 
     /// Adds to `skips` what the way up will take; `x` as `[batch, height, width, inputs]`, `time` as in [`ResnetBlock::forward`].
-    pub fn forward(&self, mut x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+    pub fn forward(&self, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+        pass(self.segments(), x, time, context, skips)
+    }
+
+    fn segments(&self) -> Vec<Segment<'_>> {
+        let mut segments = Vec::new();
         for (i, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(x, Some(time));
-            if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(x, context);
+            let resnet = Segment::plain(Part::Resnet(resnet));
+            match self.attentions.get(i) {
+                Some(attention) => segments.extend([resnet, Segment::plain(Part::Transformer(attention)).leaving()]),
+                None => segments.push(resnet.leaving()),
             }
-            skips.push(x.clone());
         }
-        if let Some(downsampler) = &self.downsampler {
-            x = downsampler.forward(x);
-            skips.push(x.clone());
-        }
-        x
+        segments.extend(self.downsampler.iter().map(|downsampler| Segment::plain(Part::Down(downsampler)).leaving()));
+        segments
     }
 }
 
@@ -222,9 +231,11 @@ impl MidBlock {
     }
 
     pub fn forward(&self, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Tensor<4> {
-        let x = self.first.forward(x, Some(time));
-        let x = self.attention.forward(x, context);
-        self.second.forward(x, Some(time))
+        pass(self.segments(), x, time, context, &mut Vec::new())
+    }
+
+    fn segments(&self) -> [Segment<'_>; 3] {
+        [Part::Resnet(&self.first), Part::Transformer(&self.attention), Part::Resnet(&self.second)].map(Segment::plain)
     }
 }
 
@@ -259,18 +270,18 @@ impl UpBlock {
     ///
     /// # Panics
     /// If there are fewer.
-    pub fn forward(&self, mut x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+    pub fn forward(&self, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+        pass(self.segments(), x, time, context, skips)
+    }
+
+    fn segments(&self) -> Vec<Segment<'_>> {
+        let mut segments = Vec::new();
         for (i, resnet) in self.resnets.iter().enumerate() {
-            let skip = skips.pop().expect("the way down leaves one for each residual block of the way up");
-            x = resnet.forward(Tensor::cat(vec![x, skip], 3), Some(time));
-            if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(x, context);
-            }
+            segments.push(Segment::plain(Part::Resnet(resnet)).taking());
+            segments.extend(self.attentions.get(i).map(|attention| Segment::plain(Part::Transformer(attention))));
         }
-        match &self.upsampler {
-            Some(upsampler) => upsampler.forward(x),
-            None => x,
-        }
+        segments.extend(self.upsampler.iter().map(|upsampler| Segment::plain(Part::Up(upsampler))));
+        segments
     }
 }
 

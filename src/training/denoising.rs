@@ -12,6 +12,7 @@ use crate::lora::network::LoraNetwork;
 use crate::lora::targets::{Placed, detach};
 use crate::stable_diffusion::Denoiser;
 use crate::training::batches::{Batches, Draw};
+use crate::training::checkpointing::{self, Question};
 use crate::training::run::Objective;
 
 /// One image with its text.
@@ -36,6 +37,7 @@ pub struct Denoising<'a> {
     batches: Batches,
     clip_skip: usize,
     schedule: NoiseSchedule,
+    checkpointing: bool,
     /// Of each example, where the text encoder is frozen: `[1, tokens, width]`.
     contexts: Option<Vec<Tensor<3>>>,
 }
@@ -70,7 +72,8 @@ impl<'a> Denoising<'a> {
             drop(lent.take_text_encoder());
         }
         drop(lent);
-        Ok(Self { model, device, examples, shape, batches, clip_skip, schedule: NoiseSchedule::stable_diffusion(), contexts })
+        let schedule = NoiseSchedule::stable_diffusion();
+        Ok(Self { model, device, examples, shape, batches, clip_skip, schedule, checkpointing: false, contexts })
     }
 
     /// As [`Self::new`] with a frozen text encoder, whose outputs are given: `[tokens, width]` of each example.
@@ -90,32 +93,42 @@ impl<'a> Denoising<'a> {
         };
         let contexts = Some(contexts.into_iter().map(place).collect());
         let schedule = NoiseSchedule::stable_diffusion();
-        Ok(Self { model, device: device.clone(), examples, shape, batches, clip_skip: 1, schedule, contexts })
+        Ok(Self {
+            model,
+            device: device.clone(),
+            examples,
+            shape,
+            batches,
+            clip_skip: 1,
+            schedule,
+            checkpointing: false,
+            contexts,
+        })
     }
 
-    /// Means of the squared differences between the noise and what the UNet takes for it.
+    /// Keeps what goes into each segment of the UNet and runs it again on the way back: less memory, more time, the same gradients.
+    pub fn with_checkpointing(self, checkpointing: bool) -> Self {
+        Self { checkpointing, ..self }
+    }
+
+    /// Means of the squared differences between the noise and what the UNet takes for it: `[batch]`.
     ///
-    /// - `noise`: `[batch, 4, height / 8, width / 8]`
-    /// - the result: `[batch]`
-    fn losses(
-        &self,
-        model: &Denoiser,
-        images: &[Draw],
-        noisy: Tensor<4>,
-        noise: Tensor<4>,
-        timesteps: &[f32],
-    ) -> Result<Tensor<1>> {
-        let context = match &self.contexts {
-            Some(contexts) => Tensor::cat(images.iter().map(|image| contexts[image.image].clone()).collect(), 0),
+    /// - both: `[batch, 4, height / 8, width / 8]`
+    fn losses(predicted: Tensor<4>, noise: Tensor<4>) -> Tensor<1> {
+        let [batch, channels, height, width] = noise.dims();
+        let difference = predicted - noise;
+        (difference.clone() * difference).reshape([batch, channels * height * width]).mean_dim(1).reshape([batch])
+    }
+
+    /// What the UNet attends to for each image: `[batch, tokens, width]`.
+    fn context(&self, model: &Denoiser, images: &[Draw]) -> Result<Tensor<3>> {
+        match &self.contexts {
+            Some(contexts) => Ok(Tensor::cat(images.iter().map(|image| contexts[image.image].clone()).collect(), 0)),
             None => {
                 let examples: Vec<&Example> = images.iter().map(|image| &self.examples[image.image]).collect();
-                context(model, &examples, self.clip_skip)?
+                context(model, &examples, self.clip_skip)
             }
-        };
-        let predicted = model.predict(noisy, timesteps, &context);
-        let difference = predicted - noise;
-        let batch = images.len();
-        Ok((difference.clone() * difference).reshape([batch, self.shape.iter().product()]).mean_dim(1).reshape([batch]))
+        }
     }
 
     fn timestep(&self, image: Draw) -> u32 {
@@ -168,19 +181,45 @@ impl Denoising<'_> {
             placed.beside_text_encoder(text_encoder);
         }
         let timesteps: Vec<f32> = timesteps.iter().map(|timestep| *timestep as f32).collect();
-        let losses = self.losses(&lent, images, noisy, noise, &timesteps)?;
-        let gradients = (losses.clone().sum() * weight).backward();
+        let context = self.context(&lent, images)?;
+        let (losses, gradients) = if self.checkpointing {
+            let context_learns = self.contexts.is_none();
+            let question = Question {
+                latents: noisy.inner(),
+                timesteps: &timesteps,
+                context: if context_learns { context.clone().inner() } else { context.clone() },
+                context_learns,
+            };
+            let mut losses = None;
+            let of_loss = |predicted: Tensor<4>| {
+                let of_images = losses.insert(Self::losses(predicted, noise));
+                Ok((of_images.clone().sum() * weight).backward())
+            };
+            let mut found = checkpointing::gradients(lent.networks().0, &placed, question, of_loss)?;
+            if let Some(of_context) = found.context {
+                // The text encoder's own activations are few: it is one segment.
+                let of_text = (context * Tensor::from_inner(of_context)).sum().backward();
+                for (gradient, factor) in found.factors.iter_mut().zip(placed.factors()) {
+                    *gradient = gradient.take().or_else(|| factor.grad(&of_text));
+                }
+            }
+            (losses.context("no loss was taken")?, found.factors)
+        } else {
+            let losses = Self::losses(lent.predict(noisy, &timesteps, &context), noise);
+            let gradients = (losses.clone().sum() * weight).backward();
+            (losses, placed.factors().iter().map(|factor| factor.grad(&gradients)).collect())
+        };
         let (unet, text_encoder) = lent.networks();
         detach(unet, text_encoder);
         drop(lent);
 
         // 3. back to the host
-        let gradient = |factor: &Tensor<2>| match factor.grad(&gradients) {
+        let on_host = |(gradient, factor): (Option<Tensor<2>>, &Tensor<2>)| match gradient {
             Some(gradient) => values(gradient.into_data()),
             // A layer that the loss does not see: one that clip skip leaves out.
             None => Ok(vec![0.0; factor.shape().num_elements()]),
         };
-        let gradients = placed.factors().iter().map(gradient).collect::<Result<_>>()?;
+        let gradients = gradients.into_iter().zip(placed.factors()).map(on_host).collect::<Result<_>>()?;
         Ok((values(losses.into_data())?, gradients))
     }
 }

@@ -4,6 +4,8 @@ pub mod instance_prompt;
 pub mod texts;
 
 pub mod batches;
+#[cfg(feature = "nn")]
+pub mod checkpointing;
 
 pub mod learning_rate;
 

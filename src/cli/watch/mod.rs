@@ -25,7 +25,7 @@ use crate::cli::selection::SelectionArguments;
 use crate::cli::watch::changes::{Changes, Next};
 use crate::cli::watch::listener::{Limit, Listener, Message};
 use crate::cli::watch::places::{Places, absolute};
-use crate::cli::{Global, WrongArguments, counted, print, report, shown};
+use crate::cli::{Global, WrongArguments, counted, launch, print, report, shown};
 use crate::pipeline::execute::RunOptions;
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::selection::Selection;
@@ -60,6 +60,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    launch::with_environment(&arguments.device, global)?;
     let (file, targets) = arguments.what.split()?;
     let wishes = Wishes::default();
     listen_to_signals(&wishes).context("listening to Ctrl-C")?;

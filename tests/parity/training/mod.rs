@@ -161,6 +161,33 @@ mod step {
     }
 
     on_each_device! {
+    fn a_checkpointed_step_has_the_same_gradients() {
+        let fixture = Fixture::read("training");
+        let examples = examples(&fixture);
+        let batches = Batches { seed: 3, images: 2, per_step: 2 };
+        let images = batches.step(0);
+        let step = |train_text_encoder, checkpointing| {
+            use loramill::training::run::Objective;
+            let model = tiny_sd();
+            let network = network(&model);
+            let denoising = Denoising::new(&model, &examples, SHAPE, batches, 1, train_text_encoder).unwrap();
+            denoising.with_checkpointing(checkpointing).gradients(&network, &images, 0.5).unwrap()
+        };
+        let (plain, checkpointed) = (step(false, false), step(false, true));
+        assert_eq!(plain.0, checkpointed.0);
+        assert!(plain.1 == checkpointed.1, "not the same bits");
+        assert!(plain.1.iter().flatten().any(|value| *value != 0.0));
+
+        // The context's gradients are added in another order.
+        let (plain, checkpointed) = (step(true, false), step(true, true));
+        assert_eq!(plain.0, checkpointed.0);
+        for (plain, checkpointed) in plain.1.iter().zip(&checkpointed.1) {
+            assert_near_in_norm("a factor's gradient", checkpointed, plain, 1e-5);
+        }
+    }
+    }
+
+    on_each_device! {
     fn a_frozen_text_encoder_gives_the_unet_the_same_gradients() {
         let fixture = Fixture::read("training");
         let model = tiny_sd();
