@@ -1,7 +1,7 @@
 """The example beside the same training with peft on PyTorch: time, memory, seconds a step, and what a second run costs.
 
     cargo build --release
-    python3 tests/benches/example_vs_peft.py [PAIRS=1]
+    [LORAMILL=target/release/loramill] [DEVICE=cpu] python3 tests/benches/example_vs_peft.py [PAIRS=1]
 
 Needs torch 2.9.1, diffusers 0.42.1, transformers 5.23.0, peft 0.21, Pillow and safetensors. Both programs get two threads and run by turns on the
 same machine, so that a ratio means something where a time alone does not. examples/tiny/reference/star_test.py draws pictures as it goes; so does the
@@ -10,7 +10,8 @@ example, and it cuts, scales, merges, extracts and converts as well. The setting
 import glob, json, os, re, resource, shutil, statistics, subprocess, sys, tempfile, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-LORAMILL = f'{ROOT}/target/release/loramill'
+LORAMILL = os.environ.get('LORAMILL', f'{ROOT}/target/release/loramill')
+DEVICE = os.environ.get('DEVICE', 'cpu')
 EXAMPLE = f'{ROOT}/examples/tiny'
 
 
@@ -37,7 +38,7 @@ def example(parent):
     folder = tempfile.mkdtemp(dir=parent)
     for name in ('images', 'models'): shutil.copytree(f'{EXAMPLE}/{name}', f'{folder}/{name}')
     shutil.copy(f'{EXAMPLE}/pipeline.yaml', folder)
-    run = [LORAMILL, 'run', '--progress', 'json', '--cache', f'{folder}/cache', folder]
+    run = [LORAMILL, 'run', '--device', DEVICE, '--progress', 'json', '--cache', f'{folder}/cache', folder]
     told, states = [], {}
 
     def watch(line, seconds):
