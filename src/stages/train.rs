@@ -128,7 +128,7 @@ params! {
         result precision: Precision = Precision::Fp16,
         /// Which layer of the text encoder is used, from the end: 1 is the last, 2 what many anime models want.
         result clip_skip: u64 = 1,
-        /// Compute the UNet's activations a second time in place of keeping them: a quarter less memory at 512 pixels, a quarter more time.
+        /// Compute the UNet's activations a second time in place of keeping them: less memory, more time.
         execution checkpointing: bool = false,
         /// Tokens of a text that are read: 75, 150 or 225. The rest is cut, and said.
         result max_token_length: u64 = 75,

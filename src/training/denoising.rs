@@ -106,7 +106,8 @@ impl<'a> Denoising<'a> {
         })
     }
 
-    /// Keeps what goes into each segment of the UNet and runs it again on the way back: less memory, more time, the same gradients.
+    /// Keeps what goes into each segment of the UNet and runs it again on the way back: less memory, more time, the same
+    /// gradients but for the order of a few sums.
     pub fn with_checkpointing(self, checkpointing: bool) -> Self {
         Self { checkpointing, ..self }
     }
