@@ -2,7 +2,7 @@
 //! came out right: 16 stars, ROUNDS times with other seeds, and 40 of the shapes that the base knows. With EPOCHS=0 it draws with the LoRA
 //! that is there.
 //!
-//!     cargo bench --bench training -- [EPOCHS=40] [RANK=8] [RATE=2e-3] [TEXT_RATE=RATE] [BATCH=4] [SEED=7] [ROUNDS=1] [OUT=target/star.safetensors]
+//!     [DEVICE=cpu] cargo bench --bench training -- [EPOCHS=40] [RANK=8] [RATE=2e-3] [TEXT_RATE=RATE] [BATCH=4] [SEED=7] [ROUNDS=1] [OUT=target/star.safetensors]
 //!
 //! The counterpart of examples/tiny/reference/star_test.py.
 
@@ -20,7 +20,7 @@ use loramill::device;
 use loramill::drawing::studio::{LoraFile, Studio};
 use loramill::lora::network::LoraNetwork;
 use loramill::lora::targets;
-use loramill::stable_diffusion::StableDiffusion;
+use loramill::stable_diffusion::{Denoiser, Vae};
 use loramill::training::adamw::AdamW;
 use loramill::training::batches::Batches;
 use loramill::training::denoising::{Denoising, Example};
@@ -83,15 +83,16 @@ fn main() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = given.get(7).map_or_else(|| root.join("target/star.safetensors"), PathBuf::from);
 
-    let device = device::named("cpu")?;
+    let device = device::named(&std::env::var("DEVICE").unwrap_or_else(|_| "cpu".into()))?;
     let base = root.join("examples/tiny/models/tiny-sd.safetensors");
     if epochs == 0 {
         return count(&base, &out, rounds, &device);
     }
     let file = ModelFile::open(&base)?;
-    let mut model = StableDiffusion::load(&file, None, &device)?;
-    let (shape, examples) = examples(&root.join("examples/tiny/images"), &model)?;
+    let (shape, examples) = examples(&root.join("examples/tiny/images"), &Vae::load(&file, &device)?, &device)?;
+    let mut model = Denoiser::load(&file, Dtype::F32, &device)?;
     let (unet, text_encoder) = model.networks();
+    let text_encoder = text_encoder.expect("it was just read");
     let targets = [targets::of_unet(unet), targets::of_text_encoder(text_encoder)].concat();
     let network = LoraNetwork::new(targets, rank, rank as f64, seed);
     println!("{} images, {} modules, {} parameters", examples.len(), network.targets.len(), network.parameters());
@@ -144,7 +145,7 @@ fn count(base: &Path, lora: &Path, rounds: u64, device: &Device) -> anyhow::Resu
 }
 
 /// Each photo and its mirror, cut to a centred square of 64 pixels, with its caption.
-fn examples(folder: &Path, model: &StableDiffusion) -> anyhow::Result<([usize; 3], Vec<Example>)> {
+fn examples(folder: &Path, vae: &Vae, device: &Device) -> anyhow::Result<([usize; 3], Vec<Example>)> {
     let texts = Texts { prompt: InstancePrompt::new("star, [filewords]", "star", "", Doubling::Never), rows: 1 };
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
     paths.retain(|path| path.extension().is_some_and(|extension| extension != "txt"));
@@ -155,7 +156,7 @@ fn examples(folder: &Path, model: &StableDiffusion) -> anyhow::Result<([usize; 3
         let picture = resize::crop(&picture, 64, 64);
         let rows = texts.of(fs::read_to_string(path.with_extension("txt"))?.trim()).rows;
         for picture in [picture.clone(), image::imageops::flip_horizontal(&picture)] {
-            let (found, latent) = latent::encode(model.vae(), &picture, model.device())?;
+            let (found, latent) = latent::encode(vae, &picture, device)?;
             shape = found;
             examples.push(Example { name: path.display().to_string(), latent, rows: rows.clone() });
         }
