@@ -51,4 +51,6 @@ pub mod models;
 #[cfg(feature = "nn")]
 pub mod ops;
 #[cfg(feature = "nn")]
+pub mod self_test;
+#[cfg(feature = "nn")]
 pub mod stable_diffusion;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::cache::Cache;
 use crate::cli::{Global, WrongFile, colours, counted, print};
 use crate::doctor::scrub::scrubbed;
-use crate::doctor::{Build, Check, Diagnosis, Patient, State, Verdict, examine, memory_size};
+use crate::doctor::{Build, Check, Diagnosis, Patient, SelfTest, State, Verdict, examine, memory_size};
 use crate::machine::Machine;
 use crate::machine::host::Host;
 use crate::pipeline::diagnostic::Diagnostics;
@@ -44,8 +44,15 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let machine = Machine::read(&host);
     let cache = Cache::locate(Path::new("."), global.cache().as_deref());
     let cache = std::path::absolute(&cache).unwrap_or(cache);
-    let diagnosis =
-        examine(&Patient { host: &host, machine: &machine, build: BUILD, models: &models, cache: &cache, self_tests: &[] });
+    let self_tests = self_tests(&machine);
+    let diagnosis = examine(&Patient {
+        host: &host,
+        machine: &machine,
+        build: BUILD,
+        models: &models,
+        cache: &cache,
+        self_tests: &self_tests,
+    });
     let diagnosis = if arguments.report { scrubbed(diagnosis, &machine) } else { diagnosis };
     if arguments.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&to_json(&diagnosis))?))?;
@@ -58,6 +65,16 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         print(&text(&diagnosis, detail, colours(&io::stdout())))?;
     }
     Ok(ExitCode::from(exit_code(diagnosis.state())))
+}
+
+#[cfg(feature = "nn")]
+fn self_tests(machine: &Machine) -> Vec<SelfTest> {
+    crate::cli::self_test::of_cards(machine)
+}
+
+#[cfg(not(feature = "nn"))]
+fn self_tests(_: &Machine) -> Vec<SelfTest> {
+    Vec::new()
 }
 
 /// What this program can compute with. The backends `rocm` and `vulkan` are in no build of this version.

@@ -36,6 +36,8 @@ mod restore;
 mod run;
 mod run_status;
 mod selection;
+#[cfg(feature = "nn")]
+mod self_test;
 mod skip;
 mod stages;
 mod status;
@@ -72,6 +74,9 @@ enum Command {
     Fsck(fsck::Arguments),
     #[cfg(feature = "nn")]
     Bench(bench::Arguments),
+    #[cfg(feature = "nn")]
+    #[command(hide = true)]
+    SelfTest(self_test::Arguments),
     Libtorch(libtorch::Arguments),
     Doctor(doctor::Arguments),
     Completions(completions::Arguments),
@@ -99,6 +104,8 @@ impl Command {
             Self::Graph(arguments) => graph::run(arguments, global),
             #[cfg(feature = "nn")]
             Self::Bench(arguments) => bench::run(arguments, global),
+            #[cfg(feature = "nn")]
+            Self::SelfTest(arguments) => self_test::run(arguments, global),
             Self::Completions(arguments) => completions::run(arguments, global),
             Self::Stages(arguments) => stages::run(arguments, global),
         }
