@@ -6,7 +6,7 @@ use crate::cli::Global;
 /// Does nothing if the environment is right; otherwise it does not return: the program begins anew, as the same process.
 ///
 /// # Errors
-/// If the machine has no such device, or the program cannot be started again.
+/// If this build or the machine has no such device, or the program cannot be started again.
 #[cfg(feature = "libtorch")]
 pub fn with_environment(device: &str, global: &Global) -> anyhow::Result<()> {
     use std::env;
@@ -23,7 +23,7 @@ pub fn with_environment(device: &str, global: &Global) -> anyhow::Result<()> {
     const LAUNCHED: &str = "LORAMILL_LAUNCHED";
 
     if env::var_os(LAUNCHED).is_some() {
-        return Ok(());
+        return is_there(device);
     }
     let machine = Machine::read(&Host::this());
     let variables = match device {
@@ -35,7 +35,7 @@ pub fn with_environment(device: &str, global: &Global) -> anyhow::Result<()> {
         named => environment_for(named, &machine)?,
     };
     if variables.is_empty() {
-        return Ok(());
+        return is_there(device);
     }
     let mut again = Command::new(env::current_exe().context("looking for this program's file")?);
     again.args(env::args_os().skip(1)).env(LAUNCHED, "1");
@@ -53,6 +53,18 @@ pub fn with_environment(device: &str, global: &Global) -> anyhow::Result<()> {
 }
 
 #[cfg(not(feature = "libtorch"))]
-pub fn with_environment(_: &str, _: &Global) -> anyhow::Result<()> {
+pub fn with_environment(device: &str, _: &Global) -> anyhow::Result<()> {
+    is_there(device)
+}
+
+/// Tells a device that there is not before anything runs.
+#[cfg(feature = "nn")]
+fn is_there(device: &str) -> anyhow::Result<()> {
+    crate::device::named(device).map_err(|error| crate::cli::WrongArguments(format!("{error:#}")))?;
+    Ok(())
+}
+
+#[cfg(not(feature = "nn"))]
+fn is_there(_: &str) -> anyhow::Result<()> {
     Ok(())
 }

@@ -153,3 +153,14 @@ fn do_and_restore_and_run_agree_on_what_is_not_kept() {
     assert!(restored.contains("crop: 3 items not kept"), "{restored}");
     assert!(printed(folder, &["fsck"]).contains("all is well"), "nothing counts as lost");
 }
+
+#[cfg(feature = "nn")]
+#[test]
+fn a_device_that_is_not_there_is_told_before_anything_runs() {
+    let folder = folder();
+    for (device, told) in [("cude:0", "unknown device `cude:0`"), ("libtorch:99", "`libtorch:99`")] {
+        let stderr = refused(folder.path(), &["run", "--device", device]);
+        assert!(stderr.contains(told), "{stderr}");
+        assert!(!folder.path().join("cache").exists() && !folder.path().join("pipeline.lock").exists());
+    }
+}
