@@ -152,12 +152,14 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 
     let (pipeline, targets) = arguments.what.open()?;
     let selection = arguments.which.of(&pipeline, targets)?;
+    if !arguments.dry_run {
+        launch::with_environment(&arguments.device, global)?;
+    }
     let cache = open_cache(&pipeline, global)?;
     if arguments.dry_run {
         return crate::cli::plan::show(&pipeline, &cache, &selection, false, false);
     }
 
-    launch::with_environment(&arguments.device, global)?;
     let options =
         RunOptions { selection, keep_going: arguments.keep_going, jobs: arguments.jobs, device: arguments.device.clone() };
     let record = perform(&pipeline, &cache, &options, footing, &console, &wishes)?;
