@@ -208,3 +208,20 @@ fn a_lora_is_converted_to_other_names_and_back() {
     let error = run(&*loaded(&ConvertKind, "{ lora: base }"), &inputs, &shelf).unwrap_err();
     assert!(format!("{error:#}").contains("is a model and no LoRA"), "{error:#}");
 }
+
+#[test]
+fn a_pipelines_seed_counts_for_what_draws_and_for_nothing_else() {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/pipeline.yaml");
+    let components = |seed: &str| -> Vec<_> {
+        let surroundings = Surroundings { models: Vec::new(), hub: None, environment: Box::new(|_| None) };
+        let given = [format!("seed={seed}")];
+        let pipeline = loramill::pipeline::load::load(&file, &given, &surroundings, KINDS).unwrap_or_else(|p| panic!("{p:?}"));
+        let names = ["crop", "resize", "caption", "flip", "train/latents", "train", "sample", "merge", "extract", "convert"];
+        names.map(|name| (name, pipeline.stage(name).unwrap_or_else(|| panic!("`{name}`")).stage.components())).into()
+    };
+    let changed: Vec<&str> = (components("7").into_iter().zip(components("8")))
+        .filter(|(before, after)| before.1 != after.1)
+        .map(|(before, _)| before.0)
+        .collect();
+    assert_eq!(changed, ["train"]);
+}
