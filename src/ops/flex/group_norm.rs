@@ -96,7 +96,7 @@ pub(in crate::ops) fn forward(
 pub(in crate::ops) fn gradient(inputs: Remembered<Flex>, output_gradient: FlexTensor) -> FlexTensor {
     let (x, weight, bias) = (dense(inputs.x), dense(inputs.weight), dense(inputs.bias));
     let (statistics, output_gradient) = (dense(inputs.statistics), dense(output_gradient));
-    let groups = dims(&statistics)[2];
+    let groups = inputs.groups.count;
     let extent = Extent::of(&x);
     let (channels, blocks, picture_size) = (extent.channels, extent.blocks(), extent.pixels * extent.channels);
     let (input, weight, bias) = (values(&x), values(&weight), values(&bias));
