@@ -131,9 +131,16 @@ fn place(cache: &Cache, replacement: &Replacement, new: &Path) -> Result<Outcome
 
     faults::pass("edits.ready").map_err(trouble)?;
     rename_new(new, &swap).map_err(trouble)?;
-    faults::pass("edits.exchange").map_err(trouble)?;
+    // Until it is exchanged, what lies under the swap name is ours, and no litter is left beside the user's files.
+    let given_up = |error| {
+        if !faults::is_dead() && identity(&swap).is_ok_and(|found| found == Some(ours)) {
+            let _ = fs::remove_file(&swap);
+        }
+        trouble(error)
+    };
+    faults::pass("edits.exchange").map_err(given_up)?;
     let exchanged = match replacement.expected {
-        Some(_) => exchange(&swap, target).map_err(trouble)?,
+        Some(_) => exchange(&swap, target).map_err(given_up)?,
         None => false,
     };
     if !exchanged {
@@ -143,7 +150,7 @@ fn place(cache: &Cache, replacement: &Replacement, new: &Path) -> Result<Outcome
                 faults::pass("edits.clear").and_then(|()| fs::remove_file(&swap)).map_err(trouble)?;
                 Ok(Outcome::Theirs)
             }
-            Err(error) => Err(trouble(error)),
+            Err(error) => Err(given_up(error)),
         };
     }
     faults::pass("edits.exchanged").map_err(trouble)?;
