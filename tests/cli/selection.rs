@@ -161,6 +161,6 @@ fn a_device_that_is_not_there_is_told_before_anything_runs() {
     for (device, told) in [("cude:0", "unknown device `cude:0`"), ("libtorch:99", "`libtorch:99`")] {
         let stderr = refused(folder.path(), &["run", "--device", device]);
         assert!(stderr.contains(told), "{stderr}");
-        assert!(!folder.path().join("cache").exists() && !folder.path().join("pipeline.lock").exists());
+        assert!(!folder.path().join("out").exists() && !folder.path().join("pipeline.lock").exists());
     }
 }
