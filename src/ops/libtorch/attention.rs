@@ -1,9 +1,9 @@
-//! Attention in blocks: our own on the CPU, libtorch's flash attention elsewhere.
+//! Attention in blocks: our own on the CPU, libtorch's elsewhere.
 
 use burn::backend::LibTorch;
 use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::ops::attention::{AttentionKernel, AttentionRoute, Inputs, Mask};
 use crate::ops::host::attention::{self, Extent};
@@ -32,6 +32,9 @@ impl AttentionKernel for LibTorch {
         }
         let Inputs { q, k, v, heads, mask } = inputs;
         let [q, k, v] = [q, k, v].map(|x| by_head(&x.tensor, heads));
+        if q.device() != Device::Cpu {
+            return (TchTensor::new(joined(&attend(&q, &k, &v, mask))), Kept::Nothing);
+        }
         let (output, sums) = Tensor::internal_scaled_dot_product_flash_attention_for_cpu(
             &q,
             &k,
@@ -49,6 +52,7 @@ impl AttentionKernel for LibTorch {
         let (output, sums) = match kept {
             Kept::Host { output, sums } => return gradients_on_host(&inputs, &output, &sums, &output_gradient),
             Kept::Flash { output, sums } => (output, sums),
+            Kept::Nothing => return gradients_again(inputs, &output_gradient),
         };
         let Inputs { q, k, v, heads, mask } = inputs;
         let [q, k, v, output, output_gradient] = [q, k, v, output, output_gradient].map(|x| by_head(&x.tensor, heads));
@@ -75,6 +79,25 @@ pub(crate) enum Kept {
     Host { output: TchTensor, sums: Vec<f32> },
     /// The same, with natural logarithms.
     Flash { output: TchTensor, sums: TchTensor },
+    /// Everything is computed again.
+    Nothing,
+}
+
+/// By whichever of libtorch's kernels the device has.
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Mask) -> Tensor {
+    Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false)
+}
+
+/// Gradients by running the same kernel again under libtorch's own automatic differentiation.
+fn gradients_again(inputs: Inputs<LibTorch>, output_gradient: &TchTensor) -> [TchTensor; 3] {
+    let Inputs { q, k, v, heads, mask } = inputs;
+    let leaves = [q, k, v].map(|x| x.tensor.detach().set_requires_grad(true));
+    let product = tch::with_grad(|| {
+        let [q, k, v] = leaves.each_ref().map(|x| by_head(x, heads));
+        (joined(&attend(&q, &k, &v, mask)) * &output_gradient.tensor).sum(Kind::Float)
+    });
+    let gradients = Tensor::run_backward(&[product], &leaves, false, false);
+    <[Tensor; 3]>::try_from(gradients).expect("three inputs, three gradients").map(TchTensor::new)
 }
 
 /// `None` if the tensors are not f32 in main memory.
@@ -137,4 +160,26 @@ fn by_head(x: &Tensor, heads: usize) -> Tensor {
 fn joined(x: &Tensor) -> Tensor {
     let [batch, heads, tokens, width] = x.size().try_into().expect("heads make a fourth dimension");
     x.transpose(1, 2).reshape([batch, tokens, heads * width])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cards_compute_is_what_the_processor_computes() {
+        let random = |seed: i64, tokens: i64| {
+            let numbers = Tensor::arange(2 * tokens * 24, (Kind::Float, Device::Cpu)) * (0.37 + seed as f64);
+            TchTensor::new(numbers.sin().reshape([2, tokens, 24]))
+        };
+        let inputs = || Inputs { q: random(1, 7), k: random(2, 5), v: random(3, 5), heads: 3, mask: Mask::Open };
+        let (output, kept) = LibTorch::forward(inputs());
+        let [q, k, v] = [inputs().q, inputs().k, inputs().v].map(|x| by_head(&x.tensor, 3));
+        let near = |a: &Tensor, b: &Tensor| assert!(f64::try_from((a - b).abs().max()).unwrap() < 1e-5);
+        near(&output.tensor, &joined(&attend(&q, &k, &v, Mask::Open)));
+        let found = gradients_again(inputs(), &random(4, 7));
+        for (found, expected) in found.iter().zip(LibTorch::gradients(inputs(), kept, random(4, 7))) {
+            near(&found.tensor, &expected.tensor);
+        }
+    }
 }
