@@ -121,6 +121,24 @@ pub fn unlisted<'c>(controllers: &'c [DisplayController], gpus: &[AmdGpu]) -> Ve
 }
 
 #[cfg(test)]
+impl AmdGpu {
+    /// A card of that target, as the node after the one numbered `at`.
+    pub fn of_target(at: usize, target: &str) -> Self {
+        Self {
+            node: at as u32 + 1,
+            gfx: Gfx::named(target).unwrap(),
+            name: String::new(),
+            memory: 12 << 30,
+            memory_used: None,
+            compute_units: 40,
+            address: PciAddress(format!("0000:0{at}:00.0")),
+            render_file: None,
+            uuid: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

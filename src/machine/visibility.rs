@@ -93,21 +93,12 @@ fn masked<'m>(gpus: &[&'m AmdGpu], mask: &str) -> Vec<&'m AmdGpu> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::gfx::Gfx;
-    use crate::machine::pci::PciAddress;
 
     /// The nodes that are shown of GPUs as nodes 1, 2 …; the first has a number of its own.
     fn shown(targets: &[&str], environment: &[(&str, &str)]) -> Vec<u32> {
         let gpu = |(at, name): (usize, &&str)| AmdGpu {
-            node: at as u32 + 1,
-            gfx: Gfx::named(name).unwrap(),
-            name: String::new(),
-            memory: 12 << 30,
-            memory_used: None,
-            compute_units: 40,
-            address: PciAddress(format!("0000:0{at}:00.0")),
-            render_file: None,
             uuid: (at == 0).then(|| "GPU-00aa".to_string()),
+            ..AmdGpu::of_target(at, name)
         };
         let gpus: Vec<AmdGpu> = targets.iter().enumerate().map(gpu).collect();
         let environment = environment.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect();

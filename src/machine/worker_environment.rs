@@ -222,17 +222,7 @@ mod tests {
 
     /// A computer with GPUs as nodes 1, 2 …
     fn machine(gpus: &[&str], libtorch: Vec<Libtorch>, environment: &[(&str, &str)]) -> Machine {
-        let gpu = |(at, name): (usize, &&str)| AmdGpu {
-            node: at as u32 + 1,
-            gfx: Gfx::named(name).unwrap(),
-            name: String::new(),
-            memory: 12 << 30,
-            memory_used: None,
-            compute_units: 40,
-            address: PciAddress(format!("0000:0{at}:00.0")),
-            render_file: None,
-            uuid: None,
-        };
+        let gpu = |(at, name): (usize, &&str)| AmdGpu::of_target(at, name);
         let user = User { id: 1000, name: None, groups: Vec::new() };
         Machine {
             system: System {
