@@ -2,7 +2,8 @@
 
 /// `2ˣ` for `x` at most 0, to 2e-7 relative; 0 below -127.
 ///
-/// The coefficients are those of the series of `2ʳ`, up to the sixth power: on [-1/2, 1/2] what is left out is below 1e-7.
+/// The coefficients are those of the series of `2ʳ`, up to the sixth power: on [-1/2, 1/2] what is left out is below 2e-7 of the
+/// result.
 #[inline(always)]
 pub(super) fn exp2(x: f32) -> f32 {
     // Adding 1.5 · 2²³ rounds to the nearest integer, which then sits in the low bits.

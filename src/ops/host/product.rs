@@ -4,7 +4,7 @@
 
 use pulp::Simd;
 
-/// `c += a · b` with `a` as `[rows, k]`, its rows `a_stride` apart.
+/// `c += a · b`, or `c = a · b` without `ADD`, with `a` as `[rows, k]`, its rows `a_stride` apart.
 ///
 /// - `b`: `[k, width]`, `c`: `[rows, width]`, in vectors
 #[inline(always)]
