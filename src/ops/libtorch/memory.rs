@@ -19,13 +19,13 @@ pub(super) fn values(tensor: &Tensor) -> &[f32] {
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), tensor.numel()) }
 }
 
-/// A tensor of these sizes that `fill` writes. Its values are zero before.
-pub(super) fn written(sizes: &[i64], fill: impl FnOnce(&mut [f32])) -> Tensor {
-    let tensor = Tensor::zeros(sizes, (Kind::Float, Device::Cpu));
-    check(&tensor);
-    // SAFETY: as above; the tensor was made here, so nothing else sees its values.
-    fill(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) });
-    tensor
+/// Tensors of these sizes that `fill` writes. Their values are zero before.
+pub(super) fn written<const N: usize>(sizes: [Vec<i64>; N], fill: impl FnOnce([&mut [f32]; N])) -> [Tensor; N] {
+    let tensors = sizes.map(|sizes| Tensor::zeros(sizes, (Kind::Float, Device::Cpu)));
+    tensors.iter().for_each(check);
+    // SAFETY: as above; the tensors were made here, so nothing else sees their values, and each has memory of its own.
+    fill(tensors.each_ref().map(|tensor| unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) }));
+    tensors
 }
 
 fn check(tensor: &Tensor) {
@@ -41,8 +41,12 @@ mod tests {
 
     #[test]
     fn values_are_those_of_the_tensor() {
-        let tensor = written(&[2, 3], |values| values.copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
-        assert_eq!(values(&tensor.tr().contiguous()), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        let [one, other] = written([vec![2, 3], vec![1]], |[one, other]| {
+            one.copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+            other[0] = 7.0;
+        });
+        assert_eq!(values(&one.tr().contiguous()), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        assert_eq!(values(&other), [7.0]);
     }
 
     #[test]
