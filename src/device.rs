@@ -3,7 +3,7 @@
 #![cfg_attr(feature = "libtorch", allow(deprecated, reason = "burn-tch is the way to AMD cards; see ARCHITECTURE.md"))]
 
 use anyhow::{Result, bail};
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 
 #[cfg(feature = "libtorch")]
 mod libtorch;
@@ -49,6 +49,20 @@ fn numbered(name: &str) -> Result<Device> {
 
 fn unknown(name: &str) -> Result<Device> {
     bail!("unknown device `{name}`; this build knows {}", NAMES.join(", "))
+}
+
+/// What networks compute in on a device that are asked for in the type `wanted`. A card has units for 16 bits; processors compute in f32,
+/// since few have them: fp16 on one without is about 100 times slower.
+pub fn arithmetic(device: &Device, wanted: DType) -> DType {
+    if is_card(device) { wanted } else { DType::F32 }
+}
+
+fn is_card(device: &Device) -> bool {
+    #[cfg(feature = "libtorch")]
+    let is_processor = [Device::flex(), Device::libtorch()].contains(device);
+    #[cfg(not(feature = "libtorch"))]
+    let is_processor = *device == Device::flex();
+    !is_processor
 }
 
 /// What computes on the device of that name, for people: a library with its place, or the embedded backend.

@@ -4,13 +4,12 @@ use anyhow::Result;
 use burn::tensor::Device;
 
 use crate::checkpoint::model_file::ModelFile;
-use crate::checkpoint::tensor::Dtype;
 
 mod denoiser;
 mod file_weights;
 mod vae;
 
-pub use denoiser::{Denoiser, load_text_encoder, load_unet};
+pub use denoiser::{Denoiser, Numbers, load_text_encoder, load_unet};
 pub use vae::{LATENT_SCALE, Vae};
 
 /// Groups of every group norm of UNet and VAE; no tensor's shape tells them.
@@ -29,7 +28,7 @@ impl StableDiffusion {
     /// # Errors
     /// If a file lacks a tensor or holds one of another shape; the message names file and tensor.
     pub fn load(base: &ModelFile, vae: Option<&ModelFile>, device: &Device) -> Result<Self> {
-        let denoiser = Denoiser::load(base, Dtype::F32, device)?;
+        let denoiser = Denoiser::load(base, Numbers::F32, device)?;
         Ok(Self::new(denoiser, Vae::load(vae.unwrap_or(base), device)?))
     }
 

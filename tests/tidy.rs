@@ -76,6 +76,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "random",
             "device",
             "drawing",
+            "machine",
         ],
     ),
     ("training", &["stable_diffusion", "models", "diffusion", "checkpoint", "lora", "prompt", "random", "data", "device"]),

@@ -13,9 +13,9 @@ use crate::drawing::picture::{Request, draw};
 use crate::random::stream;
 use crate::stable_diffusion::{Denoiser, StableDiffusion};
 
-/// Seconds of each of `repeats` predictions for one latent of `size` pixels a side, after one to warm up.
-pub fn prediction(preset: &Preset, device: &Device, size: usize, repeats: usize) -> Result<Vec<f64>> {
-    let unet = preset.unet(device)?;
+/// Seconds of each of `repeats` predictions for one latent of `size` pixels a side, after one to warm up. The UNet computes in `dtype`.
+pub fn prediction(preset: &Preset, device: &Device, dtype: DType, size: usize, repeats: usize) -> Result<Vec<f64>> {
+    let unet = preset.unet(device, dtype)?;
     let side = size / preset.factor();
     let mut noise = stream(0, "latents of a benchmark", 0);
     let mut place = |shape: &[usize]| TensorData::new(noise.normal(shape.iter().product()), shape.to_vec());
@@ -29,10 +29,10 @@ pub fn prediction(preset: &Preset, device: &Device, size: usize, repeats: usize)
 }
 
 /// Seconds of one picture of `size` pixels a side, with guidance, by Euler's method, from the texts to the pixels; one prediction before
-/// it to warm up.
-pub fn picture(preset: &Preset, device: &Device, size: usize, steps: usize) -> Result<f64> {
-    let mut denoiser = Denoiser::of_unet(preset.unet(device)?, device);
-    denoiser.put_text_encoder(preset.text_encoder(device)?);
+/// it to warm up. UNet and text encoder compute in `dtype`, the VAE in f32.
+pub fn picture(preset: &Preset, device: &Device, dtype: DType, size: usize, steps: usize) -> Result<f64> {
+    let mut denoiser = Denoiser::of_unet(preset.unet(device, dtype)?, device);
+    denoiser.put_text_encoder(preset.text_encoder(device, dtype)?);
     let model = StableDiffusion::new(denoiser, preset.vae(device)?);
     let request = |steps| Request {
         prompt: "a photo of a man shrugging".into(),

@@ -1,7 +1,7 @@
 //! The shapes of known models, filled with random weights.
 
 use anyhow::Result;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 
 use crate::models::clip::{ClipTextConfig, ClipTextModel};
 use crate::models::layers::Projection;
@@ -95,7 +95,8 @@ impl Preset {
         1 << (self.vae_channels.len() - 1)
     }
 
-    pub(super) fn unet(&self, device: &Device) -> Result<Unet> {
+    /// With weights of the type that it shall compute in.
+    pub(super) fn unet(&self, device: &Device, dtype: DType) -> Result<Unet> {
         let transformer = TransformerConfig { heads: self.heads, context_width: self.text_width, projection: self.projection };
         let config = UnetConfig {
             in_channels: LATENT_CHANNELS,
@@ -106,10 +107,11 @@ impl Preset {
             groups: GROUPS,
             transformer,
         };
-        Unet::init(&config, Source::new(&mut RandomWeights::new(), device))
+        Unet::init(&config, Source::new(&mut RandomWeights::new(), device).in_type(dtype))
     }
 
-    pub(super) fn text_encoder(&self, device: &Device) -> Result<ClipTextModel> {
+    /// As [`Self::unet`].
+    pub(super) fn text_encoder(&self, device: &Device, dtype: DType) -> Result<ClipTextModel> {
         let config = ClipTextConfig {
             width: self.text_width,
             layers: self.text_layers,
@@ -119,7 +121,7 @@ impl Preset {
             positions: TOKENS,
             activation: self.text_activation,
         };
-        ClipTextModel::init(&config, Source::new(&mut RandomWeights::new(), device))
+        ClipTextModel::init(&config, Source::new(&mut RandomWeights::new(), device).in_type(dtype))
     }
 
     pub(super) fn vae(&self, device: &Device) -> Result<Vae> {

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::Result;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 
 use crate::benchmark::preset::{LATENT_CHANNELS, Preset, TOKENS};
 use crate::lora::network::LoraNetwork;
@@ -37,12 +37,14 @@ pub struct TrainingLoad {
     pub modules: Modules,
     /// Whether the UNet's activations are forgotten and computed again.
     pub checkpointing: bool,
+    /// What the UNet computes in.
+    pub dtype: DType,
 }
 
 /// Seconds of each of `steps` steps after one to warm up, and the loss of the last. The text encoder is frozen and gone, its outputs are
 /// random.
 pub fn training_step(preset: &Preset, device: &Device, load: &TrainingLoad, steps: usize) -> Result<(Vec<f64>, f32)> {
-    let mut denoiser = Denoiser::of_unet(preset.unet(device)?, device);
+    let mut denoiser = Denoiser::of_unet(preset.unet(device, load.dtype)?, device);
     let mut adapted = targets::of_unet(denoiser.networks().0);
     if load.modules == Modules::Attention {
         let projections = ["_to_q", "_to_k", "_to_v", "_to_out_0"];
@@ -67,6 +69,7 @@ pub fn training_step(preset: &Preset, device: &Device, load: &TrainingLoad, step
         learning_rate: LearningRate { schedule: Schedule::Constant, warmup: 0, total: epochs * load.batch as u64 },
         optimizer: AdamW::default(),
         max_grad_norm: 1.0,
+        scales_loss: denoiser.unet().dtype() == DType::F16,
         epochs,
         save_every: epochs,
     };

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
+use burn::tensor::DType;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
@@ -37,6 +38,9 @@ pub struct Arguments {
     /// Which modules it adapts
     #[arg(long, value_enum, default_value_t = ModulesArgument::Kohya)]
     modules: ModulesArgument,
+    /// What UNet and text encoder compute in on a card; processors compute in fp32
+    #[arg(long, value_enum, default_value_t = PrecisionArgument::Fp32)]
+    precision: PrecisionArgument,
     /// Forget the UNet's activations and compute them again: less memory, more time
     #[arg(long)]
     checkpointing: bool,
@@ -66,6 +70,23 @@ enum ModulesArgument {
     Attention,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PrecisionArgument {
+    Fp32,
+    Fp16,
+    Bf16,
+}
+
+impl PrecisionArgument {
+    fn dtype(self) -> DType {
+        match self {
+            Self::Fp32 => DType::F32,
+            Self::Fp16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let preset = preset(&arguments.preset)?;
     let pixels = arguments.size.unwrap_or(preset.size);
@@ -73,6 +94,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     ensure!(arguments.batch > 0 && arguments.rank > 0, "`--batch` and `--rank` begin at 1");
     launch::with_environment(&arguments.device, global)?;
     let device = device::named(&arguments.device)?;
+    let dtype = device::arithmetic(&device, arguments.precision.dtype());
     let steps = arguments.steps as usize;
     let modules = match arguments.modules {
         ModulesArgument::Kohya => Modules::Kohya,
@@ -84,11 +106,12 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         rank: arguments.rank,
         modules,
         checkpointing: arguments.checkpointing,
+        dtype,
     };
     let mut seconds = match arguments.what {
         What::Training => training_step(preset, &device, &load, steps)?.0,
-        What::Prediction => prediction(preset, &device, pixels, steps)?,
-        What::Picture => vec![picture(preset, &device, pixels, steps)?],
+        What::Prediction => prediction(preset, &device, dtype, pixels, steps)?,
+        What::Picture => vec![picture(preset, &device, dtype, pixels, steps)?],
     };
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
@@ -101,14 +124,16 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
             json!({
                 "preset": preset.name, "what": what(arguments.what), "device": arguments.device, "by": by, "size": pixels,
                 "batch": arguments.batch, "rank": arguments.rank, "checkpointing": arguments.checkpointing, "steps": steps,
+                "computes_in": computes_in(dtype),
                 "seconds_per_step": median, "seconds_least": least, "seconds_most": most, "peak_bytes": peak,
             })
         ))?;
     } else {
         print(&format!(
-            "{} of {} at {pixels} pixels on {by}\n{median:.3} s each ({least:.3} to {most:.3} in {}), {} of memory at most\n",
+            "{} of {} at {pixels} pixels in {} on {by}\n{median:.3} s each ({least:.3} to {most:.3} in {}), {} of memory at most\n",
             what(arguments.what),
             preset.name,
+            computes_in(dtype),
             seconds.len(),
             size(peak),
         ))?;
@@ -119,6 +144,14 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 fn preset(name: &str) -> anyhow::Result<&'static Preset> {
     let names = || PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", ");
     PRESETS.iter().find(|preset| preset.name == name).with_context(|| format!("unknown preset `{name}`; there are {}", names()))
+}
+
+fn computes_in(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "fp16",
+        DType::BF16 => "bf16",
+        _ => "fp32",
+    }
 }
 
 fn what(what: What) -> &'static str {

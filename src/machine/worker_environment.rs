@@ -78,6 +78,12 @@ pub fn environment_for(device: &str, machine: &Machine) -> Result<Vec<Variable>>
     Ok(variables)
 }
 
+/// The card of AMD's that a device's name means, as [`environment_for`] shows them to a process: `auto` means the first.
+pub fn amd_card<'m>(device: &str, machine: &'m Machine) -> Option<&'m AmdGpu> {
+    let number = if device == "auto" { "0" } else { device.split_once(':')?.1 };
+    visible(&machine.amd, &machine.environment).gpus.get(number.parse::<usize>().ok()?).copied()
+}
+
 /// How glibc shall give out the memory of a process that computes in it: every tensor of a layer is hundreds of kilobytes to many megabytes
 /// and lives for a moment, which by default is a mapping of its own whose pages the kernel clears each time.
 ///

@@ -1,7 +1,7 @@
 //! Layers that the networks share: frozen weights around an operation, and the adapter a linear layer may carry.
 
 use anyhow::Result;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::models::weights::Source;
 use crate::ops::conv2d::{Kernel, Placement, conv2d};
@@ -31,6 +31,11 @@ impl Linear {
     /// `[.., inputs]` to `[.., outputs]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         linear(x, &self.weight, Some(&self.bias))
+    }
+
+    /// The type that it computes in.
+    pub fn dtype(&self) -> DType {
+        self.weight.dtype()
     }
 }
 
@@ -83,11 +88,13 @@ impl AdaptedLinear {
     }
 
     /// Puts `adapter` beside the weights, or takes it away. Factors on a device with autodiff that require a gradient get
-    /// one.
+    /// one, in their own type; the arithmetic is that of the weights.
     ///
     /// # Panics
     /// If the factors do not fit [`Self::inputs`] and [`Self::outputs`].
     pub fn set_adapter(&mut self, adapter: Option<Adapter>) {
+        let dtype = self.weight.dtype();
+        let adapter = adapter.map(|Adapter { down, up, scale }| Adapter { down: down.cast(dtype), up: up.cast(dtype), scale });
         if let Some(Adapter { down, up, .. }) = &adapter {
             let [[rank, inputs], [outputs, up_rank]] = [down.dims(), up.dims()];
             assert_eq!((inputs, outputs, up_rank), (self.inputs(), self.outputs(), rank), "adapter of `{}`", self.path);

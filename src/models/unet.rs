@@ -86,12 +86,13 @@ impl Unet {
     /// - `latents`: `[batch, in_channels, height / 8, width / 8]`; sizes divisible by 2 for each level but the last
     /// - `timesteps`: one for each of the batch, 0 to 999, fractions allowed
     /// - `context`: `[batch, tokens, context_width]`, from the text encoder
-    /// - the result: `[batch, out_channels, height / 8, width / 8]`
+    /// - the result: `[batch, out_channels, height / 8, width / 8]`, in the type of `latents`
     pub fn forward(&self, latents: Tensor<4>, timesteps: &[f32], context: &Tensor<3>) -> Tensor<4> {
+        let (dtype, latents, context) = (latents.dtype(), latents.cast(self.dtype()), context.clone().cast(self.dtype()));
         let time = self.time(timesteps, &latents.device());
         let x = self.enter(latents);
         let mut skips = vec![x.clone()];
-        self.leave(pass(self.segments(), x, &time, context, &mut skips))
+        self.leave(pass(self.segments(), x, &time, &context, &mut skips)).cast(dtype)
     }
 
     /// The time embedding that all segments share: `[batch, time_width]`.
@@ -114,6 +115,11 @@ impl Unet {
     /// What comes after the segments.
     pub fn leave(&self, x: Tensor<4>) -> Tensor<4> {
         channels_first(self.conv_out.forward(self.conv_norm_out.forward(x)))
+    }
+
+    /// The type that it computes in. What goes into one of its parts has it, and so has what comes out.
+    pub fn dtype(&self) -> DType {
+        self.time_embedding.linear_1.dtype()
     }
 
     pub fn config(&self) -> &UnetConfig {
@@ -148,7 +154,7 @@ impl TimeEmbedding {
     /// `[batch, time_width]`, after the SiLU that each residual block would begin with.
     fn forward(&self, timesteps: &[f32], device: &Device) -> Tensor<2> {
         let waves = TensorData::new(sinusoids(timesteps, self.width), [timesteps.len(), self.width]);
-        let waves = Tensor::from_data(waves, (device, DType::F32));
+        let waves = Tensor::from_data(waves, (device, self.linear_1.dtype()));
         let hidden = activate(self.linear_1.forward(waves), Activation::Silu);
         activate(self.linear_2.forward(hidden), Activation::Silu)
     }

@@ -16,19 +16,25 @@ pub trait Weights {
 pub struct Source<'a> {
     weights: &'a mut dyn Weights,
     device: &'a Device,
+    dtype: DType,
     path: String,
 }
 
 impl<'a> Source<'a> {
-    /// The root: tensors go to `device`, which must be one without autodiff.
+    /// The root: tensors go to `device`, which must be one without autodiff, in f32.
     pub fn new(weights: &'a mut dyn Weights, device: &'a Device) -> Self {
-        Self { weights, device, path: String::new() }
+        Self { weights, device, dtype: DType::F32, path: String::new() }
+    }
+
+    /// The same with tensors of another type, in which the network then computes.
+    pub fn in_type(self, dtype: DType) -> Self {
+        Self { dtype, ..self }
     }
 
     /// The place `name` below this one.
     pub fn at(&mut self, name: impl AsRef<str>) -> Source<'_> {
         let path = self.name(name.as_ref());
-        Source { weights: self.weights, device: self.device, path }
+        Source { weights: self.weights, device: self.device, dtype: self.dtype, path }
     }
 
     /// The full name of this place.
@@ -39,7 +45,7 @@ impl<'a> Source<'a> {
     /// Tensor `name` of exactly this shape.
     pub fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Result<Tensor<D>> {
         let values = self.weights.take(&self.name(name), &shape)?;
-        Ok(Tensor::from_data(TensorData::new(values, shape), (self.device, DType::F32)))
+        Ok(Tensor::from_data(TensorData::new(values, shape), (self.device, self.dtype)))
     }
 
     fn name(&self, name: &str) -> String {

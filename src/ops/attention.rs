@@ -8,6 +8,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::ops::derivative::{Derivative, record};
+use crate::ops::dtype;
 use crate::ops::flex;
 
 /// Which keys a query may look at.
@@ -25,6 +26,8 @@ pub enum Mask {
 /// - `k`, `v`: `[batch, context_tokens, heads · width]`
 /// - the result: `[batch, tokens, heads · width]`
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize, mask: Mask) -> Tensor<3> {
+    dtype::same(&q, &k);
+    dtype::same(&q, &v);
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(<Dispatch as AttentionRoute>::attention(q, k, v, heads, mask))
 }

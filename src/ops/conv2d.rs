@@ -8,6 +8,7 @@ use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, ExtensionType,
 use burn::tensor::Tensor;
 
 use crate::ops::derivative::{Derivative, record};
+use crate::ops::dtype;
 use crate::ops::flex;
 
 /// A frozen kernel, laid out for the operation.
@@ -55,6 +56,7 @@ impl Kernel {
 /// - `x`: `[batch, height, width, in_channels]`
 /// - the result: `[batch, height / stride, width / stride, out_channels]`, as far as the padding keeps the size
 pub fn conv2d(x: Tensor<4>, kernel: &Kernel) -> Tensor<4> {
+    dtype::same(&x, &kernel.weight);
     let for_gradient = match x.device().is_autodiff() {
         true => KernelGradient::Given(kernel.for_gradient().clone().into_dispatch()),
         false => KernelGradient::Absent,

@@ -8,6 +8,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::ops::derivative::{Derivative, record};
+use crate::ops::dtype;
 use crate::ops::flex;
 
 /// What a group norm is followed by, computed in the same pass.
@@ -30,6 +31,7 @@ pub struct Groups {
 /// - `x`: `[batch, .., channels]`
 /// - `weight`, `bias`: `[channels]`, without gradients
 pub fn group_norm<const D: usize>(x: Tensor<D>, weight: &Tensor<1>, bias: &Tensor<1>, groups: Groups, then: Then) -> Tensor<D> {
+    dtype::same(&x, weight);
     let (weight, bias) = (weight.clone().into_dispatch(), bias.clone().into_dispatch());
     Tensor::from_dispatch(<Dispatch as GroupNormRoute>::group_norm(x.into_dispatch(), weight, bias, groups, then))
 }

@@ -6,6 +6,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::ops::derivative::{Derivative, record};
+use crate::ops::dtype;
 use crate::ops::flex;
 
 /// Brings each row to mean 0 and variance 1, then scales and shifts it. Statistics are taken in f32 or better.
@@ -13,6 +14,7 @@ use crate::ops::flex;
 /// - `x`: `[.., width]`
 /// - `weight`, `bias`: `[width]`, without gradients
 pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: &Tensor<1>, bias: &Tensor<1>, epsilon: f64) -> Tensor<D> {
+    dtype::same(&x, weight);
     let (weight, bias) = (weight.clone().into_dispatch(), bias.clone().into_dispatch());
     Tensor::from_dispatch(<Dispatch as LayerNormRoute>::layer_norm(x.into_dispatch(), weight, bias, epsilon))
 }

@@ -6,6 +6,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, backend_ex
 use burn::tensor::Tensor;
 
 use crate::ops::derivative::{Derivative, record};
+use crate::ops::dtype;
 use crate::ops::flex;
 
 /// `x · weightᵀ + bias`.
@@ -13,6 +14,7 @@ use crate::ops::flex;
 /// - `x`: `[.., inputs]`
 /// - `weight`: `[outputs, inputs]`, `bias`: `[outputs]`, both without gradients
 pub fn linear<const D: usize>(x: Tensor<D>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Tensor<D> {
+    dtype::same(&x, weight);
     let (weight, bias) = (weight.clone().into_dispatch(), Bias::from(bias));
     Tensor::from_dispatch(<Dispatch as LinearRoute>::linear(x.into_dispatch(), weight, bias))
 }
@@ -30,6 +32,9 @@ pub fn adapted_linear<const D: usize>(
     up: &Tensor<2>,
     scale: f64,
 ) -> Tensor<D> {
+    dtype::same(&x, weight);
+    dtype::same(&x, down);
+    dtype::same(&x, up);
     let (weight, bias) = (weight.clone().into_dispatch(), Bias::from(bias));
     let (down, up) = (down.clone().into_dispatch(), up.clone().into_dispatch());
     Tensor::from_dispatch(<Dispatch as LinearRoute>::adapted_linear(x.into_dispatch(), weight, bias, down, up, scale))

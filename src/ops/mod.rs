@@ -11,6 +11,7 @@
 #![cfg_attr(feature = "libtorch", allow(deprecated, reason = "burn-tch is the way to AMD cards; see ARCHITECTURE.md"))]
 
 mod derivative;
+mod dtype;
 mod flex;
 #[cfg(feature = "libtorch")]
 mod host;

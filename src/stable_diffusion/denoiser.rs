@@ -15,7 +15,21 @@ use crate::ops::activation::Activation;
 use crate::stable_diffusion::GROUPS;
 use crate::stable_diffusion::file_weights::FileWeights;
 
-/// The networks that can carry adapters.
+/// The types of a model's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// What the weights of the file are rounded to: those of an fp32 file become those of its fp16 copy.
+    pub weights: Dtype,
+    /// What is computed in.
+    pub arithmetic: DType,
+}
+
+impl Numbers {
+    /// As exact as the file.
+    pub const F32: Self = Self { weights: Dtype::F32, arithmetic: DType::F32 };
+}
+
+/// The networks that can carry adapters. What goes in and comes out is f32, whatever it computes in.
 #[derive(Debug)]
 pub struct Denoiser {
     text_encoder: Option<ClipTextModel>,
@@ -24,14 +38,13 @@ pub struct Denoiser {
 }
 
 impl Denoiser {
-    /// Reads both networks onto `device`, one without autodiff, with their weights rounded to `dtype`: those of an fp32 file become
-    /// those of its fp16 copy. The arithmetic is f32 all the same.
+    /// Reads both networks onto `device`, one without autodiff, as `numbers` says.
     ///
     /// # Errors
     /// If the file lacks a tensor or holds one of another shape; the message names file and tensor.
-    pub fn load(base: &ModelFile, dtype: Dtype, device: &Device) -> Result<Self> {
-        let text_encoder = Some(rounded_text_encoder(base, dtype, device)?);
-        Ok(Self { text_encoder, unet: rounded_unet(base, dtype, device)?, device: device.clone() })
+    pub fn load(base: &ModelFile, numbers: Numbers, device: &Device) -> Result<Self> {
+        let text_encoder = Some(text_encoder(base, numbers, device)?);
+        Ok(Self { text_encoder, unet: unet(base, numbers, device)?, device: device.clone() })
     }
 
     /// A UNet whose contexts come from elsewhere.
@@ -59,8 +72,8 @@ impl Denoiser {
     }
 
     /// Reads the text encoder again; see [`Self::load`].
-    pub fn read_text_encoder(&mut self, base: &ModelFile, dtype: Dtype) -> Result<()> {
-        self.text_encoder = Some(rounded_text_encoder(base, dtype, &self.device)?);
+    pub fn read_text_encoder(&mut self, base: &ModelFile, numbers: Numbers) -> Result<()> {
+        self.text_encoder = Some(text_encoder(base, numbers, &self.device)?);
         Ok(())
     }
 
@@ -73,7 +86,7 @@ impl Denoiser {
         self.text_encoder.take()
     }
 
-    /// The context for rows of tokens, all of one length: `[rows, tokens, width]`.
+    /// The context for rows of tokens, all of one length: `[rows, tokens, width]`, in f32.
     ///
     /// - `clip_skip`: which layer's output is taken, counted from the end; 1 is the last
     ///
@@ -94,7 +107,7 @@ impl Denoiser {
         let tokens: Vec<i32> = rows.iter().flatten().map(|token| *token as i32).collect();
         let tokens = TensorData::new(tokens, [rows.len(), length]);
         let tokens = Tensor::<2, Int>::from_data(tokens, (&self.device, DType::I32));
-        Ok(text_encoder.forward(tokens, clip_skip))
+        Ok(text_encoder.forward(tokens, clip_skip).cast(DType::F32))
     }
 
     /// What the UNet sees in `latents`: for SD 1.x the noise. Shapes as in [`Unet::forward`].
@@ -108,10 +121,10 @@ impl Denoiser {
 /// # Errors
 /// If the file lacks a tensor or holds one of another shape.
 pub fn load_text_encoder(file: &ModelFile, device: &Device) -> Result<ClipTextModel> {
-    rounded_text_encoder(file, Dtype::F32, device)
+    text_encoder(file, Numbers::F32, device)
 }
 
-fn rounded_text_encoder(file: &ModelFile, dtype: Dtype, device: &Device) -> Result<ClipTextModel> {
+fn text_encoder(file: &ModelFile, numbers: Numbers, device: &Device) -> Result<ClipTextModel> {
     let layout = TextLayout::infer(file).with_context(|| format!("reading the text encoder of `{}`", file.path().display()))?;
     let config = ClipTextConfig {
         width: layout.width,
@@ -122,8 +135,8 @@ fn rounded_text_encoder(file: &ModelFile, dtype: Dtype, device: &Device) -> Resu
         positions: layout.positions,
         activation: Activation::QuickGelu,
     };
-    let mut weights = FileWeights::new(file, layout.keys(), &layout.names).rounded_to(dtype);
-    ClipTextModel::init(&config, Source::new(&mut weights, device))
+    let mut weights = FileWeights::new(file, layout.keys(), &layout.names).rounded_to(numbers.weights);
+    ClipTextModel::init(&config, Source::new(&mut weights, device).in_type(numbers.arithmetic))
 }
 
 /// Reads the UNet of a checkpoint onto `device`.
@@ -131,10 +144,10 @@ fn rounded_text_encoder(file: &ModelFile, dtype: Dtype, device: &Device) -> Resu
 /// # Errors
 /// If the file lacks a tensor or holds one of another shape.
 pub fn load_unet(file: &ModelFile, device: &Device) -> Result<Unet> {
-    rounded_unet(file, Dtype::F32, device)
+    unet(file, Numbers::F32, device)
 }
 
-fn rounded_unet(file: &ModelFile, dtype: Dtype, device: &Device) -> Result<Unet> {
+fn unet(file: &ModelFile, numbers: Numbers, device: &Device) -> Result<Unet> {
     let layout = UnetLayout::infer(file).with_context(|| format!("reading the UNet of `{}`", file.path().display()))?;
     let (projection, heads) = match layout.linear_projections {
         false => (Projection::Convolution, Heads::Count(8)),
@@ -149,6 +162,6 @@ fn rounded_unet(file: &ModelFile, dtype: Dtype, device: &Device) -> Result<Unet>
         groups: GROUPS,
         transformer: TransformerConfig { heads, context_width: layout.context_width, projection },
     };
-    let mut weights = FileWeights::new(file, layout.keys(), &layout.names).rounded_to(dtype);
-    Unet::init(&config, Source::new(&mut weights, device))
+    let mut weights = FileWeights::new(file, layout.keys(), &layout.names).rounded_to(numbers.weights);
+    Unet::init(&config, Source::new(&mut weights, device).in_type(numbers.arithmetic))
 }

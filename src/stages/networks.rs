@@ -2,21 +2,27 @@
 
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use burn::tensor::{DType, Device};
 
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::tensor::Dtype;
 use crate::choice;
 use crate::device;
+use crate::machine::Machine;
+use crate::machine::host::Host;
+use crate::machine::worker_environment::amd_card;
 use crate::pipeline::item::Artifact;
 use crate::pipeline::stage::Context;
-use crate::stable_diffusion::{Denoiser, Vae};
+use crate::stable_diffusion::{Denoiser, Numbers, Vae};
 
 choice! {
     /// The type of a model's weights.
     pub enum Precision {
         /// Half the memory. What most models are published in.
         Fp16 = "fp16",
+        /// Half the memory, with the range of fp32 and fewer digits. For cards that have it: RDNA 3 and later, NVIDIA from Ampere on.
+        Bf16 = "bf16",
         /// As exact as the file.
         Fp32 = "fp32"
     }
@@ -26,7 +32,17 @@ impl Precision {
     pub fn dtype(self) -> Dtype {
         match self {
             Self::Fp16 => Dtype::F16,
+            Self::Bf16 => Dtype::Bf16,
             Self::Fp32 => Dtype::F32,
+        }
+    }
+
+    /// What a card computes in.
+    fn arithmetic(self) -> DType {
+        match self {
+            Self::Fp16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+            Self::Fp32 => DType::F32,
         }
     }
 
@@ -34,6 +50,7 @@ impl Precision {
     pub fn kohya(self) -> &'static str {
         match self {
             Self::Fp16 => "fp16",
+            Self::Bf16 => "bf16",
             Self::Fp32 => "no",
         }
     }
@@ -48,17 +65,32 @@ pub fn denoiser(context: &dyn Context, base: &Artifact, precision: Precision) ->
     let shared = context.shared(&key, &mut || {
         let device = device::named(context.device())?;
         let base = ModelFile::open(&context.path(base)?)?;
-        Ok(Arc::new(Mutex::new(Denoiser::load(&base, precision.dtype(), &device)?)))
+        Ok(Arc::new(Mutex::new(Denoiser::load(&base, numbers(context.device(), &device, precision)?, &device)?)))
     })?;
     let denoiser: Arc<Mutex<Denoiser>> =
         shared.downcast().ok().context("another kind of thing is kept under the name of these networks")?;
     let mut lent = denoiser.lock().ok().context("another stage broke down while it used the networks")?;
     if lent.text_encoder().is_err() {
         let base = ModelFile::open(&context.path(base)?)?;
-        lent.read_text_encoder(&base, precision.dtype())?;
+        let numbers = numbers(context.device(), lent.device(), precision)?;
+        lent.read_text_encoder(&base, numbers)?;
     }
     drop(lent);
     Ok(denoiser)
+}
+
+/// What a model's numbers are on the device of that name.
+///
+/// # Errors
+/// If the card does not compute in bf16: it would be slower than fp32, or wrong.
+fn numbers(name: &str, device: &Device, precision: Precision) -> Result<Numbers> {
+    let arithmetic = device::arithmetic(device, precision.arithmetic());
+    if arithmetic == DType::BF16
+        && let Some(gpu) = amd_card(name, &Machine::read(&Host::this()))
+    {
+        ensure!(gpu.gfx.computes_bf16(), "`precision: bf16`: {} does not compute in bf16; `precision: fp16` does", gpu.gfx);
+    }
+    Ok(Numbers { weights: precision.dtype(), arithmetic })
 }
 
 /// The VAE of a model file, or of a file of its own, loaded once.

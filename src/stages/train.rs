@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
+use burn::tensor::DType;
 use serde_json::json;
 
 use crate::lora::network::LoraNetwork;
@@ -124,7 +125,7 @@ params! {
             end: 1e-7,
             warmup: 0,
         },
-        /// Type of the base's weights and of the LoRA file. The arithmetic is fp32 where the device has no other.
+        /// Type of the base's weights and of the LoRA file, and of the arithmetic on a card; processors compute in fp32.
         result precision: Precision = Precision::Fp16,
         /// Which layer of the text encoder is used, from the end: 1 is the last, 2 what many anime models want.
         result clip_skip: u64 = 1,
@@ -303,14 +304,16 @@ impl WholeStage for Train {
         let items = by_content(inputs.items("images"), &["latent", "caption"]);
         ensure!(!items.is_empty(), "there are no pictures to learn from");
         let base = inputs.one("base", "model")?;
-        if self.params.precision == Precision::Fp16 {
-            context.say("weights and files in fp16, arithmetic in f32");
-        }
-        let model = networks::denoiser(context, base, self.params.precision)?;
+        let precision = self.params.precision;
+        let model = networks::denoiser(context, base, precision)?;
         let (shape, examples) = self.examples(&items, context)?;
-        let settings = self.settings(items.len() as u64);
-        let (network, layers) = {
+        let (settings, network, layers) = {
             let mut lent = model.lock().ok().context("another stage broke down while it used the networks")?;
+            let arithmetic = lent.unet().dtype();
+            if precision != Precision::Fp32 && arithmetic == DType::F32 {
+                context.say(&format!("weights and files in {}, arithmetic in f32", precision.word()));
+            }
+            let settings = Settings { scales_loss: arithmetic == DType::F16, ..self.settings(items.len() as u64) };
             let (unet, text_encoder) = lent.networks();
             let mut adapted = Vec::new();
             if settings.unet_rate > 0.0 {
@@ -320,7 +323,8 @@ impl WholeStage for Train {
             if settings.text_encoder_rate > 0.0 {
                 adapted.extend(targets::of_text_encoder(text_encoder));
             }
-            (LoraNetwork::new(adapted, self.params.network.rank as usize, self.alpha(), self.seed), text_encoder.layers())
+            let network = LoraNetwork::new(adapted, self.params.network.rank as usize, self.alpha(), self.seed);
+            (settings, network, text_encoder.layers())
         };
         let clip_skip = self.params.clip_skip as usize;
         ensure!(clip_skip <= layers, "`clip_skip` is {clip_skip}, and the text encoder has {layers} layers");
@@ -395,6 +399,7 @@ impl Train {
             learning_rate: LearningRate { schedule, warmup: rates.warmup, total: self.params.epochs * images },
             optimizer: AdamW::default(),
             max_grad_norm: self.params.max_grad_norm,
+            scales_loss: false,
             epochs: self.params.stop_at.unwrap_or(self.params.epochs),
             save_every: self.params.save_every,
         }

@@ -31,6 +31,10 @@ impl Observer for Publisher<'_> {
     }
 
     fn step(&mut self, report: &StepReport) {
+        if let Some(scale) = report.overflowed {
+            let after = report.steps;
+            self.context.say(&format!("the gradients after step {after} overflowed fp16 and were left out; loss scale {scale}"));
+        }
         self.context.progress(Progress {
             done: report.seen,
             total: report.total,

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use crate::lora::targets::Placed;
 use crate::models::unet::Unet;
 
-/// What a UNet is asked, without gradients.
+/// What a UNet is asked, without gradients; all of one type, in which the loss and the gradients are.
 pub struct Question<'a> {
     /// As in [`Unet::forward`].
     pub latents: Tensor<4>,
@@ -48,7 +48,9 @@ pub fn gradients(
 ) -> Result<Gradients> {
     let Question { latents, timesteps, context, context_learns } = question;
 
-    // 1. forward, without a graph
+    // 1. forward, without a graph, in the type that the UNet computes in
+    let (dtype, inner) = (latents.dtype(), unet.dtype());
+    let (latents, context) = (latents.cast(inner), context.cast(inner));
     placed.untracked().beside_unet(unet);
     let time = unet.time(timesteps, &latents.device());
     let mut x = unet.enter(latents);
@@ -70,7 +72,7 @@ pub fn gradients(
     // 2. the loss
     placed.beside_unet(unet);
     let end = leaf(x);
-    let of_loss = loss(unet.leave(end.clone()))?;
+    let of_loss = loss(unet.leave(end.clone()).cast(dtype))?;
     let mut gradient = end.grad(&of_loss).context("the loss does not depend on what the UNet predicts")?;
 
     // 3. backward, each segment by itself
@@ -104,7 +106,7 @@ pub fn gradients(
         }
         gradient = x.grad(&found).context("a segment does not depend on its input")?;
     }
-    Ok(Gradients { factors, context: of_context })
+    Ok(Gradients { factors, context: of_context.map(|gradient| gradient.cast(dtype)) })
 }
 
 fn leaf<const D: usize>(values: Tensor<D>) -> Tensor<D> {

@@ -8,6 +8,7 @@ pub mod batches;
 pub mod checkpointing;
 
 pub mod learning_rate;
+pub mod loss_scale;
 
 pub mod adamw;
 

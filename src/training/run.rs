@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::lora::network::LoraNetwork;
 use crate::training::adamw::{AdamW, Moments, clip_norm};
 use crate::training::batches::{Batches, Draw};
 use crate::training::learning_rate::LearningRate;
+use crate::training::loss_scale::LossScale;
 use crate::training::state::{StateFolder, TrainingState};
 
 /// Between two saved states, so that a kill costs no more than this.
@@ -30,6 +31,8 @@ pub struct Settings {
     pub optimizer: AdamW,
     /// Of all gradients together; 0 for no limit.
     pub max_grad_norm: f64,
+    /// Whether gradients are computed in fp16, where small ones vanish unless the loss is scaled.
+    pub scales_loss: bool,
     /// The training ends after this many epochs.
     pub epochs: u64,
     /// Epochs between two checkpoints; the last epoch is always one.
@@ -116,6 +119,8 @@ pub struct StepReport {
     pub norm: f64,
     /// The UNet's rate; the text encoder's where the UNet is frozen.
     pub rate: f64,
+    /// If the scaled gradients overflowed: the smaller scale from now on. The factors were left as they are.
+    pub overflowed: Option<f32>,
 }
 
 impl Settings {
@@ -211,9 +216,12 @@ impl Training {
         })?;
         let Some(mut state) = found else {
             let moments = network.factors.iter().map(|factor| Moments::zeros(factor.values.len())).collect();
-            let state = TrainingState { seen: 0, steps: 0, factors: Vec::new(), moments, notes: BTreeMap::new() };
+            let loss_scale = settings.scales_loss.then(LossScale::default);
+            let state = TrainingState { seen: 0, steps: 0, factors: Vec::new(), moments, loss_scale, notes: BTreeMap::new() };
             return Ok(Self { state, network });
         };
+        // A state may come from a device that computes in another type.
+        state.loss_scale = settings.scales_loss.then(|| state.loss_scale.unwrap_or_default());
         for checkpoint in passed(&state) {
             observer.again(&checkpoint, &state.notes[&checkpoint.name])?;
         }
@@ -226,10 +234,11 @@ impl Training {
         let images = settings.batches.step(self.state.seen);
         // Each image counts the same, however the step is cut into batches.
         let weight = 1.0 / images.len() as f32;
+        let scale = self.state.loss_scale.map_or(1.0, |scale| scale.factor());
         let mut loss = 0.0;
         let mut gradients: Vec<Vec<f32>> = Vec::new();
         for batch in images.chunks(settings.batch_size) {
-            let (losses, batch_gradients) = objective.gradients(&self.network, batch, weight)?;
+            let (losses, batch_gradients) = objective.gradients(&self.network, batch, weight * scale)?;
             for (image, image_loss) in batch.iter().zip(&losses) {
                 let step = self.state.steps + 1;
                 ensure!(
@@ -247,7 +256,30 @@ impl Training {
                 }
             }
         }
+        if scale != 1.0 {
+            gradients.iter_mut().flatten().for_each(|gradient| *gradient /= scale);
+        }
         let norm = clip_norm(gradients.iter_mut().map(Vec::as_mut_slice), settings.max_grad_norm);
+        let peak = if settings.unet_rate > 0.0 { settings.unet_rate } else { settings.text_encoder_rate };
+        let mut report = StepReport {
+            steps: self.state.steps,
+            seen: self.state.seen + images.len() as u64,
+            total: settings.total(),
+            loss,
+            norm,
+            rate: settings.learning_rate.at(peak, self.state.seen),
+            overflowed: None,
+        };
+        if let Some(scale) = &mut self.state.loss_scale {
+            if norm.is_finite() {
+                scale.went_well();
+            } else {
+                scale.overflowed().with_context(|| format!("at step {}", self.state.steps + 1))?;
+                self.state.seen = report.seen;
+                report.overflowed = Some(scale.factor());
+                return Ok(report);
+            }
+        }
         if !norm.is_finite() {
             let images: Vec<String> = images.iter().map(|image| objective.describe(*image)).collect();
             bail!("the gradients became {norm} at step {}: {}", self.state.steps + 1, images.join("; "));
@@ -259,9 +291,9 @@ impl Training {
             let rate = rate(settings.peak(&factor.name));
             settings.optimizer.update(self.state.steps, rate, &mut factor.values, gradient, moments);
         }
-        let rate = rate(if settings.unet_rate > 0.0 { settings.unet_rate } else { settings.text_encoder_rate });
-        self.state.seen += images.len() as u64;
-        Ok(StepReport { steps: self.state.steps, seen: self.state.seen, total: settings.total(), loss, norm, rate })
+        self.state.seen = report.seen;
+        report.steps = self.state.steps;
+        Ok(report)
     }
 
     /// Publishes the factors as they stand, unless that is done, and saves the state.
@@ -289,6 +321,10 @@ impl Training {
 
     /// That what is trained has left zero. A single module may stay: those of a layer that clip skip leaves out.
     fn check_learned(&self, settings: &Settings) -> Result<()> {
+        if self.state.steps == 0 {
+            // Every gradient so far overflowed, which was said.
+            return Ok(());
+        }
         let networks = [("UNet", "lora_unet", settings.unet_rate), ("text encoder", "lora_te", settings.text_encoder_rate)];
         for (network, prefix, rate) in networks {
             let mut ups =
@@ -302,276 +338,4 @@ impl Training {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lora::network::Target;
-    use crate::training::learning_rate::Schedule;
-
-    /// Pulls every factor towards numbers that depend on the image; draws noise like the real one.
-    struct Pull {
-        batches: Batches,
-        /// What the loss of this image seen becomes.
-        broken: Option<(u64, f32)>,
-        constant: bool,
-    }
-
-    impl Objective for Pull {
-        fn gradients(&mut self, network: &LoraNetwork, images: &[Draw], weight: f32) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
-            let mut losses = Vec::new();
-            let mut gradients: Vec<Vec<f32>> = network.factors.iter().map(|f| vec![0.0; f.values.len()]).collect();
-            for image in images {
-                let target = image.image as f32 + self.batches.noise(*image, 16)[3];
-                let mut loss = 0.0;
-                for (factor, gradient) in network.factors.iter().zip(&mut gradients) {
-                    for (value, gradient) in factor.values.iter().zip(gradient) {
-                        loss += (value - target) * (value - target);
-                        *gradient += weight * 2.0 * (value - target);
-                    }
-                }
-                losses.push(match self.broken {
-                    Some((seen, value)) if seen == image.seen => value,
-                    _ if self.constant => 1.0,
-                    _ => loss,
-                });
-            }
-            Ok((losses, gradients))
-        }
-
-        fn describe(&self, image: Draw) -> String {
-            format!("image number {}", image.image)
-        }
-    }
-
-    #[derive(Default)]
-    struct Notebook {
-        /// Name, and the factors as a note.
-        checkpoints: Vec<(String, String)>,
-        again: Vec<String>,
-        lost: Vec<String>,
-        /// After how many images to wish for what.
-        wishes: Vec<(u64, Wish)>,
-        seen: u64,
-    }
-
-    impl Observer for Notebook {
-        fn wish(&mut self) -> Wish {
-            let due = self.wishes.iter().position(|(seen, _)| *seen == self.seen);
-            due.map_or(Wish::GoOn, |place| self.wishes.remove(place).1)
-        }
-
-        fn step(&mut self, report: &StepReport) {
-            self.seen = report.seen;
-        }
-
-        fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &LoraNetwork) -> Result<String> {
-            let bits: Vec<u32> = network.factors.iter().flat_map(|f| &f.values).map(|value| value.to_bits()).collect();
-            let note = format!("{bits:x?}");
-            self.checkpoints.push((checkpoint.name.clone(), note.clone()));
-            Ok(note)
-        }
-
-        fn exists(&self, note: &str) -> bool {
-            !self.lost.iter().any(|lost| lost == note)
-        }
-
-        fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()> {
-            self.again.push(checkpoint.name.clone());
-            self.checkpoints.push((checkpoint.name.clone(), note.to_string()));
-            Ok(())
-        }
-    }
-
-    fn settings() -> Settings {
-        Settings {
-            batches: Batches { seed: 7, images: 10, per_step: 4 },
-            batch_size: 2,
-            unet_rate: 1e-2,
-            text_encoder_rate: 5e-3,
-            learning_rate: LearningRate { schedule: Schedule::Linear, warmup: 3, total: 60 },
-            optimizer: AdamW::default(),
-            max_grad_norm: 1.0,
-            epochs: 6,
-            save_every: 2,
-        }
-    }
-
-    fn network() -> LoraNetwork {
-        let target = |name: &str| Target { name: name.into(), inputs: 3, outputs: 2, convolution: false };
-        LoraNetwork::new(vec![target("lora_unet_a"), target("lora_te_b")], 2, 2.0, 7)
-    }
-
-    fn run(settings: &Settings, folder: &tempfile::TempDir, notebook: &mut Notebook) -> Result<Ending> {
-        let mut pull = Pull { batches: settings.batches, broken: None, constant: false };
-        train(settings, network(), &mut pull, &StateFolder::new(folder.path()), notebook)
-    }
-
-    fn undisturbed() -> Vec<(String, String)> {
-        let mut notebook = Notebook::default();
-        assert_eq!(run(&settings(), &tempfile::tempdir().unwrap(), &mut notebook).unwrap(), Ending::Finished);
-        notebook.checkpoints
-    }
-
-    fn names(notebook: &Notebook) -> Vec<&str> {
-        notebook.checkpoints.iter().map(|(name, _)| name.as_str()).collect()
-    }
-
-    #[test]
-    fn a_checkpoint_is_kept_every_so_many_epochs_and_at_the_end() {
-        let checkpoints = settings().checkpoints();
-        assert_eq!(
-            checkpoints.iter().map(|c| (c.name.as_str(), c.seen)).collect::<Vec<_>>(),
-            [("e002", 20), ("e004", 40), ("e006", 60)]
-        );
-        let uneven = Settings { epochs: 5, ..settings() }.checkpoints();
-        assert_eq!(uneven.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["e002", "e004", "e005"]);
-        assert_eq!(undisturbed().iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["e002", "e004", "e006"]);
-    }
-
-    #[test]
-    fn an_interrupted_training_ends_with_the_same_bits_wherever_it_was() {
-        let whole = undisturbed();
-        for at in [0, 4, 8, 10, 18, 20, 24, 50, 58] {
-            let folder = tempfile::tempdir().unwrap();
-            let mut first = Notebook { wishes: vec![(at, Wish::Interrupt)], ..Notebook::default() };
-            assert_eq!(run(&settings(), &folder, &mut first).unwrap(), Ending::Interrupted, "at {at}");
-            let mut second = Notebook { seen: at, ..Notebook::default() };
-            assert_eq!(run(&settings(), &folder, &mut second).unwrap(), Ending::Finished, "at {at}");
-            assert_eq!(second.checkpoints, whole, "at {at}");
-            assert_eq!(second.again.len() as u64, at / 20, "at {at}");
-        }
-    }
-
-    #[test]
-    fn batch_size_within_a_step_changes_no_more_than_rounding() {
-        let last = |batch_size| {
-            let mut pull = Pull { batches: settings().batches, broken: None, constant: false };
-            let folder = tempfile::tempdir().unwrap();
-            let mut training = Training::start(
-                &Settings { batch_size, ..settings() },
-                network(),
-                &StateFolder::new(folder.path()),
-                &mut Notebook::default(),
-            )
-            .unwrap();
-            for _ in 0..6 {
-                training.step(&Settings { batch_size, ..settings() }, &mut pull).unwrap();
-            }
-            training.network.factors.into_iter().flat_map(|factor| factor.values).collect::<Vec<f32>>()
-        };
-        for (one, other) in last(1).iter().zip(last(4)) {
-            assert!((one - other).abs() < 1e-5, "{one} {other}");
-        }
-    }
-
-    #[test]
-    fn stopping_keeps_what_there_is() {
-        let mut notebook = Notebook { wishes: vec![(24, Wish::Stop)], ..Notebook::default() };
-        let ending = run(&settings(), &tempfile::tempdir().unwrap(), &mut notebook).unwrap();
-        assert_eq!(ending, Ending::Stopped { epoch: 2 });
-        assert_eq!(names(&notebook), ["e002", "s00000024"]);
-    }
-
-    #[test]
-    fn stopping_where_a_checkpoint_was_just_made_makes_no_second() {
-        let mut notebook = Notebook { wishes: vec![(20, Wish::Stop)], ..Notebook::default() };
-        run(&settings(), &tempfile::tempdir().unwrap(), &mut notebook).unwrap();
-        assert_eq!(names(&notebook), ["e002"]);
-    }
-
-    #[test]
-    fn saving_now_disturbs_nothing() {
-        let mut notebook = Notebook { wishes: vec![(28, Wish::SaveNow)], ..Notebook::default() };
-        run(&settings(), &tempfile::tempdir().unwrap(), &mut notebook).unwrap();
-        assert_eq!(names(&notebook), ["e002", "s00000028", "e004", "e006"]);
-        notebook.checkpoints.remove(1);
-        assert_eq!(notebook.checkpoints, undisturbed());
-    }
-
-    #[test]
-    fn a_state_whose_checkpoints_are_gone_is_not_taken_up() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut first = Notebook { wishes: vec![(48, Wish::Interrupt)], ..Notebook::default() };
-        run(&settings(), &folder, &mut first).unwrap();
-        let lost = vec![undisturbed()[0].1.clone()];
-        let mut second = Notebook { lost, ..Notebook::default() };
-        run(&settings(), &folder, &mut second).unwrap();
-        assert!(second.again.is_empty());
-        assert_eq!(second.checkpoints, undisturbed());
-    }
-
-    #[test]
-    fn more_frequent_checkpoints_than_the_state_has_passed_start_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        run(&settings(), &folder, &mut Notebook { wishes: vec![(48, Wish::Interrupt)], ..Notebook::default() }).unwrap();
-        let every = Settings { save_every: 1, ..settings() };
-        let mut second = Notebook::default();
-        run(&every, &folder, &mut second).unwrap();
-        assert!(second.again.is_empty());
-        assert_eq!(names(&second), ["e001", "e002", "e003", "e004", "e005", "e006"]);
-    }
-
-    #[test]
-    fn a_longer_training_goes_on_from_a_shorter_one() {
-        let constant = |epochs| Settings {
-            epochs,
-            learning_rate: LearningRate { schedule: Schedule::Constant, warmup: 0, total: epochs * 10 },
-            ..settings()
-        };
-        let folder = tempfile::tempdir().unwrap();
-        run(&constant(4), &folder, &mut Notebook { wishes: vec![(34, Wish::Interrupt)], ..Notebook::default() }).unwrap();
-        let (mut longer, mut whole) = (Notebook { seen: 34, ..Notebook::default() }, Notebook::default());
-        run(&constant(6), &folder, &mut longer).unwrap();
-        run(&constant(6), &tempfile::tempdir().unwrap(), &mut whole).unwrap();
-        assert_eq!(longer.again, ["e002"]);
-        assert_eq!(longer.checkpoints, whole.checkpoints);
-    }
-
-    fn failure(broken: Option<(u64, f32)>, constant: bool) -> String {
-        let mut pull = Pull { batches: settings().batches, broken, constant };
-        let folder = tempfile::tempdir().unwrap();
-        let result = train(&settings(), network(), &mut pull, &StateFolder::new(folder.path()), &mut Notebook::default());
-        result.unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_loss_that_is_no_number_names_step_and_image() {
-        let image = settings().batches.step(8)[1].image;
-        let error = failure(Some((9, f32::NAN)), false);
-        assert!(error.contains(&format!("the loss became NaN at step 3, image number {image}")), "{error}");
-    }
-
-    #[test]
-    fn a_loss_that_never_changes_ends_the_training() {
-        assert!(failure(None, true).contains("the loss was 1 for 10 steps in a row"));
-    }
-
-    #[test]
-    fn a_network_that_learns_nothing_is_not_a_result() {
-        struct Deaf(Pull);
-        impl Objective for Deaf {
-            fn gradients(&mut self, network: &LoraNetwork, images: &[Draw], weight: f32) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
-                let (losses, mut gradients) = self.0.gradients(network, images, weight)?;
-                gradients[3].fill(0.0);
-                Ok((losses, gradients))
-            }
-
-            fn describe(&self, image: Draw) -> String {
-                self.0.describe(image)
-            }
-        }
-        let mut deaf = Deaf(Pull { batches: settings().batches, broken: None, constant: false });
-        let folder = tempfile::tempdir().unwrap();
-        let result = train(&settings(), network(), &mut deaf, &StateFolder::new(folder.path()), &mut Notebook::default());
-        assert_eq!(
-            result.unwrap_err().to_string(),
-            "every `up` of the text encoder is still zero after 6 steps: nothing reaches it"
-        );
-    }
-
-    #[test]
-    fn a_frozen_network_may_stay_as_it_was() {
-        let frozen = Settings { text_encoder_rate: 0.0, ..settings() };
-        let mut notebook = Notebook::default();
-        assert_eq!(run(&frozen, &tempfile::tempdir().unwrap(), &mut notebook).unwrap(), Ending::Finished);
-    }
-}
+mod tests;

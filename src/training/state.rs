@@ -15,6 +15,7 @@ use crate::checkpoint::safetensors::to_bytes;
 use crate::checkpoint::tensor::TensorData;
 use crate::lora::network::Factor;
 use crate::training::adamw::Moments;
+use crate::training::loss_scale::LossScale;
 
 /// Files of an older layout are not read.
 const LAYOUT: &str = "1";
@@ -30,6 +31,8 @@ pub struct TrainingState {
     pub factors: Vec<Factor>,
     /// Of each factor.
     pub moments: Vec<Moments>,
+    /// Where the loss is scaled.
+    pub loss_scale: Option<LossScale>,
     /// Notes of whoever runs the training, by name: the checkpoints that exist already.
     pub notes: BTreeMap<String, String>,
 }
@@ -119,6 +122,10 @@ impl TrainingState {
             ("seen".to_string(), self.seen.to_string()),
             ("steps".to_string(), self.steps.to_string()),
         ]);
+        if let Some(scale) = self.loss_scale {
+            metadata.insert("loss scale".to_string(), scale.factor().to_string());
+            metadata.insert("loss scale for".to_string(), scale.steps().to_string());
+        }
         to_bytes(&tensors, &metadata)
     }
 
@@ -143,8 +150,19 @@ impl TrainingState {
             factors.push(Factor { name, shape: file.tensor(value)?.shape().to_vec(), values: read(value)? });
             moments.push(Moments { mean: read(mean)?, square: read(square)? });
         }
+        let loss_scale = metadata.get("loss scale").map(|factor| -> Result<_> {
+            let steps = metadata.get("loss scale for").context("without a number")?;
+            LossScale::saved(factor.parse()?, steps.parse()?)
+        });
         let notes = metadata.iter().filter_map(|(name, note)| Some((name.strip_prefix("note ")?.to_string(), note.clone())));
-        Ok(Self { seen: number("seen")?, steps: number("steps")?, factors, moments, notes: notes.collect() })
+        Ok(Self {
+            seen: number("seen")?,
+            steps: number("steps")?,
+            factors,
+            moments,
+            loss_scale: loss_scale.transpose()?,
+            notes: notes.collect(),
+        })
     }
 }
 
@@ -161,7 +179,9 @@ mod tests {
         let moments =
             network.factors.iter().map(|f| Moments { mean: f.values.clone(), square: vec![0.5; f.values.len()] }).collect();
         let notes = BTreeMap::from([("e010".to_string(), "abc \"quoted\"".to_string())]);
-        TrainingState { seen, steps: seen / 4, factors: network.factors, moments, notes }
+        // Only some are.
+        let loss_scale = (seen > 8).then(|| LossScale::saved(1024.0, 17).unwrap());
+        TrainingState { seen, steps: seen / 4, factors: network.factors, moments, loss_scale, notes }
     }
 
     #[test]

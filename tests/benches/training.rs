@@ -20,7 +20,7 @@ use loramill::device;
 use loramill::drawing::studio::{LoraFile, Studio};
 use loramill::lora::network::LoraNetwork;
 use loramill::lora::targets;
-use loramill::stable_diffusion::{Denoiser, Vae};
+use loramill::stable_diffusion::{Denoiser, Numbers, Vae};
 use loramill::training::adamw::AdamW;
 use loramill::training::batches::Batches;
 use loramill::training::denoising::{Denoising, Example};
@@ -90,7 +90,7 @@ fn main() -> anyhow::Result<()> {
     }
     let file = ModelFile::open(&base)?;
     let (shape, examples) = examples(&root.join("examples/tiny/images"), &Vae::load(&file, &device)?, &device)?;
-    let mut model = Denoiser::load(&file, Dtype::F32, &device)?;
+    let mut model = Denoiser::load(&file, Numbers::F32, &device)?;
     let (unet, text_encoder) = model.networks();
     let text_encoder = text_encoder.expect("it was just read");
     let targets = [targets::of_unet(unet), targets::of_text_encoder(text_encoder)].concat();
@@ -112,6 +112,7 @@ fn main() -> anyhow::Result<()> {
         },
         optimizer: AdamW::default(),
         max_grad_norm: 1.0,
+        scales_loss: false,
         epochs,
         save_every: epochs,
     };

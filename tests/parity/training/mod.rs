@@ -63,10 +63,9 @@ mod step {
     use std::sync::Mutex;
 
     use loramill::checkpoint::model_file::ModelFile;
-    use loramill::checkpoint::tensor::Dtype;
     use loramill::lora::network::LoraNetwork;
     use loramill::lora::targets;
-    use loramill::stable_diffusion::Denoiser;
+    use loramill::stable_diffusion::{Denoiser, Numbers};
     use loramill::training::adamw::{AdamW, Moments, clip_norm};
     use loramill::training::batches::{Batches, Draw};
     use loramill::training::denoising::{Denoising, Example};
@@ -80,9 +79,13 @@ mod step {
     const ALPHA: f64 = 8.0;
 
     fn tiny_sd() -> Mutex<Denoiser> {
+        tiny_sd_in(Numbers::F32)
+    }
+
+    fn tiny_sd_in(numbers: Numbers) -> Mutex<Denoiser> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/models/tiny-sd.safetensors");
         let device = crate::parity::device();
-        Mutex::new(Denoiser::load(&ModelFile::open(&path).unwrap(), Dtype::F32, &device).unwrap())
+        Mutex::new(Denoiser::load(&ModelFile::open(&path).unwrap(), numbers, &device).unwrap())
     }
 
     fn network(model: &Mutex<Denoiser>) -> LoraNetwork {
@@ -224,6 +227,39 @@ mod step {
             }
         }
     }
+    }
+
+    /// What a card computes in; libtorch does it on the processor too. An operation that gets two types panics.
+    #[cfg(feature = "libtorch")]
+    #[test]
+    fn a_step_in_16_bits_has_the_gradients_of_f32() {
+        use burn::tensor::DType;
+        use loramill::checkpoint::tensor::Dtype;
+        use loramill::training::run::Objective;
+
+        crate::parity::on("libtorch:cpu", || {});
+        let fixture = Fixture::read("training");
+        let examples = examples(&fixture);
+        let batches = Batches { seed: 3, images: 2, per_step: 2 };
+        let images = batches.step(0);
+        let step = |numbers, scale: f32, checkpointing| {
+            let model = tiny_sd_in(numbers);
+            let network = network(&model);
+            let denoising = Denoising::new(&model, &examples, SHAPE, batches, 1, true).unwrap();
+            denoising.with_checkpointing(checkpointing).gradients(&network, &images, 0.5 * scale).unwrap()
+        };
+        // Some ten layers deep, each of which rounds to 11 and to 8 bits.
+        for (weights, arithmetic, scale, tolerance) in
+            [(Dtype::F16, DType::F16, 1024.0, 0.01), (Dtype::Bf16, DType::BF16, 1.0, 0.06)]
+        {
+            let (losses, exact) = step(Numbers { weights, arithmetic: DType::F32 }, 1.0, false);
+            for checkpointing in [false, true] {
+                let (half_losses, half) = step(Numbers { weights, arithmetic }, scale, checkpointing);
+                assert_close("losses", &half_losses, &losses, 0.0, tolerance as f32);
+                let unscaled = |values: &[Vec<f32>]| values.iter().flatten().map(|value| value / scale).collect::<Vec<f32>>();
+                assert_near_in_norm(&format!("{arithmetic:?}"), &unscaled(&half), &exact.concat(), tolerance);
+            }
+        }
     }
 
     on_each_device! {
