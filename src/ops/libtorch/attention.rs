@@ -1,4 +1,4 @@
-//! Attention in blocks: our own on the CPU, libtorch's elsewhere.
+//! Attention in blocks: our own on the CPU, a card's kernel where it has one, and where it has none block by block.
 
 use burn::backend::LibTorch;
 use burn::backend::tensor::FloatTensor;
@@ -8,6 +8,7 @@ use tch::Tensor;
 use crate::ops::attention::{AttentionKernel, AttentionRoute, Inputs, Mask};
 use crate::ops::host::attention::{self, Extent};
 use crate::ops::host::attention_gradient;
+use crate::ops::libtorch::chunked_attention::Chunked;
 use crate::ops::libtorch::memory::{self, values};
 use crate::ops::libtorch::recompute;
 
@@ -43,9 +44,8 @@ impl AttentionKernel for LibTorch {
     fn gradients(inputs: Inputs<Self>, kept: Option<Kept>, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
         let Inputs { q, k, v, heads, mask } = &inputs;
         let Some(Kept { output, sums }) = kept else {
-            let inputs = [&q.tensor, &k.tensor, &v.tensor];
-            let again = |inputs: &[Tensor; 3]| attend(inputs.each_ref(), *heads, *mask);
-            return recompute::gradients(inputs, &output_gradient.tensor, again).map(TchTensor::new);
+            return attend_gradients([&q.tensor, &k.tensor, &v.tensor], *heads, *mask, &output_gradient.tensor)
+                .map(TchTensor::new);
         };
         let [q, k, v, output, output_gradient] =
             dense([q, k, v, &output, &output_gradient]).expect("the forward pass took the same tensors");
@@ -69,11 +69,30 @@ pub(crate) struct Kept {
     sums: Vec<f32>,
 }
 
-/// By whichever of libtorch's kernels the device has.
+/// By whichever of libtorch's kernels the device has, else in blocks.
 fn attend(inputs: [&Tensor; 3], heads: usize, mask: Mask) -> Tensor {
-    let [q, k, v] = inputs.map(|x| by_head(x, heads));
-    let output = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false);
-    joined(&output)
+    let inputs = inputs.map(|x| by_head(x, heads));
+    joined(&if has_kernel(&inputs, mask) { by_kernel(&inputs, mask) } else { Chunked::new(inputs.each_ref(), mask).forward() })
+}
+
+fn attend_gradients(inputs: [&Tensor; 3], heads: usize, mask: Mask, output_gradient: &Tensor) -> [Tensor; 3] {
+    let (inputs, output_gradient) = (inputs.map(|x| by_head(x, heads)), by_head(output_gradient, heads));
+    let gradients = match has_kernel(&inputs, mask) {
+        true => recompute::gradients(inputs.each_ref(), &output_gradient, |inputs| by_kernel(inputs, mask)),
+        false => Chunked::new(inputs.each_ref(), mask).gradients(&output_gradient),
+    };
+    gradients.map(|gradient| joined(&gradient))
+}
+
+/// What libtorch calls the way with all scores at once, which every device has (`SDPBackend` in ATen/SDPBackend.h).
+const ALL_SCORES: i64 = 0;
+
+fn has_kernel([q, k, v]: &[Tensor; 3], mask: Mask) -> bool {
+    Tensor::internal_fused_sdp_choice(q, k, v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false) != ALL_SCORES
+}
+
+fn by_kernel([q, k, v]: &[Tensor; 3], mask: Mask) -> Tensor {
+    Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false)
 }
 
 /// `None` if the tensors are not f32 in main memory.

@@ -5,6 +5,7 @@
 
 pub(super) mod activation;
 pub(super) mod attention;
+mod chunked_attention;
 pub(super) mod conv2d;
 pub(super) mod geglu;
 pub(super) mod group_norm;
