@@ -57,7 +57,8 @@ pub fn arithmetic(device: &Device, wanted: DType) -> DType {
     if is_card(device) { wanted } else { DType::F32 }
 }
 
-fn is_card(device: &Device) -> bool {
+/// Whether it is a graphics card, with memory of its own.
+pub fn is_card(device: &Device) -> bool {
     #[cfg(feature = "libtorch")]
     let is_processor = [Device::flex(), Device::libtorch()].contains(device);
     #[cfg(not(feature = "libtorch"))]

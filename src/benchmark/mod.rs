@@ -2,16 +2,14 @@
 //! weights, so that no model file is needed. Unaware of pipelines; measures, does not print.
 
 mod drawing;
-mod memory;
 mod preset;
 mod training;
 
 use std::time::Instant;
 
 pub use drawing::{picture, prediction};
-pub use memory::peak;
 pub use preset::{PRESETS, Preset};
-pub use training::{Modules, TrainingLoad, training_step};
+pub use training::{Modules, TrainingLoad, TrainingSteps, training_step};
 
 /// Runs `work` once to warm up and then `repeats` times. Seconds of each of the latter.
 fn seconds(repeats: usize, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Vec<f64>> {

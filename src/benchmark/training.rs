@@ -7,6 +7,7 @@ use anyhow::Result;
 use burn::tensor::{DType, Device};
 
 use crate::benchmark::preset::{LATENT_CHANNELS, Preset, TOKENS};
+use crate::device;
 use crate::lora::network::LoraNetwork;
 use crate::lora::targets;
 use crate::random::stream;
@@ -15,6 +16,7 @@ use crate::training::adamw::AdamW;
 use crate::training::batches::Batches;
 use crate::training::denoising::{Denoising, Example};
 use crate::training::learning_rate::{LearningRate, Schedule};
+use crate::training::memory_plan::{Load, MemoryPlan};
 use crate::training::run::{Checkpoint, Observer, Settings, StepReport, Wish, train};
 use crate::training::state::StateFolder;
 
@@ -41,9 +43,19 @@ pub struct TrainingLoad {
     pub dtype: DType,
 }
 
-/// Seconds of each of `steps` steps after one to warm up, and the loss of the last. The text encoder is frozen and gone, its outputs are
-/// random.
-pub fn training_step(preset: &Preset, device: &Device, load: &TrainingLoad, steps: usize) -> Result<(Vec<f64>, f32)> {
+/// What steps took.
+#[derive(Clone, Debug)]
+pub struct TrainingSteps {
+    /// Of each but the first, which warms up.
+    pub seconds: Vec<f64>,
+    /// Of the last.
+    pub loss: f32,
+    /// What was reckoned before them.
+    pub planned: MemoryPlan,
+}
+
+/// `steps` steps after one to warm up. The text encoder is frozen and gone, its outputs are random.
+pub fn training_step(preset: &Preset, device: &Device, load: &TrainingLoad, steps: usize) -> Result<TrainingSteps> {
     let mut denoiser = Denoiser::of_unet(preset.unet(device, load.dtype)?, device);
     let mut adapted = targets::of_unet(denoiser.networks().0);
     if load.modules == Modules::Attention {
@@ -73,13 +85,26 @@ pub fn training_step(preset: &Preset, device: &Device, load: &TrainingLoad, step
         epochs,
         save_every: epochs,
     };
+    let planned = MemoryPlan::of(
+        &denoiser,
+        &network,
+        &Load {
+            batch: load.batch,
+            latent: [side, side],
+            tokens: TOKENS,
+            trains_text_encoder: false,
+            checkpointing: load.checkpointing,
+            on_card: device::is_card(device),
+            bytes: if load.dtype == DType::F32 { 4 } else { 2 },
+        },
+    );
     let denoiser = Mutex::new(denoiser);
     let mut objective =
         Denoising::with_contexts(&denoiser, &examples, shape, batches, contexts)?.with_checkpointing(load.checkpointing);
     let folder = tempfile::tempdir()?;
     let mut clock = Clock { last: Instant::now(), seconds: Vec::new(), loss: f32::NAN };
     train(&settings, network, &mut objective, &StateFolder::new(folder.path()), &mut clock)?;
-    Ok((clock.seconds.split_off(1), clock.loss))
+    Ok(TrainingSteps { seconds: clock.seconds.split_off(1), loss: clock.loss, planned })
 }
 
 /// Takes the time of each step.

@@ -7,10 +7,11 @@ use burn::tensor::DType;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::benchmark::{Modules, PRESETS, Preset, TrainingLoad, peak, picture, prediction, training_step};
+use crate::benchmark::{Modules, PRESETS, Preset, TrainingLoad, picture, prediction, training_step};
 use crate::cache::bytes::size;
 use crate::cli::{Global, launch, print};
 use crate::device;
+use crate::machine::process::peak_memory;
 
 /// Measure training and drawing on a device, with a model's shapes and random weights
 ///
@@ -108,15 +109,20 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         checkpointing: arguments.checkpointing,
         dtype,
     };
+    let mut planned = None;
     let mut seconds = match arguments.what {
-        What::Training => training_step(preset, &device, &load, steps)?.0,
+        What::Training => {
+            let steps = training_step(preset, &device, &load, steps)?;
+            planned = Some(steps.planned.total());
+            steps.seconds
+        }
         What::Prediction => prediction(preset, &device, dtype, pixels, steps)?,
         What::Picture => vec![picture(preset, &device, dtype, pixels, steps)?],
     };
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
     let (least, most) = (seconds[0], seconds[seconds.len() - 1]);
-    let peak = peak().context("the kernel does not say how much memory this process needed")?;
+    let peak = peak_memory().context("the kernel does not say how much memory this process needed")?;
     let by = device::description(&arguments.device);
     if arguments.json {
         print(&format!(
@@ -126,16 +132,18 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
                 "batch": arguments.batch, "rank": arguments.rank, "checkpointing": arguments.checkpointing, "steps": steps,
                 "computes_in": computes_in(dtype),
                 "seconds_per_step": median, "seconds_least": least, "seconds_most": most, "peak_bytes": peak,
+                "planned_bytes": planned,
             })
         ))?;
     } else {
         print(&format!(
-            "{} of {} at {pixels} pixels in {} on {by}\n{median:.3} s each ({least:.3} to {most:.3} in {}), {} of memory at most\n",
+            "{} of {} at {pixels} pixels in {} on {by}\n{median:.3} s each ({least:.3} to {most:.3} in {}), {} of memory at most{}\n",
             what(arguments.what),
             preset.name,
             computes_in(dtype),
             seconds.len(),
             size(peak),
+            planned.map_or_else(String::new, |planned| format!(" ({} were planned)", size(planned))),
         ))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -96,6 +96,7 @@ fn target(prefix: &str, layer: &AdaptedLinear) -> Target {
     }
 }
 
-fn name(prefix: &str, layer: &AdaptedLinear) -> String {
+/// kohya's name of a layer.
+pub fn name(prefix: &str, layer: &AdaptedLinear) -> String {
     format!("{prefix}{}", layer.path().replace('.', "_"))
 }

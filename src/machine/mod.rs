@@ -8,6 +8,7 @@ pub mod kfd;
 pub mod libtorch;
 pub mod nvidia;
 pub mod pci;
+pub mod process;
 pub mod processor;
 pub mod rocm;
 pub mod system;

@@ -1,11 +1,20 @@
-//! How much memory this process has needed. Knows nothing of what for.
+//! How much memory this process needs. Knows nothing of what for.
 
 use std::fs;
 
 /// The most bytes of main memory that the process has held at once, as the kernel counts them (`VmHWM`); `None` where it does not say.
-pub fn peak() -> Option<u64> {
+pub fn peak_memory() -> Option<u64> {
+    status("VmHWM:")
+}
+
+/// The bytes of main memory that it holds now (`VmRSS`); `None` where the kernel does not say.
+pub fn memory() -> Option<u64> {
+    status("VmRSS:")
+}
+
+fn status(field: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -15,9 +24,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_grows_with_what_is_held() {
-        let before = peak().unwrap();
+    fn the_peak_grows_with_what_is_held_and_stays() {
+        let before = peak_memory().unwrap();
         let held = vec![1u8; before as usize + (1 << 20)];
-        assert!(peak().unwrap() > before, "{}", held.len());
+        assert!(peak_memory().unwrap() > before, "{}", held.len());
+        assert!(memory().unwrap() > before, "{}", held.len());
+        drop(held);
+        assert!(peak_memory().unwrap() > before);
     }
 }

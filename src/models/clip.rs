@@ -33,6 +33,7 @@ pub struct ClipTextModel {
     position_embedding: Tensor<2>,
     layers: Vec<EncoderLayer>,
     final_layer_norm: LayerNorm,
+    numbers: usize,
 }
 
 impl ClipTextModel {
@@ -45,7 +46,8 @@ impl ClipTextModel {
             .map(|layer| EncoderLayer::init(config, source.at(format!("encoder.layers.{layer}"))))
             .collect::<Result<_>>()?;
         let final_layer_norm = LayerNorm::init(source.at("final_layer_norm"), config.width)?;
-        Ok(Self { token_embedding, position_embedding, layers, final_layer_norm })
+        let numbers = source.numbers();
+        Ok(Self { token_embedding, position_embedding, layers, final_layer_norm, numbers })
     }
 
     /// The context for `tokens`: the output of the layer `clip_skip` from the end (1 is the last), through the final norm.
@@ -67,6 +69,18 @@ impl ClipTextModel {
             x = layer.forward(x);
         }
         self.final_layer_norm.forward(x)
+    }
+
+    /// How many numbers its weights have.
+    pub fn numbers(&self) -> usize {
+        self.numbers
+    }
+
+    /// Numbers for each token that a gradient through one of its layers needs: around attention and perceptron.
+    pub fn kept(&self) -> usize {
+        let (width, hidden) = (self.position_embedding.dims()[1], self.layers.first().map_or(0, |layer| layer.mlp.fc1.outputs()));
+        // Two norms; the input of queries, keys and values; those three; the output; the input of the perceptron.
+        8 * width + 2 * hidden
     }
 
     /// Tokens in the vocabulary.

@@ -183,6 +183,10 @@ impl GroupNorm {
         Ok(Self { weight: source.tensor("weight", [channels])?, bias: source.tensor("bias", [channels])?, groups, then })
     }
 
+    pub fn channels(&self) -> usize {
+        self.weight.dims()[0]
+    }
+
     /// `[batch, .., channels]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         group_norm(x, &self.weight, &self.bias, self.groups, self.then)

@@ -39,6 +39,16 @@ impl ResnetBlock {
         })
     }
 
+    /// Channels of what goes in.
+    pub fn inputs(&self) -> usize {
+        self.norm1.channels()
+    }
+
+    /// Numbers for each pixel that a gradient through it needs: what goes into the two norms.
+    pub fn kept(&self) -> usize {
+        self.norm1.channels() + self.norm2.channels()
+    }
+
     /// - `x`: `[batch, height, width, inputs]`
     /// - `time`: `[batch, time_width]`, the time embedding after SiLU; only for a block with `time_width`
     /// - the result: `[batch, height, width, outputs]`

@@ -4,8 +4,22 @@
 
 use burn::tensor::Tensor;
 
+use crate::models::layers::AdaptedLinear;
 use crate::models::resnet::{Downsample, ResnetBlock, Upsample};
 use crate::models::transformer::Transformer;
+
+/// What a piece needs of memory for one picture, in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// What goes in; none for a piece whose input another one keeps as well.
+    pub input: usize,
+    /// For its gradient, from the forward pass on, with what goes in.
+    pub kept: usize,
+    /// For a moment on the way back.
+    pub passing: usize,
+    /// Height and width of what comes out.
+    pub output: [usize; 2],
+}
 
 /// One piece of a UNet.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +60,29 @@ impl<'a> Segment<'a> {
     /// Whether its output is left for a later piece.
     pub fn leaves_skip(&self) -> bool {
         self.leaves_skip
+    }
+
+    /// What a training needs of it, in numbers.
+    ///
+    /// - `size`: height and width of what goes in
+    /// - `tokens`: of the context
+    /// - `adapted`: as in [`Transformer::kept`]
+    pub fn needs(&self, size: [usize; 2], tokens: usize, adapted: &dyn Fn(&AdaptedLinear) -> Option<usize>) -> Needs {
+        let pixels = size[0] * size[1];
+        match self.part {
+            Part::Resnet(resnet) => {
+                let kept = pixels * resnet.kept();
+                Needs { input: pixels * resnet.inputs(), kept, passing: 2 * kept, output: size }
+            }
+            Part::Transformer(transformer) => {
+                let [pixel, token] = transformer.kept(adapted);
+                let passing = pixels * transformer.passing();
+                Needs { input: pixels * transformer.channels(), kept: pixels * pixel + tokens * token, passing, output: size }
+            }
+            // A convolution with a frozen kernel needs nothing of its input.
+            Part::Down(_) => Needs { input: 0, kept: 0, passing: 0, output: size.map(|side| side.div_ceil(2)) },
+            Part::Up(_) => Needs { input: 0, kept: 0, passing: 0, output: size.map(|side| 2 * side) },
+        }
     }
 
     /// Whether a layer in it carries an adapter.

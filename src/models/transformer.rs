@@ -71,6 +71,36 @@ impl Transformer {
         x + self.proj_out.forward(tokens).reshape([batch, height, width, channels])
     }
 
+    /// Of what goes in and comes out.
+    pub fn channels(&self) -> usize {
+        self.norm.channels()
+    }
+
+    /// Numbers that a gradient through it needs: for each pixel, and for each token of the context. `adapted` says which layers carry an
+    /// adapter, of which rank.
+    pub fn kept(&self, adapted: &dyn Fn(&AdaptedLinear) -> Option<usize>) -> [usize; 2] {
+        let Block { attn1, attn2, ff, .. } = &self.block;
+        let channels = self.channels();
+        let hidden = FeedForward::EXPANSION * channels;
+        // An adapted layer needs its input, which those that share it keep once, and what its narrow factor made of it.
+        let inputs = |layers: &[&AdaptedLinear], width: usize| {
+            let ranks: Vec<usize> = layers.iter().filter_map(|layer| adapted(layer)).collect();
+            if ranks.is_empty() { 0 } else { width + ranks.iter().sum::<usize>() }
+        };
+        let norms = 4 * channels;
+        // Queries, keys and values, and the output, which the last layer shares.
+        let attention = 4 * channels + inputs(&[&attn1.to_q, &attn1.to_k, &attn1.to_v], channels) + inputs(&[&attn1.to_out], 0);
+        let cross_attention = 2 * channels + inputs(&[&attn2.to_q], channels) + inputs(&[&attn2.to_out], 0);
+        let feed_forward = inputs(&[&ff.proj], channels) + 2 * hidden + inputs(&[&ff.out], hidden);
+        let projections = inputs(&[&self.proj_in], channels) + inputs(&[&self.proj_out], channels);
+        [norms + attention + cross_attention + feed_forward + projections, 2 * channels + inputs(&[&attn2.to_k, &attn2.to_v], 0)]
+    }
+
+    /// Numbers for each pixel that are there for a moment on the way back: the gradients around the gate, the widest layer.
+    pub fn passing(&self) -> usize {
+        4 * FeedForward::EXPANSION * self.channels()
+    }
+
     /// Whether a layer carries an adapter.
     pub fn is_adapted(&self) -> bool {
         let Block { attn1, attn2, ff, .. } = &self.block;

@@ -49,6 +49,7 @@ pub struct Unet {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Convolution,
+    numbers: usize,
 }
 
 impl Unet {
@@ -77,8 +78,8 @@ impl Unet {
         let groups = Groups { count: config.groups, epsilon: EPSILON };
         let conv_norm_out = GroupNorm::init(source.at("conv_norm_out"), first, groups, Then::Silu)?;
         let conv_out = Convolution::same(source.at("conv_out"), first, config.out_channels)?;
-        let config = config.clone();
-        Ok(Self { config, time_embedding, conv_in, down_blocks, mid_block, up_blocks, conv_norm_out, conv_out })
+        let (config, numbers) = (config.clone(), source.numbers());
+        Ok(Self { config, time_embedding, conv_in, down_blocks, mid_block, up_blocks, conv_norm_out, conv_out, numbers })
     }
 
     /// Predicts the noise (or the velocity) in `latents`.
@@ -120,6 +121,11 @@ impl Unet {
     /// The type that it computes in. What goes into one of its parts has it, and so has what comes out.
     pub fn dtype(&self) -> DType {
         self.time_embedding.linear_1.dtype()
+    }
+
+    /// How many numbers its weights have.
+    pub fn numbers(&self) -> usize {
+        self.numbers
     }
 
     pub fn config(&self) -> &UnetConfig {

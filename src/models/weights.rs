@@ -1,5 +1,8 @@
 //! Where the weights of a network come from, by name.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use anyhow::Result;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
@@ -18,12 +21,14 @@ pub struct Source<'a> {
     device: &'a Device,
     dtype: DType,
     path: String,
+    /// In all tensors that were taken, here and elsewhere in the tree.
+    numbers: Rc<Cell<usize>>,
 }
 
 impl<'a> Source<'a> {
     /// The root: tensors go to `device`, which must be one without autodiff, in f32.
     pub fn new(weights: &'a mut dyn Weights, device: &'a Device) -> Self {
-        Self { weights, device, dtype: DType::F32, path: String::new() }
+        Self { weights, device, dtype: DType::F32, path: String::new(), numbers: Rc::default() }
     }
 
     /// The same with tensors of another type, in which the network then computes.
@@ -34,7 +39,12 @@ impl<'a> Source<'a> {
     /// The place `name` below this one.
     pub fn at(&mut self, name: impl AsRef<str>) -> Source<'_> {
         let path = self.name(name.as_ref());
-        Source { weights: self.weights, device: self.device, dtype: self.dtype, path }
+        Source { weights: self.weights, device: self.device, dtype: self.dtype, path, numbers: Rc::clone(&self.numbers) }
+    }
+
+    /// How many numbers were taken so far, in the whole tree.
+    pub fn numbers(&self) -> usize {
+        self.numbers.get()
     }
 
     /// The full name of this place.
@@ -45,6 +55,7 @@ impl<'a> Source<'a> {
     /// Tensor `name` of exactly this shape.
     pub fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Result<Tensor<D>> {
         let values = self.weights.take(&self.name(name), &shape)?;
+        self.numbers.set(self.numbers.get() + values.len());
         Ok(Tensor::from_data(TensorData::new(values, shape), (self.device, self.dtype)))
     }
 

@@ -22,6 +22,8 @@ pub mod latents;
 pub mod train;
 #[cfg(feature = "nn")]
 pub mod train_checkpoints;
+#[cfg(feature = "nn")]
+pub mod train_memory;
 
 pub mod convert;
 pub mod extract;

@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 use burn::tensor::DType;
 use serde_json::json;
 
+use crate::device;
 use crate::lora::network::LoraNetwork;
 use crate::lora::targets;
 use crate::pipeline::diagnostic::Diagnostics;
@@ -20,11 +21,13 @@ use crate::prompt::chunks::CHUNK;
 use crate::stages::latents::{self, LatentsKind, LatentsParams};
 use crate::stages::networks::{self, Precision};
 use crate::stages::train_checkpoints::{Publisher, attributes};
+use crate::stages::train_memory;
 use crate::training::adamw::AdamW;
 use crate::training::batches::Batches;
 use crate::training::denoising::{Denoising, Example};
 use crate::training::instance_prompt::{Doubling, InstancePrompt};
 use crate::training::learning_rate::{LearningRate, Schedule};
+use crate::training::memory_plan::Load;
 use crate::training::run::{Checkpoint, Ending, Settings, train};
 use crate::training::state::StateFolder;
 use crate::training::texts::Texts;
@@ -307,7 +310,7 @@ impl WholeStage for Train {
         let precision = self.params.precision;
         let model = networks::denoiser(context, base, precision)?;
         let (shape, examples) = self.examples(&items, context)?;
-        let (settings, network, layers) = {
+        let (settings, network, layers, memory) = {
             let mut lent = model.lock().ok().context("another stage broke down while it used the networks")?;
             let arithmetic = lent.unet().dtype();
             if precision != Precision::Fp32 && arithmetic == DType::F32 {
@@ -324,7 +327,18 @@ impl WholeStage for Train {
                 adapted.extend(targets::of_text_encoder(text_encoder));
             }
             let network = LoraNetwork::new(adapted, self.params.network.rank as usize, self.alpha(), self.seed);
-            (settings, network, text_encoder.layers())
+            let layers = text_encoder.layers();
+            let load = Load {
+                batch: (self.params.batch_size as usize).min(items.len()),
+                latent: [shape[1], shape[2]],
+                tokens: examples[0].rows.iter().map(Vec::len).sum(),
+                trains_text_encoder: settings.text_encoder_rate > 0.0,
+                checkpointing: self.params.checkpointing,
+                on_card: device::is_card(lent.device()),
+                bytes: if arithmetic == DType::F32 { 4 } else { 2 },
+            };
+            let memory = train_memory::told(context.device(), &lent, &network, &load);
+            (settings, network, layers, memory)
         };
         let clip_skip = self.params.clip_skip as usize;
         ensure!(clip_skip <= layers, "`clip_skip` is {clip_skip}, and the text encoder has {layers} layers");
@@ -336,6 +350,7 @@ impl WholeStage for Train {
             network.parameters(),
             settings.batches.steps(0..settings.epochs)
         ));
+        context.say(&memory);
         let train_text_encoder = settings.text_encoder_rate > 0.0;
         let mut objective = Denoising::new(&model, &examples, shape, settings.batches, clip_skip, train_text_encoder)?
             .with_checkpointing(self.params.checkpointing);

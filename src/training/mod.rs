@@ -9,6 +9,7 @@ pub mod checkpointing;
 
 pub mod learning_rate;
 pub mod loss_scale;
+pub mod memory_plan;
 
 pub mod adamw;
 
