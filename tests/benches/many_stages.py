@@ -1,14 +1,15 @@
 """What a first run of many trivial stages costs, beside dvc with as many.
 
     cargo build --release
-    python3 tests/benches/many_stages.py [--stages 1000] [--shape chain] [--dvc dvc] [--rounds 3]
+    python3 tests/benches/many_stages.py [--stages 1000] [--shape chain] [--dvc dvc] [--rounds 3] [--patience 600]
 
 Each stage scales one tiny picture to a size that no other stage has, so that no result serves twice; in a `chain` it reads the stage before, in a
 `fan` all read the picture. dvc gets the same graph, and each of its stages is one shell that writes a line. A shell for every stage is what dvc is
 made for and loramill's own kinds do without, so the time that as many shells take alone is printed too. loramill runs as often as `--rounds` says,
-each time from an empty cache; dvc runs once.
+each time from an empty cache; dvc runs once, and for no longer than `--patience` seconds: its time grows with the square of the stages. What is printed
+then is how far it came.
 """
-import argparse, json, os, shutil, statistics, struct, subprocess, sys, tempfile, time, zlib
+import argparse, json, os, shutil, signal, statistics, struct, subprocess, sys, tempfile, threading, time, zlib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LORAMILL = f'{ROOT}/target/release/loramill'
@@ -21,12 +22,17 @@ def picture():
     return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 8, 6, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
 
 
-def timed(command, folder):
-    """Seconds, peak megabytes and output of a command that must succeed."""
+def timed(command, folder, patience=None):
+    """Seconds, peak megabytes and output of a command that must succeed; no output if it was ended after `patience` seconds."""
     began = time.perf_counter()
     with tempfile.TemporaryFile('w+') as out:
-        child = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        end = threading.Timer(patience or threading.TIMEOUT_MAX, lambda: os.killpg(child.pid, signal.SIGKILL))
+        end.daemon = True
+        end.start()
         _, status, usage = os.wait4(child.pid, 0)
+        end.cancel()
+        if patience and time.perf_counter() - began >= patience: return time.perf_counter() - began, usage.ru_maxrss / 1024, None
         child.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - began
         out.seek(0)
@@ -67,7 +73,7 @@ def dvc_folder(folder, stages, shape, dvc):
 
 def main():
     arguments = argparse.ArgumentParser()
-    for name, default in (('stages', 1000), ('shape', 'chain'), ('dvc', ''), ('rounds', 3)): arguments.add_argument(f'--{name}', type=type(default), default=default)
+    for name, default in (('stages', 1000), ('shape', 'chain'), ('dvc', ''), ('rounds', 3), ('patience', 600)): arguments.add_argument(f'--{name}', type=type(default), default=default)
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory(dir=f'{ROOT}/target') as parent:
         folder = f'{parent}/loramill'
@@ -88,7 +94,12 @@ def main():
         for stage in range(given.stages): subprocess.run(['/bin/sh', '-c', shell(stage)], cwd=parent, check=True)
         print(f'{given.stages} shells alone: {time.perf_counter() - began:.2f} s', flush=True)
         folder = f'{parent}/dvc'
-        seconds, memory, _ = timed(dvc_folder(folder, given.stages, given.shape, given.dvc), folder)
+        seconds, memory, text = timed(dvc_folder(folder, given.stages, given.shape, given.dvc), folder, given.patience)
+        if text is None:
+            done = sum(os.path.exists(f'{folder}/s{stage}') for stage in range(given.stages))
+            print(f'dvc: {done} of {given.stages} stages after {seconds:.0f} s, then ended')
+            print(f'loramill / dvc: less than {ours / seconds:.4f}, 1 / {seconds / ours:.0f}')
+            return
         assert os.path.exists(f'{folder}/s{given.stages - 1}')
         print(f'dvc: first run of {given.stages} stages in a {given.shape} {seconds:.1f} s, peak {memory:.0f} MB')
         print(f'loramill / dvc: {ours / seconds:.4f}, 1 / {seconds / ours:.0f}')
