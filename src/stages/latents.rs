@@ -84,6 +84,10 @@ impl Stage for LatentsParams {
     fn uses_device(&self) -> bool {
         true
     }
+
+    fn memory_savers(&self) -> Vec<String> {
+        vec!["a smaller `size` of the pictures".to_string()]
+    }
 }
 
 impl ItemStage for LatentsParams {

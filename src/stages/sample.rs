@@ -195,6 +195,10 @@ impl Stage for SampleParams {
     fn uses_device(&self) -> bool {
         true
     }
+
+    fn memory_savers(&self) -> Vec<String> {
+        vec!["a smaller `size`".to_string()]
+    }
 }
 
 impl ItemStage for SampleParams {

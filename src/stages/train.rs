@@ -267,6 +267,18 @@ impl Stage for Train {
         true
     }
 
+    fn memory_savers(&self) -> Vec<String> {
+        let params = &self.params;
+        let savers = [
+            (!params.checkpointing, "`checkpointing: true`"),
+            (params.batch_size > 1, "a smaller `batch_size`"),
+            (params.precision != Precision::Fp16, "`precision: fp16`"),
+            (params.max_token_length > CHUNK as u64, "a smaller `max_token_length`"),
+            (true, "a smaller `size` of the pictures"),
+        ];
+        savers.into_iter().filter(|(helps, _)| *helps).map(|(_, saver)| saver.to_string()).collect()
+    }
+
     fn sub_stages(&self) -> Vec<SubStage> {
         let base = self.params.vae.clone().unwrap_or_else(|| self.params.base.clone());
         let stage = LatentsParams { images: self.params.images.clone(), base };
