@@ -13,9 +13,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format, Verb, duration};
 use crate::cli::keys::hearing_keys;
+use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere, is_for_worker};
 use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::selection::{SelectionArguments, stages_named};
-use crate::cli::{Global, PipelineArguments, WrongFile, counted, glance, launch, open, pipeline_file, shown};
+use crate::cli::{Global, PipelineArguments, WrongFile, counted, glance, open, pipeline_file, shown};
 use crate::pipeline::commit::out_folder;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::execute::{self, RunOptions};
@@ -94,6 +95,12 @@ impl TargetArguments {
         self.open_with(Some(file.to_path_buf()), targets)
     }
 
+    /// As on a command line; names come last, since one may begin with a dash.
+    pub fn written(&self) -> Vec<String> {
+        let settings = self.settings.iter().map(|setting| format!("--set={setting}"));
+        settings.chain(["--".to_string()]).chain(self.names.iter().cloned()).collect()
+    }
+
     fn open_with(&self, pipeline: Option<PathBuf>, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<usize>)> {
         let pipeline = open(&PipelineArguments::new(pipeline, self.settings.clone()))?;
         refuse_empty_folders(&pipeline)?;
@@ -153,15 +160,22 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let (pipeline, targets) = arguments.what.open()?;
     let selection = arguments.which.of(&pipeline, targets)?;
     if !arguments.dry_run {
-        launch::with_environment(&arguments.device, global)?;
+        check_device(&arguments.device, global)?;
     }
     let cache = open_cache(&pipeline, global)?;
     if arguments.dry_run {
         return crate::cli::plan::show(&pipeline, &cache, &selection, false, false);
     }
+    if is_for_worker(&pipeline, &cache, &selection, global) {
+        let passing = Passing { pipeline: &pipeline, cache: &cache, console: &console, wishes: &wishes };
+        let request = Request { arguments: Request::this_command(), run: Some(passing) };
+        if let Some(code) = done_elsewhere(&arguments.device, &request, global)? {
+            return Ok(code);
+        }
+    }
 
-    let options =
-        RunOptions { selection, keep_going: arguments.keep_going, jobs: arguments.jobs, device: arguments.device.clone() };
+    let device = device_for(&arguments.device);
+    let options = RunOptions { selection, keep_going: arguments.keep_going, jobs: arguments.jobs, device };
     let record = perform(&pipeline, &cache, &options, footing, &console, &wishes)?;
     Ok(arguments.conclude(&console, &record))
 }
@@ -236,6 +250,10 @@ pub fn perform(
 /// The first Ctrl-C (or `kill`) asks stages to save and end; the second ends the program at once.
 pub fn listen_to_signals(wishes: &Wishes) -> io::Result<()> {
     let asked: Arc<AtomicBool> = wishes.interrupt_flag();
+    #[cfg(feature = "libtorch")]
+    if crate::cli::worker::device_of_orders().is_some() {
+        return crate::cli::worker::listen_to_starter(&asked);
+    }
     for signal in [SIGINT, SIGTERM] {
         // In this order: the first signal finds the flag unset.
         signal_hook::flag::register_conditional_shutdown(signal, i32::from(INTERRUPTED), Arc::clone(&asked))?;

@@ -18,6 +18,7 @@ use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
 };
 use crate::pipeline::tree::Node;
+use crate::stages::linked::linked;
 use crate::stages::networks;
 use crate::training::latent;
 
@@ -108,6 +109,13 @@ impl ItemStage for LatentsParams {
 
 impl Worker for LatentsParams {
     fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
+        (linked()?.encode)(work, context)
+    }
+}
+
+impl LatentsParams {
+    /// The latent of one picture.
+    pub fn encode(work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
         let image = &work.inputs["image"];
         let reading = || format!("reading `{}.{}`", work.name, image.extension);
         let picture = decode::decode(&context.read(image)?).with_context(reading)?.picture;

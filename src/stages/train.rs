@@ -17,6 +17,7 @@ use crate::pipeline::stage::{
 use crate::pipeline::tree::Node;
 use crate::prompt::chunks::CHUNK;
 use crate::stages::latents::{self, LatentsKind, LatentsParams};
+use crate::stages::linked::linked;
 use crate::stages::networks::{self, Precision};
 use crate::stages::train_checkpoints::{Publisher, attributes};
 use crate::training::adamw::AdamW;
@@ -229,7 +230,7 @@ fn check(params: &TrainParams, node: &Node, diagnostics: &mut Diagnostics) -> Op
 }
 
 /// `train` with what it takes from the file around it.
-struct Train {
+pub struct Train {
     params: TrainParams,
     instance_token: String,
     seed: u64,
@@ -309,8 +310,9 @@ impl Stage for Train {
     }
 }
 
-impl WholeStage for Train {
-    fn run(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<Ended> {
+impl Train {
+    /// Teaches, and publishes checkpoint by checkpoint.
+    pub fn teach(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<Ended> {
         // Captions and latents decide the order; names are for messages alone.
         let items = by_content(inputs.items("images"), &["latent", "caption"]);
         ensure!(!items.is_empty(), "there are no pictures to learn from");
@@ -354,6 +356,12 @@ impl WholeStage for Train {
             Ending::Stopped { epoch } => Ended::Stopped(format!("stopped at epoch {epoch} of {}", self.params.epochs)),
             Ending::Interrupted => Ended::Interrupted,
         })
+    }
+}
+
+impl WholeStage for Train {
+    fn run(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<Ended> {
+        (linked()?.train)(self, inputs, context)
     }
 
     fn forecast(&self, inputs: &Resolved) -> Vec<(String, BTreeMap<String, String>)> {
