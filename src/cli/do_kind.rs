@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format};
+use crate::cli::device_line::DeviceLine;
 use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere};
 use crate::cli::run::listen_to_signals;
 use crate::cli::{Global, PipelineArguments, WrongArguments, open};
@@ -78,7 +79,8 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         jobs: 0,
         device: device_for(&arguments.device),
     };
-    let record = execute::run(&pipeline, &cache, &options, &console, &wishes);
+    let observer = DeviceLine::new(&pipeline, &options.device, global, &console);
+    let record = execute::run(&pipeline, &cache, &options, &observer, &wishes);
     console.close();
     let record = record?;
     if record.interrupted {

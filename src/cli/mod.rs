@@ -21,6 +21,7 @@ pub mod render;
 mod bench;
 mod check;
 mod completions;
+mod device_line;
 mod do_kind;
 mod edits;
 mod explain;
@@ -145,6 +146,17 @@ impl Global {
     pub fn written(&self) -> Vec<std::ffi::OsString> {
         let cache = self.cache.iter().flat_map(|cache| ["--cache".into(), cache.clone().into()]);
         cache.chain(self.quiet.then(|| "--quiet".into())).collect()
+    }
+
+    /// What computes on a device, for people; nothing in a program that opens no networks.
+    #[cfg(feature = "nn")]
+    pub fn describe_device(&self, device: &str) -> Option<String> {
+        self.networks.map(|networks| (networks.describe_device)(device))
+    }
+
+    #[cfg(not(feature = "nn"))]
+    pub const fn describe_device(&self, _: &str) -> Option<String> {
+        None
     }
 
     pub const fn is_quiet(&self) -> bool {

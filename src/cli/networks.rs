@@ -15,6 +15,8 @@ pub struct Networks {
     pub self_test: fn(&self_test::Arguments) -> Result<ExitCode>,
     /// An error if this machine lacks the device of that name.
     pub find_device: fn(&str) -> Result<()>,
+    /// What computes on the device of that name, for people.
+    pub describe_device: fn(&str) -> String,
 }
 
 pub static NETWORKS: Networks = Networks {
@@ -22,4 +24,5 @@ pub static NETWORKS: Networks = Networks {
     bench: bench::measure,
     self_test: self_test::compare_with_embedded,
     find_device: |name| device::named(name).map(drop),
+    describe_device: device::description,
 };

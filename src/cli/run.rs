@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format, Verb, duration};
+use crate::cli::device_line::DeviceLine;
 use crate::cli::keys::hearing_keys;
 use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere, is_for_worker};
 use crate::cli::run_status::{RunStatus, hearing_stop};
@@ -176,7 +177,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 
     let device = device_for(&arguments.device);
     let options = RunOptions { selection, keep_going: arguments.keep_going, jobs: arguments.jobs, device };
-    let record = perform(&pipeline, &cache, &options, footing, &console, &wishes)?;
+    let record = perform(&pipeline, &cache, &options, footing, &console, &wishes, global)?;
     Ok(arguments.conclude(&console, &record))
 }
 
@@ -229,10 +230,12 @@ pub fn perform(
     footing: Option<Footing>,
     console: &Console,
     wishes: &Wishes,
+    global: &Global,
 ) -> anyhow::Result<RunRecord> {
     let record = {
         let status = RunStatus::new(cache, &pipeline.folder, console);
-        let hearing = Hearing::new(&status);
+        let device = DeviceLine::new(pipeline, &options.device, global, &status);
+        let hearing = Hearing::new(&device);
         let record = hearing_stop(cache, &pipeline.folder, console, wishes, || {
             hearing_keys(console, wishes, || execute::run(pipeline, cache, options, &hearing, wishes))
         });

@@ -107,7 +107,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
             }
             let (keep_going, jobs, device) = (arguments.keep_going, arguments.jobs, device_for(&arguments.device));
             let options = RunOptions { selection, keep_going, jobs, device };
-            perform(&pipeline, &cache, &options, None, &console, &wishes)?;
+            perform(&pipeline, &cache, &options, None, &console, &wishes, global)?;
             Ok((pipeline, None))
         });
         let pipeline = match ran {
