@@ -19,6 +19,8 @@ pub mod render;
 
 #[cfg(feature = "nn")]
 mod bench;
+#[cfg(feature = "libtorch")]
+mod best_device;
 mod check;
 mod completions;
 mod device_line;

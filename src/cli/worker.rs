@@ -18,11 +18,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
+use crate::cli::best_device;
 use crate::cli::keys::TerminalBefore;
 use crate::cli::launch::Request;
 use crate::cli::run::INTERRUPTED;
 use crate::cli::worker_end::{self, Manner};
-use crate::cli::{Global, WrongArguments, self_test};
+use crate::cli::{Global, WrongArguments};
 use crate::device;
 use crate::machine::Machine;
 use crate::machine::host::Host;
@@ -157,10 +158,11 @@ pub fn check_device(name: &str) -> Result<()> {
 pub fn perform(device: &str, request: &Request<'_>, global: &Global) -> Result<ExitCode> {
     let wrong = |error: anyhow::Error| WrongArguments(format!("{error:#}"));
     device::check_name(device).map_err(wrong)?;
-    program()?;
-    let machine = Machine::read(&host());
+    let program = program()?;
+    let host = host();
+    let machine = Machine::read(&host);
     let device = match device {
-        "auto" => self_test::cards(&machine).into_iter().next().unwrap_or_else(|| "libtorch:cpu".to_string()),
+        "auto" => best_device::choose(&host, &machine, &program, &|line| global.say(line)),
         named => named.to_string(),
     };
     environment_for(&device, &machine).map_err(wrong)?;
