@@ -31,6 +31,18 @@ pub fn named(name: &str) -> Result<Device> {
     }
 }
 
+/// Whether this build knows a device of that name. Loads no library, and does not look whether the machine has it.
+///
+/// # Errors
+/// If it does not.
+pub fn check_name(name: &str) -> Result<()> {
+    let is_number = |number: &str| cfg!(feature = "libtorch") && number.parse::<usize>().is_ok();
+    if NAMES.contains(&name) || name.strip_prefix("libtorch:").is_some_and(is_number) {
+        return Ok(());
+    }
+    unknown(name)
+}
+
 #[cfg(feature = "libtorch")]
 fn numbered(name: &str) -> Result<Device> {
     match name.strip_prefix("libtorch:").and_then(|number| number.parse().ok()) {
@@ -47,7 +59,7 @@ fn numbered(name: &str) -> Result<Device> {
     unknown(name)
 }
 
-fn unknown(name: &str) -> Result<Device> {
+fn unknown<T>(name: &str) -> Result<T> {
     bail!("unknown device `{name}`; this build knows {}", NAMES.join(", "))
 }
 

@@ -36,6 +36,7 @@ fn module_of(path: &Path) -> String {
 /// What each module may import of ours. A module that is not here may not exist.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
+    ("worker", &["cli"]),
     ("build", &[]),
     ("lib", &[]),
     (

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::benchmark::{Modules, PRESETS, Preset, TrainingLoad, picture, prediction, training_step};
 use crate::cache::bytes::size;
-use crate::cli::{Global, launch, print};
+use crate::cli::launch::{Request, device_for, done_elsewhere};
+use crate::cli::{Global, print};
 use crate::device;
 use crate::machine::process::peak_memory;
 
@@ -89,12 +90,21 @@ impl PrecisionArgument {
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let request = Request { arguments: Request::this_command(), run: None };
+    if let Some(code) = done_elsewhere(&arguments.device, &request, global)? {
+        return Ok(code);
+    }
+    let networks = global.networks.context("this program opens no networks")?;
+    (networks.bench)(arguments)
+}
+
+pub fn measure(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let preset = preset(&arguments.preset)?;
     let pixels = arguments.size.unwrap_or(preset.size);
     ensure!(pixels > 0 && pixels.is_multiple_of(64), "`--size {pixels}`: the models want a multiple of 64 pixels");
     ensure!(arguments.batch > 0 && arguments.rank > 0, "`--batch` and `--rank` begin at 1");
-    launch::with_environment(&arguments.device, global)?;
-    let device = device::named(&arguments.device)?;
+    let device_name = device_for(&arguments.device);
+    let device = device::named(&device_name)?;
     let dtype = device::arithmetic(&device, arguments.precision.dtype());
     let steps = arguments.steps as usize;
     let modules = match arguments.modules {
@@ -123,12 +133,12 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let median = seconds[seconds.len() / 2];
     let (least, most) = (seconds[0], seconds[seconds.len() - 1]);
     let peak = peak_memory().context("the kernel does not say how much memory this process needed")?;
-    let by = device::description(&arguments.device);
+    let by = device::description(&device_name);
     if arguments.json {
         print(&format!(
             "{}\n",
             json!({
-                "preset": preset.name, "what": what(arguments.what), "device": arguments.device, "by": by, "size": pixels,
+                "preset": preset.name, "what": what(arguments.what), "device": device_name, "by": by, "size": pixels,
                 "batch": arguments.batch, "rank": arguments.rank, "checkpointing": arguments.checkpointing, "steps": steps,
                 "computes_in": computes_in(dtype),
                 "seconds_per_step": median, "seconds_least": least, "seconds_most": most, "peak_bytes": peak,

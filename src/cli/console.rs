@@ -27,6 +27,16 @@ pub enum Format {
     Json,
 }
 
+impl Format {
+    /// As it is asked for.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Format::Plain => "plain",
+            Format::Json => "json",
+        }
+    }
+}
+
 pub struct Console {
     form: Form,
     quiet: bool,

@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format};
+use crate::cli::device_line::DeviceLine;
+use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere};
 use crate::cli::run::listen_to_signals;
-use crate::cli::{Global, PipelineArguments, WrongArguments, launch, open};
+use crate::cli::{Global, PipelineArguments, WrongArguments, open};
 use crate::pipeline::diagnostic::nearest;
 use crate::pipeline::execute::{self, RunOptions};
 use crate::pipeline::item::Item;
@@ -57,20 +59,28 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&PipelineArguments::new(Some(file), Vec::new()))?;
     let here = std::env::current_dir().context("looking for the current folder")?;
     let root = Cache::locate(&here, global.cache().as_deref());
-    launch::with_environment(&arguments.device, global)?;
+    check_device(&arguments.device, global)?;
     let cache = Cache::open(&root).with_context(|| format!("opening the cache `{}`", root.display()))?;
     let cache = cache.for_a_passing_pipeline();
 
     let wishes = Wishes::default();
     listen_to_signals(&wishes)?;
     let console = Console::new(arguments.progress, global.is_quiet());
+    if pipeline.stages.iter().any(|stage| stage.stage.uses_device()) {
+        let passing = Passing { pipeline: &pipeline, cache: &cache, console: &console, wishes: &wishes };
+        let request = Request { arguments: Request::this_command(), run: Some(passing) };
+        if let Some(code) = done_elsewhere(&arguments.device, &request, global)? {
+            return Ok(code);
+        }
+    }
     let options = RunOptions {
         selection: Selection::of(pipeline.by_default()),
         keep_going: false,
         jobs: 0,
-        device: arguments.device.clone(),
+        device: device_for(&arguments.device),
     };
-    let record = execute::run(&pipeline, &cache, &options, &console, &wishes);
+    let observer = DeviceLine::new(&pipeline, &options.device, global, &console);
+    let record = execute::run(&pipeline, &cache, &options, &observer, &wishes);
     console.close();
     let record = record?;
     if record.interrupted {

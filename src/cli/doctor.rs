@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     if !diagnostics.is_empty() {
         return Err(WrongFile(diagnostics.into_sorted()).into());
     }
-    let host = Host::this();
+    let host = host();
     let machine = Machine::read(&host);
     let cache = Cache::locate(Path::new("."), global.cache().as_deref());
     let cache = std::path::absolute(&cache).unwrap_or(cache);
@@ -65,6 +65,14 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         print(&text(&diagnosis, detail, colours(&io::stdout())))?;
     }
     Ok(ExitCode::from(exit_code(diagnosis.state())))
+}
+
+/// This computer, with the libraries that networks are run with.
+fn host() -> Host {
+    #[cfg(feature = "libtorch")]
+    return crate::cli::worker::host();
+    #[cfg(not(feature = "libtorch"))]
+    return Host::this();
 }
 
 #[cfg(feature = "nn")]

@@ -32,6 +32,25 @@ pub fn hearing_keys<T>(console: &Console, wishes: &Wishes, work: impl FnOnce() -
     })
 }
 
+/// What the terminal was set to, for when a program that sets it may not come to set it back.
+#[cfg(feature = "libtorch")]
+pub struct TerminalBefore(Option<Termios>);
+
+#[cfg(feature = "libtorch")]
+impl TerminalBefore {
+    pub fn note() -> Self {
+        Self(tcgetattr(io::stdin()).ok())
+    }
+
+    pub fn restore(&self) {
+        let stdin = io::stdin();
+        if let (Some(before), false) = (&self.0, is_in_background(&stdin)) {
+            // If the terminal has gone away there is nothing to set.
+            let _ = tcsetattr(&stdin, OptionalActions::Now, before);
+        }
+    }
+}
+
 /// A program in the background that sets the terminal is stopped by it.
 fn is_in_background(stdin: &Stdin) -> bool {
     tcgetpgrp(stdin).is_ok_and(|foreground| foreground != rustix::process::getpgrp())

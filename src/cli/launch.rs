@@ -1,70 +1,120 @@
-//! Starts the program again with what the libraries of a device read from the environment only while they are loaded. Knows nothing of why a
-//! variable is wanted.
+//! Who does a command that opens networks: this program, or the worker beside it, which links the library of a device. Loading one takes longer
+//! than most commands, and a driver that breaks down takes its process with it. Unaware of how a worker is started and how it ends.
 
+use std::env;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cache::Cache;
 use crate::cli::Global;
+use crate::cli::console::Console;
+use crate::pipeline::graph::Pipeline;
+use crate::pipeline::plan::{PlannedState, plan};
+use crate::pipeline::selection::Selection;
+use crate::pipeline::wishes::Wishes;
 
-/// Does nothing if the environment is right; otherwise it does not return: the program begins anew, as the same process.
+/// What the worker is asked for.
+#[cfg_attr(not(feature = "libtorch"), allow(dead_code, reason = "there is no worker to tell it"))]
+pub struct Request<'a> {
+    /// Its command line, without the program.
+    pub arguments: Vec<OsString>,
+    /// The run that it is about.
+    pub run: Option<Passing<'a>>,
+}
+
+/// What this program knows of a run that the worker does.
+#[cfg_attr(not(feature = "libtorch"), allow(dead_code, reason = "there is no worker to tell it"))]
+pub struct Passing<'a> {
+    pub pipeline: &'a Pipeline,
+    pub cache: &'a Cache,
+    pub console: &'a Console,
+    pub wishes: &'a Wishes,
+}
+
+impl Request<'_> {
+    /// The command that this program was given.
+    pub fn this_command() -> Vec<OsString> {
+        env::args_os().skip(1).collect()
+    }
+}
+
+/// Has the worker do it if this program opens no networks; `None` where this program does.
 ///
 /// # Errors
-/// If this build or the machine has no such device, or the program cannot be started again.
+/// If this build or the machine has no such device, or the worker cannot be started, or did not end by itself.
 #[cfg(feature = "libtorch")]
-pub fn with_environment(device: &str, global: &Global) -> anyhow::Result<()> {
-    use std::env;
-    use std::os::unix::process::CommandExt as _;
-    use std::process::Command;
+pub fn done_elsewhere(device: &str, request: &Request<'_>, global: &Global) -> Result<Option<ExitCode>> {
+    use crate::cli::worker;
 
-    use anyhow::Context as _;
-
-    use crate::machine::Machine;
-    use crate::machine::host::Host;
-    use crate::machine::worker_environment::environment_for;
-
-    /// In the environment of a program that was started again.
-    const LAUNCHED: &str = "LORAMILL_LAUNCHED";
-
-    if env::var_os(LAUNCHED).is_some() {
-        return is_there(device);
+    if global.networks.is_some() {
+        check_device(device, global)?;
+        return Ok(None);
     }
-    let machine = Machine::read(&Host::this());
-    let variables = match device {
-        // Without a card, or with all of them hidden, it is the processor.
-        "auto" => environment_for("libtorch:0", &machine)
-            .ok()
-            .filter(|variables| !variables.is_empty())
-            .map_or_else(|| environment_for("libtorch:cpu", &machine), Ok)?,
-        named => environment_for(named, &machine)?,
-    };
-    if variables.is_empty() {
-        return is_there(device);
-    }
-    let mut again = Command::new(env::current_exe().context("looking for this program's file")?);
-    again.args(env::args_os().skip(1)).env(LAUNCHED, "1");
-    for variable in &variables {
-        match &variable.value {
-            Some(value) => again.env(&variable.name, value),
-            None => again.env_remove(&variable.name),
-        };
-        if variable.is_for_a_card() {
-            let value = variable.value.as_deref().map_or_else(|| "removed".into(), |value| format!("={value}"));
-            global.say(&format!("{}{value}: {}", variable.name, variable.reason));
-        }
-    }
-    Err(again.exec()).context("starting this program again with the environment for its device")
+    worker::perform(device, request, global).map(Some)
 }
 
 #[cfg(not(feature = "libtorch"))]
-pub fn with_environment(device: &str, _: &Global) -> anyhow::Result<()> {
-    is_there(device)
+pub fn done_elsewhere(device: &str, _: &Request<'_>, global: &Global) -> Result<Option<ExitCode>> {
+    check_device(device, global)?;
+    Ok(None)
 }
 
 /// Tells a device that there is not before anything runs.
+///
+/// # Errors
+/// `WrongArguments`, as far as this program can know without loading a library.
 #[cfg(feature = "nn")]
-fn is_there(device: &str) -> anyhow::Result<()> {
-    crate::device::named(device).map_err(|error| crate::cli::WrongArguments(format!("{error:#}")))?;
-    Ok(())
+pub fn check_device(device: &str, global: &Global) -> Result<()> {
+    let device = &device_for(device);
+    let found = match global.networks {
+        Some(networks) => (networks.find_device)(device),
+        #[cfg(feature = "libtorch")]
+        None => crate::cli::worker::check_device(device),
+        #[cfg(not(feature = "libtorch"))]
+        None => Ok(()),
+    };
+    found.map_err(|error| crate::cli::WrongArguments(format!("{error:#}")).into())
 }
 
 #[cfg(not(feature = "nn"))]
-fn is_there(_: &str) -> anyhow::Result<()> {
+pub fn check_device(_: &str, _: &Global) -> Result<()> {
     Ok(())
+}
+
+/// The device that a name stands for in this process: what `auto` is, was decided by who started it.
+pub fn device_for(name: &str) -> String {
+    #[cfg(feature = "libtorch")]
+    if let Some(device) = crate::cli::worker::device_of_orders() {
+        return device.to_string();
+    }
+    match name {
+        #[cfg(all(feature = "nn", not(feature = "libtorch")))]
+        "auto" => "cpu".to_string(),
+        _ => name.to_string(),
+    }
+}
+
+/// Whether this program leaves networks to the worker.
+#[cfg(feature = "libtorch")]
+const fn leaves_networks(global: &Global) -> bool {
+    global.networks.is_none()
+}
+
+#[cfg(not(feature = "libtorch"))]
+const fn leaves_networks(_: &Global) -> bool {
+    false
+}
+
+/// Whether a run of these stages would open a network, and this program opens none.
+pub fn is_for_worker(pipeline: &Pipeline, cache: &Cache, selection: &Selection, global: &Global) -> bool {
+    let uses_device = |index: usize| pipeline.stages[index].stage.uses_device();
+    if !leaves_networks(global) || !selection.needed(pipeline).into_iter().any(uses_device) {
+        return false;
+    }
+    // What cannot be planned fails in the run, which says how.
+    let Ok(plan) = plan(pipeline, cache, selection) else { return true };
+    let runs = |name: &str| pipeline.stage(name).is_some_and(|stage| stage.stage.uses_device());
+    plan.stages.iter().any(|stage| stage.state != PlannedState::Fresh && !stage.is_kept && runs(&stage.name))
 }

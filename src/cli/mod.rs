@@ -19,8 +19,11 @@ pub mod render;
 
 #[cfg(feature = "nn")]
 mod bench;
+#[cfg(feature = "libtorch")]
+mod best_device;
 mod check;
 mod completions;
+mod device_line;
 mod do_kind;
 mod edits;
 mod explain;
@@ -31,6 +34,8 @@ mod init;
 mod keys;
 mod launch;
 mod libtorch;
+#[cfg(feature = "nn")]
+mod networks;
 mod plan;
 mod restore;
 mod run;
@@ -43,6 +48,10 @@ mod stages;
 mod status;
 mod stop;
 mod watch;
+#[cfg(feature = "libtorch")]
+mod worker;
+#[cfg(feature = "libtorch")]
+mod worker_end;
 
 /// Teaches Stable Diffusion a new concept: one file, one command, from photos to a usable LoRA.
 #[derive(Parser)]
@@ -121,6 +130,10 @@ pub struct Global {
     /// Say only what went wrong
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// What this program does with networks; `None` if it leaves that to another.
+    #[cfg(feature = "nn")]
+    #[arg(skip)]
+    networks: Option<&'static networks::Networks>,
 }
 
 impl Global {
@@ -128,6 +141,24 @@ impl Global {
     pub fn cache(&self) -> Option<PathBuf> {
         let from_environment = || std::env::var_os("LORAMILL_CACHE").filter(|dir| !dir.is_empty()).map(PathBuf::from);
         self.cache.clone().or_else(from_environment)
+    }
+
+    /// As on a command line.
+    #[cfg_attr(not(feature = "libtorch"), allow(dead_code, reason = "only a worker is given a command line"))]
+    pub fn written(&self) -> Vec<std::ffi::OsString> {
+        let cache = self.cache.iter().flat_map(|cache| ["--cache".into(), cache.clone().into()]);
+        cache.chain(self.quiet.then(|| "--quiet".into())).collect()
+    }
+
+    /// What computes on a device, for people; nothing in a program that opens no networks.
+    #[cfg(feature = "nn")]
+    pub fn describe_device(&self, device: &str) -> Option<String> {
+        self.networks.map(|networks| (networks.describe_device)(device))
+    }
+
+    #[cfg(not(feature = "nn"))]
+    pub const fn describe_device(&self, _: &str) -> Option<String> {
+        None
     }
 
     pub const fn is_quiet(&self) -> bool {
@@ -211,6 +242,9 @@ fn pipeline_file(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     wrong(format!("there is no `{}`", given.display()))
 }
 
+/// The exit code where the pipeline file or the arguments are wrong.
+pub const WRONG: u8 = 2;
+
 /// A file of the user's that is wrong: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", render::problems(.0, false).trim_end())]
@@ -221,8 +255,33 @@ pub struct WrongFile(pub Vec<Diagnostic>);
 #[error("{0}")]
 pub struct WrongArguments(pub String);
 
+/// The program that people start. Where a library of a device takes long to load, it leaves networks to the worker.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    #[cfg(all(feature = "nn", not(feature = "libtorch")))]
+    return obey(Some(&networks::NETWORKS));
+    #[cfg(feature = "libtorch")]
+    return obey(None);
+    #[cfg(not(feature = "nn"))]
+    return obey();
+}
+
+/// The worker.
+#[cfg(feature = "libtorch")]
+pub fn worker() -> ExitCode {
+    match worker::take_orders() {
+        Ok(()) => obey(Some(&networks::NETWORKS)),
+        Err(error) => report(&error),
+    }
+}
+
+fn obey(#[cfg(feature = "nn")] networks: Option<&'static networks::Networks>) -> ExitCode {
+    #[allow(unused_mut, reason = "a build without networks sets nothing")]
+    let mut cli = Cli::parse();
+    #[cfg(feature = "nn")]
+    if let Some(networks) = networks {
+        crate::stages::linked::link(networks.stages);
+        cli.global.networks = Some(networks);
+    }
     match cli.command.run(&cli.global) {
         Ok(code) => code,
         Err(error) => report(&error),
@@ -233,10 +292,10 @@ pub fn main() -> ExitCode {
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(WrongFile(problems)) = error.downcast_ref() {
         to_stderr(&render::problems(problems, colours(&io::stderr())));
-        return ExitCode::from(2);
+        return ExitCode::from(WRONG);
     }
     complain(&format!("{error:#}"));
-    ExitCode::from(if error.is::<WrongArguments>() { 2 } else { 1 })
+    ExitCode::from(if error.is::<WrongArguments>() { WRONG } else { 1 })
 }
 
 /// Something went wrong that does not end the command; also told with `--quiet`.

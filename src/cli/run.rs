@@ -11,11 +11,15 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cache::Cache;
+use crate::cache::bytes::size;
 use crate::cli::console::{Console, Format, Verb, duration};
+use crate::cli::device_line::DeviceLine;
 use crate::cli::keys::hearing_keys;
+use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere, is_for_worker};
 use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::selection::{SelectionArguments, stages_named};
-use crate::cli::{Global, PipelineArguments, WrongFile, counted, glance, launch, open, pipeline_file, shown};
+use crate::cli::{Global, PipelineArguments, WrongFile, counted, glance, open, pipeline_file, shown};
+use crate::machine::process::peak_memory;
 use crate::pipeline::commit::out_folder;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::execute::{self, RunOptions};
@@ -94,6 +98,12 @@ impl TargetArguments {
         self.open_with(Some(file.to_path_buf()), targets)
     }
 
+    /// As on a command line; names come last, since one may begin with a dash.
+    pub fn written(&self) -> Vec<String> {
+        let settings = self.settings.iter().map(|setting| format!("--set={setting}"));
+        settings.chain(["--".to_string()]).chain(self.names.iter().cloned()).collect()
+    }
+
     fn open_with(&self, pipeline: Option<PathBuf>, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<usize>)> {
         let pipeline = open(&PipelineArguments::new(pipeline, self.settings.clone()))?;
         refuse_empty_folders(&pipeline)?;
@@ -153,16 +163,23 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let (pipeline, targets) = arguments.what.open()?;
     let selection = arguments.which.of(&pipeline, targets)?;
     if !arguments.dry_run {
-        launch::with_environment(&arguments.device, global)?;
+        check_device(&arguments.device, global)?;
     }
     let cache = open_cache(&pipeline, global)?;
     if arguments.dry_run {
         return crate::cli::plan::show(&pipeline, &cache, &selection, false, false);
     }
+    if is_for_worker(&pipeline, &cache, &selection, global) {
+        let passing = Passing { pipeline: &pipeline, cache: &cache, console: &console, wishes: &wishes };
+        let request = Request { arguments: Request::this_command(), run: Some(passing) };
+        if let Some(code) = done_elsewhere(&arguments.device, &request, global)? {
+            return Ok(code);
+        }
+    }
 
-    let options =
-        RunOptions { selection, keep_going: arguments.keep_going, jobs: arguments.jobs, device: arguments.device.clone() };
-    let record = perform(&pipeline, &cache, &options, footing, &console, &wishes)?;
+    let device = device_for(&arguments.device);
+    let options = RunOptions { selection, keep_going: arguments.keep_going, jobs: arguments.jobs, device };
+    let record = perform(&pipeline, &cache, &options, footing, &console, &wishes, global)?;
     Ok(arguments.conclude(&console, &record))
 }
 
@@ -197,7 +214,7 @@ impl Arguments {
     /// The last words of a run, and its exit code.
     fn conclude(&self, console: &Console, record: &RunRecord) -> ExitCode {
         if self.verbose {
-            console.line(Verb::Note, &format!("peak memory {}", peak_memory().unwrap_or_else(|| "unknown".to_string())));
+            console.line(Verb::Note, &format!("peak memory {}", peak_memory().map_or_else(|| "unknown".to_string(), size)));
         }
         match (record.interrupted, record.is_ok()) {
             (true, _) => ExitCode::from(INTERRUPTED),
@@ -215,10 +232,12 @@ pub fn perform(
     footing: Option<Footing>,
     console: &Console,
     wishes: &Wishes,
+    global: &Global,
 ) -> anyhow::Result<RunRecord> {
     let record = {
         let status = RunStatus::new(cache, &pipeline.folder, console);
-        let hearing = Hearing::new(&status);
+        let device = DeviceLine::new(pipeline, &options.device, global, &status);
+        let hearing = Hearing::new(&device);
         let record = hearing_stop(cache, &pipeline.folder, console, wishes, || {
             hearing_keys(console, wishes, || execute::run(pipeline, cache, options, &hearing, wishes))
         });
@@ -236,6 +255,10 @@ pub fn perform(
 /// The first Ctrl-C (or `kill`) asks stages to save and end; the second ends the program at once.
 pub fn listen_to_signals(wishes: &Wishes) -> io::Result<()> {
     let asked: Arc<AtomicBool> = wishes.interrupt_flag();
+    #[cfg(feature = "libtorch")]
+    if crate::cli::worker::device_of_orders().is_some() {
+        return crate::cli::worker::listen_to_starter(&asked);
+    }
     for signal in [SIGINT, SIGTERM] {
         // In this order: the first signal finds the flag unset.
         signal_hook::flag::register_conditional_shutdown(signal, i32::from(INTERRUPTED), Arc::clone(&asked))?;
@@ -274,11 +297,4 @@ fn summarise(console: &Console, pipeline: &Pipeline, record: &RunRecord) {
     if !made.is_empty() {
         console.line(Verb::Done, &format!("results are in `{}`", shown(&out_folder(pipeline))));
     }
-}
-
-/// `VmHWM` of this process: the most memory it had at a time.
-fn peak_memory() -> Option<String> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kilobytes: f64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()?;
-    Some(format!("{:.0} MB", kilobytes / 1024.0))
 }

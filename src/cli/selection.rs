@@ -32,6 +32,14 @@ impl SelectionArguments {
         Self { force: Vec::new(), ..self.clone() }
     }
 
+    /// As on a command line.
+    pub fn written(&self) -> Vec<String> {
+        let options = [("force", &self.force), ("only", &self.only), ("from", &self.from), ("to", &self.to)];
+        let written =
+            |(name, values): (&str, &Vec<String>)| values.iter().map(|value| format!("--{name}={value}")).collect::<Vec<_>>();
+        options.into_iter().flat_map(written).collect()
+    }
+
     /// What is to be done with the stages `targets`, or with those of a bare run if there are none.
     ///
     /// # Errors

@@ -1,21 +1,21 @@
 //! `loramill self-test`: compares a device with the embedded backend. `doctor` calls it, in a process of its own: what a wrong driver does to a
 //! process is anyone's guess.
 
-use std::env;
 use std::io::Read as _;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use clap::Args;
 
+use crate::cli::launch::{Request, device_for, done_elsewhere};
 use crate::cli::{Global, print};
 use crate::device;
 use crate::doctor::SelfTest;
 use crate::machine::Machine;
 use crate::machine::libtorch::Flavour;
 use crate::machine::visibility::visible;
-use crate::machine::worker_environment::environment_for;
 use crate::self_test::compare;
 
 /// The first use of a card compiles its kernels; a driver that hangs does so for ever.
@@ -31,24 +31,38 @@ pub struct Arguments {
     device: String,
 }
 
-pub fn run(arguments: &Arguments, _: &Global) -> anyhow::Result<ExitCode> {
-    let report = compare(&device::named(&arguments.device)?, &device::named("cpu")?)?;
+pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let request = Request { arguments: Request::this_command(), run: None };
+    if let Some(code) = done_elsewhere(&arguments.device, &request, global)? {
+        return Ok(code);
+    }
+    let networks = global.networks.context("this program opens no networks")?;
+    (networks.self_test)(arguments)
+}
+
+pub fn compare_with_embedded(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let report = compare(&device::named(&device_for(&arguments.device))?, &device::named("cpu")?)?;
     print(&format!("{report}\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The self-tests of all cards that this program may use.
 pub fn of_cards(machine: &Machine) -> Vec<SelfTest> {
+    cards(machine).iter().map(|card| of(card, machine)).collect()
+}
+
+/// The cards that libtorch may use, by their names.
+pub fn cards(machine: &Machine) -> Vec<String> {
     let cards = match machine.torch_flavour() {
         Some(Flavour::Hip) => visible(&machine.amd, &machine.environment).gpus.len(),
         Some(Flavour::Cuda) => machine.nvidia.as_ref().map_or(0, |nvidia| nvidia.gpus.len()),
         _ => 0,
     };
-    (0..cards).map(|card| of(&format!("libtorch:{card}"), machine)).collect()
+    (0..cards).map(|card| format!("libtorch:{card}")).collect()
 }
 
 /// The self-test of a device, in a process with the environment for it.
-fn of(device: &str, machine: &Machine) -> SelfTest {
+pub fn of(device: &str, machine: &Machine) -> SelfTest {
     let (passed, report) = match try_of(device, machine) {
         Ok(report) => (true, report),
         Err(error) => (false, format!("{error:#}")),
@@ -57,14 +71,8 @@ fn of(device: &str, machine: &Machine) -> SelfTest {
 }
 
 fn try_of(device: &str, machine: &Machine) -> anyhow::Result<String> {
-    let mut command = Command::new(env::current_exe()?);
+    let mut command = command(device, machine)?;
     command.args(["self-test", device]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for variable in environment_for(device, machine)? {
-        match variable.value {
-            Some(value) => command.env(variable.name, value),
-            None => command.env_remove(variable.name),
-        };
-    }
     let mut child = command.spawn()?;
     let started = Instant::now();
     let status = loop {
@@ -86,4 +94,21 @@ fn try_of(device: &str, machine: &Machine) -> anyhow::Result<String> {
     }
     let said = complaint.lines().last().unwrap_or_default().trim_start_matches("error: ");
     anyhow::bail!("{status}{}{said}", if said.is_empty() { "" } else { ": " })
+}
+
+#[cfg(feature = "libtorch")]
+fn command(device: &str, machine: &Machine) -> anyhow::Result<Command> {
+    crate::cli::worker::command(device, machine, &|_| ())
+}
+
+#[cfg(not(feature = "libtorch"))]
+fn command(device: &str, machine: &Machine) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    for variable in crate::machine::worker_environment::environment_for(device, machine)? {
+        match variable.value {
+            Some(value) => command.env(variable.name, value),
+            None => command.env_remove(variable.name),
+        };
+    }
+    Ok(command)
 }

@@ -22,6 +22,8 @@ pub struct Host {
     root: PathBuf,
     environment: BTreeMap<String, String>,
     kernel: Box<dyn Kernel>,
+    /// Libraries of the process that computes, where that is another than this one.
+    loaded: Option<Vec<String>>,
 }
 
 /// What is asked of the kernel rather than read in a file.
@@ -76,12 +78,27 @@ impl Host {
     pub fn this() -> Self {
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self { root: PathBuf::from("/"), environment: environment.collect(), kernel: Box::new(RunningKernel) }
+        Self { root: PathBuf::from("/"), environment: environment.collect(), kernel: Box::new(RunningKernel), loaded: None }
     }
 
     /// A recorded computer, whose `/` is `root`.
     pub const fn recorded(root: PathBuf, environment: BTreeMap<String, String>, kernel: Box<dyn Kernel>) -> Self {
-        Self { root, environment, kernel }
+        Self { root, environment, kernel, loaded: None }
+    }
+
+    /// The same, where another process computes, which loads the libraries with these paths.
+    pub fn with_loaded(self, loaded: Vec<String>) -> Self {
+        Self { loaded: Some(loaded), ..self }
+    }
+
+    /// Paths of the files that the process which computes has loaded.
+    pub fn loaded(&self) -> Vec<String> {
+        let mapped = || {
+            // `7f12a000-7f34b000 r-xp 00000000 fd:01 1234   /opt/libtorch/lib/libtorch_cpu.so`
+            let maps = self.text("/proc/self/maps").unwrap_or_default();
+            maps.lines().filter_map(|line| line.split_whitespace().nth(5)).map(str::to_string).collect()
+        };
+        self.loaded.clone().unwrap_or_else(mapped)
     }
 
     pub fn kernel(&self) -> &dyn Kernel {

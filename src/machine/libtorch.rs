@@ -144,10 +144,8 @@ fn folders_of_code(host: &Host, libraries: &Path, systems: &[rocm::Rocm]) -> Vec
 /// Folders that may hold the libraries, in the order in which they are used.
 fn places(host: &Host) -> Vec<(PathBuf, FoundBy)> {
     let mut places = Vec::new();
-    // `7f12a000-7f34b000 r-xp 00000000 fd:01 1234   /opt/libtorch/lib/libtorch_cpu.so`
-    let maps = host.text("/proc/self/maps").unwrap_or_default();
-    let loaded = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| path.ends_with("/libtorch_cpu.so"));
-    places.extend(loaded.and_then(|path| Some((Path::new(path).parent()?.to_path_buf(), FoundBy::Loaded))));
+    let loaded = host.loaded().into_iter().find(|path| path.ends_with("/libtorch_cpu.so"));
+    places.extend(loaded.and_then(|path| Some((Path::new(&path).parent()?.to_path_buf(), FoundBy::Loaded))));
     places.extend(host.filled_variable("LIBTORCH").map(|folder| (Path::new(folder).join("lib"), FoundBy::Variable("LIBTORCH"))));
     if let Some(data) = data_folder(host) {
         let fetched = data.join(FETCHED.0);
@@ -190,7 +188,7 @@ fn version(host: &Host, libraries: &Path) -> Option<String> {
 
 /// Whether this program has a library loaded.
 pub fn is_loaded(host: &Host, library: &str) -> bool {
-    host.text("/proc/self/maps").unwrap_or_default().lines().any(|line| line.ends_with(library))
+    host.loaded().iter().any(|path| path.ends_with(library))
 }
 
 #[cfg(test)]

@@ -1,19 +1,24 @@
-//! How much memory this process needs. Knows nothing of what for.
+//! How much memory a process needs. Knows nothing of what for.
 
 use std::fs;
 
 /// The most bytes of main memory that the process has held at once, as the kernel counts them (`VmHWM`); `None` where it does not say.
 pub fn peak_memory() -> Option<u64> {
-    status("VmHWM:")
+    field("self", "VmHWM:")
+}
+
+/// The same of another process.
+pub fn peak_memory_of(process: u32) -> Option<u64> {
+    field(&process.to_string(), "VmHWM:")
 }
 
 /// The bytes of main memory that it holds now (`VmRSS`); `None` where the kernel does not say.
 pub fn memory() -> Option<u64> {
-    status("VmRSS:")
+    field("self", "VmRSS:")
 }
 
-fn status(field: &str) -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+fn field(process: &str, field: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
@@ -31,5 +36,7 @@ mod tests {
         assert!(memory().unwrap() > before, "{}", held.len());
         drop(held);
         assert!(peak_memory().unwrap() > before);
+        assert_eq!(peak_memory_of(std::process::id()), peak_memory());
+        assert_eq!(peak_memory_of(u32::MAX), None);
     }
 }

@@ -85,6 +85,12 @@ pub trait Stage: Send + Sync {
         false
     }
 
+    /// What to change in its settings, from cheap to costly, where it needs more memory than there is; of what is chosen already, nothing.
+    /// "`checkpointing: true`"
+    fn memory_savers(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Told once, before anything is asked for: the kinds of the stages that read this one. What follows from it belongs among the
     /// components, or it is in no key.
     fn read_by(&mut self, _kinds: &BTreeSet<&'static str>) {}

@@ -14,7 +14,7 @@ use crate::cache::trouble::told;
 use crate::pipeline::context::{ArtifactFiles, StageContext, store};
 use crate::pipeline::decide::KeyedWork;
 use crate::pipeline::execute::Run;
-use crate::pipeline::guard::guarded;
+use crate::pipeline::guard::{guarded, with_remedy};
 use crate::pipeline::keys::render_work;
 use crate::pipeline::progress::{Counts, Event};
 use crate::pipeline::recorded::Preferred;
@@ -31,7 +31,8 @@ impl Run<'_> {
             let message = format!("{what}{error:#}; attempt {attempt} of {}", stage.retry + 1);
             self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
         };
-        attempts(stage.retry, &|| self.scope.wishes.interrupted(), &tell, work)
+        let outcome = attempts(stage.retry, &|| self.scope.wishes.interrupted(), &tell, work);
+        outcome.map_err(|error| with_remedy(error, &stage.stage.memory_savers()))
     }
 }
 

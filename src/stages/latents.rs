@@ -18,6 +18,7 @@ use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
 };
 use crate::pipeline::tree::Node;
+use crate::stages::linked::linked;
 use crate::stages::networks;
 use crate::training::latent;
 
@@ -84,6 +85,10 @@ impl Stage for LatentsParams {
     fn uses_device(&self) -> bool {
         true
     }
+
+    fn memory_savers(&self) -> Vec<String> {
+        vec!["a smaller `size` of the pictures".to_string()]
+    }
 }
 
 impl ItemStage for LatentsParams {
@@ -104,6 +109,13 @@ impl ItemStage for LatentsParams {
 
 impl Worker for LatentsParams {
     fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
+        (linked()?.encode)(work, context)
+    }
+}
+
+impl LatentsParams {
+    /// The latent of one picture.
+    pub fn encode(work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
         let image = &work.inputs["image"];
         let reading = || format!("reading `{}.{}`", work.name, image.extension);
         let picture = decode::decode(&context.read(image)?).with_context(reading)?.picture;

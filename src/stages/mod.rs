@@ -6,6 +6,8 @@ pub mod resize;
 pub mod caption;
 pub mod flip;
 
+#[cfg(feature = "nn")]
+pub mod linked;
 pub mod lora_use;
 #[cfg(feature = "nn")]
 pub mod networks;

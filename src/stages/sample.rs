@@ -18,6 +18,7 @@ use crate::pipeline::stage::{
     StageKind, Wish, Work, Worker,
 };
 use crate::pipeline::tree::Node;
+use crate::stages::linked::linked;
 use crate::stages::lora_use::LoraUse;
 use crate::stages::picture_settings::PictureSettings;
 use crate::stages::prompt_use::{PromptSettings, PromptUse, check_grammar};
@@ -195,6 +196,10 @@ impl Stage for SampleParams {
     fn uses_device(&self) -> bool {
         true
     }
+
+    fn memory_savers(&self) -> Vec<String> {
+        vec!["a smaller `size`".to_string()]
+    }
 }
 
 impl ItemStage for SampleParams {
@@ -323,10 +328,17 @@ impl Column {
 }
 
 /// Draws one picture after the other.
-struct Painter;
+pub struct Painter;
 
 impl Worker for Painter {
     fn run(&self, work: &Work, context: &dyn Context) -> Result<Vec<Draft>> {
+        (linked()?.draw)(work, context)
+    }
+}
+
+impl Painter {
+    /// One picture.
+    pub fn draw(work: &Work, context: &dyn Context) -> Result<Vec<Draft>> {
         let settings = PictureSettings::of_values(&work.values)?;
         let request = settings.request()?;
         let mut loras = Vec::new();

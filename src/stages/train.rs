@@ -19,6 +19,7 @@ use crate::pipeline::stage::{
 use crate::pipeline::tree::Node;
 use crate::prompt::chunks::CHUNK;
 use crate::stages::latents::{self, LatentsKind, LatentsParams};
+use crate::stages::linked::linked;
 use crate::stages::networks::{self, Precision};
 use crate::stages::train_checkpoints::{Publisher, attributes};
 use crate::stages::train_memory;
@@ -233,7 +234,7 @@ fn check(params: &TrainParams, node: &Node, diagnostics: &mut Diagnostics) -> Op
 }
 
 /// `train` with what it takes from the file around it.
-struct Train {
+pub struct Train {
     params: TrainParams,
     instance_token: String,
     seed: u64,
@@ -271,6 +272,18 @@ impl Stage for Train {
         true
     }
 
+    fn memory_savers(&self) -> Vec<String> {
+        let params = &self.params;
+        let savers = [
+            (!params.checkpointing, "`checkpointing: true`"),
+            (params.batch_size > 1, "a smaller `batch_size`"),
+            (params.precision != Precision::Fp16, "`precision: fp16`"),
+            (params.max_token_length > CHUNK as u64, "a smaller `max_token_length`"),
+            (true, "a smaller `size` of the pictures"),
+        ];
+        savers.into_iter().filter(|(helps, _)| *helps).map(|(_, saver)| saver.to_string()).collect()
+    }
+
     fn sub_stages(&self) -> Vec<SubStage> {
         let base = self.params.vae.clone().unwrap_or_else(|| self.params.base.clone());
         let stage = LatentsParams { images: self.params.images.clone(), base };
@@ -301,8 +314,9 @@ impl Stage for Train {
     }
 }
 
-impl WholeStage for Train {
-    fn run(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<Ended> {
+impl Train {
+    /// Teaches, and publishes checkpoint by checkpoint.
+    pub fn teach(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<Ended> {
         // Captions and latents decide the order; names are for messages alone.
         let items = by_content(inputs.items("images"), &["latent", "caption"]);
         ensure!(!items.is_empty(), "there are no pictures to learn from");
@@ -361,6 +375,12 @@ impl WholeStage for Train {
             Ending::Stopped { epoch } => Ended::Stopped(format!("stopped at epoch {epoch} of {}", self.params.epochs)),
             Ending::Interrupted => Ended::Interrupted,
         })
+    }
+}
+
+impl WholeStage for Train {
+    fn run(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<Ended> {
+        (linked()?.train)(self, inputs, context)
     }
 
     fn forecast(&self, inputs: &Resolved) -> Vec<(String, BTreeMap<String, String>)> {

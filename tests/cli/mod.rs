@@ -12,6 +12,8 @@ mod reading;
 mod selection;
 mod standstill;
 mod watching;
+#[cfg(feature = "libtorch")]
+mod worker;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

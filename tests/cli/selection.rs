@@ -164,3 +164,18 @@ fn a_device_that_is_not_there_is_told_before_anything_runs() {
         assert!(!folder.path().join("out").exists() && !folder.path().join("pipeline.lock").exists());
     }
 }
+
+#[cfg(feature = "nn")]
+#[test]
+fn a_run_says_once_on_which_device_networks_run() {
+    let folder = crate::example::example();
+    let by = if cfg!(feature = "libtorch") { "`libtorch:cpu`: libtorch at `" } else { "`cpu`: the embedded CPU backend" };
+    let told = |arguments: &[&str]| {
+        let (code, _, stderr) = said(&loramill(folder.path(), arguments));
+        assert_eq!(code, 0, "{stderr}");
+        stderr.lines().filter(|line| line.contains("networks run on ")).map(str::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&["run", ".", "resize"]), [""; 0], "no network is opened");
+    let encoded = told(&["do", "latents", "images=out/resize/", "base=models/tiny-sd.safetensors", "-o", "latents"]);
+    assert!(encoded.len() == 1 && encoded[0].contains(by), "{encoded:?}");
+}

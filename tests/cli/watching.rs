@@ -183,6 +183,26 @@ fn a_change_runs_what_depends_on_it_and_nothing_else() {
     assert_eq!(watch.interrupt(), Some(0));
 }
 
+#[cfg(feature = "nn")]
+#[test]
+fn a_change_opens_networks_for_what_depends_on_it() {
+    let folder = folder();
+    let folder = folder.path();
+    fs::copy(example("../models/tiny-sd.safetensors"), folder.join("base.safetensors")).expect("copied");
+    let train = "  train: { base: base, images: caption, epochs: 1, save_every: 1, batch_size: 2, network: { rank: 2 }, precision: fp32 }";
+    let text = PIPELINE.replace("photos: images/ }", "photos: images/, base: base.safetensors }");
+    fs::write(folder.join("pipeline.yaml"), format!("{text}{train}\n")).expect("written");
+    let mut watch = Watch::start(folder, &["--keep-going", "--force", "crop"]);
+    assert_eq!(watch.last(), [("crop", 2), ("resize", 2), ("caption", 2), ("train/latents", 2), ("train", 1)]);
+
+    fs::write(folder.join("captions/star-00.txt"), "by hand").expect("written");
+    watch.rest();
+    assert_eq!(watch.last(), [("train", 1)], "nothing is forced any more");
+    assert!(folder.join("out/train/e001.safetensors").is_file());
+    assert_eq!(watch.runs.len(), 2, "{:?}", watch.runs);
+    assert_eq!(watch.interrupt(), Some(0));
+}
+
 #[test]
 fn a_file_that_is_written_in_pieces_makes_one_run_when_it_is_complete() {
     let folder = folder();

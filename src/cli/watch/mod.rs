@@ -5,6 +5,7 @@ mod glances;
 mod listener;
 mod places;
 
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -20,12 +21,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format, Verb};
+use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere, is_for_worker};
 use crate::cli::run::{INTERRUPTED, TargetArguments, listen_to_signals, open_cache, perform};
 use crate::cli::selection::SelectionArguments;
 use crate::cli::watch::changes::{Changes, Next};
 use crate::cli::watch::listener::{Limit, Listener, Message};
 use crate::cli::watch::places::{Places, absolute};
-use crate::cli::{Global, WrongArguments, counted, launch, print, report, shown};
+use crate::cli::{Global, WRONG, WrongArguments, counted, print, report, shown};
 use crate::pipeline::execute::RunOptions;
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::selection::Selection;
@@ -59,8 +61,22 @@ pub struct Arguments {
     poll: bool,
 }
 
+impl Arguments {
+    /// The command line of `loramill run` for one turn.
+    fn as_one_run(&self, which: &SelectionArguments, global: &Global) -> Vec<OsString> {
+        let mut written: Vec<OsString> = vec!["run".into()];
+        written.extend(global.written());
+        written.extend(which.written().into_iter().map(OsString::from));
+        written.extend(self.keep_going.then(|| "--keep-going".into()));
+        written.push(format!("--jobs={}", self.jobs).into());
+        written.extend(self.progress.map(|format| format!("--progress={}", format.word()).into()));
+        written.extend(self.what.written().into_iter().map(OsString::from));
+        written
+    }
+}
+
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    launch::with_environment(&arguments.device, global)?;
+    check_device(&arguments.device, global)?;
     let (file, targets) = arguments.what.split()?;
     let wishes = Wishes::default();
     listen_to_signals(&wishes).context("listening to Ctrl-C")?;
@@ -83,13 +99,20 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
             Ok((pipeline, selection, cache))
         })?;
         let ran = opened.and_then(|(pipeline, selection, cache)| {
-            let (keep_going, jobs, device) = (arguments.keep_going, arguments.jobs, arguments.device.clone());
+            if is_for_worker(&pipeline, &cache, &selection, global) {
+                let passing = Passing { pipeline: &pipeline, cache: &cache, console: &console, wishes: &wishes };
+                let request = Request { arguments: arguments.as_one_run(&which, global), run: Some(passing) };
+                let code = done_elsewhere(&arguments.device, &request, global)?;
+                return Ok((pipeline, code));
+            }
+            let (keep_going, jobs, device) = (arguments.keep_going, arguments.jobs, device_for(&arguments.device));
             let options = RunOptions { selection, keep_going, jobs, device };
-            perform(&pipeline, &cache, &options, None, &console, &wishes)?;
-            Ok(pipeline)
+            perform(&pipeline, &cache, &options, None, &console, &wishes, global)?;
+            Ok((pipeline, None))
         });
         let pipeline = match ran {
-            Ok(pipeline) => Some(pipeline),
+            Ok((_, Some(code))) if is_first && code == ExitCode::from(WRONG) => return Ok(code),
+            Ok((pipeline, _)) => Some(pipeline),
             // Nothing that is saved later would make these arguments right.
             Err(error) if is_first && error.is::<WrongArguments>() => return Err(error),
             Err(error) => {
