@@ -1,7 +1,7 @@
 //! Runs the pieces of work of an item stage that have no result yet: on the CPU side by side, on the device one at a time. Unaware of
 //! when the stage's turn comes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -19,7 +19,7 @@ use crate::pipeline::context::{ArtifactFiles, StageContext, store};
 use crate::pipeline::decide::{Decision, KeyedWork, Verdict, WorkState, Works, in_stage};
 use crate::pipeline::execute::{Ending, Run};
 use crate::pipeline::guard::guarded;
-use crate::pipeline::item::{Item, ItemSet};
+use crate::pipeline::item::{Artifact, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::keys::row_key;
 use crate::pipeline::outputs::{edited_item, finish_key, items_of, items_of_stage};
@@ -310,6 +310,16 @@ impl Run<'_> {
             if !outputs.is_empty() {
                 bail!("with `--set` texts of `{}` would have to be written: run without it first", stage.name);
             }
+            let texts: Vec<&Artifact> = items.iter().flat_map(|item| item.fields.values()).collect();
+            let mut missing = BTreeSet::new();
+            for text in texts {
+                if !self.cache.holds(&text.digest, text.size)? {
+                    missing.insert(text.digest);
+                }
+            }
+            let batch = self.batch();
+            texts::read(self.pipeline, self.cache, self.lock, stage, editable)?.keep(&missing, &batch)?;
+            batch.flush()?;
             return Ok(None);
         }
         let known = texts::items(&works.works, |place, keyed| match outputs.get(&place) {

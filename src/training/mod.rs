@@ -9,6 +9,7 @@ pub mod checkpointing;
 
 pub mod learning_rate;
 pub mod loss_scale;
+#[cfg(feature = "nn")]
 pub mod memory_plan;
 
 pub mod adamw;

@@ -145,3 +145,19 @@ fn after_a_lost_lock_the_next_run_says_again_which_texts_are_the_machines() {
     bed.run();
     assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), "the text two\n");
 }
+
+#[test]
+fn a_first_run_with_set_reads_texts_of_people_and_leaves_their_files_alone() {
+    let mut bed = Bed::new(STAGES);
+    for item in ["one", "two", "three"] {
+        bed.write(&format!("captions/{item}.txt"), &format!("mine of {item}\r\n"));
+    }
+    bed.settings = vec!["learn.epochs=1".to_string()];
+    let did = bed.run();
+    assert!(did.contains(&"learn 1".to_string()) && !did.iter().any(|line| line.starts_with("caption")), "{did:?}");
+    assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), "mine of two\r\n");
+    assert!(!bed.at("pipeline.lock").exists());
+    bed.settings.clear();
+    bed.run();
+    assert!(bed.says("learn", "e002").contains("mine of two"));
+}
