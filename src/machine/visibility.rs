@@ -28,6 +28,8 @@ pub enum Mask {
 
 /// The variable that sets glibc's allocator.
 pub const ALLOCATOR: &str = "GLIBC_TUNABLES";
+/// The variable for how often GNU's OpenMP threads look for work before they sleep.
+pub const SPINS: &str = "GOMP_SPINCOUNT";
 
 /// A variable for the environment of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub struct Variable {
 impl Variable {
     /// Whether it decides which card computes, or how: a person wants to know that. The others only make a process faster.
     pub fn is_for_a_card(&self) -> bool {
-        self.name != ALLOCATOR
+        ![ALLOCATOR, SPINS].contains(&self.name.as_str())
     }
 
     pub fn new(name: &str, value: impl Into<String>, reason: impl Into<String>) -> Self {

@@ -12,7 +12,7 @@ use crate::machine::Machine;
 use crate::machine::gfx::{Gfx, Likeness, StandIn};
 use crate::machine::kfd::AmdGpu;
 use crate::machine::libtorch::Flavour;
-use crate::machine::visibility::{ALLOCATOR, Mask, Variable, Visible, visible};
+use crate::machine::visibility::{ALLOCATOR, Mask, SPINS, Variable, Visible, visible};
 
 pub const OVERRIDE: &str = "HSA_OVERRIDE_GFX_VERSION";
 
@@ -52,7 +52,7 @@ pub fn environment_for(device: &str, machine: &Machine) -> Result<Vec<Variable>>
         return Ok(cuda_order(machine).into_iter().collect());
     }
     if number == "cpu" {
-        return Ok(allocator(machine).into_iter().collect());
+        return Ok(allocator(machine).into_iter().chain(spins(machine)).collect());
     }
     if machine.amd.is_empty() {
         return Ok(Vec::new());
@@ -95,6 +95,14 @@ fn allocator(machine: &Machine) -> Option<Variable> {
         :glibc.malloc.top_pad=268435456:glibc.malloc.arena_max=1";
     let is_set = machine.environment.contains_key(ALLOCATOR);
     (!is_set).then(|| Variable::new(ALLOCATOR, TUNABLES, "tensors come and go without the kernel"))
+}
+
+/// How long libtorch's threads look for work before they sleep: long enough for the next operation to reach them, and no longer. By default it is
+/// milliseconds, in which they take the cores from the threads of our own attention, and from whatever else runs.
+fn spins(machine: &Machine) -> Option<Variable> {
+    const COUNT: &str = "10000";
+    let is_set = [SPINS, "OMP_WAIT_POLICY"].iter().any(|name| machine.environment.contains_key(*name));
+    (!is_set).then(|| Variable::new(SPINS, COUNT, "threads without work leave the cores to others"))
 }
 
 /// The variable by which a card runs a stand-in's code.
@@ -390,10 +398,14 @@ mod tests {
     #[test]
     fn a_process_that_computes_in_main_memory_keeps_it_unless_the_user_has_set_otherwise() {
         let plain = environment_for("libtorch:cpu", &machine(&["gfx1030"], hip(ROCM_6_4), &[])).unwrap();
-        let [Variable { name, value: Some(value), .. }] = &plain[..] else { panic!("{plain:?}") };
+        let [Variable { name, value: Some(value), .. }, spins] = &plain[..] else { panic!("{plain:?}") };
         assert!(name == ALLOCATOR && value.split(':').all(|setting| setting.starts_with("glibc.malloc.")), "{value}");
-        let set = machine(&[], Vec::new(), &[(ALLOCATOR, "glibc.malloc.check=3")]);
-        assert!(environment_for("libtorch:cpu", &set).unwrap().is_empty());
+        assert_eq!(spins.name, SPINS);
+        assert!(!plain.iter().any(Variable::is_for_a_card));
+        for waiting in [(SPINS, "7"), ("OMP_WAIT_POLICY", "passive")] {
+            let set = machine(&[], Vec::new(), &[(ALLOCATOR, "glibc.malloc.check=3"), waiting]);
+            assert!(environment_for("libtorch:cpu", &set).unwrap().is_empty(), "{waiting:?}");
+        }
     }
 
     #[test]
