@@ -67,7 +67,7 @@ pub fn training_step(preset: &Preset, device: &Device, load: &TrainingLoad, step
     let shape = [LATENT_CHANNELS, side, side];
     let mut noise = stream(0, "latents of a benchmark", 0);
     let examples: Vec<Example> = (0..load.batch)
-        .map(|i| Example { name: i.to_string(), latent: noise.normal(shape.iter().product()), rows: Vec::new() })
+        .map(|i| Example { name: i.to_string(), shape, latent: noise.normal(shape.iter().product()), rows: Vec::new() })
         .collect();
     let contexts = (0..load.batch).map(|_| noise.normal(TOKENS * preset.text_width())).collect();
 
@@ -99,8 +99,7 @@ pub fn training_step(preset: &Preset, device: &Device, load: &TrainingLoad, step
         },
     );
     let denoiser = Mutex::new(denoiser);
-    let mut objective =
-        Denoising::with_contexts(&denoiser, &examples, shape, batches, contexts)?.with_checkpointing(load.checkpointing);
+    let mut objective = Denoising::with_contexts(&denoiser, &examples, batches, contexts)?.with_checkpointing(load.checkpointing);
     let folder = tempfile::tempdir()?;
     let mut clock = Clock { last: Instant::now(), seconds: Vec::new(), loss: f32::NAN };
     train(&settings, network, &mut objective, &StateFolder::new(folder.path()), &mut clock)?;

@@ -44,10 +44,15 @@ impl Placed {
     /// Copies the factors to `device`. They require gradients if it is one with autodiff.
     pub fn new(network: &LoraNetwork, device: &Device) -> Self {
         let places = network.targets.iter().enumerate().map(|(index, target)| (target.name.clone(), 2 * index)).collect();
+        // In one piece: a card is slow to begin each of hundreds of copies.
+        let all: Vec<f32> = network.factors.iter().flat_map(|factor| &factor.values).copied().collect();
+        let count = all.len();
+        let all: Tensor<1> = Tensor::from_data(TensorData::new(all, [count]), (device, DType::F32));
+        let mut first = 0;
         let tensor = |factor: &Factor| {
-            let data = TensorData::new(factor.values.clone(), [factor.shape[0], factor.shape[1]]);
-            let tensor = Tensor::from_data(data, (device, DType::F32));
-            if tensor.is_autodiff() { tensor.require_grad() } else { tensor }
+            let part = all.clone().narrow(0, first, factor.values.len()).reshape([factor.shape[0], factor.shape[1]]);
+            first += factor.values.len();
+            if part.is_autodiff() { part.require_grad() } else { part }
         };
         Self { factors: network.factors.iter().map(tensor).collect(), places, scale: network.scale() }
     }

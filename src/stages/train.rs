@@ -98,7 +98,8 @@ params! {
         input base: Reference,
         /// A VAE that encodes the pictures in place of the model's own.
         input vae: Option<Reference> = None,
-        /// The pictures, all of one size, with or without captions.
+        /// The pictures, with or without captions; of Stable Diffusion's own models with sides in multiples of 64. Those of one size are learnt
+        /// together.
         input images: Reference,
         /// The text of each image, with its caption in the place of `[filewords]`.
         result instance_prompt: String = "[filewords]".to_string(),
@@ -323,7 +324,9 @@ impl Train {
         let base = inputs.one("base", "model")?;
         let precision = self.params.precision;
         let model = networks::denoiser(context, base, precision)?;
-        let (shape, examples) = self.examples(&items, context)?;
+        let examples = self.examples(&items, context)?;
+        let largest = examples.iter().map(|example| example.shape).max_by_key(|[_, height, width]| height * width);
+        let [_, height, width] = largest.context("there are no pictures to learn from")?;
         let (settings, network, layers, memory) = {
             let mut lent = model.lock().ok().context("another stage broke down while it used the networks")?;
             let arithmetic = lent.unet().dtype();
@@ -331,6 +334,7 @@ impl Train {
                 context.say(&format!("weights and files in {}, arithmetic in f32", precision.word()));
             }
             let settings = Settings { scales_loss: arithmetic == DType::F16, ..self.settings(items.len() as u64) };
+            fits(&examples, lent.unet().config().channels.len())?;
             let (unet, text_encoder) = lent.networks();
             let mut adapted = Vec::new();
             if settings.unet_rate > 0.0 {
@@ -344,7 +348,7 @@ impl Train {
             let layers = text_encoder.layers();
             let load = Load {
                 batch: (self.params.batch_size as usize).min(items.len()),
-                latent: [shape[1], shape[2]],
+                latent: [height, width],
                 tokens: examples[0].rows.iter().map(Vec::len).sum(),
                 trains_text_encoder: settings.text_encoder_rate > 0.0,
                 checkpointing: self.params.checkpointing,
@@ -366,10 +370,10 @@ impl Train {
         ));
         context.say(&memory);
         let train_text_encoder = settings.text_encoder_rate > 0.0;
-        let mut objective = Denoising::new(&model, &examples, shape, settings.batches, clip_skip, train_text_encoder)?
+        let mut objective = Denoising::new(&model, &examples, settings.batches, clip_skip, train_text_encoder)?
             .with_checkpointing(self.params.checkpointing);
         let states = StateFolder::new(context.state()?);
-        let mut publisher = Publisher { params: &self.params, seed: self.seed, context, shape };
+        let mut publisher = Publisher { params: &self.params, seed: self.seed, context, sizes: sizes(&examples) };
         Ok(match train(&settings, network, &mut objective, &states, &mut publisher)? {
             Ending::Finished => Ended::Done,
             Ending::Stopped { epoch } => Ended::Stopped(format!("stopped at epoch {epoch} of {}", self.params.epochs)),
@@ -440,24 +444,39 @@ impl Train {
         }
     }
 
-    /// The examples, and channels, height and width of all their latents.
-    fn examples(&self, items: &[&Item], files: &dyn Files) -> anyhow::Result<([usize; 3], Vec<Example>)> {
+    fn examples(&self, items: &[&Item], files: &dyn Files) -> anyhow::Result<Vec<Example>> {
         let texts = self.texts();
-        let mut first: Option<([usize; 3], &str)> = None;
-        let mut examples = Vec::new();
-        for item in items {
+        let example = |item: &&Item| {
             let (shape, latent) = latents::read(item, files).with_context(|| format!("reading the latent of `{}`", item.name))?;
-            let (expected, other) = *first.get_or_insert((shape, &item.name));
-            ensure!(
-                shape == expected,
-                "`{}` and `{other}` differ in size: put a `resize` with one `size` before `train`",
-                item.name
-            );
-            examples.push(Example { name: item.name.clone(), latent, rows: texts.of(&caption(item, files)?).rows });
-        }
-        let (shape, _) = first.context("there are no pictures to learn from")?;
-        Ok((shape, examples))
+            Ok(Example { name: item.name.clone(), shape, latent, rows: texts.of(&caption(item, files)?).rows })
+        };
+        items.iter().map(example).collect()
     }
+}
+
+/// Pixels of a side for one of a latent's, in every model of Stable Diffusion.
+const FACTOR: usize = 8;
+
+/// That a UNet of so many levels can halve every latent often enough.
+fn fits(examples: &[Example], levels: usize) -> anyhow::Result<()> {
+    let unit = 1 << (levels - 1);
+    for Example { name, shape: [_, height, width], .. } in examples {
+        ensure!(
+            height % unit == 0 && width % unit == 0,
+            "the latent of `{name}` is {width} by {height}, and this model learns from sides in multiples of {unit}: put a `resize` before \
+             `train` (Stable Diffusion's own models want sides in multiples of 64 pixels)"
+        );
+    }
+    Ok(())
+}
+
+/// Width and height in pixels of all pictures, and how many have them.
+fn sizes(examples: &[Example]) -> BTreeMap<[usize; 2], usize> {
+    let mut sizes = BTreeMap::new();
+    for Example { shape: [_, height, width], .. } in examples {
+        *sizes.entry([width * FACTOR, height * FACTOR]).or_default() += 1;
+    }
+    sizes
 }
 
 /// The caption of an item; no caption is an empty one.

@@ -17,7 +17,8 @@ pub struct Publisher<'a> {
     pub seed: u64,
     pub context: &'a dyn Context,
     /// Channels, height and width of each latent.
-    pub shape: [usize; 3],
+    /// Width and height in pixels of the pictures, and how many have them.
+    pub sizes: BTreeMap<[usize; 2], usize>,
 }
 
 impl Observer for Publisher<'_> {
@@ -69,7 +70,8 @@ impl Publisher<'_> {
     /// kohya's account of the training, as far as the checkpoint follows from it: how long it was meant to last does not.
     fn metadata(&self, checkpoint: &Checkpoint) -> BTreeMap<String, String> {
         let TrainParams { learning_rate: rates, batch_size, gradient_accumulation, max_grad_norm, .. } = self.params;
-        let [_, height, width] = self.shape;
+        let largest = self.sizes.keys().max_by_key(|[width, height]| width * height);
+        let [width, height] = largest.copied().unwrap_or_default();
         let mut metadata = BTreeMap::from(
             [
                 ("ss_unet_lr", format!("{:?}", rates.unet)),
@@ -87,10 +89,18 @@ impl Publisher<'_> {
                 ("ss_cache_latents", "True".to_string()),
                 ("ss_steps", checkpoint.seen.to_string()),
                 ("modelspec.prediction_type", "epsilon".to_string()),
-                ("modelspec.resolution", format!("{}x{}", width * 8, height * 8)),
+                ("modelspec.resolution", format!("{width}x{height}")),
             ]
             .map(|(name, value)| (name.to_string(), value)),
         );
+        if self.sizes.len() > 1 {
+            let buckets = self.sizes.iter().enumerate().map(|(number, (resolution, count))| {
+                (number.to_string(), serde_json::json!({ "resolution": resolution, "count": count }))
+            });
+            let buckets: serde_json::Map<String, serde_json::Value> = buckets.collect();
+            metadata.insert("ss_enable_bucket".into(), "True".into());
+            metadata.insert("ss_bucket_info".into(), serde_json::json!({ "buckets": buckets }).to_string());
+        }
         metadata.extend(checkpoint.epoch.map(|epoch| ("ss_epoch".to_string(), epoch.to_string())));
         metadata
     }

@@ -4,11 +4,11 @@
 
 use std::sync::Mutex;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::diffusion::noise_schedule::{NoiseSchedule, TIMESTEPS};
-use crate::lora::network::LoraNetwork;
+use crate::lora::network::{Factor, LoraNetwork};
 use crate::lora::targets::{Placed, detach};
 use crate::stable_diffusion::Denoiser;
 use crate::training::batches::{Batches, Draw};
@@ -20,20 +20,20 @@ use crate::training::run::Objective;
 pub struct Example {
     /// For messages.
     pub name: String,
-    /// Scaled: `[4, height / 8, width / 8]`, row-major.
+    /// Of its latent: channels, height and width.
+    pub shape: [usize; 3],
+    /// Scaled, row-major.
     pub latent: Vec<f32>,
     /// Rows of tokens, as many for every example.
     pub rows: Vec<Vec<u32>>,
 }
 
-/// Examples of one size and the networks that learn from them.
+/// Examples, of one size or several, and the networks that learn from them.
 pub struct Denoising<'a> {
     /// Lent to others between two steps; carries adapters only within one.
     model: &'a Mutex<Denoiser>,
     device: Device,
     examples: &'a [Example],
-    /// Of each latent: channels, height, width.
-    shape: [usize; 3],
     batches: Batches,
     clip_skip: usize,
     schedule: NoiseSchedule,
@@ -43,12 +43,10 @@ pub struct Denoising<'a> {
 }
 
 impl<'a> Denoising<'a> {
-    /// - `shape`: channels, height and width of each latent
     /// - `train_text_encoder`: otherwise the texts are encoded here, once, and the model gives its text encoder up
     pub fn new(
         model: &'a Mutex<Denoiser>,
         examples: &'a [Example],
-        shape: [usize; 3],
         batches: Batches,
         clip_skip: usize,
         train_text_encoder: bool,
@@ -73,14 +71,13 @@ impl<'a> Denoising<'a> {
         }
         drop(lent);
         let schedule = NoiseSchedule::stable_diffusion();
-        Ok(Self { model, device, examples, shape, batches, clip_skip, schedule, checkpointing: false, contexts })
+        Ok(Self { model, device, examples, batches, clip_skip, schedule, checkpointing: false, contexts })
     }
 
     /// As [`Self::new`] with a frozen text encoder, whose outputs are given: `[tokens, width]` of each example.
     pub fn with_contexts(
         model: &'a Mutex<Denoiser>,
         examples: &'a [Example],
-        shape: [usize; 3],
         batches: Batches,
         contexts: Vec<Vec<f32>>,
     ) -> Result<Self> {
@@ -93,17 +90,7 @@ impl<'a> Denoising<'a> {
         };
         let contexts = Some(contexts.into_iter().map(place).collect());
         let schedule = NoiseSchedule::stable_diffusion();
-        Ok(Self {
-            model,
-            device: device.clone(),
-            examples,
-            shape,
-            batches,
-            clip_skip: 1,
-            schedule,
-            checkpointing: false,
-            contexts,
-        })
+        Ok(Self { model, device: device.clone(), examples, batches, clip_skip: 1, schedule, checkpointing: false, contexts })
     }
 
     /// Keeps what goes into each segment of the UNet and runs it again on the way back: less memory, more time, the same
@@ -140,8 +127,22 @@ impl<'a> Denoising<'a> {
 impl Objective for Denoising<'_> {
     fn gradients(&mut self, network: &LoraNetwork, images: &[Draw], weight: f32) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
         let timesteps: Vec<u32> = images.iter().map(|image| self.timestep(*image)).collect();
-        let noises: Vec<Vec<f32>> = images.iter().map(|image| self.batches.noise(*image, self.shape.iter().product())).collect();
+        let noise = |image: &Draw| self.batches.noise(*image, self.examples[image.image].latent.len());
+        let noises: Vec<Vec<f32>> = images.iter().map(noise).collect();
         self.gradients_with(network, images, &timesteps, &noises, weight)
+    }
+
+    fn together(&self, images: &[Draw], limit: usize) -> Vec<Vec<Draw>> {
+        // Sizes in the order in which they come up.
+        let mut by_size: Vec<([usize; 3], Vec<Draw>)> = Vec::new();
+        for image in images {
+            let shape = self.examples[image.image].shape;
+            match by_size.iter_mut().find(|(known, _)| *known == shape) {
+                Some((_, images)) => images.push(*image),
+                None => by_size.push((shape, vec![*image])),
+            }
+        }
+        by_size.iter().flat_map(|(_, images)| images.chunks(limit)).map(<[Draw]>::to_vec).collect()
     }
 
     fn describe(&self, image: Draw) -> String {
@@ -159,6 +160,13 @@ impl Denoising<'_> {
         noises: &[Vec<f32>],
         weight: f32,
     ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+        let shape = self.examples[images.first().context("a pass over no images")?.image].shape;
+        ensure!(
+            images.iter().all(|image| self.examples[image.image].shape == shape),
+            "pictures of several sizes in one pass: {}",
+            images.iter().map(|image| self.describe(*image)).collect::<Vec<_>>().join("; ")
+        );
+
         // 1. noise, on the host
         let mut noisy = Vec::new();
         for ((image, timestep), noise) in images.iter().zip(timesteps).zip(noises) {
@@ -166,7 +174,7 @@ impl Denoising<'_> {
             let (signal, noise_share) = (kept.sqrt() as f32, (1.0 - kept).sqrt() as f32);
             noisy.extend(self.examples[image.image].latent.iter().zip(noise).map(|(z, n)| signal * z + noise_share * n));
         }
-        let [channels, height, width] = self.shape;
+        let [channels, height, width] = shape;
         let device = self.device.clone().autodiff();
         let place = |values: Vec<f32>| -> Tensor<4> {
             Tensor::from_data(TensorData::new(values, [images.len(), channels, height, width]), (&device, DType::F32))
@@ -214,13 +222,18 @@ impl Denoising<'_> {
         detach(unet, text_encoder);
         drop(lent);
 
-        // 3. back to the host
-        let on_host = |(gradient, factor): (Option<Tensor<2>>, &Tensor<2>)| match gradient {
-            Some(gradient) => values(gradient.into_data()),
+        // 3. back to the host, in one piece: each reading waits for the device
+        let flat = gradients.iter().flatten().map(|gradient| gradient.clone().reshape([-1])).collect();
+        let all = values(Tensor::<1>::cat(flat, 0).into_data())?;
+        let mut rest = all.as_slice();
+        let on_host = |(gradient, factor): (&Option<Tensor<2>>, &Factor)| {
             // A layer that the loss does not see: one that clip skip leaves out.
-            None => Ok(vec![0.0; factor.shape().num_elements()]),
+            let Some(_) = gradient else { return vec![0.0; factor.values.len()] };
+            let (own, others) = rest.split_at(factor.values.len());
+            rest = others;
+            own.to_vec()
         };
-        let gradients = gradients.into_iter().zip(placed.factors()).map(on_host).collect::<Result<_>>()?;
+        let gradients = gradients.iter().zip(&network.factors).map(on_host).collect();
         Ok((values(losses.into_data())?, gradients))
     }
 }

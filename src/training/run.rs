@@ -44,6 +44,11 @@ pub trait Objective {
     /// Mean squared errors of the images, in their order, and the gradient of `weight` times their sum by each of the network's factors.
     fn gradients(&mut self, network: &LoraNetwork, images: &[Draw], weight: f32) -> Result<(Vec<f32>, Vec<Vec<f32>>)>;
 
+    /// Images for one call of [`Self::gradients`] after another, at most `limit` each: every image once.
+    fn together(&self, images: &[Draw], limit: usize) -> Vec<Vec<Draw>> {
+        images.chunks(limit).map(<[Draw]>::to_vec).collect()
+    }
+
     /// An image and its timestep, in the words of an error message.
     fn describe(&self, image: Draw) -> String;
 }
@@ -237,8 +242,8 @@ impl Training {
         let scale = self.state.loss_scale.map_or(1.0, |scale| scale.factor());
         let mut loss = 0.0;
         let mut gradients: Vec<Vec<f32>> = Vec::new();
-        for batch in images.chunks(settings.batch_size) {
-            let (losses, batch_gradients) = objective.gradients(&self.network, batch, weight * scale)?;
+        for batch in objective.together(&images, settings.batch_size) {
+            let (losses, batch_gradients) = objective.gradients(&self.network, &batch, weight * scale)?;
             for (image, image_loss) in batch.iter().zip(&losses) {
                 let step = self.state.steps + 1;
                 ensure!(

@@ -89,7 +89,7 @@ fn main() -> anyhow::Result<()> {
         return count(&base, &out, rounds, &device);
     }
     let file = ModelFile::open(&base)?;
-    let (shape, examples) = examples(&root.join("examples/tiny/images"), &Vae::load(&file, &device)?, &device)?;
+    let examples = examples(&root.join("examples/tiny/images"), &Vae::load(&file, &device)?, &device)?;
     let mut model = Denoiser::load(&file, Numbers::F32, &device)?;
     let (unet, text_encoder) = model.networks();
     let text_encoder = text_encoder.expect("it was just read");
@@ -116,7 +116,7 @@ fn main() -> anyhow::Result<()> {
         epochs,
         save_every: epochs,
     };
-    let mut denoising = Denoising::new(&model, &examples, shape, batches, 1, text_rate > 0.0)?;
+    let mut denoising = Denoising::new(&model, &examples, batches, 1, text_rate > 0.0)?;
     let folder = tempfile::tempdir()?;
     let mut printer = Printer { out: out.clone(), started: Instant::now(), losses: Vec::new() };
     train(&settings, network, &mut denoising, &StateFolder::new(folder.path()), &mut printer)?;
@@ -146,21 +146,20 @@ fn count(base: &Path, lora: &Path, rounds: u64, device: &Device) -> anyhow::Resu
 }
 
 /// Each photo and its mirror, cut to a centred square of 64 pixels, with its caption.
-fn examples(folder: &Path, vae: &Vae, device: &Device) -> anyhow::Result<([usize; 3], Vec<Example>)> {
+fn examples(folder: &Path, vae: &Vae, device: &Device) -> anyhow::Result<Vec<Example>> {
     let texts = Texts { prompt: InstancePrompt::new("star, [filewords]", "star", "", Doubling::Never), rows: 1 };
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
     paths.retain(|path| path.extension().is_some_and(|extension| extension != "txt"));
     paths.sort();
-    let (mut shape, mut examples) = ([0; 3], Vec::new());
+    let mut examples = Vec::new();
     for path in paths {
         let picture = decode::decode(&fs::read(&path)?)?.picture;
         let picture = resize::crop(&picture, 64, 64);
         let rows = texts.of(fs::read_to_string(path.with_extension("txt"))?.trim()).rows;
         for picture in [picture.clone(), image::imageops::flip_horizontal(&picture)] {
-            let (found, latent) = latent::encode(vae, &picture, device)?;
-            shape = found;
-            examples.push(Example { name: path.display().to_string(), latent, rows: rows.clone() });
+            let (shape, latent) = latent::encode(vae, &picture, device)?;
+            examples.push(Example { name: path.display().to_string(), shape, latent, rows: rows.clone() });
         }
     }
-    Ok((shape, examples))
+    Ok(examples)
 }

@@ -262,15 +262,39 @@ fn a_checkpoint_is_a_kohya_file() {
 }
 
 #[test]
-fn pictures_of_two_sizes_are_refused() {
+fn pictures_of_two_sizes_are_learnt_from() {
     let stage = load(&TrainKind, SMALL).expect("sound");
     let workshop = Workshop::new();
-    let mut photos = workshop.photos(2);
-    let narrow = encode::png(&image::RgbImage::new(32, 64));
-    photos.push(workshop.shelf.item("narrow", [("image", workshop.shelf.put(narrow, "png"))]));
-    let latents = workshop.latents(&*stage, photos);
+    let latents = workshop.latents(&*stage, with_one_of(&workshop, 32, 64));
+    workshop.train(&*stage, &latents).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lora.safetensors");
+    fs::write(&path, &workshop.published.lock().unwrap()["e002"].1).unwrap();
+    let file = ModelFile::open(&path).unwrap();
+    assert_eq!(file.metadata()["ss_enable_bucket"], "True");
+    let buckets: serde_json::Value = serde_json::from_str(&file.metadata()["ss_bucket_info"]).unwrap();
+    let bucket = |width: u32, height: u32, count: u32| serde_json::json!({ "resolution": [width, height], "count": count });
+    // The example's VAE scales down by 4 where Stable Diffusion's do by 8.
+    assert_eq!(buckets["buckets"], serde_json::json!({ "0": bucket(64, 128, 1), "1": bucket(128, 128, 2) }));
+}
+
+#[test]
+fn a_picture_that_the_network_cannot_halve_is_refused() {
+    let stage = load(&TrainKind, SMALL).expect("sound");
+    let workshop = Workshop::new();
+    let latents = workshop.latents(&*stage, with_one_of(&workshop, 36, 64));
     let error = workshop.train(&*stage, &latents).unwrap_err().to_string();
-    assert!(error.contains("differ in size"), "{error}");
+    assert!(
+        error.starts_with("the latent of `narrow` is 9 by 16, and this model learns from sides in multiples of 4"),
+        "{error}"
+    );
+}
+
+fn with_one_of(workshop: &Workshop, width: u32, height: u32) -> Vec<Item> {
+    let mut photos = workshop.photos(2);
+    let narrow = encode::png(&image::RgbImage::new(width, height));
+    photos.push(workshop.shelf.item("narrow", [("image", workshop.shelf.put(narrow, "png"))]));
+    photos
 }
 
 #[test]

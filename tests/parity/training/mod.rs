@@ -106,7 +106,7 @@ mod step {
         let captions = fixture.metadata("captions");
         let rows = captions.lines().map(|caption| texts.of(caption).rows);
         let latents = latents.chunks(size).map(<[f32]>::to_vec);
-        latents.zip(rows).map(|(latent, rows)| Example { name: String::new(), latent, rows }).collect()
+        latents.zip(rows).map(|(latent, rows)| Example { name: String::new(), shape: SHAPE, latent, rows }).collect()
     }
 
     fn norm(values: impl Iterator<Item = f32>) -> f64 {
@@ -131,7 +131,7 @@ mod step {
         assert_eq!(tokens, fixture.integers("tokens"));
 
         let batches = Batches { seed: 0, images: 2, per_step: 2 };
-        let mut denoising = Denoising::new(&model, &examples, SHAPE, batches, 1, true).unwrap();
+        let mut denoising = Denoising::new(&model, &examples, batches, 1, true).unwrap();
         let images = [Draw { image: 0, seen: 0 }, Draw { image: 1, seen: 1 }];
         let noise = draw("noise", &[2, 4, 16, 16], 1.0);
         let noises: Vec<Vec<f32>> = noise.chunks(noise.len() / 2).map(<[f32]>::to_vec).collect();
@@ -172,7 +172,7 @@ mod step {
         let mut network = network(&model);
         let examples = examples(fixture);
         let batches = Batches { seed: 5, images: 2, per_step: 2 };
-        let mut denoising = Denoising::new(&model, &examples, SHAPE, batches, 1, true).unwrap();
+        let mut denoising = Denoising::new(&model, &examples, batches, 1, true).unwrap();
         let mut moments: Vec<Moments> = network.factors.iter().map(|factor| Moments::zeros(factor.values.len())).collect();
         for step in 0..10 {
             let images = batches.step(2 * step);
@@ -214,7 +214,7 @@ mod step {
             use loramill::training::run::Objective;
             let model = tiny_sd();
             let network = network(&model);
-            let denoising = Denoising::new(&model, &examples, SHAPE, batches, 1, train_text_encoder).unwrap();
+            let denoising = Denoising::new(&model, &examples, batches, 1, train_text_encoder).unwrap();
             denoising.with_checkpointing(checkpointing).gradients(&network, &images, 0.5).unwrap()
         };
         // Where an output is used twice the gradients of both uses are added in another order.
@@ -226,6 +226,39 @@ mod step {
                 assert_near_in_norm("a factor's gradient", checkpointed, plain, 1e-5);
             }
         }
+    }
+    }
+
+    on_each_device! {
+    fn pictures_of_two_sizes_are_learnt_as_each_would_be_alone() {
+        use loramill::training::run::Objective;
+
+        let mut examples = examples(&Fixture::read("training"));
+        let half: usize = SHAPE.iter().product::<usize>() / 2;
+        examples[1].shape = [4, 8, 16];
+        examples[1].latent.truncate(half);
+        examples.push(examples[1].clone());
+        let model = tiny_sd();
+        let network = network(&model);
+        let batches = Batches { seed: 3, images: 3, per_step: 3 };
+        let mut denoising = Denoising::new(&model, &examples, batches, 1, true).unwrap();
+        let images = [2, 0, 1].map(|image| Draw { image, seen: image as u64 });
+        let passes = denoising.together(&images, 2);
+        assert_eq!(passes, [vec![images[0], images[2]], vec![images[1]]]);
+        assert_eq!(denoising.together(&images, 1), [[images[0]], [images[2]], [images[1]]]);
+
+        let mut sum = |passes: &[Vec<Draw>]| {
+            let mut sum: Vec<f32> = Vec::new();
+            for pass in passes {
+                let gradients = denoising.gradients(&network, pass, 1.0 / 3.0).unwrap().1.concat();
+                sum.resize(gradients.len(), 0.0);
+                sum.iter_mut().zip(gradients).for_each(|(sum, gradient)| *sum += gradient);
+            }
+            sum
+        };
+        assert_near_in_norm("the step", &sum(&passes), &sum(&images.map(|image| vec![image])), 1e-5);
+        let error = denoising.gradients(&network, &images, 1.0).unwrap_err().to_string();
+        assert!(error.starts_with("pictures of several sizes in one pass"), "{error}");
     }
     }
 
@@ -245,7 +278,7 @@ mod step {
         let step = |numbers, scale: f32, checkpointing| {
             let model = tiny_sd_in(numbers);
             let network = network(&model);
-            let denoising = Denoising::new(&model, &examples, SHAPE, batches, 1, true).unwrap();
+            let denoising = Denoising::new(&model, &examples, batches, 1, true).unwrap();
             denoising.with_checkpointing(checkpointing).gradients(&network, &images, 0.5 * scale).unwrap()
         };
         // Some ten layers deep, each of which rounds to 11 and to 8 bits.
@@ -276,7 +309,7 @@ mod step {
         let images = batches.step(0);
         let gradients = |train_text_encoder| {
             use loramill::training::run::Objective;
-            Denoising::new(&model, &examples, SHAPE, batches, 1, train_text_encoder)
+            Denoising::new(&model, &examples, batches, 1, train_text_encoder)
                 .unwrap()
                 .gradients(&network, &images, 0.5)
                 .unwrap()
