@@ -23,7 +23,7 @@ pub fn with_environment(device: &str, global: &Global) -> anyhow::Result<()> {
     const LAUNCHED: &str = "LORAMILL_LAUNCHED";
 
     if env::var_os(LAUNCHED).is_some() {
-        return is_there(device);
+        return is_there(device, global);
     }
     let machine = Machine::read(&Host::this());
     let variables = match device {
@@ -35,7 +35,7 @@ pub fn with_environment(device: &str, global: &Global) -> anyhow::Result<()> {
         named => environment_for(named, &machine)?,
     };
     if variables.is_empty() {
-        return is_there(device);
+        return is_there(device, global);
     }
     let mut again = Command::new(env::current_exe().context("looking for this program's file")?);
     again.args(env::args_os().skip(1)).env(LAUNCHED, "1");
@@ -53,18 +53,18 @@ pub fn with_environment(device: &str, global: &Global) -> anyhow::Result<()> {
 }
 
 #[cfg(not(feature = "libtorch"))]
-pub fn with_environment(device: &str, _: &Global) -> anyhow::Result<()> {
-    is_there(device)
+pub fn with_environment(device: &str, global: &Global) -> anyhow::Result<()> {
+    is_there(device, global)
 }
 
-/// Tells a device that there is not before anything runs.
+/// Tells a device that there is not, or that computes wrong numbers, before anything runs.
 #[cfg(feature = "nn")]
-fn is_there(device: &str) -> anyhow::Result<()> {
-    crate::device::named(device).map_err(|error| crate::cli::WrongArguments(format!("{error:#}")))?;
-    Ok(())
+fn is_there(device: &str, global: &Global) -> anyhow::Result<()> {
+    let found = crate::device::named(device).and_then(|_| crate::cli::admission::admit(device, global));
+    found.map_err(|error| crate::cli::WrongArguments(format!("{error:#}")).into())
 }
 
 #[cfg(not(feature = "nn"))]
-fn is_there(_: &str) -> anyhow::Result<()> {
+fn is_there(_: &str, _: &Global) -> anyhow::Result<()> {
     Ok(())
 }

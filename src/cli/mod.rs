@@ -18,6 +18,8 @@ pub mod doctor;
 pub mod render;
 
 #[cfg(feature = "nn")]
+mod admission;
+#[cfg(feature = "nn")]
 mod bench;
 mod check;
 mod completions;

@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Compute every operation of the networks on a device and on the embedded backend, and compare
 #[derive(Args)]
 pub struct Arguments {
-    /// As `libtorch:0`
+    /// As `libtorch:0` or `vulkan:0`
     #[arg(value_name = "DEVICE")]
     device: String,
 }
@@ -48,7 +48,7 @@ pub fn of_cards(machine: &Machine) -> Vec<SelfTest> {
 }
 
 /// The self-test of a device, in a process with the environment for it.
-fn of(device: &str, machine: &Machine) -> SelfTest {
+pub fn of(device: &str, machine: &Machine) -> SelfTest {
     let (passed, report) = match try_of(device, machine) {
         Ok(report) => (true, report),
         Err(error) => (false, format!("{error:#}")),
@@ -84,6 +84,8 @@ fn try_of(device: &str, machine: &Machine) -> anyhow::Result<String> {
     if status.success() {
         return Ok(told.trim().to_string());
     }
-    let said = complaint.lines().last().unwrap_or_default().trim_start_matches("error: ");
+    // After a panic the last line says how to see more of it.
+    let said = complaint.lines().rfind(|line| !line.starts_with("note: "));
+    let said = said.unwrap_or_default().trim_start_matches("error: ");
     anyhow::bail!("{status}{}{said}", if said.is_empty() { "" } else { ": " })
 }
