@@ -1,5 +1,5 @@
-//! Tells the linker where libtorch lies, so that the program finds it again when it runs, and which program needs none. Does nothing in a
-//! build without libtorch.
+//! Tells the linker where libtorch lies, so that the program finds it again when it runs, and which program needs none; and the compiler whether one
+//! of CubeCL's runtimes is built in: to Burn they are one backend. Does nothing in a build without either.
 
 use std::env;
 use std::path::Path;
@@ -17,8 +17,15 @@ const COMPUTING: [&str; 3] = ["bin=loramill-worker=", "tests=", "benches="];
 /// - a table in burn-tch names this function to keep a card's library; nothing reads the table
 const WITHOUT_LIBTORCH: [&str; 2] = ["-Wl,--exclude-libs,ALL", "-Wl,--defsym=dummy_cuda_dependency=0"];
 
+/// Features that bring one of CubeCL's runtimes, as cargo spells them for build scripts.
+const CUBE: [&str; 3] = ["CARGO_FEATURE_ROCM", "CARGO_FEATURE_VULKAN", "CARGO_FEATURE_CUDA"];
+
 fn main() {
     println!("cargo::rerun-if-changed=src/build.rs");
+    println!("cargo::rustc-check-cfg=cfg(cube)");
+    if CUBE.iter().any(|feature| env::var_os(feature).is_some()) {
+        println!("cargo::rustc-cfg=cube");
+    }
     // From torch-sys, which asked `LIBTORCH` or the user's Python.
     let Ok(folder) = env::var("DEP_TCH_LIBTORCH_LIB") else { return };
     println!("cargo::rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");

@@ -5,12 +5,25 @@
 use anyhow::{Result, bail};
 use burn::tensor::{DType, Device};
 
+mod cubecl;
 #[cfg(feature = "libtorch")]
 mod libtorch;
 
 /// Names that [`named`] knows in this build; `libtorch:1` and so on are further devices of the kind of `libtorch:0`.
-pub const NAMES: &[&str] =
-    if cfg!(feature = "libtorch") { &["auto", "cpu", "libtorch:cpu", "libtorch:0"] } else { &["auto", "cpu"] };
+pub const NAMES: &[&str] = &[
+    "auto",
+    "cpu",
+    #[cfg(feature = "libtorch")]
+    "libtorch:cpu",
+    #[cfg(feature = "libtorch")]
+    "libtorch:0",
+    #[cfg(feature = "rocm")]
+    "rocm:0",
+    #[cfg(feature = "vulkan")]
+    "vulkan:0",
+    #[cfg(feature = "cuda")]
+    "cuda:0",
+];
 
 /// The device of that name, without gradients; `Device::autodiff` adds them.
 ///
@@ -27,7 +40,7 @@ pub fn named(name: &str) -> Result<Device> {
         "cpu" => Ok(Device::flex()),
         #[cfg(feature = "libtorch")]
         "libtorch:cpu" => Ok(Device::libtorch()),
-        _ => numbered(name),
+        _ => cubecl::named(name).unwrap_or_else(|| numbered(name)),
     }
 }
 
@@ -36,11 +49,20 @@ pub fn named(name: &str) -> Result<Device> {
 /// # Errors
 /// If it does not.
 pub fn check_name(name: &str) -> Result<()> {
+    if let Some(known) = cubecl::check_name(name) {
+        return known;
+    }
     let is_number = |number: &str| cfg!(feature = "libtorch") && number.parse::<usize>().is_ok();
     if NAMES.contains(&name) || name.strip_prefix("libtorch:").is_some_and(is_number) {
         return Ok(());
     }
     unknown(name)
+}
+
+/// Whether it names a device on which nothing shall be computed before its numbers were compared: one of CubeCL's, whose kernels are compiled for
+/// each card anew. Burn 0.21 gave wrong gradients on some of them, without an error (its issue 5162).
+pub fn is_to_be_compared(name: &str) -> bool {
+    cubecl::is_name(name)
 }
 
 #[cfg(feature = "libtorch")]
@@ -63,10 +85,10 @@ fn unknown<T>(name: &str) -> Result<T> {
     bail!("unknown device `{name}`; this build knows {}", NAMES.join(", "))
 }
 
-/// What networks compute in on a device that are asked for in the type `wanted`. A card has units for 16 bits; processors compute in f32,
-/// since few have them: fp16 on one without is about 100 times slower.
+/// What networks compute in on a device that are asked for in the type `wanted`. A card has units for 16 bits, if not for each such type;
+/// processors compute in f32, since few have them: fp16 on one without is about 100 times slower.
 pub fn arithmetic(device: &Device, wanted: DType) -> DType {
-    if is_card(device) { wanted } else { DType::F32 }
+    if is_card(device) && device.supports_dtype(wanted) { wanted } else { DType::F32 }
 }
 
 /// Whether it is a graphics card, with memory of its own.
@@ -81,6 +103,7 @@ pub fn is_card(device: &Device) -> bool {
 /// What computes on the device of that name, for people: a library with its place, or the embedded backend.
 pub fn description(name: &str) -> String {
     match name {
+        _ if cubecl::is_name(name) => format!("Burn's own kernels on `{name}`"),
         #[cfg(feature = "libtorch")]
         _ if name != "cpu" => libtorch::description(),
         _ => "the embedded CPU backend".into(),

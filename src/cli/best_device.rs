@@ -1,42 +1,25 @@
-//! What `auto` stands for: the first card that computes what the processor computes, else the processor. Unaware of how that is compared.
-//!
-//! A test that a card passed is noted in `loramill/self-tests` of the user's folder for caches, which may be deleted at any time. A test that
-//! it failed is not: what made it fail may have been mended.
+//! What `auto` stands for: the first card that computes what the processor computes, else the processor. Unaware of how that is compared, and of how
+//! it is remembered.
 
-use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::path::Path;
 
-use crate::cache::digest::Digest;
+use crate::cli::compared::Compared;
 use crate::cli::self_test;
 use crate::doctor::SelfTest;
 use crate::machine::Machine;
 use crate::machine::host::Host;
 use crate::machine::libtorch::Flavour;
-use crate::machine::visibility::visible;
-use crate::machine::worker_environment::environment_for;
 
 /// The processor, by libtorch.
 const PROCESSOR: &str = "libtorch:cpu";
 
-/// What decides a driver's code: `srcversion` is of the module's source, wherever it was built.
-const DRIVERS: [&str; 3] = ["/sys/module/amdgpu/srcversion", "/sys/module/amdgpu/version", "/proc/driver/nvidia/version"];
-/// Of libtorch, its own code and that for a card.
-const LIBRARIES: [&str; 3] = ["libtorch_cpu.so", "libtorch_cuda.so", "libtorch_hip.so"];
-/// Beginnings of variables by which a user changes what a card's libraries do.
-const VARIABLES: [&str; 7] = ["HSA_", "HIP_", "ROCR_", "CUDA_", "TORCH_", "PYTORCH_", "MIOPEN_"];
-
 /// The best device of this computer for `program`. `say` is told of a test that takes a while, and of cards that do not pass.
 pub fn choose(host: &Host, machine: &Machine, program: &Path, say: &dyn Fn(&str)) -> String {
-    let notes = machine.cache_home.as_ref().map(|cache| cache.join("loramill/self-tests"));
     let cards = candidates(machine);
     if cards.is_empty() && has_card(machine) {
         say("`auto` does without your card, which this libtorch cannot use; `loramill doctor` says what to do");
     }
-    chosen(&cards, notes.as_deref(), &|card| identity(card, host, machine, program), say, &mut |card| {
-        self_test::of(card, machine)
-    })
+    chosen(&cards, &|card| Compared::of(card, host, machine, program), say, &mut |card| self_test::of(card, machine))
 }
 
 /// The cards to try. Windows hides its cards from whoever looks at files.
@@ -55,21 +38,19 @@ fn has_card(machine: &Machine) -> bool {
 
 fn chosen(
     cards: &[String],
-    notes: Option<&Path>,
-    identity: &dyn Fn(&str) -> String,
+    compared: &dyn Fn(&str) -> Compared,
     say: &dyn Fn(&str),
     test: &mut dyn FnMut(&str) -> SelfTest,
 ) -> String {
     for card in cards {
-        let identity = identity(card);
-        let note = notes.map(|notes| notes.join(Digest::of(identity.as_bytes()).to_hex()));
-        if note.as_ref().is_some_and(|note| note.is_file()) {
+        let compared = compared(card);
+        if compared.is_passed() {
             return card.clone();
         }
         say(&format!("comparing `{card}` with the processor, once for this card, driver and libtorch"));
         let test = test(card);
         if test.passed {
-            keep(note, &format!("{}\n{identity}", test.report));
+            compared.pass(&test.report);
             return card.clone();
         }
         say(&format!("`auto` does without `{card}`: {}; `loramill doctor` says what to do", test.report));
@@ -77,44 +58,10 @@ fn chosen(
     PROCESSOR.to_string()
 }
 
-/// Without a note the test is made again.
-fn keep(note: Option<PathBuf>, text: &str) {
-    if let Some((note, folder)) = note.as_ref().and_then(|note| Some((note, note.parent()?))) {
-        let _ = fs::create_dir_all(folder).and_then(|()| fs::write(note, text));
-    }
-}
-
-/// All that a test's outcome rests on, line by line.
-fn identity(card: &str, host: &Host, machine: &Machine, program: &Path) -> String {
-    let mut text = format!("{card}\nkernel {}\n", machine.system.kernel);
-    for gpu in visible(&machine.amd, &machine.environment).gpus {
-        let _ = writeln!(text, "{} {} {:?} {:?}", gpu.name, gpu.gfx, gpu.address, gpu.uuid);
-    }
-    for gpu in machine.nvidia.iter().flat_map(|nvidia| &nvidia.gpus) {
-        let _ = writeln!(text, "{} {:?} {:?}", gpu.name, gpu.address, gpu.uuid);
-    }
-    for driver in DRIVERS {
-        let _ = writeln!(text, "{driver} {:?}", host.text(driver));
-    }
-    let libraries = machine.libtorch.first().map(|libtorch| &libtorch.libraries);
-    let libraries = libraries.into_iter().flat_map(|folder| LIBRARIES.map(|name| host.place(folder.join(name))));
-    for file in libraries.chain([program.to_path_buf()]) {
-        let stat = fs::metadata(&file).ok();
-        let changed = stat.as_ref().and_then(|stat| stat.modified().ok()?.duration_since(UNIX_EPOCH).ok());
-        let _ = writeln!(text, "{} {:?} {changed:?}", file.display(), stat.map(|stat| stat.len()));
-    }
-    for variable in environment_for(card, machine).unwrap_or_default() {
-        let _ = writeln!(text, "{}={:?}", variable.name, variable.value);
-    }
-    for (name, value) in machine.environment.iter().filter(|(name, _)| VARIABLES.iter().any(|start| name.starts_with(start))) {
-        let _ = writeln!(text, "{name}={value}");
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::fs;
 
     use super::*;
     use crate::machine::host::RunningKernel;
@@ -137,9 +84,10 @@ mod tests {
         fn choose(&mut self) -> String {
             let cards = ["libtorch:0".to_string(), "libtorch:1".to_string()];
             let Self { notes, driver, broken, said, tested } = self;
-            let identity = |card: &str| format!("{card} driver {driver}");
+            let folder = notes.path().join("self-tests");
+            let compared = |card: &str| Compared::new(Some(&folder), format!("{card} driver {driver}"));
             let say = |line: &str| said.borrow_mut().push(line.to_string());
-            chosen(&cards, Some(&notes.path().join("self-tests")), &identity, &say, &mut |card| {
+            chosen(&cards, &compared, &say, &mut |card| {
                 tested.push(card.to_string());
                 let passed = !broken.contains(&card);
                 SelfTest { device: card.into(), passed, report: if passed { "alike" } else { "GEGLU is off" }.into() }
@@ -192,28 +140,9 @@ mod tests {
     }
 
     #[test]
-    fn another_driver_library_or_override_is_another_test() {
-        let (host, machine) = recorded("gfx1031-ready");
-        let of = |machine: &Machine, program: &str| identity("libtorch:0", &host, machine, Path::new(program));
-        let usual = of(&machine, "/a");
-        assert!(usual.contains("gfx1031") && usual.contains("HSA_OVERRIDE_GFX_VERSION=Some(\"10.3.0\")"), "{usual}");
-        assert_eq!(usual, of(&machine, "/a"));
-        assert_ne!(usual, of(&machine, "/b"));
-        let mut newer = machine.clone();
-        newer.system.kernel = "7.0".into();
-        assert_ne!(usual, of(&newer, "/a"));
-        let mut set = machine.clone();
-        set.environment.insert("HSA_ENABLE_SDMA".into(), "0".into());
-        assert_ne!(usual, of(&set, "/a"));
-        let mut other = machine;
-        other.libtorch[0].libraries = "/elsewhere".into();
-        assert_ne!(usual, of(&other, "/a"));
-    }
-
-    #[test]
     fn without_a_card_that_passes_it_is_the_processor() {
         assert_eq!(Bench::new(&["libtorch:0", "libtorch:1"]).choose(), "libtorch:cpu");
         let untested = &mut |_: &str| -> SelfTest { unreachable!("there is no card") };
-        assert_eq!(chosen(&[], None, &|_| String::new(), &|line| panic!("{line}"), untested), "libtorch:cpu");
+        assert_eq!(chosen(&[], &|_| Compared::new(None, String::new()), &|line| panic!("{line}"), untested), "libtorch:cpu");
     }
 }

@@ -85,8 +85,13 @@ fn self_tests(_: &Machine) -> Vec<SelfTest> {
     Vec::new()
 }
 
-/// What this program can compute with. The backends `rocm` and `vulkan` are in no build of this version.
-const BUILD: Build = Build { networks: cfg!(feature = "nn"), libtorch: cfg!(feature = "libtorch"), rocm: false, vulkan: false };
+/// What this program can compute with.
+const BUILD: Build = Build {
+    networks: cfg!(feature = "nn"),
+    libtorch: cfg!(feature = "libtorch"),
+    rocm: cfg!(feature = "rocm"),
+    vulkan: cfg!(feature = "vulkan"),
+};
 
 pub const fn exit_code(state: State) -> u8 {
     match state {

@@ -49,7 +49,7 @@ pub fn done_elsewhere(device: &str, request: &Request<'_>, global: &Global) -> R
     use crate::cli::worker;
 
     if global.networks.is_some() {
-        check_device(device, global)?;
+        admit(device, global)?;
         return Ok(None);
     }
     worker::perform(device, request, global).map(Some)
@@ -57,8 +57,21 @@ pub fn done_elsewhere(device: &str, request: &Request<'_>, global: &Global) -> R
 
 #[cfg(not(feature = "libtorch"))]
 pub fn done_elsewhere(device: &str, _: &Request<'_>, global: &Global) -> Result<Option<ExitCode>> {
-    check_device(device, global)?;
+    admit(device, global)?;
     Ok(None)
+}
+
+/// Tells a device that there is not, or that computes wrong numbers, before anything runs.
+#[cfg(feature = "nn")]
+fn admit(device: &str, global: &Global) -> Result<()> {
+    check_device(device, global)?;
+    let admitted = crate::cli::admission::admit(&device_for(device), global);
+    admitted.map_err(|error| crate::cli::WrongArguments(format!("{error:#}")).into())
+}
+
+#[cfg(not(feature = "nn"))]
+fn admit(_: &str, _: &Global) -> Result<()> {
+    Ok(())
 }
 
 /// Tells a device that there is not before anything runs.

@@ -18,10 +18,14 @@ pub mod doctor;
 pub mod render;
 
 #[cfg(feature = "nn")]
+mod admission;
+#[cfg(feature = "nn")]
 mod bench;
 #[cfg(feature = "libtorch")]
 mod best_device;
 mod check;
+#[cfg(feature = "nn")]
+mod compared;
 mod completions;
 mod device_line;
 mod do_kind;

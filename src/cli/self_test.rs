@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::cli::launch::{Request, device_for, done_elsewhere};
+use crate::cli::launch::{Request, check_device, device_for, done_elsewhere};
 use crate::cli::{Global, print};
 use crate::device;
 use crate::doctor::SelfTest;
@@ -26,17 +26,17 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Compute every operation of the networks on a device and on the embedded backend, and compare
 #[derive(Args)]
 pub struct Arguments {
-    /// As `libtorch:0`
+    /// As `libtorch:0` or `vulkan:0`
     #[arg(value_name = "DEVICE")]
     device: String,
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let request = Request { arguments: Request::this_command(), run: None };
-    if let Some(code) = done_elsewhere(&arguments.device, &request, global)? {
-        return Ok(code);
-    }
-    let networks = global.networks.context("this program opens no networks")?;
+    let Some(networks) = global.networks else {
+        let request = Request { arguments: Request::this_command(), run: None };
+        return done_elsewhere(&arguments.device, &request, global)?.context("this program opens no networks");
+    };
+    check_device(&arguments.device, global)?;
     (networks.self_test)(arguments)
 }
 
@@ -92,7 +92,9 @@ fn try_of(device: &str, machine: &Machine) -> anyhow::Result<String> {
     if status.success() {
         return Ok(told.trim().to_string());
     }
-    let said = complaint.lines().last().unwrap_or_default().trim_start_matches("error: ");
+    // After a panic the last line says how to see more of it.
+    let said = complaint.lines().rfind(|line| !line.starts_with("note: "));
+    let said = said.unwrap_or_default().trim_start_matches("error: ");
     anyhow::bail!("{status}{}{said}", if said.is_empty() { "" } else { ": " })
 }
 

@@ -73,7 +73,7 @@ pub(crate) enum KernelGradient<B: Backend> {
     Absent,
 }
 
-#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Autodiff)]
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait ConvolutionRoute: Backend {
     /// A kernel `[out_channels, in_channels, size, size]` in the order of this backend.
     fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self>;

@@ -36,7 +36,7 @@ pub fn group_norm<const D: usize>(x: Tensor<D>, weight: &Tensor<1>, bias: &Tenso
     Tensor::from_dispatch(<Dispatch as GroupNormRoute>::group_norm(x.into_dispatch(), weight, bias, groups, then))
 }
 
-#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Autodiff)]
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait GroupNormRoute: Backend {
     fn group_norm(
         x: FloatTensor<Self>,

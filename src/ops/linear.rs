@@ -62,7 +62,7 @@ impl<B: Backend, C: CheckpointStrategy> Bias<Autodiff<B, C>> {
     }
 }
 
-#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Autodiff)]
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait LinearRoute: Backend {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, #[extension_type] bias: Bias<Self>) -> FloatTensor<Self>;
 

@@ -13,7 +13,7 @@ pub fn upsample(x: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as UpsampleRoute>::upsample(x.into_dispatch()))
 }
 
-#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Autodiff)]
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait UpsampleRoute: Backend {
     fn upsample(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }

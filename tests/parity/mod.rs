@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use loramill::random::Generator;
 
-/// Makes of a function one test for each device that every machine has.
+/// Makes of a function one test for each device that every machine has, or whose feature says that this one has it.
 #[cfg(feature = "nn")]
 macro_rules! on_each_device {
     (fn $name:ident() $body:block) => {
@@ -27,6 +27,12 @@ macro_rules! on_each_device {
             #[test]
             fn libtorch_cpu() {
                 crate::parity::on("libtorch:cpu", test);
+            }
+
+            #[cfg(feature = "vulkan")]
+            #[test]
+            fn vulkan() {
+                crate::parity::on("vulkan:0", test);
             }
         }
     };

@@ -1,0 +1,226 @@
+//! The operations on CubeCL's backend, which is one whatever runtime a device has: CUDA, ROCm and Vulkan alike. All of them are the generic
+//! ones; a kernel of our own would take the place of one here. Knows no runtime.
+
+use burn::backend::Cube;
+use burn::backend::tensor::FloatTensor;
+
+use crate::ops::activation::{Activation, ActivationKernel, ActivationRoute};
+use crate::ops::attention::{AttentionKernel, AttentionRoute, Inputs, Mask};
+use crate::ops::conv2d::{ConvolutionKernel, ConvolutionRoute, KernelGradient, Placement};
+use crate::ops::geglu::{GegluKernel, GegluRoute};
+use crate::ops::generic;
+use crate::ops::generic::group_norm::Layer;
+use crate::ops::group_norm::{GroupNormKernel, GroupNormRoute, Groups, Remembered, Then};
+use crate::ops::layer_norm::{LayerNormKernel, LayerNormRoute};
+use crate::ops::linear::{Bias, Factors, LinearKernel, LinearRoute, RememberedAdapted};
+use crate::ops::upsample::{UpsampleKernel, UpsampleRoute};
+
+impl ActivationRoute for Cube {
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        Self::forward(x, activation)
+    }
+}
+
+impl ActivationKernel for Cube {
+    fn forward(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        generic::activation::forward::<Self>(x, activation)
+    }
+
+    fn gradient(x: FloatTensor<Self>, activation: Activation, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::activation::gradient::<Self>(x, activation, output_gradient)
+    }
+}
+
+impl AttentionRoute for Cube {
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+        mask: Mask,
+    ) -> FloatTensor<Self> {
+        Self::forward(Inputs { q, k, v, heads, mask }).0
+    }
+}
+
+impl AttentionKernel for Cube {
+    /// The scores are taken again, block by block.
+    type Kept = ();
+
+    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, ()) {
+        (generic::attention::forward(inputs), ())
+    }
+
+    fn gradients(inputs: Inputs<Self>, (): (), output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
+        generic::attention::gradients(inputs, output_gradient)
+    }
+}
+
+impl ConvolutionRoute for Cube {
+    fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::conv2d::lay_out::<Self>(weight)
+    }
+
+    fn lay_out_gradient(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::conv2d::lay_out_gradient::<Self>(weight)
+    }
+
+    fn conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        _: KernelGradient<Self>,
+        placement: Placement,
+    ) -> FloatTensor<Self> {
+        Self::forward(x, weight, bias, placement)
+    }
+}
+
+impl ConvolutionKernel for Cube {
+    fn forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        placement: Placement,
+    ) -> FloatTensor<Self> {
+        generic::conv2d::forward::<Self>(x, weight, bias, placement)
+    }
+
+    fn gradient(
+        output_gradient: FloatTensor<Self>,
+        for_gradient: FloatTensor<Self>,
+        placement: Placement,
+        input_size: [usize; 2],
+    ) -> FloatTensor<Self> {
+        generic::conv2d::gradient::<Self>(output_gradient, for_gradient, placement, input_size)
+    }
+}
+
+impl GegluRoute for Cube {
+    fn geglu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::forward(x)
+    }
+}
+
+impl GegluKernel for Cube {
+    fn forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::geglu::forward::<Self>(x)
+    }
+
+    fn gradient(x: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::geglu::gradient::<Self>(x, output_gradient)
+    }
+}
+
+impl GroupNormRoute for Cube {
+    fn group_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        groups: Groups,
+        then: Then,
+    ) -> FloatTensor<Self> {
+        Self::forward(x, weight, bias, groups, then).0
+    }
+}
+
+impl GroupNormKernel for Cube {
+    /// They are taken again.
+    type Statistics = ();
+
+    fn forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        groups: Groups,
+        then: Then,
+    ) -> (FloatTensor<Self>, ()) {
+        (Layer::<Self> { weight, bias, groups, then }.forward(x), ())
+    }
+
+    fn gradient(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        let Remembered { x, weight, bias, statistics: (), groups, then } = inputs;
+        Layer::<Self> { weight, bias, groups, then }.gradient(x, output_gradient)
+    }
+}
+
+impl LayerNormRoute for Cube {
+    fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        Self::forward(x, weight, bias, epsilon)
+    }
+}
+
+impl LayerNormKernel for Cube {
+    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        generic::layer_norm::forward::<Self>(x, weight, bias, epsilon)
+    }
+
+    fn gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+        output_gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        generic::layer_norm::gradient::<Self>(x, weight, epsilon, output_gradient)
+    }
+}
+
+impl LinearRoute for Cube {
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {
+        Self::forward(x, weight, bias)
+    }
+
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Bias<Self>,
+        down: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        Self::adapted_forward(x, weight, bias, Factors { down, up, scale }).0
+    }
+}
+
+impl LinearKernel for Cube {
+    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {
+        generic::linear::forward(x, weight, bias)
+    }
+
+    fn gradient(weight: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::linear::gradient::<Self>(weight, output_gradient)
+    }
+
+    fn adapted_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Bias<Self>,
+        factors: Factors<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        generic::linear::adapted_forward(x, weight, bias, factors)
+    }
+
+    fn adapted_gradients(
+        inputs: RememberedAdapted<Self>,
+        output_gradient: FloatTensor<Self>,
+        wanted: [bool; 3],
+    ) -> [Option<FloatTensor<Self>>; 3] {
+        generic::linear::adapted_gradients(inputs, output_gradient, wanted)
+    }
+}
+
+impl UpsampleRoute for Cube {
+    fn upsample(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::forward(x)
+    }
+}
+
+impl UpsampleKernel for Cube {
+    fn forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::upsample::forward::<Self>(x)
+    }
+
+    fn gradient(output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::upsample::gradient::<Self>(output_gradient)
+    }
+}
