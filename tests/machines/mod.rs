@@ -146,8 +146,8 @@ fn a_worker_on_a_6700_xt_runs_the_code_of_a_6800() {
     for device in ["cpu", "rocm:0", "vulkan:0"] {
         assert_eq!(variables(&case, device), [""; 0], "{device}");
     }
-    let [allocator] = &variables(&case, "libtorch:cpu")[..] else { panic!("one variable") };
-    assert!(allocator.starts_with("GLIBC_TUNABLES="), "{allocator}");
+    let [allocator, threads] = &variables(&case, "libtorch:cpu")[..] else { panic!("two variables") };
+    assert!(allocator.starts_with("GLIBC_TUNABLES=") && threads.starts_with("GOMP_SPINCOUNT="), "{allocator} {threads}");
     // What the user set stays, also where it is wrong: `doctor` says so.
     for (name, value) in
         [("HSA_OVERRIDE_GFX_VERSION", "11.0.0"), ("TORCH_BLAS_PREFER_HIPBLASLT", "1"), ("MIOPEN_FIND_MODE", "NORMAL")]
