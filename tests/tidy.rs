@@ -106,7 +106,8 @@ fn modules_import_only_what_the_table_allows() {
             wrong.push(format!("{}: `{module}` is in no table", path.display()));
             continue;
         };
-        let text = without_tests(&text);
+        // Unit tests may take what the program must not, at the foot of a file as in one of their own.
+        let text = if path.ends_with("tests.rs") { "" } else { without_tests(&text) };
         for part in text.split("crate::").skip(1) {
             // Macros live at the crate's root: `params!`, `use crate::params`, `use crate::{choice, params}`.
             let names: Vec<String> = match part.strip_prefix('{') {
