@@ -17,7 +17,7 @@ use crate::ops::upsample::{UpsampleKernel, UpsampleRoute};
 
 impl ActivationRoute for Cube {
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
-        Self::forward(x, activation)
+        <Self as ActivationKernel>::forward(x, activation)
     }
 }
 
@@ -39,7 +39,7 @@ impl AttentionRoute for Cube {
         heads: usize,
         mask: Mask,
     ) -> FloatTensor<Self> {
-        Self::forward(Inputs { q, k, v, heads, mask }).0
+        <Self as AttentionKernel>::forward(Inputs { q, k, v, heads, mask }).0
     }
 }
 
@@ -72,7 +72,7 @@ impl ConvolutionRoute for Cube {
         _: KernelGradient<Self>,
         placement: Placement,
     ) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias, placement)
+        <Self as ConvolutionKernel>::forward(x, weight, bias, placement)
     }
 }
 
@@ -98,7 +98,7 @@ impl ConvolutionKernel for Cube {
 
 impl GegluRoute for Cube {
     fn geglu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::forward(x)
+        <Self as GegluKernel>::forward(x)
     }
 }
 
@@ -120,7 +120,7 @@ impl GroupNormRoute for Cube {
         groups: Groups,
         then: Then,
     ) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias, groups, then).0
+        <Self as GroupNormKernel>::forward(x, weight, bias, groups, then).0
     }
 }
 
@@ -146,7 +146,7 @@ impl GroupNormKernel for Cube {
 
 impl LayerNormRoute for Cube {
     fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias, epsilon)
+        <Self as LayerNormKernel>::forward(x, weight, bias, epsilon)
     }
 }
 
@@ -167,7 +167,7 @@ impl LayerNormKernel for Cube {
 
 impl LinearRoute for Cube {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias)
+        <Self as LinearKernel>::forward(x, weight, bias)
     }
 
     fn adapted_linear(
@@ -211,7 +211,7 @@ impl LinearKernel for Cube {
 
 impl UpsampleRoute for Cube {
     fn upsample(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::forward(x)
+        <Self as UpsampleKernel>::forward(x)
     }
 }
 
