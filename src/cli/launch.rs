@@ -120,10 +120,22 @@ const fn leaves_networks(_: &Global) -> bool {
     false
 }
 
-/// Whether a run of these stages would open a network, and this program opens none.
-pub fn is_for_worker(pipeline: &Pipeline, cache: &Cache, selection: &Selection, global: &Global) -> bool {
+#[cfg(feature = "nn")]
+fn is_to_be_compared(device: &str) -> bool {
+    crate::device::is_to_be_compared(&device_for(device))
+}
+
+#[cfg(not(feature = "nn"))]
+fn is_to_be_compared(_: &str) -> bool {
+    false
+}
+
+/// Whether a run of these stages would open a network, and this program opens none, or none on that device before it was compared: then
+/// [`done_elsewhere`] comes first.
+pub fn asks_first(device: &str, pipeline: &Pipeline, cache: &Cache, selection: &Selection, global: &Global) -> bool {
     let uses_device = |index: usize| pipeline.stages[index].stage.uses_device();
-    if !leaves_networks(global) || !selection.needed(pipeline).into_iter().any(uses_device) {
+    let is_asked = leaves_networks(global) || is_to_be_compared(device);
+    if !is_asked || !selection.needed(pipeline).into_iter().any(uses_device) {
         return false;
     }
     // What cannot be planned fails in the run, which says how.

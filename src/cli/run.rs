@@ -15,7 +15,7 @@ use crate::cache::bytes::size;
 use crate::cli::console::{Console, Format, Verb, duration};
 use crate::cli::device_line::DeviceLine;
 use crate::cli::keys::hearing_keys;
-use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere, is_for_worker};
+use crate::cli::launch::{Passing, Request, asks_first, check_device, device_for, done_elsewhere};
 use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::selection::{SelectionArguments, stages_named};
 use crate::cli::{Global, PipelineArguments, WrongFile, counted, glance, open, pipeline_file, shown};
@@ -169,7 +169,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     if arguments.dry_run {
         return crate::cli::plan::show(&pipeline, &cache, &selection, false, false);
     }
-    if is_for_worker(&pipeline, &cache, &selection, global) {
+    if asks_first(&arguments.device, &pipeline, &cache, &selection, global) {
         let passing = Passing { pipeline: &pipeline, cache: &cache, console: &console, wishes: &wishes };
         let request = Request { arguments: Request::this_command(), run: Some(passing) };
         if let Some(code) = done_elsewhere(&arguments.device, &request, global)? {

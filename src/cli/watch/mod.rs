@@ -21,7 +21,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format, Verb};
-use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere, is_for_worker};
+use crate::cli::launch::{Passing, Request, asks_first, check_device, device_for, done_elsewhere};
 use crate::cli::run::{INTERRUPTED, TargetArguments, listen_to_signals, open_cache, perform};
 use crate::cli::selection::SelectionArguments;
 use crate::cli::watch::changes::{Changes, Next};
@@ -99,11 +99,13 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
             Ok((pipeline, selection, cache))
         })?;
         let ran = opened.and_then(|(pipeline, selection, cache)| {
-            if is_for_worker(&pipeline, &cache, &selection, global) {
+            if asks_first(&arguments.device, &pipeline, &cache, &selection, global) {
                 let passing = Passing { pipeline: &pipeline, cache: &cache, console: &console, wishes: &wishes };
                 let request = Request { arguments: arguments.as_one_run(&which, global), run: Some(passing) };
                 let code = done_elsewhere(&arguments.device, &request, global)?;
-                return Ok((pipeline, code));
+                if code.is_some() {
+                    return Ok((pipeline, code));
+                }
             }
             let (keep_going, jobs, device) = (arguments.keep_going, arguments.jobs, device_for(&arguments.device));
             let options = RunOptions { selection, keep_going, jobs, device };
