@@ -34,10 +34,12 @@ pub(crate) trait ActivationKernel: Backend {
     fn gradient(x: FloatTensor<Self>, activation: Activation, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-impl ActivationRoute for Flex {
+for_each_backend! {
+impl ActivationRoute {
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
-        Self::forward(x, activation)
+        <Self as ActivationKernel>::forward(x, activation)
     }
+}
 }
 
 impl ActivationKernel for Flex {

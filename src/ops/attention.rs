@@ -48,7 +48,8 @@ pub(crate) trait AttentionKernel: Backend {
     fn gradients(inputs: Inputs<Self>, kept: Self::Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
 }
 
-impl AttentionRoute for Flex {
+for_each_backend! {
+impl AttentionRoute {
     fn attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -56,8 +57,9 @@ impl AttentionRoute for Flex {
         heads: usize,
         mask: Mask,
     ) -> FloatTensor<Self> {
-        Self::forward(Inputs { q, k, v, heads, mask }).0
+        <Self as AttentionKernel>::forward(Inputs { q, k, v, heads, mask }).0
     }
+}
 }
 
 impl AttentionKernel for Flex {

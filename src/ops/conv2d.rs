@@ -75,10 +75,8 @@ pub(crate) enum KernelGradient<B: Backend> {
 
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait ConvolutionRoute: Backend {
-    /// A kernel `[out_channels, in_channels, size, size]` in the order of this backend.
     fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// What [`ConvolutionKernel::gradient`] takes, from what [`Self::lay_out`] gave.
     fn lay_out_gradient(weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
     fn conv2d(
@@ -91,6 +89,12 @@ pub(crate) trait ConvolutionRoute: Backend {
 }
 
 pub(crate) trait ConvolutionKernel: Backend {
+    /// A kernel `[out_channels, in_channels, size, size]` in the order of this backend.
+    fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// What [`Self::gradient`] takes, from what [`Self::lay_out`] gave.
+    fn lay_out_gradient(weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
     fn forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -107,7 +111,29 @@ pub(crate) trait ConvolutionKernel: Backend {
     ) -> FloatTensor<Self>;
 }
 
-impl ConvolutionRoute for Flex {
+for_each_backend! {
+impl ConvolutionRoute {
+    fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        <Self as ConvolutionKernel>::lay_out(weight)
+    }
+
+    fn lay_out_gradient(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        <Self as ConvolutionKernel>::lay_out_gradient(weight)
+    }
+
+    fn conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        _: KernelGradient<Self>,
+        placement: Placement,
+    ) -> FloatTensor<Self> {
+        <Self as ConvolutionKernel>::forward(x, weight, bias, placement)
+    }
+}
+}
+
+impl ConvolutionKernel for Flex {
     /// `[size, size, in_channels, out_channels]`: a matrix whose rows are y, then x, then channel.
     fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self> {
         flex::conv2d::lay_out(weight)
@@ -118,18 +144,6 @@ impl ConvolutionRoute for Flex {
         flex::conv2d::lay_out_gradient(weight)
     }
 
-    fn conv2d(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        _: KernelGradient<Self>,
-        placement: Placement,
-    ) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias, placement)
-    }
-}
-
-impl ConvolutionKernel for Flex {
     fn forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -149,7 +163,7 @@ impl ConvolutionKernel for Flex {
     }
 }
 
-impl<B: ConvolutionKernel + ConvolutionRoute, C: CheckpointStrategy> ConvolutionRoute for Autodiff<B, C> {
+impl<B: ConvolutionKernel, C: CheckpointStrategy> ConvolutionRoute for Autodiff<B, C> {
     /// Kernels are frozen.
     fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::from_inner(B::lay_out(weight.into_primitive()))

@@ -4,22 +4,16 @@
 use burn::backend::Cube;
 use burn::backend::tensor::FloatTensor;
 
-use crate::ops::activation::{Activation, ActivationKernel, ActivationRoute};
-use crate::ops::attention::{AttentionKernel, AttentionRoute, Inputs, Mask};
-use crate::ops::conv2d::{ConvolutionKernel, ConvolutionRoute, KernelGradient, Placement};
-use crate::ops::geglu::{GegluKernel, GegluRoute};
+use crate::ops::activation::{Activation, ActivationKernel};
+use crate::ops::attention::{AttentionKernel, Inputs};
+use crate::ops::conv2d::{ConvolutionKernel, Placement};
+use crate::ops::geglu::GegluKernel;
 use crate::ops::generic;
 use crate::ops::generic::group_norm::Layer;
-use crate::ops::group_norm::{GroupNormKernel, GroupNormRoute, Groups, Remembered, Then};
-use crate::ops::layer_norm::{LayerNormKernel, LayerNormRoute};
-use crate::ops::linear::{Bias, Factors, LinearKernel, LinearRoute, RememberedAdapted};
-use crate::ops::upsample::{UpsampleKernel, UpsampleRoute};
-
-impl ActivationRoute for Cube {
-    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
-        <Self as ActivationKernel>::forward(x, activation)
-    }
-}
+use crate::ops::group_norm::{GroupNormKernel, Groups, Remembered, Then};
+use crate::ops::layer_norm::LayerNormKernel;
+use crate::ops::linear::{Bias, Factors, LinearKernel, RememberedAdapted};
+use crate::ops::upsample::UpsampleKernel;
 
 impl ActivationKernel for Cube {
     fn forward(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
@@ -28,18 +22,6 @@ impl ActivationKernel for Cube {
 
     fn gradient(x: FloatTensor<Self>, activation: Activation, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
         generic::activation::gradient::<Self>(x, activation, output_gradient)
-    }
-}
-
-impl AttentionRoute for Cube {
-    fn attention(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        heads: usize,
-        mask: Mask,
-    ) -> FloatTensor<Self> {
-        <Self as AttentionKernel>::forward(Inputs { q, k, v, heads, mask }).0
     }
 }
 
@@ -56,7 +38,7 @@ impl AttentionKernel for Cube {
     }
 }
 
-impl ConvolutionRoute for Cube {
+impl ConvolutionKernel for Cube {
     fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self> {
         generic::conv2d::lay_out::<Self>(weight)
     }
@@ -65,18 +47,6 @@ impl ConvolutionRoute for Cube {
         generic::conv2d::lay_out_gradient::<Self>(weight)
     }
 
-    fn conv2d(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        _: KernelGradient<Self>,
-        placement: Placement,
-    ) -> FloatTensor<Self> {
-        <Self as ConvolutionKernel>::forward(x, weight, bias, placement)
-    }
-}
-
-impl ConvolutionKernel for Cube {
     fn forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -96,12 +66,6 @@ impl ConvolutionKernel for Cube {
     }
 }
 
-impl GegluRoute for Cube {
-    fn geglu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        <Self as GegluKernel>::forward(x)
-    }
-}
-
 impl GegluKernel for Cube {
     fn forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
         generic::geglu::forward::<Self>(x)
@@ -109,18 +73,6 @@ impl GegluKernel for Cube {
 
     fn gradient(x: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
         generic::geglu::gradient::<Self>(x, output_gradient)
-    }
-}
-
-impl GroupNormRoute for Cube {
-    fn group_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        groups: Groups,
-        then: Then,
-    ) -> FloatTensor<Self> {
-        <Self as GroupNormKernel>::forward(x, weight, bias, groups, then).0
     }
 }
 
@@ -144,12 +96,6 @@ impl GroupNormKernel for Cube {
     }
 }
 
-impl LayerNormRoute for Cube {
-    fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        <Self as LayerNormKernel>::forward(x, weight, bias, epsilon)
-    }
-}
-
 impl LayerNormKernel for Cube {
     fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
         generic::layer_norm::forward::<Self>(x, weight, bias, epsilon)
@@ -162,23 +108,6 @@ impl LayerNormKernel for Cube {
         output_gradient: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         generic::layer_norm::gradient::<Self>(x, weight, epsilon, output_gradient)
-    }
-}
-
-impl LinearRoute for Cube {
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {
-        <Self as LinearKernel>::forward(x, weight, bias)
-    }
-
-    fn adapted_linear(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: Bias<Self>,
-        down: FloatTensor<Self>,
-        up: FloatTensor<Self>,
-        scale: f64,
-    ) -> FloatTensor<Self> {
-        Self::adapted_forward(x, weight, bias, Factors { down, up, scale }).0
     }
 }
 
@@ -206,12 +135,6 @@ impl LinearKernel for Cube {
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<Self>>; 3] {
         generic::linear::adapted_gradients(inputs, output_gradient, wanted)
-    }
-}
-
-impl UpsampleRoute for Cube {
-    fn upsample(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        <Self as UpsampleKernel>::forward(x)
     }
 }
 

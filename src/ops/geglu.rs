@@ -25,10 +25,12 @@ pub(crate) trait GegluKernel: Backend {
     fn gradient(x: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-impl GegluRoute for Flex {
+for_each_backend! {
+impl GegluRoute {
     fn geglu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::forward(x)
+        <Self as GegluKernel>::forward(x)
     }
+}
 }
 
 impl GegluKernel for Flex {

@@ -62,7 +62,8 @@ pub(crate) trait GroupNormKernel: Backend {
     fn gradient(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-impl GroupNormRoute for Flex {
+for_each_backend! {
+impl GroupNormRoute {
     fn group_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -70,8 +71,9 @@ impl GroupNormRoute for Flex {
         groups: Groups,
         then: Then,
     ) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias, groups, then).0
+        <Self as GroupNormKernel>::forward(x, weight, bias, groups, then).0
     }
+}
 }
 
 impl GroupNormKernel for Flex {

@@ -34,10 +34,12 @@ pub(crate) trait LayerNormKernel: Backend {
     ) -> FloatTensor<Self>;
 }
 
-impl LayerNormRoute for Flex {
+for_each_backend! {
+impl LayerNormRoute {
     fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias, epsilon)
+        <Self as LayerNormKernel>::forward(x, weight, bias, epsilon)
     }
+}
 }
 
 impl LayerNormKernel for Flex {

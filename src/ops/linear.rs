@@ -106,9 +106,10 @@ pub(crate) struct Factors<B: Backend> {
     pub(crate) scale: f64,
 }
 
-impl LinearRoute for Flex {
+for_each_backend! {
+impl LinearRoute {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias)
+        <Self as LinearKernel>::forward(x, weight, bias)
     }
 
     fn adapted_linear(
@@ -119,8 +120,9 @@ impl LinearRoute for Flex {
         up: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        Self::adapted_forward(x, weight, bias, Factors { down, up, scale }).0
+        <Self as LinearKernel>::adapted_forward(x, weight, bias, Factors { down, up, scale }).0
     }
+}
 }
 
 impl LinearKernel for Flex {

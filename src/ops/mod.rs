@@ -10,6 +10,19 @@
 
 #![cfg_attr(feature = "libtorch", allow(deprecated, reason = "burn-tch is the way to AMD cards; see ARCHITECTURE.md"))]
 
+/// The same route for every backend: where no gradients are recorded, an operation is its kernel's forward pass.
+macro_rules! for_each_backend {
+    (impl $route:ident { $($methods:tt)* }) => {
+        impl $route for burn::backend::Flex { $($methods)* }
+
+        #[cfg(feature = "libtorch")]
+        impl $route for burn::backend::LibTorch { $($methods)* }
+
+        #[cfg(cube)]
+        impl $route for burn::backend::Cube { $($methods)* }
+    };
+}
+
 #[cfg(cube)]
 mod cube;
 mod derivative;

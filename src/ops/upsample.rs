@@ -23,10 +23,12 @@ pub(crate) trait UpsampleKernel: Backend {
     fn gradient(output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-impl UpsampleRoute for Flex {
+for_each_backend! {
+impl UpsampleRoute {
     fn upsample(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::forward(x)
+        <Self as UpsampleKernel>::forward(x)
     }
+}
 }
 
 impl UpsampleKernel for Flex {

@@ -4,17 +4,11 @@ use burn::backend::LibTorch;
 use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 
-use crate::ops::activation::{Activation, ActivationKernel, ActivationRoute};
+use crate::ops::activation::{Activation, ActivationKernel};
 use crate::ops::libtorch::recompute;
 
 /// The slope of OpenAI's approximation.
 const QUICK: f64 = 1.702;
-
-impl ActivationRoute for LibTorch {
-    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
-        Self::forward(x, activation)
-    }
-}
 
 impl ActivationKernel for LibTorch {
     fn forward(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {

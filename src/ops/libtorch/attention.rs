@@ -5,24 +5,12 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::Tensor;
 
-use crate::ops::attention::{AttentionKernel, AttentionRoute, Inputs, Mask};
+use crate::ops::attention::{AttentionKernel, Inputs, Mask};
 use crate::ops::host::attention::{self, Extent};
 use crate::ops::host::attention_gradient;
 use crate::ops::libtorch::chunked_attention::Chunked;
 use crate::ops::libtorch::memory::{self, values};
 use crate::ops::libtorch::recompute;
-
-impl AttentionRoute for LibTorch {
-    fn attention(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        heads: usize,
-        mask: Mask,
-    ) -> FloatTensor<Self> {
-        Self::forward(Inputs { q, k, v, heads, mask }).0
-    }
-}
 
 impl AttentionKernel for LibTorch {
     /// What our own backward pass takes from the forward one; libtorch's kernels run again.

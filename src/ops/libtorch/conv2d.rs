@@ -5,9 +5,9 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::Tensor;
 
-use crate::ops::conv2d::{ConvolutionKernel, ConvolutionRoute, KernelGradient, Placement};
+use crate::ops::conv2d::{ConvolutionKernel, Placement};
 
-impl ConvolutionRoute for LibTorch {
+impl ConvolutionKernel for LibTorch {
     /// `[out, in, size, size]` with the input's channels side by side.
     fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let ordered = weight.tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
@@ -19,18 +19,6 @@ impl ConvolutionRoute for LibTorch {
         weight
     }
 
-    fn conv2d(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        _: KernelGradient<Self>,
-        placement: Placement,
-    ) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias, placement)
-    }
-}
-
-impl ConvolutionKernel for LibTorch {
     fn forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

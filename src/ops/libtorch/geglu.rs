@@ -5,13 +5,7 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::Tensor;
 
-use crate::ops::geglu::{GegluKernel, GegluRoute};
-
-impl GegluRoute for LibTorch {
-    fn geglu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::forward(x)
-    }
-}
+use crate::ops::geglu::GegluKernel;
 
 impl GegluKernel for LibTorch {
     fn forward(x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -5,20 +5,8 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::Tensor;
 
-use crate::ops::group_norm::{GroupNormKernel, GroupNormRoute, Groups, Remembered, Then};
+use crate::ops::group_norm::{GroupNormKernel, Groups, Remembered, Then};
 use crate::ops::libtorch::recompute;
-
-impl GroupNormRoute for LibTorch {
-    fn group_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        groups: Groups,
-        then: Then,
-    ) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias, groups, then).0
-    }
-}
 
 impl GroupNormKernel for LibTorch {
     /// They are taken again.

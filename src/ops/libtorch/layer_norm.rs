@@ -5,14 +5,8 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::Tensor;
 
-use crate::ops::layer_norm::{LayerNormKernel, LayerNormRoute};
+use crate::ops::layer_norm::LayerNormKernel;
 use crate::ops::libtorch::recompute;
-
-impl LayerNormRoute for LibTorch {
-    fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias, epsilon)
-    }
-}
 
 impl LayerNormKernel for LibTorch {
     fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {

@@ -5,24 +5,7 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::{Device, Kind, Tensor};
 
-use crate::ops::linear::{Bias, Factors, LinearKernel, LinearRoute, RememberedAdapted};
-
-impl LinearRoute for LibTorch {
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {
-        Self::forward(x, weight, bias)
-    }
-
-    fn adapted_linear(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: Bias<Self>,
-        down: FloatTensor<Self>,
-        up: FloatTensor<Self>,
-        scale: f64,
-    ) -> FloatTensor<Self> {
-        Self::adapted_forward(x, weight, bias, Factors { down, up, scale }).0
-    }
-}
+use crate::ops::linear::{Bias, Factors, LinearKernel, RememberedAdapted};
 
 impl LinearKernel for LibTorch {
     fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {

@@ -4,13 +4,7 @@ use burn::backend::LibTorch;
 use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 
-use crate::ops::upsample::{UpsampleKernel, UpsampleRoute};
-
-impl UpsampleRoute for LibTorch {
-    fn upsample(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::forward(x)
-    }
-}
+use crate::ops::upsample::UpsampleKernel;
 
 impl UpsampleKernel for LibTorch {
     fn forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
