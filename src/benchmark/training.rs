@@ -7,7 +7,6 @@ use anyhow::Result;
 use burn::tensor::{DType, Device};
 
 use crate::benchmark::preset::{LATENT_CHANNELS, Preset, TOKENS};
-use crate::device;
 use crate::lora::network::LoraNetwork;
 use crate::lora::targets;
 use crate::random::stream;
@@ -94,8 +93,6 @@ pub fn training_step(preset: &Preset, device: &Device, load: &TrainingLoad, step
             tokens: TOKENS,
             trains_text_encoder: false,
             checkpointing: load.checkpointing,
-            on_card: device::is_card(device),
-            bytes: if load.dtype == DType::F32 { 4 } else { 2 },
         },
     );
     let denoiser = Mutex::new(denoiser);

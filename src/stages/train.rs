@@ -6,7 +6,6 @@ use anyhow::{Context as _, ensure};
 use burn::tensor::DType;
 use serde_json::json;
 
-use crate::device;
 use crate::lora::network::LoraNetwork;
 use crate::lora::targets;
 use crate::pipeline::diagnostic::Diagnostics;
@@ -352,8 +351,6 @@ impl Train {
                 tokens: examples[0].rows.iter().map(Vec::len).sum(),
                 trains_text_encoder: settings.text_encoder_rate > 0.0,
                 checkpointing: self.params.checkpointing,
-                on_card: device::is_card(lent.device()),
-                bytes: if arithmetic == DType::F32 { 4 } else { 2 },
             };
             let memory = train_memory::told(context.device(), &lent, &network, &load);
             (settings, network, layers, memory)

@@ -1,6 +1,7 @@
 //! Says before a training how much memory it will need, beside what there is, and what would need less. Not a kind.
 
 use crate::cache::bytes::size;
+use crate::device;
 use crate::lora::network::LoraNetwork;
 use crate::machine::Machine;
 use crate::machine::host::Host;
@@ -9,19 +10,18 @@ use crate::machine::worker_environment::amd_card;
 use crate::stable_diffusion::Denoiser;
 use crate::training::memory_plan::{Load, MemoryPlan, smaller};
 
-/// The line for the user. `device` is the name of the device that `model` lies on.
-pub fn told(device: &str, model: &Denoiser, network: &LoraNetwork, load: &Load) -> String {
+/// The line for the user. `name` is that of the device that `model` lies on.
+pub fn told(name: &str, model: &Denoiser, network: &LoraNetwork, load: &Load) -> String {
     let plan = MemoryPlan::of(model, network, load);
-    let free = free(device, load, &plan, &Machine::read(&Host::this()));
+    let on_card = device::is_card(model.device());
+    let free = free(on_card.then_some(name), &plan, &Machine::read(&Host::this()));
     line(&plan, &smaller(model, network, load), free)
 }
 
-/// What a device of that name can give to this process, with what it has already; `None` where nobody tells.
-fn free(device: &str, load: &Load, plan: &MemoryPlan, machine: &Machine) -> Option<u64> {
-    if !load.on_card {
-        return Some(machine.memory.available + memory()?);
-    }
-    let card = amd_card(device, machine)?;
+/// What a card of that name, or the processor, can give to this process, with what it has already; `None` where nobody tells.
+fn free(card: Option<&str>, plan: &MemoryPlan, machine: &Machine) -> Option<u64> {
+    let Some(card) = card else { return Some(machine.memory.available + memory()?) };
+    let card = amd_card(card, machine)?;
     // The networks are on it already.
     Some((card.memory + plan.weights).saturating_sub(card.memory_used?))
 }

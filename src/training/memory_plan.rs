@@ -5,6 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use burn::tensor::DType;
+
+use crate::device;
 use crate::lora::network::LoraNetwork;
 use crate::lora::targets::{UNET_PREFIX, name};
 use crate::models::layers::AdaptedLinear;
@@ -22,10 +25,6 @@ pub struct Load {
     pub tokens: usize,
     pub trains_text_encoder: bool,
     pub checkpointing: bool,
-    /// Whether it runs on a card.
-    pub on_card: bool,
-    /// Bytes of a number of UNet and text encoder: 4 or 2.
-    pub bytes: usize,
 }
 
 /// In bytes, at the moment of most.
@@ -45,6 +44,11 @@ const ON_CARD: u64 = 800 << 20;
 
 impl MemoryPlan {
     pub fn of(model: &Denoiser, network: &LoraNetwork, load: &Load) -> Self {
+        Self::in_type(model, network, load, model.unet().dtype())
+    }
+
+    /// With UNet and text encoder in another type than theirs.
+    fn in_type(model: &Denoiser, network: &LoraNetwork, load: &Load, dtype: DType) -> Self {
         let targets: BTreeMap<&str, usize> = network.targets.iter().map(|target| (target.name.as_str(), network.rank)).collect();
         let adapted = |layer: &AdaptedLinear| targets.get(name(UNET_PREFIX, layer).as_str()).copied();
         let unet = model.unet();
@@ -65,10 +69,10 @@ impl MemoryPlan {
         let of_pictures =
             if load.checkpointing { sum(|needs| needs.input) + most(|needs| needs.kept) } else { sum(|needs| needs.kept) };
         let weights = unet.numbers() + text_encoder.map_or(0, |text| text.numbers());
-        let bytes = |numbers: usize| (numbers * load.bytes) as u64;
+        let bytes = |numbers: usize| (numbers * dtype.size()) as u64;
         // Each factor, its gradient and two moments, in f32, and once more where the device has its own copy.
         let factors = 5 * 4 * network.parameters() as u64;
-        let libraries = if load.on_card { ON_CARD } else { ON_PROCESSOR };
+        let libraries = if device::is_card(model.device()) { ON_CARD } else { ON_PROCESSOR };
         Self {
             weights: bytes(weights),
             activations: bytes(load.batch * (of_pictures + of_texts)),
@@ -84,28 +88,28 @@ impl MemoryPlan {
 /// Other settings for the same training that need less, each with its plan, the one that changes least first.
 pub fn smaller(model: &Denoiser, network: &LoraNetwork, load: &Load) -> Vec<(String, MemoryPlan)> {
     let mut changes: Vec<String> = Vec::new();
-    let mut load = *load;
+    let (mut load, mut dtype) = (*load, model.unet().dtype());
     let mut found: Vec<(String, MemoryPlan)> = Vec::new();
-    let mut try_also = |change: &str, load: &Load| {
+    let mut try_also = |change: &str, load: &Load, dtype: DType| {
         changes.push(change.to_string());
-        found.push((changes.join(" and "), MemoryPlan::of(model, network, load)));
+        found.push((changes.join(" and "), MemoryPlan::in_type(model, network, load, dtype)));
     };
     if !load.checkpointing {
         load.checkpointing = true;
-        try_also("`checkpointing: true`", &load);
+        try_also("`checkpointing: true`", &load, dtype);
     }
-    if load.on_card && load.bytes == 4 {
-        load.bytes = 2;
-        try_also("`precision: fp16`", &load);
+    if device::is_card(model.device()) && dtype == DType::F32 {
+        dtype = DType::F16;
+        try_also("`precision: fp16`", &load, dtype);
     }
     if load.batch > 1 {
         let was = load.batch;
         load.batch = 1;
-        try_also(&format!("`batch_size: 1` with `gradient_accumulation` times {was}"), &load);
+        try_also(&format!("`batch_size: 1` with `gradient_accumulation` times {was}"), &load, dtype);
     }
     if load.trains_text_encoder {
         load.trains_text_encoder = false;
-        try_also("`learning_rate.text_encoder: 0`", &load);
+        try_also("`learning_rate.text_encoder: 0`", &load, dtype);
     }
     found
 }
