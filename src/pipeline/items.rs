@@ -19,7 +19,7 @@ use crate::pipeline::context::{ArtifactFiles, StageContext, store};
 use crate::pipeline::decide::{Decision, KeyedWork, Verdict, WorkState, Works, in_stage};
 use crate::pipeline::execute::{Ending, Run};
 use crate::pipeline::guard::guarded;
-use crate::pipeline::item::{Artifact, Item, ItemSet};
+use crate::pipeline::item::{Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::keys::row_key;
 use crate::pipeline::outputs::{edited_item, finish_key, items_of, items_of_stage};
@@ -310,16 +310,17 @@ impl Run<'_> {
             if !outputs.is_empty() {
                 bail!("with `--set` texts of `{}` would have to be written: run without it first", stage.name);
             }
-            let texts: Vec<&Artifact> = items.iter().flat_map(|item| item.fields.values()).collect();
             let mut missing = BTreeSet::new();
-            for text in texts {
+            for text in items.iter().flat_map(|item| item.fields.values()) {
                 if !self.cache.holds(&text.digest, text.size)? {
                     missing.insert(text.digest);
                 }
             }
-            let batch = self.batch();
-            texts::read(self.pipeline, self.cache, self.lock, stage, editable)?.keep(&missing, &batch)?;
-            batch.flush()?;
+            if !missing.is_empty() {
+                let batch = self.batch();
+                texts::read(self.pipeline, self.cache, self.lock, stage, editable)?.keep(&missing, &batch)?;
+                batch.flush()?;
+            }
             return Ok(None);
         }
         let known = texts::items(&works.works, |place, keyed| match outputs.get(&place) {
