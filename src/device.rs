@@ -34,12 +34,10 @@ pub const NAMES: &[&str] = &[
 pub fn named(name: &str) -> Result<Device> {
     match name {
         #[cfg(feature = "libtorch")]
-        "auto" => Ok(libtorch::best()),
+        "auto" | "libtorch:cpu" => Ok(Device::libtorch()),
         #[cfg(not(feature = "libtorch"))]
         "auto" => Ok(Device::flex()),
         "cpu" => Ok(Device::flex()),
-        #[cfg(feature = "libtorch")]
-        "libtorch:cpu" => Ok(Device::libtorch()),
         _ => cubecl::named(name).unwrap_or_else(|| numbered(name)),
     }
 }

@@ -82,7 +82,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("training", &["stable_diffusion", "models", "diffusion", "checkpoint", "lora", "prompt", "random", "data", "device"]),
     ("stable_diffusion", &["models", "ops", "checkpoint", "diffusion", "lora", "prompt", "device", "random"]),
-    ("benchmark", &["stable_diffusion", "training", "drawing", "models", "ops", "diffusion", "lora", "random", "device"]),
+    ("benchmark", &["stable_diffusion", "training", "drawing", "models", "ops", "diffusion", "lora", "random"]),
     ("drawing", &["stable_diffusion", "models", "diffusion", "checkpoint", "lora", "prompt", "random"]),
     ("diffusion", &["random"]),
     ("models", &["ops"]),

@@ -9,11 +9,6 @@ use burn::tensor::Device;
 const LIBRARY: &str = "libtorch_cpu.so";
 const DRIVERS: [&str; 2] = ["libtorch_cuda.so", "libtorch_hip.so"];
 
-/// The first card that libtorch can use, else the CPU.
-pub(super) fn best() -> Device {
-    gpu(0).unwrap_or_else(|_| Device::libtorch())
-}
-
 /// The card of that number. A card of AMD's presents itself as one of NVIDIA's.
 ///
 /// # Errors
