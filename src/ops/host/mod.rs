@@ -6,3 +6,5 @@ pub(super) mod attention;
 pub(super) mod attention_gradient;
 mod power;
 mod product;
+pub(super) mod winograd;
+mod winograd_points;

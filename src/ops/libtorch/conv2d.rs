@@ -1,4 +1,5 @@
-//! Convolution and the gradient of its input, in the memory order of the networks: channels side by side.
+//! Convolution and the gradient of its input, in the memory order of the networks: channels side by side. In main memory our own where it is
+//! faster, else libtorch's.
 
 use burn::backend::LibTorch;
 use burn::backend::tensor::FloatTensor;
@@ -6,6 +7,8 @@ use burn_tch::TchTensor;
 use tch::Tensor;
 
 use crate::ops::conv2d::{ConvolutionKernel, Placement};
+use crate::ops::host::winograd::{self, Extent, Taps};
+use crate::ops::libtorch::memory::{self, values};
 
 impl ConvolutionKernel for LibTorch {
     /// `[out, in, size, size]` with the input's channels side by side.
@@ -25,6 +28,11 @@ impl ConvolutionKernel for LibTorch {
         bias: FloatTensor<Self>,
         placement: Placement,
     ) -> FloatTensor<Self> {
+        if let Some((x, weight, extent)) = by_tiles(&x.tensor, &weight.tensor, placement, Side::Input) {
+            let bias = bias.tensor.contiguous();
+            let taps = Taps { values: values(&weight), output: 9 * extent.inputs, tap: extent.inputs, input: 1, turned: false };
+            return convolved(&x, taps, Some(values(&bias)), extent);
+        }
         let Placement { size: _, stride, before, after } = placement;
         let (stride, before, after) = (stride as i64, before as i64, after as i64);
         let x = x.tensor.permute([0, 3, 1, 2]);
@@ -43,6 +51,11 @@ impl ConvolutionKernel for LibTorch {
         placement: Placement,
         input_size: [usize; 2],
     ) -> FloatTensor<Self> {
+        if let Some((x, weight, extent)) = by_tiles(&output_gradient.tensor, &weight.tensor, placement, Side::Output) {
+            // The channels change places: those of the input lie side by side.
+            let taps = Taps { values: values(&weight), output: 1, tap: extent.outputs, input: 9 * extent.outputs, turned: true };
+            return convolved(&x, taps, None, extent);
+        }
         let Placement { size, stride, before, .. } = placement;
         let output_gradient = output_gradient.tensor.permute([0, 3, 1, 2]);
         let outputs = &output_gradient.size()[2..];
@@ -63,4 +76,34 @@ impl ConvolutionKernel for LibTorch {
         };
         TchTensor::new(gradient.permute([0, 2, 3, 1]).contiguous())
     }
+}
+
+/// The kernels that [`winograd`] computes.
+const BY_TILES: Placement = Placement { size: 3, stride: 1, before: 1, after: 1 };
+
+/// Which side of a convolution is given.
+enum Side {
+    Input,
+    Output,
+}
+
+/// `x` and the kernel, `[out, 3, 3, in]`, dense, and the sizes of the convolution of `x`, where tiles are the faster way.
+fn by_tiles(x: &Tensor, weight: &Tensor, placement: Placement, given: Side) -> Option<(Tensor, Tensor, Extent)> {
+    if placement != BY_TILES || !memory::is_host(x) || !memory::is_host(weight) {
+        return None;
+    }
+    let [batch, height, width, inputs] = x.size()[..] else { unreachable!("pictures have four dimensions") };
+    let outputs = match given {
+        Side::Input => weight.size()[0],
+        Side::Output => weight.size()[1],
+    };
+    let [batch, height, width, inputs, outputs] = [batch, height, width, inputs, outputs].map(|size| size as usize);
+    let extent = Extent { batch, height, width, inputs, outputs };
+    extent.suits().then(|| (x.contiguous(), weight.permute([0, 2, 3, 1]).contiguous(), extent))
+}
+
+fn convolved(x: &Tensor, taps: Taps, bias: Option<&[f32]>, extent: Extent) -> TchTensor {
+    let size = [extent.batch, extent.height, extent.width, extent.outputs].map(|size| size as i64).to_vec();
+    let [output] = memory::written([size], |[output]| winograd::convolve(values(x), taps, bias, output, extent));
+    TchTensor::new(output)
 }
