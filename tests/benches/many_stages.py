@@ -12,7 +12,7 @@ then is how far it came.
 import argparse, json, os, shutil, signal, statistics, struct, subprocess, sys, tempfile, threading, time, zlib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-LORAMILL = f'{ROOT}/target/release/loramill'
+LORAMILL = os.environ.get('LORAMILL', f'{ROOT}/target/release/loramill')
 
 
 def picture():

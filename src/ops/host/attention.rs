@@ -12,9 +12,9 @@ use crate::ops::attention::Mask;
 use crate::ops::host::power::exp2;
 use crate::ops::host::product::{columns, rows};
 
-/// Queries of a block: six vectors of AVX-512.
-pub(super) const QUERIES: usize = 96;
-/// Keys of a block. With its queries: 48 KiB of scores.
+/// Queries of a block: twelve vectors of AVX-512.
+pub(super) const QUERIES: usize = 192;
+/// Keys of a block. With its queries: 96 KiB of scores.
 pub(super) const KEYS: usize = 128;
 
 /// The sizes of an attention.

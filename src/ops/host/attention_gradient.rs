@@ -14,7 +14,7 @@ use crate::ops::host::power::exp2;
 use crate::ops::host::product::{columns, rows};
 
 /// Queries that one task takes, so that a head keeps several threads busy.
-const TASK: usize = 22 * QUERIES;
+const TASK: usize = 11 * QUERIES;
 
 /// What the gradients are taken from; shapes as in [`super::attention::forward`].
 pub(in crate::ops) struct Inputs<'a> {

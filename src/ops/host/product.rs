@@ -88,8 +88,14 @@ fn row_tile<S: Simd, const R: usize, const V: usize, const ADD: bool>(
     k: usize,
 ) -> usize {
     let a: [&[f32]; R] = std::array::from_fn(|r| &a[r][..k]);
-    let zero = simd.splat_f32s(0.0);
-    let mut sums: [[S::f32s; V]; R] = std::array::from_fn(|r| std::array::from_fn(|v| if ADD { c[r * width + v] } else { zero }));
+    let mut sums = [[simd.splat_f32s(0.0); V]; R];
+    if ADD {
+        for r in 0..R {
+            for v in 0..V {
+                sums[r][v] = c[r * width + v];
+            }
+        }
+    }
     for i in 0..k {
         let b: &[S::f32s; V] = b[i * width..][..V].try_into().expect("V vectors");
         for r in 0..R {
@@ -99,8 +105,11 @@ fn row_tile<S: Simd, const R: usize, const V: usize, const ADD: bool>(
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        c[r * width..][..V].copy_from_slice(sums);
+    // One by one, which stays in registers; as a slice it would be a call that copies memory.
+    for r in 0..R {
+        for v in 0..V {
+            c[r * width + v] = sums[r][v];
+        }
     }
     V
 }
@@ -136,7 +145,12 @@ fn column_tile<S: Simd, const R: usize, const V: usize>(
     width: usize,
     k: usize,
 ) -> usize {
-    let mut sums: [[S::f32s; V]; R] = std::array::from_fn(|r| std::array::from_fn(|v| c[r * width + v]));
+    let mut sums = [[simd.splat_f32s(0.0); V]; R];
+    for r in 0..R {
+        for v in 0..V {
+            sums[r][v] = c[r * width + v];
+        }
+    }
     for i in 0..k {
         let a: &[f32; R] = a[i * a_stride..][..R].try_into().expect("R numbers");
         let b: &[S::f32s; V] = b[i * width..][..V].try_into().expect("V vectors");
@@ -147,8 +161,11 @@ fn column_tile<S: Simd, const R: usize, const V: usize>(
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        c[r * width..][..V].copy_from_slice(sums);
+    // One by one, which stays in registers; as a slice it would be a call that copies memory.
+    for r in 0..R {
+        for v in 0..V {
+            c[r * width + v] = sums[r][v];
+        }
     }
     V
 }
