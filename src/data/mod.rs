@@ -6,6 +6,7 @@ mod jpeg;
 pub mod encode;
 pub mod png_text;
 
+pub mod buckets;
 pub mod crop;
 pub mod crop_boxes;
 pub mod resize;

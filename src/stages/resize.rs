@@ -1,8 +1,9 @@
-//! The kind `resize`: brings pictures to the size training works in.
+//! The kind `resize`: brings pictures to the size, or the sizes, that training works in.
 
 use anyhow::Context as _;
 use serde_json::json;
 
+use crate::data::buckets::Buckets;
 use crate::data::{decode, encode, resize};
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::params::{ParamDoc, ParamValue, Params};
@@ -16,18 +17,46 @@ use crate::{choice, params};
 pub struct ResizeKind;
 
 params! {
-    /// Scales pictures to one size with Pillow's Lanczos filter and writes them as 8-bit RGB PNG.
+    /// Scales pictures to one size, or each to the nearest of several, with Pillow's Lanczos filter and writes them as 8-bit RGB PNG.
     ///
-    /// Stable Diffusion 1.x is at home at 512 × 512, 2.x at 768 × 768.
+    /// Stable Diffusion 1.x is at home at 512 × 512, 2.x at 768 × 768. With `buckets:` photos that `crop: { aspect: keep }` left in their
+    /// shapes lose little at the edges; `train` puts pictures of one size into a batch together.
     pub struct ResizeParams {
         /// The pictures.
         input images: Reference,
         /// Side in pixels, or `[width, height]`.
         result size: Size = Size { width: 512, height: 512 },
+        /// Instead of `size`: the side of a square, or `{ size: 512, min: 256, max: 1024, step: 64 }`. Each picture gets the size of about
+        /// this area whose shape is nearest to its own, as kohya's scripts choose it.
+        result buckets: Option<BucketUse> = None,
         /// What happens to a picture of another shape.
         result mode: Mode = Mode::Crop,
     }
 }
+
+/// The defaults of kohya's scripts.
+const SIDE: u64 = 512;
+const MIN: u64 = 256;
+const MAX: u64 = 1024;
+const STEP: u64 = 64;
+
+params! {
+    /// Sizes of about equal area for pictures of many shapes, in pixels.
+    pub struct BucketSettings {
+        /// No size has more pixels than a square of this side.
+        result size: u64 = SIDE,
+        /// The shortest side.
+        result min: u64 = MIN,
+        /// The longest side.
+        result max: u64 = MAX,
+        /// Every side is a multiple of this, which is itself one of 8.
+        result step: u64 = STEP,
+    }
+}
+
+/// The side of a square, or all settings.
+#[derive(Clone, Copy, Debug)]
+pub struct BucketUse(pub Buckets);
 
 choice! {
     /// How a picture of another shape fills the size.
@@ -41,6 +70,9 @@ choice! {
     }
 }
 
+/// Pixels of the longest side of a picture.
+const LARGEST: u32 = 16_384;
+
 /// Width and height in pixels, 1 to 16384.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
@@ -50,9 +82,8 @@ pub struct Size {
 
 impl ParamValue for Size {
     fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
-        const LARGEST: i64 = 16_384;
         let side = |node: &Node| match node.value {
-            Value::Integer(side @ 1..=LARGEST) => Some(side as u32),
+            Value::Integer(side) if (1..=i64::from(LARGEST)).contains(&side) => Some(side as u32),
             _ => None,
         };
         let size = match &node.value {
@@ -81,6 +112,49 @@ impl ParamValue for Size {
     }
 }
 
+impl ParamValue for BucketUse {
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let BucketSettings { size, min, max, step } = match &node.value {
+            Value::Map(_) => BucketSettings::decode_params(node, diagnostics)?,
+            _ => BucketSettings { size: u64::decode(node, diagnostics)?, min: MIN, max: MAX, step: STEP },
+        };
+        let whole = |side: u64| step > 0 && side.is_multiple_of(step);
+        let problem = if step == 0 || !step.is_multiple_of(8) {
+            Some(("step", "`step` must be a multiple of 8, the pixels of a latent's side".to_owned()))
+        } else if !whole(min) || min == 0 {
+            Some(("min", format!("`min` must be a multiple of `step`, which is {step}")))
+        } else if !whole(max) || max > u64::from(LARGEST) {
+            Some(("max", format!("`max` must be a multiple of `step`, which is {step}, and at most {LARGEST}")))
+        } else if size < min || size > max {
+            Some(("size", format!("the square's side {size} must lie between `min` and `max`, {min} and {max}")))
+        } else {
+            None
+        };
+        if let Some((key, problem)) = problem {
+            let found = diagnostics.report(&node.get(key).unwrap_or(node).span, problem);
+            // Sides for which there are settings at all.
+            if key == "size" && (8..=u64::from(LARGEST / 2)).contains(&size) {
+                let step = if size >= 2 * STEP { STEP } else { 8 };
+                let (min, max) = ((size / 2 / step * step).max(step), (2 * size).next_multiple_of(step));
+                found.hint(format!("write them all, as in `{{ size: {size}, min: {min}, max: {max}, step: {step} }}`"));
+            }
+            return None;
+        }
+        let [side, min, max, step] = [size, min, max, step].map(|length| length as u32);
+        Some(Self(Buckets { side, min, max, step }))
+    }
+
+    /// Always all settings.
+    fn canonical(&self) -> serde_json::Value {
+        let Buckets { side, min, max, step } = self.0;
+        json!({ "size": side, "min": min, "max": max, "step": step })
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": LARGEST }, BucketSettings::schema()] })
+    }
+}
+
 impl StageKind for ResizeKind {
     fn name(&self) -> &'static str {
         "resize"
@@ -103,13 +177,26 @@ impl StageKind for ResizeKind {
     }
 
     fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        Some(Box::new(ResizeParams::decode_params(node, diagnostics)?))
+        let params = ResizeParams::decode_params(node, diagnostics)?;
+        if params.buckets.is_some()
+            && let Some(size) = node.get("size")
+        {
+            diagnostics
+                .report(&size.span, "`size` and `buckets` both say how large pictures become")
+                .hint("take one of them out");
+            return None;
+        }
+        Some(Box::new(params))
     }
 }
 
 impl Stage for ResizeParams {
+    /// Without the one of `size` and `buckets` that nothing depends on.
     fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
+        let unused = if self.buckets.is_some() { "size" } else { "buckets" };
+        let mut components = Params::components(self);
+        components.retain(|(name, _)| name != unused);
+        components
     }
 
     fn inputs(&self) -> Vec<InputUse> {
@@ -136,7 +223,10 @@ impl Worker for ResizeParams {
         let image = &work.inputs["image"];
         let reading = || format!("reading `{}.{}`", work.name, image.extension);
         let picture = decode::decode(&context.read(image)?).with_context(reading)?.picture;
-        let Size { width, height } = self.size;
+        let (width, height) = match &self.buckets {
+            Some(BucketUse(buckets)) => buckets.of(picture.width(), picture.height()),
+            None => (self.size.width, self.size.height),
+        };
         let scaled = match self.mode {
             Mode::Crop => resize::crop(&picture, width, height),
             Mode::Pad => resize::pad(&picture, width, height),

@@ -136,6 +136,41 @@ fn resize_fills_fits_or_squeezes() {
 }
 
 #[test]
+fn resize_gives_each_picture_the_bucket_of_its_shape() {
+    let shelf = Shelf::default();
+    let size = |yaml: &str, width: u32, height: u32| {
+        let stage = load(&ResizeKind, &format!("{{ images: crop, {yaml} }}")).unwrap();
+        let photo = photo(&shelf, "a", &map(width, height));
+        picture(&shelf, &run(&*stage, &resolved([("images", vec![photo])]), &shelf).unwrap()[0]).dimensions()
+    };
+    assert_eq!(size("buckets: 512", 60, 40), (640, 384));
+    let small = "buckets: { size: 64, min: 32, max: 128, step: 16 }";
+    assert_eq!(
+        [(60, 40), (40, 60), (50, 49), (300, 40)].map(|(w, h)| size(small, w, h)),
+        [(80, 48), (48, 80), (64, 64), (128, 32)]
+    );
+    let components = |yaml| load(&ResizeKind, yaml).unwrap().components();
+    let all = "{ images: crop, buckets: { step: 64, max: 1024, min: 256, size: 512 } }";
+    assert_eq!(components("{ images: crop, buckets: 512 }"), components(all));
+    assert_ne!(components("{ images: crop, buckets: 512 }"), components("{ images: crop, size: 512 }"));
+}
+
+#[test]
+fn buckets_are_checked_when_the_file_is_read() {
+    let of = |yaml: &str| problem(&ResizeKind, &format!("{{ images: crop, {yaml} }}"));
+    assert!(of("size: 512, buckets: 512").contains("take one of them out"));
+    assert!(of("buckets: 64").contains("write them all, as in `{ size: 64, min: 32, max: 128, step: 8 }`"));
+    assert!(of("buckets: 2000").contains("`{ size: 2000, min: 960, max: 4032, step: 64 }`"));
+    assert!(of("buckets: 9223372036854775807").contains("must lie between `min` and `max`, 256 and 1024"));
+    assert!(of("buckets: 0").contains("must lie between"));
+    assert!(of("buckets: { step: 0 }").contains("a multiple of 8"));
+    assert!(of("buckets: { step: 60 }").contains("a multiple of 8"));
+    assert!(of("buckets: { min: 100 }").contains("`min` must be a multiple of `step`, which is 64"));
+    assert!(of("buckets: { max: 16448 }").contains("at most 16384"));
+    assert!(of("buckets: { sise: 512 }").contains("did you mean `size`?"));
+}
+
+#[test]
 fn flip_keeps_the_original_and_shares_its_caption_with_the_mirror() {
     let shelf = Shelf::default();
     let mut item = photo(&shelf, "a", &map(30, 20));
