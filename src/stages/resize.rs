@@ -118,7 +118,7 @@ impl ParamValue for BucketUse {
             Value::Map(_) => BucketSettings::decode_params(node, diagnostics)?,
             _ => BucketSettings { size: u64::decode(node, diagnostics)?, min: MIN, max: MAX, step: STEP },
         };
-        let whole = |side: u64| step > 0 && side.is_multiple_of(step);
+        let whole = |side: u64| side.is_multiple_of(step);
         let problem = if step == 0 || !step.is_multiple_of(8) {
             Some(("step", "`step` must be a multiple of 8, the pixels of a latent's side".to_owned()))
         } else if !whole(min) || min == 0 {

@@ -90,11 +90,7 @@ fn row_tile<S: Simd, const R: usize, const V: usize, const ADD: bool>(
     let a: [&[f32]; R] = std::array::from_fn(|r| &a[r][..k]);
     let mut sums = [[simd.splat_f32s(0.0); V]; R];
     if ADD {
-        for r in 0..R {
-            for v in 0..V {
-                sums[r][v] = c[r * width + v];
-            }
-        }
+        take(&mut sums, c, width);
     }
     for i in 0..k {
         let b: &[S::f32s; V] = b[i * width..][..V].try_into().expect("V vectors");
@@ -105,12 +101,7 @@ fn row_tile<S: Simd, const R: usize, const V: usize, const ADD: bool>(
             }
         }
     }
-    // One by one, which stays in registers; as a slice it would be a call that copies memory.
-    for r in 0..R {
-        for v in 0..V {
-            c[r * width + v] = sums[r][v];
-        }
-    }
+    put(c, width, &sums);
     V
 }
 
@@ -146,11 +137,7 @@ fn column_tile<S: Simd, const R: usize, const V: usize>(
     k: usize,
 ) -> usize {
     let mut sums = [[simd.splat_f32s(0.0); V]; R];
-    for r in 0..R {
-        for v in 0..V {
-            sums[r][v] = c[r * width + v];
-        }
-    }
+    take(&mut sums, c, width);
     for i in 0..k {
         let a: &[f32; R] = a[i * a_stride..][..R].try_into().expect("R numbers");
         let b: &[S::f32s; V] = b[i * width..][..V].try_into().expect("V vectors");
@@ -161,11 +148,26 @@ fn column_tile<S: Simd, const R: usize, const V: usize>(
             }
         }
     }
-    // One by one, which stays in registers; as a slice it would be a call that copies memory.
+    put(c, width, &sums);
+    V
+}
+
+// Vectors go between memory and registers one by one: as slices they would be copied by a call.
+
+#[inline(always)]
+fn take<T: Copy, const R: usize, const V: usize>(sums: &mut [[T; V]; R], c: &[T], width: usize) {
+    for r in 0..R {
+        for v in 0..V {
+            sums[r][v] = c[r * width + v];
+        }
+    }
+}
+
+#[inline(always)]
+fn put<T: Copy, const R: usize, const V: usize>(c: &mut [T], width: usize, sums: &[[T; V]; R]) {
     for r in 0..R {
         for v in 0..V {
             c[r * width + v] = sums[r][v];
         }
     }
-    V
 }

@@ -12,8 +12,8 @@ pub(super) const PATCH: usize = 6;
 /// Outputs of a row of a tile.
 pub(super) const TILE: usize = 4;
 
-/// The finite points beside 0, with ±. Lavin and Gray's ±1 and ±2 lose twice the digits; these are what oneDNN 2's kernels used, and keep an
-/// f32 convolution within a few times the error of plain sums.
+/// The finite points beside 0, with ±. With Lavin and Gray's ±1 and ±2 errors are twice as large, which is more than the tests of
+/// [`super::winograd`] allow.
 const A: f32 = 0.625;
 const B: f32 = 1.5;
 
