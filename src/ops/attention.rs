@@ -63,15 +63,14 @@ impl AttentionRoute {
 }
 
 impl AttentionKernel for Flex {
-    /// The scores are taken again, block by block.
-    type Kept = ();
+    type Kept = flex::attention::Kept;
 
-    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, ()) {
-        (flex::attention::forward(inputs), ())
+    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Self::Kept) {
+        flex::attention::forward(inputs)
     }
 
-    fn gradients(inputs: Inputs<Self>, (): (), output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
-        flex::attention::gradients(inputs, output_gradient)
+    fn gradients(inputs: Inputs<Self>, kept: Self::Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
+        flex::attention::gradients(inputs, kept, output_gradient)
     }
 }
 

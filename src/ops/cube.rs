@@ -43,10 +43,6 @@ impl ConvolutionKernel for Cube {
         generic::conv2d::lay_out::<Self>(weight)
     }
 
-    fn lay_out_gradient(weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        generic::conv2d::lay_out_gradient::<Self>(weight)
-    }
-
     fn forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -58,11 +54,11 @@ impl ConvolutionKernel for Cube {
 
     fn gradient(
         output_gradient: FloatTensor<Self>,
-        for_gradient: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
         placement: Placement,
         input_size: [usize; 2],
     ) -> FloatTensor<Self> {
-        generic::conv2d::gradient::<Self>(output_gradient, for_gradient, placement, input_size)
+        generic::conv2d::gradient::<Self>(output_gradient, weight, placement, input_size)
     }
 }
 

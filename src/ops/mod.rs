@@ -30,7 +30,6 @@ mod dtype;
 mod flex;
 #[cfg(any(cube, test))]
 mod generic;
-#[cfg(feature = "libtorch")]
 mod host;
 #[cfg(feature = "libtorch")]
 mod libtorch;

@@ -4,8 +4,8 @@ use burn::backend::flex::FlexTensor;
 
 use crate::ops::activation::Activation;
 use crate::ops::flex::buffer::{dense, dims, from_values, values};
-use crate::ops::flex::parallel::each_chunk;
 use crate::ops::flex::simd::{erf, exp, sigmoid, vectorized};
+use crate::ops::host::parallel::each_chunk;
 
 /// Elements that one task takes: half of a usual L2 cache, read and written.
 const CHUNK: usize = 1 << 16;

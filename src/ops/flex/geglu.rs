@@ -4,8 +4,8 @@ use burn::backend::flex::FlexTensor;
 
 use crate::ops::flex::activation::{gelu, gelu_slope};
 use crate::ops::flex::buffer::{dense, dims, from_values, rows_and_width, values};
-use crate::ops::flex::parallel::each_chunk;
 use crate::ops::flex::simd::vectorized;
+use crate::ops::host::parallel::each_chunk;
 
 /// Elements of the wider side that one task takes.
 const CHUNK: usize = 1 << 16;

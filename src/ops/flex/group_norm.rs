@@ -7,9 +7,9 @@ use burn::backend::flex::{Flex, FlexTensor};
 
 use crate::ops::flex::activation::{silu, silu_slope};
 use crate::ops::flex::buffer::{dense, dims, from_values, rows_and_width, values};
-use crate::ops::flex::parallel::{collect, each_chunk, each_pair};
 use crate::ops::flex::simd::vectorized;
 use crate::ops::group_norm::{Groups, Remembered, Then};
+use crate::ops::host::parallel::{collect, each_chunk, each_pair};
 
 /// Elements of a block: a quarter of a usual L2 cache.
 const BLOCK: usize = 1 << 16;

@@ -6,8 +6,8 @@ use burn::backend::flex::FlexTensor;
 use crate::ops::flex::buffer::{
     dense, dims, from_values, into_values, matrix, product, product_transposed, transposed_product, values,
 };
-use crate::ops::flex::parallel::each_chunk;
 use crate::ops::flex::simd::vectorized;
+use crate::ops::host::parallel::each_chunk;
 use crate::ops::linear::{Bias, Factors, RememberedAdapted};
 
 /// Elements that one task takes when sums are added up.

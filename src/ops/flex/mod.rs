@@ -12,6 +12,5 @@ pub(super) mod geglu;
 pub(super) mod group_norm;
 pub(super) mod layer_norm;
 pub(super) mod linear;
-mod parallel;
 mod simd;
 pub(super) mod upsample;

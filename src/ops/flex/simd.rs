@@ -105,23 +105,6 @@ pub(super) fn sum(count: usize, term: impl Fn(usize) -> f32) -> f32 {
     lanes[0]
 }
 
-/// The greatest of `values`; minus infinity for none.
-#[inline(always)]
-pub(super) fn max(values: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane = if *value > *lane { *value } else { *lane };
-        }
-    }
-    for (lane, value) in lanes.iter_mut().zip(rest) {
-        *lane = if *value > *lane { *value } else { *lane };
-    }
-    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,11 +143,10 @@ mod tests {
     }
 
     #[test]
-    fn sum_and_max_take_every_value() {
+    fn a_sum_takes_every_value() {
         for count in [0, 1, 31, 32, 33, 100] {
             let values: Vec<f32> = (0..count).map(|i| i as f32).collect();
             assert_eq!(sum(count, |i| values[i]), (0..count).sum::<usize>() as f32);
-            assert_eq!(max(&values), count.checked_sub(1).map_or(f32::NEG_INFINITY, |last| last as f32));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Convolution: the patches of some rows of the output are laid out as a matrix and multiplied with the kernel.
 //!
-//! The gradient of the input is the same with the flipped kernel; where the kernel moved by more than one pixel, the gradient of the output is
+//! The gradient of the input is the same with the kernel turned by half a circle and its channels swapped; where the kernel moved by more than one pixel, the gradient of the output is
 //! first spread out with zeros between.
 
 use burn::backend::Backend;
@@ -16,11 +16,6 @@ const PATCHES: usize = 1 << 25;
 /// `[size, size, in_channels, out_channels]`: a matrix whose rows are y, then x, then channel.
 pub(in crate::ops) fn lay_out<B: Backend>(weight: FloatTensor<B>) -> FloatTensor<B> {
     in_order(Values::<B>(weight).permute(&[2, 3, 1, 0])).0
-}
-
-/// Turned by half a circle, with the channels swapped.
-pub(in crate::ops) fn lay_out_gradient<B: Backend>(weight: FloatTensor<B>) -> FloatTensor<B> {
-    in_order(Values::<B>(weight).flip(&[0, 1]).permute(&[0, 1, 3, 2])).0
 }
 
 /// Side by side in memory: as a list, which no other order makes, and back.
@@ -45,13 +40,15 @@ pub(in crate::ops) fn forward<B: Backend>(
 
 pub(in crate::ops) fn gradient<B: Backend>(
     output_gradient: FloatTensor<B>,
-    for_gradient: FloatTensor<B>,
+    weight: FloatTensor<B>,
     placement: Placement,
     input_size: [usize; 2],
 ) -> FloatTensor<B> {
     let Placement { size, stride, before, .. } = placement;
     let padded = placed(Values::<B>(output_gradient), stride, size - 1 - before, input_size.map(|side| side + size - 1));
-    convolve(&padded, Values(for_gradient), 1, PATCHES).0
+    // Made anew each time: kept, the turned kernels would take as much memory as the kernels.
+    let turned = in_order(Values::<B>(weight).flip(&[0, 1]).permute(&[0, 1, 3, 2]));
+    convolve(&padded, turned, 1, PATCHES).0
 }
 
 /// Pictures `spread` pixels apart in zeros of `[height, width]`, the first `before` from the edges.

@@ -6,9 +6,9 @@ use std::ops::Range;
 
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
 use crate::ops::attention::Mask;
+use crate::ops::host::parallel::{each_chunk, map};
 use crate::ops::host::power::exp2;
 use crate::ops::host::product::{columns, rows};
 
@@ -16,6 +16,9 @@ use crate::ops::host::product::{columns, rows};
 pub(super) const QUERIES: usize = 192;
 /// Keys of a block. With its queries: 96 KiB of scores.
 pub(super) const KEYS: usize = 128;
+
+/// Floating-point operations for a number that is copied, about.
+pub(super) const COPYING: usize = 4;
 
 /// The sizes of an attention.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,12 @@ pub(in crate::ops) struct Extent {
 }
 
 impl Extent {
+    /// - `q`: `[batch, tokens, heads · width]`
+    /// - `k`: `[batch, context_tokens, heads · width]`
+    pub(in crate::ops) fn of([batch, tokens, channels]: [usize; 3], k: [usize; 3], heads: usize, mask: Mask) -> Self {
+        Self { batch, tokens, context_tokens: k[1], heads, width: channels / heads, mask }
+    }
+
     pub(super) fn channels(&self) -> usize {
         self.heads * self.width
     }
@@ -41,6 +50,12 @@ impl Extent {
     /// Exponentials are taken to base 2: from a product to such an exponent.
     pub(super) fn exponent_scale(&self) -> f32 {
         std::f32::consts::LOG2_E * self.scale()
+    }
+
+    /// Floating-point operations of attention with so many products of `width` numbers for each score, about.
+    pub(super) fn work(&self, products: usize) -> usize {
+        const EXPONENTIAL: usize = 24;
+        self.batch * self.heads * self.tokens * self.context_tokens * (2 * products * self.width + EXPONENTIAL)
     }
 
     /// How many keys, from the first, any query of a block looks at.
@@ -66,7 +81,7 @@ impl Extent {
 /// The rows of each head of each picture together: `[batch, tokens, heads · width]` to `[batch, heads, tokens, width]`.
 pub(super) fn by_head(x: &[f32], extent: &Extent, tokens: usize) -> Vec<f32> {
     let mut heads = vec![0.0; x.len()];
-    heads.par_chunks_mut(tokens * extent.width).enumerate().for_each(|(of, rows)| {
+    each_chunk(&mut heads, tokens * extent.width, COPYING * x.len(), |of, rows| {
         let (batch, head) = (of / extent.heads, of % extent.heads);
         let picture = &x[batch * tokens * extent.channels()..][..tokens * extent.channels()];
         for (row, token) in rows.chunks_exact_mut(extent.width).zip(picture.chunks_exact(extent.channels())) {
@@ -83,23 +98,20 @@ pub(super) fn by_head(x: &[f32], extent: &Extent, tokens: usize) -> Vec<f32> {
 /// - `k`, `v`: `[batch, context_tokens, heads · width]`
 pub(in crate::ops) fn forward(q: &[f32], k: &[f32], v: &[f32], output: &mut [f32], extent: Extent) -> Vec<f32> {
     let (k, v) = (by_head(k, &extent, extent.context_tokens), by_head(v, &extent, extent.context_tokens));
-    let blocks = extent.tokens.div_ceil(QUERIES);
-    let mut by_block = Vec::new();
-    for (picture, output) in output.chunks_exact_mut(extent.tokens * extent.channels()).enumerate() {
-        let of_picture: Vec<Vec<f32>> = output
-            .par_chunks_mut(QUERIES * extent.channels())
-            .with_max_len(1)
-            .enumerate()
-            .map(|(block, output)| {
-                let queries = block * QUERIES..((block + 1) * QUERIES).min(extent.tokens);
-                let q = &q[(picture * extent.tokens + queries.start) * extent.channels()..][..output.len()];
-                Arch::new().dispatch(Block { q, k: &k, v: &v, extent: &extent, picture, queries, output })
-            })
-            .collect();
-        by_block.extend(of_picture);
+    let of_picture = extent.tokens * extent.channels();
+    let mut blocks = Vec::new();
+    for (picture, output) in output.chunks_exact_mut(of_picture).enumerate() {
+        for (block, output) in output.chunks_mut(QUERIES * extent.channels()).enumerate() {
+            blocks.push((picture, block * QUERIES, output));
+        }
     }
+    let by_block = map(blocks, extent.work(2), |(picture, first, output)| {
+        let queries = first..(first + QUERIES).min(extent.tokens);
+        let q = &q[picture * of_picture + first * extent.channels()..][..output.len()];
+        Arch::new().dispatch(Block { q, k: &k, v: &v, extent: &extent, picture, queries, output })
+    });
     let mut sums = Vec::with_capacity(extent.batch * extent.heads * extent.tokens);
-    for of_picture in by_block.chunks_exact(blocks) {
+    for of_picture in by_block.chunks_exact(extent.tokens.div_ceil(QUERIES)) {
         for head in 0..extent.heads {
             for block in of_picture {
                 let queries = block.len() / extent.heads;

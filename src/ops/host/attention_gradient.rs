@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
-use crate::ops::host::attention::{Extent, KEYS, QUERIES, by_head, turn};
+use crate::ops::host::attention::{COPYING, Extent, KEYS, QUERIES, by_head, turn};
+use crate::ops::host::parallel::{collect, each_chunk};
 use crate::ops::host::power::exp2;
 use crate::ops::host::product::{columns, rows};
 
@@ -30,15 +30,11 @@ pub(in crate::ops) struct Inputs<'a> {
 pub(in crate::ops) fn backward(inputs: Inputs, extent: Extent, gradients: [&mut [f32]; 3]) {
     let (k, v) = (by_head(inputs.k, &extent, extent.context_tokens), by_head(inputs.v, &extent, extent.context_tokens));
     let chunks = extent.tokens.div_ceil(TASK);
-    let mut parts: Vec<[Vec<f32>; 3]> = (0..extent.batch * extent.heads * chunks)
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|task| {
-            let (of, chunk) = (task / chunks, task % chunks);
-            let queries = chunk * TASK..((chunk + 1) * TASK).min(extent.tokens);
-            Arch::new().dispatch(Head { inputs: &inputs, k: &k, v: &v, extent: &extent, of, queries })
-        })
-        .collect();
+    let mut parts = collect(extent.batch * extent.heads * chunks, extent.work(5), |task| {
+        let (of, chunk) = (task / chunks, task % chunks);
+        let queries = chunk * TASK..((chunk + 1) * TASK).min(extent.tokens);
+        Arch::new().dispatch(Head { inputs: &inputs, k: &k, v: &v, extent: &extent, of, queries })
+    });
     for parts in parts.chunks_exact_mut(chunks) {
         let (first, more) = parts.split_first_mut().expect("there is at least one query");
         for part in more {
@@ -61,10 +57,13 @@ pub(in crate::ops) fn backward(inputs: Inputs, extent: Extent, gradients: [&mut 
 
 /// Puts the rows of all heads side by side: `row(head of a picture, token)`.
 fn side_by_side<'a>(into: &mut [f32], extent: &Extent, tokens: usize, row: impl Fn(usize, usize) -> &'a [f32] + Sync) {
-    into.par_chunks_mut(extent.channels()).with_min_len(QUERIES).enumerate().for_each(|(place, into)| {
-        let (picture, token) = (place / tokens, place % tokens);
-        for (head, into) in into.chunks_exact_mut(extent.width).enumerate() {
-            into.copy_from_slice(row(picture * extent.heads + head, token));
+    let work = COPYING * into.len();
+    each_chunk(into, QUERIES * extent.channels(), work, |block, into| {
+        for (place, into) in (block * QUERIES..).zip(into.chunks_exact_mut(extent.channels())) {
+            let (picture, token) = (place / tokens, place % tokens);
+            for (head, into) in into.chunks_exact_mut(extent.width).enumerate() {
+                into.copy_from_slice(row(picture * extent.heads + head, token));
+            }
         }
     });
 }

@@ -4,6 +4,7 @@
 
 pub(super) mod attention;
 pub(super) mod attention_gradient;
+pub(super) mod parallel;
 mod power;
 mod product;
 pub(super) mod winograd;

@@ -9,8 +9,9 @@ use std::ops::Range;
 
 use pulp::bytemuck::cast_slice_mut;
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
+use crate::ops::conv2d::Placement;
+use crate::ops::host::parallel::{each_chunk, map};
 use crate::ops::host::product::rows;
 use crate::ops::host::winograd_points::{PATCH, TILE, of_inputs, of_taps, outputs};
 
@@ -41,11 +42,21 @@ pub(in crate::ops) struct Extent {
     pub(in crate::ops) outputs: usize,
 }
 
+/// How these kernels lie on a picture.
+const SAME_SIZE: Placement = Placement { size: 3, stride: 1, before: 1, after: 1 };
+
 impl Extent {
-    /// Whether [`convolve`] is faster than plain sums.
-    pub(in crate::ops) fn suits(&self) -> bool {
-        let tiles = self.batch * self.height.div_ceil(TILE) * self.width.div_ceil(TILE);
-        tiles >= WORTH_TILES && self.inputs.min(self.outputs) >= WORTH_CHANNELS
+    /// Of `[batch, height, width, inputs]`, if [`convolve`] can do it and is faster than plain sums.
+    pub(in crate::ops) fn where_faster(x: [usize; 4], outputs: usize, placement: Placement) -> Option<Self> {
+        let [batch, height, width, inputs] = x;
+        let tiles = batch * height.div_ceil(TILE) * width.div_ceil(TILE);
+        let faster = placement == SAME_SIZE && tiles >= WORTH_TILES && inputs.min(outputs) >= WORTH_CHANNELS;
+        faster.then_some(Self { batch, height, width, inputs, outputs })
+    }
+
+    /// Floating-point operations, about.
+    fn work(&self) -> usize {
+        self.batch * self.height * self.width * self.inputs * self.outputs * 2 * POINTS / (TILE * TILE)
     }
 
     /// Tiles side by side.
@@ -91,7 +102,7 @@ pub(in crate::ops) fn convolve(x: &[f32], taps: Taps, bias: Option<&[f32]>, outp
     for first in (0..all).step_by(rows_of_band) {
         let band = Band { first, rows: rows_of_band.min(all - first), extent };
         let at_points = &mut at_points[..band.tiles().div_ceil(BLOCK) * of_block];
-        at_points.par_chunks_exact_mut(of_block).enumerate().for_each(|(block, at_points)| {
+        each_chunk(at_points, of_block, extent.work(), |block, at_points| {
             Arch::new().dispatch(Inputs { x, band, block, at_points });
         });
         let at_points = &*at_points;
@@ -104,7 +115,8 @@ pub(in crate::ops) fn convolve(x: &[f32], taps: Taps, bias: Option<&[f32]>, outp
                 of_chunk.push(part);
             }
         }
-        of_chunks.into_par_iter().with_max_len(1).enumerate().for_each(|(index, pixels)| {
+        let of_chunks = of_chunks.into_iter().enumerate().collect();
+        map(of_chunks, extent.work(), |(index, pixels)| {
             let channels = index * chunk..((index + 1) * chunk).min(extent.outputs);
             Arch::new().dispatch(Chunk { at_points, taps, bias, band, channels, pixels });
         });

@@ -17,11 +17,6 @@ impl ConvolutionKernel for LibTorch {
         TchTensor::new(ordered)
     }
 
-    /// libtorch transposes a convolution without another copy of its kernel.
-    fn lay_out_gradient(weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        weight
-    }
-
     fn forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -78,9 +73,6 @@ impl ConvolutionKernel for LibTorch {
     }
 }
 
-/// The kernels that [`winograd`] computes.
-const BY_TILES: Placement = Placement { size: 3, stride: 1, before: 1, after: 1 };
-
 /// Which side of a convolution is given.
 enum Side {
     Input,
@@ -89,17 +81,16 @@ enum Side {
 
 /// `x` and the kernel, `[out, 3, 3, in]`, dense, and the sizes of the convolution of `x`, where tiles are the faster way.
 fn by_tiles(x: &Tensor, weight: &Tensor, placement: Placement, given: Side) -> Option<(Tensor, Tensor, Extent)> {
-    if placement != BY_TILES || !memory::is_host(x) || !memory::is_host(weight) {
+    if !memory::is_host(x) || !memory::is_host(weight) {
         return None;
     }
-    let [batch, height, width, inputs] = x.size()[..] else { unreachable!("pictures have four dimensions") };
-    let outputs = match given {
+    let sizes = <[i64; 4]>::try_from(x.size()).expect("pictures have four dimensions").map(|size| size as usize);
+    let others = match given {
         Side::Input => weight.size()[0],
         Side::Output => weight.size()[1],
     };
-    let [batch, height, width, inputs, outputs] = [batch, height, width, inputs, outputs].map(|size| size as usize);
-    let extent = Extent { batch, height, width, inputs, outputs };
-    extent.suits().then(|| (x.contiguous(), weight.permute([0, 2, 3, 1]).contiguous(), extent))
+    let extent = Extent::where_faster(sizes, others as usize, placement)?;
+    Some((x.contiguous(), weight.permute([0, 2, 3, 1]).contiguous(), extent))
 }
 
 fn convolved(x: &Tensor, taps: Taps, bias: Option<&[f32]>, extent: Extent) -> TchTensor {

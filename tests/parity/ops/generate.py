@@ -62,7 +62,8 @@ def cases(place):
 
     for name, batch, height, width, inputs, outputs, size, stride, before, after in [
         ('conv2d.same', 2, 5, 7, 3, 4, 3, 1, 1, 1), ('conv2d.split', 3, 16, 9, 16, 20, 3, 1, 1, 1), ('conv2d.one_pixel', 1, 1, 1, 5, 3, 3, 1, 1, 1), ('conv2d.down', 2, 8, 6, 4, 5, 3, 2, 1, 1),
-        ('conv2d.down_odd', 1, 9, 5, 4, 5, 3, 2, 1, 1), ('conv2d.down_after', 1, 8, 6, 4, 5, 3, 2, 0, 1), ('conv2d.pixels', 2, 3, 3, 4, 5, 1, 1, 0, 0)]:
+        ('conv2d.down_odd', 1, 9, 5, 4, 5, 3, 2, 1, 1), ('conv2d.down_after', 1, 8, 6, 4, 5, 3, 2, 0, 1), ('conv2d.pixels', 2, 3, 3, 4, 5, 1, 1, 0, 0),
+        ('conv2d.tiles', 2, 12, 9, 40, 36, 3, 1, 1, 1)]:
         weight, bias = drawn(f'ops.{name}.weight', (outputs, inputs, size, size)), drawn(f'ops.{name}.bias', (outputs,))
         case(name, lambda x: F.conv2d(F.pad(x.permute(0, 3, 1, 2), (before, after, before, after)), weight, bias, stride).permute(0, 2, 3, 1), x=(batch, height, width, inputs))
 

@@ -178,6 +178,7 @@ fn conv2d_agrees_with_pytorch() {
     check_conv2d(&Case::new("conv2d.down_odd"), [1, 9, 5, 4], 5, Placement { stride: 2, ..same });
     check_conv2d(&Case::new("conv2d.down_after"), [1, 8, 6, 4], 5, Placement { stride: 2, before: 0, ..same });
     check_conv2d(&Case::new("conv2d.pixels"), [2, 3, 3, 4], 5, Placement { size: 1, stride: 1, before: 0, after: 0 });
+    check_conv2d(&Case::new("conv2d.tiles"), [2, 12, 9, 40], 36, same);
 }
 }
 

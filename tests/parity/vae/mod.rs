@@ -21,8 +21,9 @@ fn the_vae_of_tiny_sd_agrees_with_diffusers() {
     let picture: Tensor<4> = drawn("vae.tiny.picture", [2, 3, 64, 64]);
     assert_agrees(&fixture, "tiny.latents", vae.encode(picture.tanh()) / LATENT_SCALE, TOLERANCE);
     let latents: Tensor<4> = drawn("vae.tiny.latents", [1, 4, 16, 16]);
-    // Large activations before the last norm: PyTorch's own f32 is 3e-6 away from its f64 here, and ours 8e-6.
-    assert_agrees(&fixture, "tiny.picture", vae.decode(latents * LATENT_SCALE), 1.5 * TOLERANCE);
+    // Large activations before the last norm: PyTorch's own f32 is 4e-6 of the greatest value away from its f64 here, and convolution by tiles,
+    // whose numbers at their points are larger, 1.7e-5.
+    assert_agrees(&fixture, "tiny.picture", vae.decode(latents * LATENT_SCALE), 2.0 * TOLERANCE);
 }
 }
 

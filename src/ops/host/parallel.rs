@@ -6,16 +6,21 @@ use rayon::prelude::*;
 const WORTH_A_THREAD: usize = 1 << 20;
 
 /// Results of `task` for 0 to `count`, in order. `work` is the cost of all in floating-point operations.
-pub(super) fn collect<T: Send>(count: usize, work: usize, task: impl Fn(usize) -> T + Send + Sync) -> Vec<T> {
-    if count > 1 && work >= WORTH_A_THREAD {
-        (0..count).into_par_iter().with_max_len(1).map(task).collect()
+pub(in crate::ops) fn collect<T: Send>(count: usize, work: usize, task: impl Fn(usize) -> T + Send + Sync) -> Vec<T> {
+    map((0..count).collect(), work, task)
+}
+
+/// What `task` makes of each item, in order. `work` is the cost of all in floating-point operations.
+pub(in crate::ops) fn map<I: Send, T: Send>(items: Vec<I>, work: usize, task: impl Fn(I) -> T + Send + Sync) -> Vec<T> {
+    if items.len() > 1 && work >= WORTH_A_THREAD {
+        items.into_par_iter().with_max_len(1).map(task).collect()
     } else {
-        (0..count).map(task).collect()
+        items.into_iter().map(task).collect()
     }
 }
 
 /// Calls `task` with the index of each chunk of `values` and the chunk. `work` is the cost of all in floating-point operations.
-pub(super) fn each_chunk(values: &mut [f32], length: usize, work: usize, task: impl Fn(usize, &mut [f32]) + Send + Sync) {
+pub(in crate::ops) fn each_chunk(values: &mut [f32], length: usize, work: usize, task: impl Fn(usize, &mut [f32]) + Send + Sync) {
     if values.len() > length && work >= WORTH_A_THREAD {
         values.par_chunks_mut(length).with_max_len(1).enumerate().for_each(|(index, chunk)| task(index, chunk));
     } else {
@@ -24,7 +29,7 @@ pub(super) fn each_chunk(values: &mut [f32], length: usize, work: usize, task: i
 }
 
 /// As [`each_chunk`], over two slices in step.
-pub(super) fn each_pair(
+pub(in crate::ops) fn each_pair(
     left: (&mut [f32], usize),
     right: (&mut [f32], usize),
     work: usize,
