@@ -10,73 +10,85 @@ use crate::ops::host::attention::{self, Extent};
 use crate::ops::host::attention_gradient;
 use crate::ops::libtorch::chunked_attention::Chunked;
 use crate::ops::libtorch::memory::{self, values};
-use crate::ops::libtorch::recompute;
+use crate::ops::libtorch::recorded::Recorded;
 
 impl AttentionKernel for LibTorch {
-    /// What our own backward pass takes from the forward one; libtorch's kernels run again.
-    type Kept = Option<Kept>;
+    type Kept = Kept;
 
-    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Option<Kept>) {
+    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Kept) {
         let Inputs { q, k, v, .. } = &inputs;
         let Some([q, k, v]) = dense([q, k, v]) else {
-            return (TchTensor::new(attend([&q.tensor, &k.tensor, &v.tensor], inputs.heads, inputs.mask)), None);
+            return attend([q, k, v], inputs.heads, inputs.mask);
         };
         let mut sums = Vec::new();
         let [output] = memory::written([q.size()], |[output]| {
             sums = attention::forward(values(&q), values(&k), values(&v), output, extent(&inputs));
         });
         let output = TchTensor::new(output);
-        (output.clone(), Some(Kept { output, sums }))
+        (output.clone(), Kept::Sums { output, sums })
     }
 
-    fn gradients(inputs: Inputs<Self>, kept: Option<Kept>, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
+    fn gradients(inputs: Inputs<Self>, kept: Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
         let Inputs { q, k, v, heads, mask } = &inputs;
-        let Some(Kept { output, sums }) = kept else {
-            return attend_gradients([&q.tensor, &k.tensor, &v.tensor], *heads, *mask, &output_gradient.tensor)
-                .map(TchTensor::new);
-        };
-        let [q, k, v, output, output_gradient] =
-            dense([q, k, v, &output, &output_gradient]).expect("the forward pass took the same tensors");
-        let of = attention_gradient::Inputs {
-            q: values(&q),
-            k: values(&k),
-            v: values(&v),
-            output: values(&output),
-            sums: &sums,
-            output_gradient: values(&output_gradient),
-        };
-        let sizes = [q.size(), k.size(), v.size()];
-        memory::written(sizes, |gradients| attention_gradient::backward(of, extent(&inputs), gradients)).map(TchTensor::new)
+        match kept {
+            Kept::Sums { output, sums } => {
+                let [q, k, v, output, output_gradient] =
+                    dense([q, k, v, &output, &output_gradient]).expect("the forward pass took the same tensors");
+                let of = attention_gradient::Inputs {
+                    q: values(&q),
+                    k: values(&k),
+                    v: values(&v),
+                    output: values(&output),
+                    sums: &sums,
+                    output_gradient: values(&output_gradient),
+                };
+                let sizes = [q.size(), k.size(), v.size()];
+                memory::written(sizes, |gradients| attention_gradient::backward(of, extent(&inputs), gradients))
+                    .map(TchTensor::new)
+            }
+            Kept::Recorded { recorded, output } => {
+                let gradients = recorded.gradients(&by_head(&output_gradient, *heads));
+                drop(output);
+                gradients.map(|gradient| joined(&gradient))
+            }
+            Kept::Nothing => {
+                let inputs = [q, k, v].map(|x| by_head(x, *heads));
+                let gradients = Chunked::new(inputs.each_ref(), *mask).gradients(&by_head(&output_gradient, *heads));
+                gradients.map(|gradient| joined(&gradient))
+            }
+        }
     }
 }
 
-/// The output, and logarithms to base 2 of the sums of exponentials: `[batch, heads, tokens]`.
+/// What the backward pass takes from the forward one.
 #[derive(Clone, Debug)]
-pub(crate) struct Kept {
-    output: TchTensor,
-    sums: Vec<f32>,
+pub(crate) enum Kept {
+    /// Of our own: the output, and logarithms to base 2 of the sums of exponentials, `[batch, heads, tokens]`.
+    Sums { output: TchTensor, sums: Vec<f32> },
+    /// Of a kernel of libtorch's: what it wants to know again, and the output, lest what holds it alone write into it.
+    Recorded { recorded: Recorded<3>, output: TchTensor },
+    /// Of attention in blocks.
+    Nothing,
 }
 
 /// By whichever of libtorch's kernels the device has, else in blocks.
-fn attend(inputs: [&Tensor; 3], heads: usize, mask: Mask) -> Tensor {
+fn attend(inputs: [&TchTensor; 3], heads: usize, mask: Mask) -> (TchTensor, Kept) {
     let inputs = inputs.map(|x| by_head(x, heads));
-    joined(&if has_kernel(&inputs, mask) { by_kernel(&inputs, mask) } else { Chunked::new(inputs.each_ref(), mask).forward() })
-}
-
-fn attend_gradients(inputs: [&Tensor; 3], heads: usize, mask: Mask, output_gradient: &Tensor) -> [Tensor; 3] {
-    let (inputs, output_gradient) = (inputs.map(|x| by_head(x, heads)), by_head(output_gradient, heads));
-    let gradients = match has_kernel(&inputs, mask) {
-        true => recompute::gradients(inputs.each_ref(), &output_gradient, |inputs| by_kernel(inputs, mask)),
-        false => Chunked::new(inputs.each_ref(), mask).gradients(&output_gradient),
-    };
-    gradients.map(|gradient| joined(&gradient))
+    if !has_kernel(&inputs, mask) {
+        return (joined(&Chunked::new(inputs.each_ref(), mask).forward()), Kept::Nothing);
+    }
+    let recorded = Recorded::new(inputs.each_ref(), |inputs| by_kernel(inputs, mask));
+    let output = joined(&recorded.output());
+    (output.clone(), Kept::Recorded { recorded, output })
 }
 
 /// What libtorch calls the way with all scores at once, which every device has (`SDPBackend` in ATen/SDPBackend.h).
 const ALL_SCORES: i64 = 0;
 
-fn has_kernel([q, k, v]: &[Tensor; 3], mask: Mask) -> bool {
-    Tensor::internal_fused_sdp_choice(q, k, v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false) != ALL_SCORES
+fn has_kernel(inputs: &[Tensor; 3], mask: Mask) -> bool {
+    // Some kernels have no backward pass for some widths, and say so only to who wants gradients.
+    let [q, k, v] = inputs.each_ref().map(|x| x.detach().set_requires_grad(true));
+    Tensor::internal_fused_sdp_choice(&q, &k, &v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false) != ALL_SCORES
 }
 
 fn by_kernel([q, k, v]: &[Tensor; 3], mask: Mask) -> Tensor {
@@ -89,27 +101,21 @@ fn dense<const N: usize>(tensors: [&TchTensor; N]) -> Option<[Tensor; N]> {
 }
 
 fn extent(inputs: &Inputs<LibTorch>) -> Extent {
-    let [batch, tokens, channels] = inputs.q.tensor.size().try_into().expect("attention gets three dimensions");
-    Extent {
-        batch: batch as usize,
-        tokens: tokens as usize,
-        context_tokens: inputs.k.tensor.size()[1] as usize,
-        heads: inputs.heads,
-        width: channels as usize / inputs.heads,
-        mask: inputs.mask,
-    }
+    let sizes =
+        |x: &TchTensor| <[i64; 3]>::try_from(x.tensor.size()).expect("attention gets three dimensions").map(|size| size as usize);
+    Extent::of(sizes(&inputs.q), sizes(&inputs.k), inputs.heads, inputs.mask)
 }
 
 /// `[batch, tokens, heads · width]` as `[batch, heads, tokens, width]`.
-fn by_head(x: &Tensor, heads: usize) -> Tensor {
-    let [batch, tokens, channels] = x.size().try_into().expect("attention gets three dimensions");
+fn by_head(x: &TchTensor, heads: usize) -> Tensor {
+    let [batch, tokens, channels] = x.tensor.size().try_into().expect("attention gets three dimensions");
     let heads = heads as i64;
-    x.reshape([batch, tokens, heads, channels / heads]).transpose(1, 2)
+    x.tensor.reshape([batch, tokens, heads, channels / heads]).transpose(1, 2)
 }
 
-fn joined(x: &Tensor) -> Tensor {
+fn joined(x: &Tensor) -> TchTensor {
     let [batch, heads, tokens, width] = x.size().try_into().expect("heads make a fourth dimension");
-    x.transpose(1, 2).reshape([batch, tokens, heads * width])
+    TchTensor::new(x.transpose(1, 2).reshape([batch, tokens, heads * width]))
 }
 
 #[cfg(test)]
@@ -124,15 +130,30 @@ mod tests {
             let numbers = Tensor::arange(2 * tokens * 24, (Kind::Float, Device::Cpu)) * (0.37 + seed as f64);
             TchTensor::new(numbers.sin().reshape([2, tokens, 24]))
         };
-        let inputs = || Inputs { q: random(1, 7), k: random(2, 5), v: random(3, 5), heads: 3, mask: Mask::Open };
-        let (output, kept) = LibTorch::forward(inputs());
-        assert!(kept.is_some());
-        let near = |a: &Tensor, b: &Tensor| assert!(f64::try_from((a - b).abs().max()).unwrap() < 1e-5);
-        let Inputs { q, k, v, heads, mask } = inputs();
-        near(&output.tensor, &attend([&q.tensor, &k.tensor, &v.tensor], heads, mask));
-        let found = LibTorch::gradients(inputs(), None, random(4, 7));
-        for (found, expected) in found.iter().zip(LibTorch::gradients(inputs(), kept, random(4, 7))) {
-            near(&found.tensor, &expected.tensor);
+        let near = |a: &TchTensor, b: &TchTensor| assert!(f64::try_from((&a.tensor - &b.tensor).abs().max()).unwrap() < 1e-5);
+        for mask in [Mask::Open, Mask::Causal] {
+            let inputs = || Inputs { q: random(1, 7), k: random(2, 7), v: random(3, 7), heads: 3, mask };
+            let (output, kept) = LibTorch::forward(inputs());
+            assert!(matches!(kept, Kept::Sums { .. }));
+            let gradients = LibTorch::gradients(inputs(), kept, random(4, 7));
+            let Inputs { q, k, v, heads, mask } = inputs();
+            let (by_kernel, recorded) = attend([&q, &k, &v], heads, mask);
+            assert!(matches!(recorded, Kept::Recorded { .. }), "libtorch has a kernel for the processor");
+            near(&output, &by_kernel);
+            for kept in [recorded, Kept::Nothing] {
+                for (found, expected) in LibTorch::gradients(inputs(), kept, random(4, 7)).iter().zip(&gradients) {
+                    near(found, expected);
+                }
+            }
         }
+    }
+
+    #[test]
+    fn nobody_writes_into_an_output_that_gradients_are_taken_from() {
+        let x = TchTensor::new(Tensor::ones([1, 4, 6], (Kind::Float, Device::Cpu)));
+        let (output, kept) = attend([&x, &x, &x], 2, Mask::Open);
+        assert!(!output.can_mut());
+        drop(kept);
+        assert!(output.can_mut());
     }
 }

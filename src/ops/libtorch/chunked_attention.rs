@@ -91,7 +91,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::ops::libtorch::recompute;
+    use crate::ops::libtorch::recorded::Recorded;
 
     fn wave(seed: f64, tokens: i64) -> Tensor {
         (Tensor::arange(2 * 3 * tokens * 8, (Kind::Double, Device::Cpu)) * (0.37 + seed)).sin().reshape([2, 3, tokens, 8]) * 3.0
@@ -108,8 +108,9 @@ mod tests {
             let whole = |[q, k, v]: &[Tensor; 3]| {
                 Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false)
             };
-            let expected = whole(&[q.copy(), k.copy(), v.copy()]);
-            let gradients = recompute::gradients([&q, &k, &v], &upstream, whole);
+            let recorded = Recorded::new([&q, &k, &v], whole);
+            let expected = recorded.output();
+            let gradients = recorded.gradients(&upstream);
             for rows in [1, 4, 11] {
                 let chunked = Chunked { rows, ..Chunked::new([&q, &k, &v], mask) };
                 assert!(far(&chunked.forward(), &expected) < 1e-6, "{mask:?}, {rows} rows");

@@ -1,7 +1,7 @@
 //! The operations on libtorch, with its own fused functions: on the CPU, and on CUDA and ROCm devices alike.
 //!
-//! Where libtorch offers the derivative of a function only through its own automatic differentiation, the function is run again
-//! under it (`recompute`). Knows nothing of Burn's graph.
+//! Where libtorch offers the derivative of a function only through its own automatic differentiation, the function runs under it
+//! (`recorded`), on the way back where keeping its inputs is enough (`recompute`). Knows nothing of Burn's graph.
 
 pub(super) mod activation;
 pub(super) mod attention;
@@ -13,4 +13,5 @@ pub(super) mod layer_norm;
 pub(super) mod linear;
 mod memory;
 mod recompute;
+mod recorded;
 pub(super) mod upsample;
