@@ -3,6 +3,8 @@
 //! The factors of a LoRA are small, so they and their moments live on the host in f32: the same bits on every device, and nothing to
 //! lose when a state is saved.
 
+use rayon::prelude::*;
+
 /// The settings that stay the same through a training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
@@ -61,13 +63,13 @@ impl AdamW {
 pub fn clip_norm<'a>(gradients: impl IntoIterator<Item = &'a mut [f32]>, max_norm: f64) -> f64 {
     let mut gradients: Vec<&mut [f32]> = gradients.into_iter().collect();
     let square = |values: &[f32]| values.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>();
-    let norm = gradients.iter().map(|values| square(values)).sum::<f64>().sqrt();
+    // Added up in their order, however many threads there are.
+    let squares: Vec<f64> = gradients.par_iter().map(|values| square(values)).collect();
+    let norm = squares.iter().sum::<f64>().sqrt();
     // The small number is PyTorch's.
     let factor = max_norm / (norm + 1e-6);
     if max_norm > 0.0 && factor < 1.0 {
-        for gradient in gradients.iter_mut().flat_map(|values| values.iter_mut()) {
-            *gradient *= factor as f32;
-        }
+        gradients.par_iter_mut().for_each(|values| values.iter_mut().for_each(|gradient| *gradient *= factor as f32));
     }
     norm
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rayon::prelude::*;
 
 use crate::lora::network::LoraNetwork;
 use crate::training::adamw::{AdamW, Moments, clip_norm};
@@ -291,11 +292,12 @@ impl Training {
         }
 
         self.state.steps += 1;
-        let rate = |peak: f64| settings.learning_rate.at(peak, self.state.seen);
-        for ((factor, gradient), moments) in self.network.factors.iter_mut().zip(&gradients).zip(&mut self.state.moments) {
-            let rate = rate(settings.peak(&factor.name));
-            settings.optimizer.update(self.state.steps, rate, &mut factor.values, gradient, moments);
-        }
+        let (step, seen) = (self.state.steps, self.state.seen);
+        let factors = self.network.factors.par_iter_mut();
+        factors.zip(&gradients).zip(&mut self.state.moments).for_each(|((factor, gradient), moments)| {
+            let rate = settings.learning_rate.at(settings.peak(&factor.name), seen);
+            settings.optimizer.update(step, rate, &mut factor.values, gradient, moments);
+        });
         self.state.seen = report.seen;
         report.steps = self.state.steps;
         Ok(report)
