@@ -142,7 +142,7 @@ impl Convolution {
 
     /// 3×3, keeping the size.
     pub fn same(source: Source, inputs: usize, outputs: usize) -> Result<Self> {
-        Self::init(source, inputs, outputs, Placement { size: 3, stride: 1, before: 1, after: 1 })
+        Self::init(source, inputs, outputs, Placement::SAME_SIZE)
     }
 
     /// `[batch, height, width, inputs]` to `[batch, .., .., outputs]`.

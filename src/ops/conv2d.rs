@@ -31,6 +31,11 @@ pub struct Placement {
     pub after: usize,
 }
 
+impl Placement {
+    /// Of a kernel of 3×3 under which pictures keep their size.
+    pub const SAME_SIZE: Self = Self { size: 3, stride: 1, before: 1, after: 1 };
+}
+
 impl Kernel {
     /// - `weight`: `[out_channels, in_channels, size, size]`, PyTorch's layout
     /// - `bias`: `[out_channels]`

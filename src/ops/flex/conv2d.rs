@@ -16,8 +16,9 @@ use crate::ops::host::winograd::{self, Extent, Taps};
 
 /// Elements of the patches of one task: 2 MiB.
 const PATCHES: usize = 1 << 19;
-/// Fewest tasks that a large convolution is split into.
+/// Fewest tasks that a large convolution is split into, unless they had fewer pixels than a pass over the kernel is worth.
 const TASKS: usize = 4;
+const PIXELS: usize = 64;
 /// Multiply-adds below which a convolution is one task.
 const WORTH_SPLITTING: usize = 1 << 19;
 /// Fewest rows of the input whose gradient is one task: neighbours both multiply the rows of the output between them.
@@ -103,7 +104,8 @@ impl Patches {
         let rows = batch * self.output_height;
         let multiply_adds = rows * self.row() * out_channels;
         let split = if multiply_adds < WORTH_SPLITTING { 1 } else { TASKS };
-        let rows_a_task = (PATCHES / self.row()).clamp(1, rows.div_ceil(split));
+        let worth = PIXELS.div_ceil(self.output_width);
+        let rows_a_task = (PATCHES / self.row()).min(rows.div_ceil(split)).max(worth).min(rows);
         let parts = collect(rows.div_ceil(rows_a_task), 2 * multiply_adds, |task| {
             let first = task * rows_a_task;
             let last = (first + rows_a_task).min(rows);

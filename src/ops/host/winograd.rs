@@ -42,15 +42,12 @@ pub(in crate::ops) struct Extent {
     pub(in crate::ops) outputs: usize,
 }
 
-/// How these kernels lie on a picture.
-const SAME_SIZE: Placement = Placement { size: 3, stride: 1, before: 1, after: 1 };
-
 impl Extent {
     /// Of `[batch, height, width, inputs]`, if [`convolve`] can do it and is faster than plain sums.
     pub(in crate::ops) fn where_faster(x: [usize; 4], outputs: usize, placement: Placement) -> Option<Self> {
         let [batch, height, width, inputs] = x;
         let tiles = batch * height.div_ceil(TILE) * width.div_ceil(TILE);
-        let faster = placement == SAME_SIZE && tiles >= WORTH_TILES && inputs.min(outputs) >= WORTH_CHANNELS;
+        let faster = placement == Placement::SAME_SIZE && tiles >= WORTH_TILES && inputs.min(outputs) >= WORTH_CHANNELS;
         faster.then_some(Self { batch, height, width, inputs, outputs })
     }
 

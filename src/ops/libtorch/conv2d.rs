@@ -1,5 +1,5 @@
 //! Convolution and the gradient of its input, in the memory order of the networks: channels side by side. In main memory our own where it is
-//! faster, else libtorch's.
+//! faster, else libtorch's, as a convolution or as a matrix product.
 
 use burn::backend::LibTorch;
 use burn::backend::tensor::FloatTensor;
@@ -9,6 +9,7 @@ use tch::Tensor;
 use crate::ops::conv2d::{ConvolutionKernel, Placement};
 use crate::ops::host::winograd::{self, Extent, Taps};
 use crate::ops::libtorch::memory::{self, values};
+use crate::ops::libtorch::patches;
 
 impl ConvolutionKernel for LibTorch {
     /// `[out, in, size, size]` with the input's channels side by side.
@@ -27,6 +28,9 @@ impl ConvolutionKernel for LibTorch {
             let bias = bias.tensor.contiguous();
             let taps = Taps { values: values(&weight), output: 9 * extent.inputs, tap: extent.inputs, input: 1, turned: false };
             return convolved(&x, taps, Some(values(&bias)), extent);
+        }
+        if memory::is_host(&x.tensor) && patches::suits(&x.tensor, &weight.tensor, placement) {
+            return TchTensor::new(patches::forward(&x.tensor, &weight.tensor, &bias.tensor));
         }
         let Placement { size: _, stride, before, after } = placement;
         let (stride, before, after) = (stride as i64, before as i64, after as i64);
@@ -50,6 +54,9 @@ impl ConvolutionKernel for LibTorch {
             // The channels change places: those of the input lie side by side.
             let taps = Taps { values: values(&weight), output: 1, tap: extent.outputs, input: 9 * extent.outputs, turned: true };
             return convolved(&x, taps, None, extent);
+        }
+        if memory::is_host(&output_gradient.tensor) && patches::suits(&output_gradient.tensor, &weight.tensor, placement) {
+            return TchTensor::new(patches::gradient(&output_gradient.tensor, &weight.tensor));
         }
         let Placement { size, stride, before, .. } = placement;
         let output_gradient = output_gradient.tensor.permute([0, 3, 1, 2]);

@@ -12,6 +12,7 @@ pub(super) mod group_norm;
 pub(super) mod layer_norm;
 pub(super) mod linear;
 mod memory;
+mod patches;
 mod recompute;
 mod recorded;
 pub(super) mod upsample;
