@@ -1,9 +1,10 @@
 //! Operations of the networks that Burn breaks into many small ones, each with its derivative by hand.
 //!
 //! One operation is one file: the function on tensors that `models` call, its route to the backend and to autodiff, and the
-//! derivative. `flex` holds the arithmetic for the embedded CPU backend, `libtorch` what libtorch does, `generic` each operation out of Burn's own for
-//! a backend that has no better, which `cube` is; another adds its name in each `backend_extension`. Weights are frozen everywhere: no operation computes the gradient of a weight, only those of its
-//! input and of the factors of an adapter. Knows nothing of networks and of files.
+//! derivative. `flex` holds the arithmetic for the embedded CPU backend, `libtorch` what libtorch does, `host` what both have in main memory,
+//! `generic` each operation out of Burn's own for a backend that has no better, which `cube` is; another adds its name in each `backend_extension`.
+//! Weights are frozen everywhere: no operation computes the gradient of a weight, only those of its input and of the factors of an adapter. Knows
+//! nothing of networks and of files.
 //!
 //! Inside the networks pictures are `[batch, height, width, channels]`: a 1×1 convolution is then the same matrix product as
 //! a linear layer, and nothing is transposed between a convolution and a transformer.
