@@ -195,9 +195,10 @@ def main():
     for name in arguments.only:
         row = {'steps': arguments.steps, 'threads': arguments.threads, 'card': card, 'precision': arguments.precision, **ROWS[name]}
         theirs, ours = [], []
-        for _ in range(arguments.pairs):
+        for pair in range(arguments.pairs):
             theirs.append(measured(other_process, row))
             ours.append(measured(lambda row: loramill(row, arguments.program, arguments.device), row))
+            print(f'{name}, pair {pair + 1} of {arguments.pairs}: {theirs[-1]["seconds"]:.2f} s, {ours[-1]["seconds"]:.2f} s', file=sys.stderr, flush=True)
         of = lambda runs, what: statistics.median(run[what] for run in runs)
         ratios = [mine['seconds'] / their['seconds'] for mine, their in zip(ours, theirs)]
         memory = of(ours, 'peak') / of(theirs, 'peak')
