@@ -73,8 +73,6 @@ impl Input {
     }
 }
 
-const SAME: Placement = Placement { size: 3, stride: 1, before: 1, after: 1 };
-
 /// Widths of Stable Diffusion's levels, on pictures small enough for any card and any patience.
 const CASES: &[Case] = &[
     Case { name: "attention over pixels", shapes: &[&[1, 256, 320], &[1, 256, 320], &[1, 256, 320]], output: attend },
@@ -82,17 +80,17 @@ const CASES: &[Case] = &[
     Case {
         name: "3×3 convolution, 320 channels",
         shapes: &[&[1, 16, 16, 320], &[320, 320, 3, 3], &[320]],
-        output: |inputs| convolve(inputs, [320, 320, 3, 3], SAME),
+        output: |inputs| convolve(inputs, [320, 320, 3, 3], Placement::SAME_SIZE),
     },
     Case {
         name: "3×3 convolution, 640 channels",
         shapes: &[&[1, 8, 8, 640], &[640, 640, 3, 3], &[640]],
-        output: |inputs| convolve(inputs, [640, 640, 3, 3], SAME),
+        output: |inputs| convolve(inputs, [640, 640, 3, 3], Placement::SAME_SIZE),
     },
     Case {
         name: "3×3 convolution by twos",
         shapes: &[&[1, 16, 16, 320], &[320, 320, 3, 3], &[320]],
-        output: |inputs| convolve(inputs, [320, 320, 3, 3], Placement { stride: 2, ..SAME }),
+        output: |inputs| convolve(inputs, [320, 320, 3, 3], Placement { stride: 2, ..Placement::SAME_SIZE }),
     },
     Case {
         name: "linear layer",

@@ -2,7 +2,8 @@
 //!
 //!     [DEVICE=cpu] cargo bench --bench operations -- [SIZE=512] [BATCH=1]
 //!
-//! The least of several times, and operations a second as sums and products would count: a convolution by tiles takes fewer.
+//! The least of several times, and operations a second as sums and products would count: a convolution by tiles takes fewer. With
+//! `--features libtorch` and DEVICE=libtorch:cpu also give GOMP_SPINCOUNT=10000, as `loramill` does, lest libtorch's threads take the cores.
 
 use std::time::Instant;
 
@@ -58,7 +59,7 @@ fn main() -> anyhow::Result<()> {
 impl Bench {
     fn convolution(&self, side: usize, [inputs, outputs]: [usize; 2], stride: usize) {
         let x = self.random([self.batch, side, side, inputs]);
-        let placement = Placement { size: 3, stride, before: 1, after: 1 };
+        let placement = Placement { stride, ..Placement::SAME_SIZE };
         let kernel = Kernel::new(self.random([outputs, inputs, 3, 3]), self.random([outputs]), placement);
         let work = 2 * self.batch * (side / stride).pow(2) * 9 * inputs * outputs;
         let stride = if stride == 1 { String::new() } else { format!(", stride {stride}") };

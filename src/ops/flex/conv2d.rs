@@ -16,8 +16,9 @@ use crate::ops::host::winograd::{self, Extent, Taps};
 
 /// Elements of the patches of one task: 2 MiB.
 const PATCHES: usize = 1 << 19;
-/// Fewest tasks that a large convolution is split into, unless they had fewer pixels than a pass over the kernel is worth.
+/// Fewest tasks that a large convolution is split into, where each has enough pixels.
 const TASKS: usize = 4;
+/// Fewest pixels of a task: each reads the whole kernel.
 const PIXELS: usize = 64;
 /// Multiply-adds below which a convolution is one task.
 const WORTH_SPLITTING: usize = 1 << 19;

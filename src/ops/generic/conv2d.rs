@@ -1,7 +1,7 @@
 //! Convolution: the patches of some rows of the output are laid out as a matrix and multiplied with the kernel.
 //!
-//! The gradient of the input is the same with the kernel turned by half a circle and its channels swapped; where the kernel moved by more than one pixel, the gradient of the output is
-//! first spread out with zeros between.
+//! The gradient of the input is the same with the kernel turned by half a circle and its channels swapped; where the kernel moved by more than one
+//! pixel, the gradient of the output is first spread out with zeros between.
 
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;

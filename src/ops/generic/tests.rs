@@ -169,7 +169,7 @@ fn activations_of_great_numbers_stay_numbers() {
 
 #[test]
 fn convolutions_are_what_the_embedded_backend_computes() {
-    let same = Placement { size: 3, stride: 1, before: 1, after: 1 };
+    let same = Placement::SAME_SIZE;
     let cases = [
         ([2, 5, 7, 3], 4, same),
         ([1, 1, 1, 5], 3, same),

@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use crate::ops::conv2d::Placement;
 
-/// Numbers of a kernel from which this is faster: no last-level cache of a usual processor holds as many twice.
+/// Numbers of a kernel from which this is faster: about those of a last-level cache.
 const WORTH_NUMBERS: usize = 1 << 23;
 /// Pixels below which it is.
 const WORTH_PIXELS: i64 = 256;

@@ -170,7 +170,7 @@ fn check_conv2d(case: &Case, shape: [usize; 4], outputs: usize, placement: Place
 
 on_each_device! {
 fn conv2d_agrees_with_pytorch() {
-    let same = Placement { size: 3, stride: 1, before: 1, after: 1 };
+    let same = Placement::SAME_SIZE;
     check_conv2d(&Case::new("conv2d.same"), [2, 5, 7, 3], 4, same);
     check_conv2d(&Case::new("conv2d.split"), [3, 16, 9, 16], 20, same);
     check_conv2d(&Case::new("conv2d.one_pixel"), [1, 1, 1, 5], 3, same);
@@ -260,7 +260,7 @@ mod half {
         for (name, activation) in ACTIVATIONS {
             check_activation(&case(name), activation);
         }
-        let same = Placement { size: 3, stride: 1, before: 1, after: 1 };
+        let same = Placement::SAME_SIZE;
         check_conv2d(&case("conv2d.same"), [2, 5, 7, 3], 4, same);
         check_conv2d(&case("conv2d.down_odd"), [1, 9, 5, 4], 5, Placement { stride: 2, ..same });
         check_conv2d(&case("conv2d.down_after"), [1, 8, 6, 4], 5, Placement { stride: 2, before: 0, ..same });
@@ -281,11 +281,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let case = Case::new("threads");
             let x = case.tracked("x", [2, 32, 32, 64]);
             let (weight, bias) = (case.frozen("weight", [64]), case.frozen("bias", [64]));
-            let kernel = Kernel::new(
-                case.frozen("kernel", [64, 64, 3, 3]),
-                bias.clone(),
-                Placement { size: 3, stride: 1, before: 1, after: 1 },
-            );
+            let kernel = Kernel::new(case.frozen("kernel", [64, 64, 3, 3]), bias.clone(), Placement::SAME_SIZE);
             let normed = group_norm(x.clone(), &weight, &bias, Groups { count: 32, epsilon: 1e-5 }, Then::Silu);
             let tokens = conv2d(normed, &kernel).reshape([2, 1024, 64]);
             let wide = linear(layer_norm(tokens, &weight, &bias, 1e-5), &case.frozen("wide", [512, 64]), None);
