@@ -28,6 +28,8 @@ pub mod records;
 mod file_digest;
 pub mod stat_index;
 
+pub mod regular_file;
+
 pub mod locate;
 pub mod locks;
 mod run_files;
