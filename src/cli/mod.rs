@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::pipeline::diagnostic::{Diagnostic, Diagnostics};
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::load::{self, load};
-use crate::pipeline::sources::Surroundings;
+use crate::pipeline::sources::{Surroundings, home_expanded};
 use crate::stages::KINDS;
 
 pub mod console;
@@ -88,7 +88,6 @@ enum Command {
     #[cfg(feature = "nn")]
     Bench(bench::Arguments),
     #[cfg(feature = "nn")]
-    #[command(hide = true)]
     SelfTest(self_test::Arguments),
     Libtorch(libtorch::Arguments),
     Doctor(doctor::Arguments),
@@ -144,7 +143,10 @@ impl Global {
     /// The cache that the user asks for, if any.
     pub fn cache(&self) -> Option<PathBuf> {
         let from_environment = || std::env::var_os("LORAMILL_CACHE").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-        self.cache.clone().or_else(from_environment)
+        let asked = self.cache.clone().or_else(from_environment)?;
+        // A shell leaves the `~` of `--cache=~/x` as it is.
+        let home = std::env::var("HOME").ok();
+        Some(asked.to_str().map(|text| home_expanded(text, home.as_deref())).unwrap_or(asked))
     }
 
     /// As on a command line.

@@ -114,16 +114,18 @@ impl TargetArguments {
 
 /// The pipeline among names that may begin with one, and the rest.
 pub fn split_names(names: &[String]) -> (Option<PathBuf>, &[String]) {
-    let is_pipeline = |name: &String| {
-        let path = PathBuf::from(name);
-        path.is_file() || path.join("pipeline.yaml").is_file()
-    };
     match names.split_first() {
         Some((first, rest)) if is_pipeline(first) => (Some(PathBuf::from(first)), rest),
         // Neither a pipeline here nor one named: what is named is more likely a folder than a stage.
         Some((first, rest)) if !PathBuf::from("pipeline.yaml").exists() => (Some(PathBuf::from(first)), rest),
         _ => (None, names),
     }
+}
+
+/// Whether `name` is a pipeline file or a folder that has one.
+pub fn is_pipeline(name: &str) -> bool {
+    let path = Path::new(name);
+    path.is_file() || path.join("pipeline.yaml").is_file()
 }
 
 /// A file may be sound before its photos are there; there is nothing to run then.

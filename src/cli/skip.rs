@@ -1,64 +1,105 @@
-//! `loramill skip`: leaves an item out of training, by a line in the pipeline file. Everything else in the file stays as it is.
+//! `loramill skip`: leaves photos out of training, by a line in the pipeline file. Everything else in the file stays as it is.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use crate::cli::{Global, PipelineArguments, WrongArguments, open};
+use crate::cli::run::{is_pipeline, split_names};
+use crate::cli::{Global, PipelineArguments, WrongArguments, open, shown};
 use crate::pipeline::diagnostic::{Diagnostics, nearest};
-use crate::pipeline::graph::Found;
+use crate::pipeline::graph::{Found, Pipeline};
 use crate::pipeline::spec;
-use crate::pipeline::tree::{Node, Value};
+use crate::pipeline::tree::{Node, Source, Value};
 
-/// Leave a photo out of training
+/// Leave photos out of training
 #[derive(Args)]
 pub struct Arguments {
-    /// The photo's name: its path in the folder of photos, without extension
-    item: String,
-    /// The pipeline: a folder or its file [default: pipeline.yaml here]
-    #[arg(value_name = "PIPELINE")]
-    pipeline: Option<PathBuf>,
+    /// The pipeline (a folder or its file; default: pipeline.yaml here), then photos: each one's path in the folder of photos, without
+    /// extension
+    #[arg(value_name = "PIPELINE|ITEM", required = true)]
+    names: Vec<String>,
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let what = PipelineArguments::new(arguments.pipeline.clone(), Vec::new());
+    let (pipeline, items) = split_names(&arguments.names);
+    let what = PipelineArguments::new(pipeline, Vec::new());
     let pipeline = open(&what)?;
-    let item = arguments.item.as_str();
-    let photos = || {
-        pipeline.inputs.iter().flat_map(|input| match &input.found {
-            Found::Photos { files, .. } => files.as_slice(),
-            Found::File(_) | Found::Absent(_) => &[],
-        })
-    };
-    if !photos().any(|file| file.name == item) {
-        let near = nearest(item, photos().map(|file| file.name.as_str()));
-        let hint = near.map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
-        return Err(WrongArguments(format!("no photo is called `{item}`{hint}")).into());
+    if items.is_empty() {
+        return Err(WrongArguments(format!("which photo of `{}`? name it after the pipeline", shown(&pipeline.file))).into());
     }
-    if pipeline.skip.takes(item) {
+    let photos = known_photos(&pipeline);
+    for item in items {
+        refuse_unknown(item, &photos)?;
+    }
+    let (skipped, missing): (Vec<&String>, Vec<&String>) = items.iter().partition(|item| pipeline.skip.takes(item));
+    for item in skipped {
         global.say(&format!("`{item}` is skipped already"));
-        return Ok(ExitCode::SUCCESS);
     }
-    let file = &pipeline.file;
+    if !missing.is_empty() {
+        add(&pipeline.file, &missing, &what)?;
+        let names: Vec<String> = missing.iter().map(|item| format!("`{item}`")).collect();
+        let verb = if missing.len() == 1 { "is" } else { "are" };
+        let file = shown(&pipeline.file);
+        global
+            .say(&format!("{} {verb} left out of training from the next run on; `skip:` in `{file}` says so", names.join(", ")));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn known_photos(pipeline: &Pipeline) -> Vec<&str> {
+    let mut names = Vec::new();
+    for input in &pipeline.inputs {
+        if let Found::Photos { files, .. } = &input.found {
+            names.extend(files.iter().map(|file| file.name.as_str()));
+        }
+    }
+    names
+}
+
+fn refuse_unknown(item: &str, photos: &[&str]) -> Result<(), WrongArguments> {
+    if photos.contains(&item) {
+        return Ok(());
+    }
+    let hint = if is_pipeline(item) {
+        ": the pipeline comes before the photos".to_string()
+    } else {
+        nearest(item, photos.iter().copied()).map(|near| format!(": did you mean `{near}`?")).unwrap_or_default()
+    };
+    Err(WrongArguments(format!("no photo is called `{item}`{hint}")))
+}
+
+/// Writes `items` into the file's `skip:`.
+///
+/// # Errors
+/// When `skip:` has a form that cannot be added to; the file is then as it was.
+fn add(file: &Path, items: &[&String], what: &PipelineArguments) -> anyhow::Result<()> {
     let before = fs::read_to_string(file).with_context(|| format!("reading `{}`", file.display()))?;
-    let mut diagnostics = Diagnostics::default();
-    let Some(root) = spec::read(file, &mut diagnostics) else { bail!("`{}` cannot be read any more", file.display()) };
-    let by_hand = || format!("write `skip: [{}]` into `{}` by hand", written(item), file.display());
-    let Some(after) = with_skip(&before, &root, item) else { bail!("`skip:` is not a plain list here: {}", by_hand()) };
+    let by_hand = || {
+        let list: Vec<String> = items.iter().map(|item| written(item)).collect();
+        format!("write `skip: [{}]` into `{}` by hand", list.join(", "), file.display())
+    };
+    let mut after = before.clone();
+    for item in items {
+        let source = Arc::new(Source { name: file.display().to_string(), text: after });
+        let Some(root) = spec::parse(&source, 0, &mut Diagnostics::default()) else {
+            bail!("the file could not be edited safely and is as it was: {}", by_hand())
+        };
+        let Some(text) = with_skip(&source.text, &root, item) else { bail!("`skip:` is not a plain list here: {}", by_hand()) };
+        after = text;
+    }
     crate::cache::replace_file(file, after.as_bytes())?;
     // The edit was made on text: only loading it again proves it right.
-    match open(&what) {
-        Ok(now) if now.skip.takes(item) => {}
+    match open(what) {
+        Ok(now) if items.iter().all(|item| now.skip.takes(item)) => Ok(()),
         _ => {
             crate::cache::replace_file(file, before.as_bytes())?;
             bail!("the file could not be edited safely and is as it was: {}", by_hand());
         }
     }
-    global.say(&format!("`{item}` is left out of training from the next run on; `skip:` in `{}` says so", file.display()));
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The text with `item` among what is skipped; `None` if `skip:` has a form that cannot be added to.

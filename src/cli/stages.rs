@@ -1,5 +1,6 @@
 //! `loramill stages`: the reference of the stage kinds, made of the doc comments of their params.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -95,7 +96,12 @@ fn rows(param: &ParamDoc, into: &mut Vec<Row>) {
     }
     let form = form(param.role, &param.schema, param.default.as_ref(), is_required);
     into.push(Row { head: head(param.name, param.default.as_ref()), form, doc });
+    let start = into.len();
     nested(param.name, &param.schema, into);
+    // A list of mappings and a single one have the same fields.
+    let mut named = BTreeSet::new();
+    let nested = into.split_off(start);
+    into.extend(nested.into_iter().filter(|row| named.insert(row.head.clone())));
 }
 
 /// The fields of a param that is itself a mapping, by dotted names.

@@ -88,6 +88,14 @@ impl ParamValue for String {
                     .hint("quotes make text of it");
                 None
             }
+            Value::List(nodes) => {
+                let problem = diagnostics.report(&node.span, "expected text, found a list");
+                // `[filewords]`: brackets that were meant as part of the text.
+                if let [Node { value: Value::Text(only), .. }] = nodes.as_slice() {
+                    problem.hint(format!("write \"{only}\", or \"[{only}]\" if the brackets belong to the text"));
+                }
+                None
+            }
             _ => expected(node, "text", diagnostics),
         }
     }

@@ -37,14 +37,20 @@ impl Surroundings {
     /// configuration folder; the hub where its own programs keep it.
     pub fn of_process(diagnostics: &mut Diagnostics) -> Self {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let home_written = variable("HOME").and_then(|home| home.into_string().ok());
         let home = variable("HOME").map(PathBuf::from);
         let mut models: Vec<PathBuf> = variable("LORAMILL_MODELS")
-            .map(|folders| std::env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty()).collect())
+            .map(|folders| {
+                let named = std::env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty());
+                named
+                    .map(|folder| folder.to_str().map(|text| home_expanded(text, home_written.as_deref())).unwrap_or(folder))
+                    .collect()
+            })
             .unwrap_or_default();
         let configuration =
             variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| home.as_ref().map(|home| home.join(".config")));
         if let Some(file) = configuration.map(|folder| folder.join("loramill").join("config.yaml")).filter(|file| file.exists()) {
-            models.extend(configured_models(&file, home.as_deref(), diagnostics));
+            models.extend(configured_models(&file, home_written.as_deref(), diagnostics));
         }
         // The order of huggingface_hub's constants.py.
         let hub = variable("HF_HUB_CACHE")
@@ -57,7 +63,7 @@ impl Surroundings {
 }
 
 /// `models:` of the user's config file: folders, relative to the file, `~/` for the home folder.
-fn configured_models(file: &Path, home: Option<&Path>, diagnostics: &mut Diagnostics) -> Vec<PathBuf> {
+fn configured_models(file: &Path, home: Option<&str>, diagnostics: &mut Diagnostics) -> Vec<PathBuf> {
     let Some(root) = spec::read(file, diagnostics) else { return Vec::new() };
     let Value::Map(entries) = &root.value else {
         diagnostics.report(&root.span, format!("expected a mapping, found {}", root.describe()));
@@ -77,12 +83,18 @@ fn configured_models(file: &Path, home: Option<&Path>, diagnostics: &mut Diagnos
             diagnostics.report(&node.span, format!("expected a folder, found {}", node.describe()));
             continue;
         };
-        folders.push(match (written.strip_prefix("~/"), home) {
-            (Some(below), Some(home)) => home.join(below),
-            _ => file.parent().unwrap_or(Path::new("")).join(written),
-        });
+        folders.push(file.parent().unwrap_or(Path::new("")).join(home_expanded(written, home)));
     }
     folders
+}
+
+/// A path with a leading `~` as shells read it, the home folder. `~name`, another user's, stays as it is.
+pub fn home_expanded(written: &str, home: Option<&str>) -> PathBuf {
+    match (written.strip_prefix('~'), home) {
+        (Some(""), Some(home)) => PathBuf::from(home),
+        (Some(below), Some(home)) if below.starts_with('/') => Path::new(home).join(below.trim_start_matches('/')),
+        _ => PathBuf::from(written),
+    }
 }
 
 /// Finds what an input names. `folder` is that of the pipeline file.
@@ -113,7 +125,9 @@ pub fn find(
         diagnostics.report(&node.span, format!("`{scheme}://` is not known")).hint(hint);
         None
     } else {
-        local(&key.name, written, node, folder, listed, remarks, diagnostics)
+        let home = surroundings.environment.as_ref()("HOME");
+        let path = folder.join(home_expanded(written, home.as_deref()));
+        local(&key.name, written, node, path, listed, remarks, diagnostics)
     }?;
     if let Found::File(path) = &found
         && is_lfs_pointer(path)
@@ -127,7 +141,7 @@ fn local(
     name: &str,
     written: &str,
     node: &Node,
-    folder: &Path,
+    path: PathBuf,
     listed: Photos,
     remarks: &mut Vec<String>,
     diagnostics: &mut Diagnostics,
@@ -136,7 +150,6 @@ fn local(
         diagnostics.report(&node.span, "expected a folder or a file, found an empty text");
         return None;
     }
-    let path = folder.join(written);
     match path.metadata() {
         Ok(metadata) if metadata.is_dir() && listed == Photos::Unlisted => {
             Some(Found::Photos { folder: path, files: Vec::new() })

@@ -20,6 +20,12 @@ pub fn report(source: &Arc<Source>, from: usize, error: &ScanError, diagnostics:
             .hint(format!("write \"{written}\""));
         return;
     }
+    if let Some((place, written)) = goes_on_after_brackets(source, &place) {
+        diagnostics
+            .report(&place, format!("text that begins with `{}` needs quotes", &written[..1]))
+            .hint(format!("write \"{written}\""));
+        return;
+    }
     let problem = diagnostics.report(&place, wording(error.kind()));
     match error.kind() {
         ErrorKind::TabNotAllowed
@@ -60,6 +66,20 @@ fn unquoted(source: &Arc<Source>, place: &Span) -> Option<(Span, String)> {
             !is_quoted && before.contains(['{', '['])
         })
         .map(|found| (span(source, line_start + found.start(), line_start + found.end()), found.as_str().to_string()))
+}
+
+static LIST_THEN_TEXT: LazyLock<Regex> = LazyLock::new(|| {
+    // A list as the whole of a value, and then more of the line that is no comment.
+    Regex::new(r#"(?:^|: |- )\s*(\[[^\[\]"'\n]*\][^\S\n]*[^\s#"'\]}][^"'\n]*?)[^\S\n]*(?: #.*)?$"#).expect("a valid pattern")
+});
+
+/// A value that was meant as text and begins like a list: `[filewords], star`.
+fn goes_on_after_brackets(source: &Arc<Source>, place: &Span) -> Option<(Span, String)> {
+    let start = source.text[..place.start].rfind('\n').map_or(0, |at| at + 1);
+    let end = source.text[place.start..].find('\n').map_or(source.text.len(), |at| place.start + at);
+    let found = LIST_THEN_TEXT.captures(source.text[start..end].trim_end_matches('\r'))?.get(1)?;
+    let (from, to) = (start + found.start(), start + found.end());
+    (from..to).contains(&place.start).then(|| (span(source, from, to), found.as_str().to_string()))
 }
 
 /// The parser's words for most errors; ours where theirs speak of YAML's inner workings.

@@ -48,6 +48,11 @@ impl ParamValue for PromptUse {
         };
         let texts = [("text", Some(&settings.text)), ("negative", settings.negative.as_ref())];
         let mut whole = true;
+        if settings.text == "filewords" {
+            let problem = diagnostics.report(&node.span, "this prompt is the word `filewords` alone");
+            problem.hint("for the words of a caption, write \"[filewords]\" with its quotes");
+            whole = false;
+        }
         for (key, text) in texts {
             whole &= text.is_none_or(|text| check_grammar(text, node.get(key).unwrap_or(node), diagnostics));
         }

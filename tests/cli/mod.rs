@@ -10,6 +10,7 @@ mod explaining;
 mod keys;
 mod reading;
 mod selection;
+mod single_stage;
 mod standstill;
 mod watching;
 #[cfg(feature = "libtorch")]

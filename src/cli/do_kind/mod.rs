@@ -1,4 +1,6 @@
-//! `loramill do`: one stage without a pipeline file.
+//! `loramill do`: one stage without a pipeline file. Runs a pipeline of that stage that nobody sees and copies its outputs.
+
+mod stand_in;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,22 +9,20 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::cli::console::{Console, Format};
 use crate::cli::device_line::DeviceLine;
+use crate::cli::do_kind::stand_in::StandIn;
 use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere};
 use crate::cli::run::listen_to_signals;
-use crate::cli::{Global, PipelineArguments, WrongArguments, open};
+use crate::cli::{Global, PipelineArguments, WrongArguments, WrongFile, open};
 use crate::pipeline::diagnostic::nearest;
 use crate::pipeline::execute::{self, RunOptions};
 use crate::pipeline::item::Item;
 use crate::pipeline::item_set;
 use crate::pipeline::lock_file::LockFile;
-use crate::pipeline::params::Role;
 use crate::pipeline::selection::Selection;
-use crate::pipeline::stage::StageKind;
 use crate::pipeline::wishes::Wishes;
 use crate::stages::KINDS;
 
@@ -55,8 +55,13 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let folder = tempfile::tempdir().context("making a temporary folder")?;
     let file = folder.path().join("pipeline.yaml");
     // JSON is YAML.
-    fs::write(&file, pipeline_text(*kind, &arguments.params)?).with_context(|| format!("writing `{}`", file.display()))?;
-    let pipeline = open(&PipelineArguments::new(Some(file), Vec::new()))?;
+    let stand_in = StandIn::new(*kind, &arguments.params)?;
+    fs::write(&file, &stand_in.text).with_context(|| format!("writing `{}`", file.display()))?;
+    let pipeline = open(&PipelineArguments::new(Some(file.clone()), Vec::new()));
+    let pipeline = pipeline.map_err(|error| match error.downcast() {
+        Ok(WrongFile(problems)) => WrongFile(stand_in.on_command_line(&file, problems)).into(),
+        Err(error) => error,
+    })?;
     let here = std::env::current_dir().context("looking for the current folder")?;
     let root = Cache::locate(&here, global.cache().as_deref());
     check_device(&arguments.device, global)?;
@@ -92,65 +97,18 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let lock = LockFile::read(&pipeline.lock_file())?;
     let row = lock.stages.get(kind.name()).and_then(|rows| rows.last()).context("the stage left no result")?;
     let items = item_set::decode(&cache.read(&row.out)?)?;
-    let written = place(&cache, &items, kind.writes(), &arguments.output)?;
+    let written = place(&cache, &items, kind.writes(), &stand_in, &arguments.output)?;
     global.say(&format!("{} in `{}`", crate::cli::counted(written, "file"), arguments.output.display()));
     Ok(ExitCode::SUCCESS)
 }
 
-/// A pipeline of the one stage, with absolute paths.
-fn pipeline_text(kind: &dyn StageKind, params: &[String]) -> anyhow::Result<String> {
-    let docs = kind.params();
-    let mut inputs = serde_json::Map::new();
-    let mut stage = serde_json::Map::new();
-    for param in params {
-        let Some((name, value)) = param.split_once('=') else {
-            return Err(WrongArguments(format!("`{param}` is not `key=value`")).into());
-        };
-        let first = name.split('.').next().unwrap_or(name);
-        let is_input = docs.iter().any(|doc| doc.name == first && doc.role == Role::Input);
-        let value = if is_input {
-            let path = std::path::absolute(value).with_context(|| format!("looking for `{value}`"))?;
-            let input = format!("input-{}", inputs.len() + 1);
-            let path = path.to_str().with_context(|| format!("the path `{}` is not valid UTF-8", path.display()))?;
-            let path = if Path::new(value).is_dir() { format!("{}/", path.trim_end_matches('/')) } else { path.to_string() };
-            inputs.insert(input.clone(), path.into());
-            Value::from(input)
-        } else {
-            scalar(value)
-        };
-        let mut place = &mut stage;
-        let mut parts = name.split('.').peekable();
-        while let Some(part) = parts.next() {
-            if parts.peek().is_none() {
-                if place.insert(part.to_string(), value).is_some() {
-                    return Err(WrongArguments(format!("`{name}` is given twice")).into());
-                }
-                break;
-            }
-            let inner = place.entry(part).or_insert_with(|| json!({}));
-            let Value::Object(inner) = inner else {
-                return Err(WrongArguments(format!("`{name}` is below something that is a value already")).into());
-            };
-            place = inner;
-        }
-    }
-    stage.insert("kind".to_string(), kind.name().into());
-    let pipeline = json!({ "concept": kind.name(), "inputs": inputs, "stages": { kind.name(): stage } });
-    Ok(serde_json::to_string_pretty(&pipeline)?)
-}
-
-/// A number, true or false, a list or an object of JSON; else text.
-fn scalar(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
-}
-
 /// Copies outputs under their friendly names; a file with other contents is an error, and then nothing is written.
-fn place(cache: &Cache, items: &[Item], fields: &[&str], folder: &Path) -> anyhow::Result<usize> {
+fn place(cache: &Cache, items: &[Item], fields: &[&str], stand_in: &StandIn, folder: &Path) -> anyhow::Result<usize> {
     let mut files = Vec::new();
     for item in items {
+        let name = stand_in.after_its_source(&item.name);
         for artifact in fields.iter().filter_map(|field| item.fields.get(*field)) {
-            let name =
-                if artifact.extension.is_empty() { item.name.clone() } else { format!("{}.{}", item.name, artifact.extension) };
+            let name = if artifact.extension.is_empty() { name.clone() } else { format!("{name}.{}", artifact.extension) };
             let path = folder.join(name);
             if path.exists() && cache.digest_file(&path)?.0 != artifact.digest {
                 bail!(
