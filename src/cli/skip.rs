@@ -1,4 +1,4 @@
-//! `loramill skip`: leaves photos out of training, by a line in the pipeline file. Everything else in the file stays as it is.
+//! `loramill skip`: leaves photos out, by a line in the pipeline file. Everything else in the file stays as it is.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::pipeline::graph::{Found, Pipeline};
 use crate::pipeline::spec;
 use crate::pipeline::tree::{Node, Source, Value};
 
-/// Leave photos out of training
+/// Leave photos out, from the first stage on
 #[derive(Args)]
 pub struct Arguments {
     /// The pipeline (a folder or its file; default: pipeline.yaml here), then photos: each one's path in the folder of photos, without
@@ -44,8 +44,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         let names: Vec<String> = missing.iter().map(|item| format!("`{item}`")).collect();
         let verb = if missing.len() == 1 { "is" } else { "are" };
         let file = shown(&pipeline.file);
-        global
-            .say(&format!("{} {verb} left out of training from the next run on; `skip:` in `{file}` says so", names.join(", ")));
+        global.say(&format!("{} {verb} left out from the next run on; `skip:` in `{file}` says so", names.join(", ")));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -53,8 +52,8 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 fn known_photos(pipeline: &Pipeline) -> Vec<&str> {
     let mut names = Vec::new();
     for input in &pipeline.inputs {
-        if let Found::Photos { files, .. } = &input.found {
-            names.extend(files.iter().map(|file| file.name.as_str()));
+        if let Found::Photos { files, skipped, .. } = &input.found {
+            names.extend(files.iter().map(|file| file.name.as_str()).chain(skipped.iter().map(String::as_str)));
         }
     }
     names

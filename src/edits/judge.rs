@@ -94,7 +94,12 @@ impl Editing<'_> {
 
     /// The names of texts that belong to no item.
     pub(crate) fn orphans(&self, moves: &Moves<'_>) -> Vec<String> {
-        let belongs = |name: &str| moves.is_item(name) || moves.leaves(name) || companion_of(name, moves).is_some();
+        let is_set_aside = |name: &str| {
+            let stems = COMPANIONS.iter().filter_map(|suffix| name.strip_suffix(suffix));
+            stems.chain([name]).any(|stem| self.set_aside.contains(stem))
+        };
+        let belongs =
+            |name: &str| moves.is_item(name) || moves.leaves(name) || companion_of(name, moves).is_some() || is_set_aside(name);
         self.found.texts.keys().filter(|name| !belongs(name)).cloned().collect()
     }
 

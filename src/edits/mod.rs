@@ -37,7 +37,7 @@ mod settle;
 mod tests;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -75,6 +75,8 @@ pub struct Editing<'a> {
     extension: String,
     rows: Cow<'a, EditRows>,
     found: Folder,
+    /// Names of photos that are here and not worked on now: their texts and rows stay as they are.
+    set_aside: BTreeSet<String>,
 }
 
 impl<'a> Editing<'a> {
@@ -88,7 +90,14 @@ impl<'a> Editing<'a> {
             extension: extension.to_string(),
             rows: Cow::Borrowed(rows),
             found,
+            set_aside: BTreeSet::new(),
         })
+    }
+
+    /// Tells of photos that are here and of which no item is made now.
+    pub fn setting_aside<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
+        self.set_aside.extend(names.into_iter().map(str::to_string));
+        self
     }
 
     /// Stands for all texts in the folder and their names.

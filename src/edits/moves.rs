@@ -31,7 +31,7 @@ impl<'i> Moves<'i> {
 
         // 1. names whose photo lies elsewhere now, by that photo
         let mut left: BTreeMap<Digest, Vec<&str>> = BTreeMap::new();
-        for (name, rows) in editing.rows.iter() {
+        for (name, rows) in editing.rows.iter().filter(|(name, _)| !editing.set_aside.contains(*name)) {
             let photo = moves.photos.get(name.as_str());
             for row in rows.iter().filter(|row| photo != Some(&row.photo)) {
                 left.entry(row.photo).or_default().push(name);

@@ -207,6 +207,11 @@ impl<'a> Causes<'a> {
         format!("{}:{line}", shown(&self.pipeline.file))
     }
 
+    /// Where photos are left out.
+    fn place_of_skip(&self) -> String {
+        format!("{}, `skip:`", shown(&self.pipeline.file))
+    }
+
     fn of_input(&self, stage: &LoadedStage, taken: &Taken<'_>, reason: &Reason, grounds: &Grounds<'_>) -> Result<Cause> {
         let before = self.before(stage, &taken.edge.reads.param, grounds)?;
         let now = taken.tree.items(self.cache)?;
@@ -229,7 +234,13 @@ impl<'a> Causes<'a> {
             }
         }
         let producer = match taken.edge.from {
-            Producer::Input(_) => return Ok(Cause { changes, ..Cause::of(Some(Who::You), reason.clone()) }),
+            Producer::Input(_) => {
+                let skipped = self.pipeline.skipped_photos();
+                let is_skip =
+                    matches!(reason, Reason::ItemsRemoved { .. }) && names.iter().all(|name| skipped.contains(name.as_str()));
+                let place = is_skip.then(|| self.place_of_skip());
+                return Ok(Cause { place, changes, ..Cause::of(Some(Who::You), reason.clone()) });
+            }
             Producer::Stage(index) => &self.pipeline.stages[index],
         };
         match reason {
@@ -335,7 +346,7 @@ impl<'a> Causes<'a> {
     ) -> Option<String> {
         let gone = before.iter().filter(|item| names.contains(&item.name));
         if taken.edge.reads.shape == InputShape::Training && gone.clone().all(|item| is_skipped(item, &self.pipeline.skip)) {
-            return Some(format!("{}, `skip:`", shown(&self.pipeline.file)));
+            return Some(self.place_of_skip());
         }
         let Producer::Stage(producer) = taken.edge.from else { return None };
         let row = grounds.lock.stages.get(&self.pipeline.stages[producer].name).and_then(|rows| rows.last())?;

@@ -1,5 +1,6 @@
 //! A pipeline that is known to be sound: inputs, stages with their params, and who reads whom. Unaware of YAML and of what is fresh.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use globset::GlobSet;
@@ -47,7 +48,12 @@ pub struct Input {
 #[derive(Clone, Debug)]
 pub enum Found {
     /// A folder of photos. Its items have the fields `image`, `photo` (the same file) and, where there is one, `sidecar`.
-    Photos { folder: PathBuf, files: Vec<InputFile> },
+    Photos {
+        folder: PathBuf,
+        files: Vec<InputFile>,
+        /// Photos that `skip:` leaves out, by name: nobody opens them.
+        skipped: BTreeSet<String>,
+    },
     /// One file: one item with one field, see `InputUse::field_of_file`.
     File(PathBuf),
     /// A model from outside that is not here; only a stage that must run needs it. Holds the places where it was looked for.
@@ -157,6 +163,17 @@ impl Pipeline {
         })
     }
 
+    /// The photos that `skip:` leaves out.
+    pub fn skipped_photos(&self) -> BTreeSet<&str> {
+        let mut names = BTreeSet::new();
+        for input in &self.inputs {
+            if let Found::Photos { skipped, .. } = &input.found {
+                names.extend(skipped.iter().map(String::as_str));
+            }
+        }
+        names
+    }
+
     /// Where outputs of this file lie under friendly names, unless `--set` was given.
     pub fn out(&self) -> PathBuf {
         self.folder.join("out")
@@ -192,7 +209,7 @@ impl Input {
     }
 }
 
-/// Which items training leaves out.
+/// Which items are left out: photos from the first stage on, what a stage makes under a name of its own (`IMG_1-flip`) from training.
 #[derive(Clone, Debug, Default)]
 pub struct Skip {
     /// As written.

@@ -1,6 +1,6 @@
 //! What lies in an input: the photos of a folder with their names and sidecars. Reads names and sizes, decodes nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,8 @@ pub struct Listing {
     pub files: Vec<InputFile>,
     /// Pictures in a format that is not read.
     pub unread: Vec<PathBuf>,
+    /// The names of photos that are left out. Nothing is known of their contents, and nothing can be wrong with them.
+    pub skipped: BTreeSet<String>,
 }
 
 /// Why a folder cannot be an input. `Display` says it to the user.
@@ -59,12 +61,13 @@ pub enum Unusable {
 
 /// The photos below `folder` in the order of their names.
 pub fn list(folder: &Path) -> anyhow::Result<Vec<InputFile>> {
-    let (listing, mut problems) = survey(folder);
+    let (listing, mut problems) = survey(folder, &|_| false);
     if problems.is_empty() { Ok(listing.files) } else { Err(problems.swap_remove(0).into()) }
 }
 
-/// What lies below `folder`, and everything that is wrong with it. Hidden files and folders are passed over.
-pub fn survey(folder: &Path) -> (Listing, Vec<Unusable>) {
+/// What lies below `folder`, and everything that is wrong with it. Hidden files and folders are passed over, and so are photos of whose names
+/// `is_skipped` is true.
+pub fn survey(folder: &Path, is_skipped: &(dyn Fn(&str) -> bool + Sync)) -> (Listing, Vec<Unusable>) {
     let mut listing = Listing::default();
     let mut problems = Vec::new();
     let mut paths = Vec::new();
@@ -79,7 +82,7 @@ pub fn survey(folder: &Path) -> (Listing, Vec<Unusable>) {
         }
     }
     let mut sidecars = HashMap::new();
-    let met: Vec<Met> = paths.into_par_iter().with_min_len(64).map(|path| Met::of(folder, path)).collect();
+    let met: Vec<Met> = paths.into_par_iter().with_min_len(64).map(|path| Met::of(folder, path, is_skipped)).collect();
     for met in met {
         match met {
             Met::Photo { file, is_pointer } => {
@@ -88,6 +91,7 @@ pub fn survey(folder: &Path) -> (Listing, Vec<Unusable>) {
                 }
                 listing.files.push(file);
             }
+            Met::Skipped(name) => drop(listing.skipped.insert(name)),
             Met::Sidecar { name, path } => drop(sidecars.insert(name, path)),
             Met::OtherPicture(path) => listing.unread.push(path),
             Met::NotText(path) => problems.push(Unusable::NotText { path }),
@@ -111,6 +115,8 @@ enum Met {
         file: InputFile,
         is_pointer: bool,
     },
+    /// The name of a photo that is left out.
+    Skipped(String),
     Sidecar {
         name: String,
         path: PathBuf,
@@ -122,7 +128,7 @@ enum Met {
 }
 
 impl Met {
-    fn of(folder: &Path, path: PathBuf) -> Self {
+    fn of(folder: &Path, path: PathBuf, is_skipped: &dyn Fn(&str) -> bool) -> Self {
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
         let is_among = |known: &[&str]| known.iter().any(|known| extension == *known);
         let is_picture = is_among(PICTURES);
@@ -132,6 +138,9 @@ impl Met {
         let Some(name) = item_name(folder, &path) else { return Self::NotText(path) };
         if !is_picture {
             return Self::Sidecar { name, path };
+        }
+        if is_skipped(&name) {
+            return Self::Skipped(name);
         }
         let is_pointer = fs::metadata(&path).is_ok_and(|m| m.len() < LFS_POINTER_SIZE) && is_lfs_pointer(&path);
         Self::Photo { file: InputFile { name, image: path, sidecar: None }, is_pointer }
@@ -214,7 +223,7 @@ mod tests {
     #[test]
     fn names_that_differ_in_case_or_extension_only_are_an_error_that_names_both_files() {
         let folder = folder(&["IMG.jpg", "img.png", "a.png", "a.jpg"]);
-        let (_, problems) = survey(folder.path());
+        let (_, problems) = survey(folder.path(), &|_| false);
         let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), 2, "{texts:?}");
         assert!(texts[0].contains("a.jpg") && texts[0].contains("a.png"), "{texts:?}");
@@ -225,7 +234,7 @@ mod tests {
     #[test]
     fn composed_and_decomposed_letters_are_one_name() {
         let folder = folder(&["caf\u{e9}.jpg", "cafe\u{301}.png"]);
-        let (listing, problems) = survey(folder.path());
+        let (listing, problems) = survey(folder.path(), &|_| false);
         assert!(listing.files.iter().all(|f| f.name == "caf\u{e9}"));
         assert!(matches!(problems[..], [Unusable::SameName { .. }]));
     }
@@ -242,7 +251,7 @@ mod tests {
     #[test]
     fn formats_that_are_not_read_are_counted_and_other_files_are_not() {
         let folder = folder(&["a.heic", "b.BMP", "c.jpg", "readme.md"]);
-        let (listing, problems) = survey(folder.path());
+        let (listing, problems) = survey(folder.path(), &|_| false);
         assert_eq!((listing.files.len(), listing.unread.len(), problems.len()), (1, 2, 0));
     }
 

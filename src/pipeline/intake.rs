@@ -80,7 +80,16 @@ pub fn read(
     for index in used {
         let input = &pipeline.inputs[index];
         let given = match &input.found {
-            Found::Photos { folder, files } => photos(input, folder, files, cache, &mut intake)?,
+            Found::Photos { folder, files, skipped } => {
+                if files.is_empty() && !skipped.is_empty() {
+                    bail!(
+                        "`skip:` leaves out all {} photos of input `{}`: nothing is left to train on",
+                        skipped.len(),
+                        input.name
+                    );
+                }
+                photos(input, folder, files, cache, &mut intake)?
+            }
             Found::File(path) => file(input, path, cache, &mut intake)?,
             Found::Absent(looked_in) => absent(input, looked_in, locked, &mut intake),
         };

@@ -32,7 +32,7 @@ pub fn load(
     surroundings: &Surroundings,
     kinds: &[&'static dyn StageKind],
 ) -> Result<Pipeline, Vec<Diagnostic>> {
-    read(file, given, surroundings, kinds, Photos::Listed)
+    read(file, given, surroundings, kinds, Looks::IntoFolders)
 }
 
 /// As `load`, without a look into folders of photos: their lists are empty, and what is wrong with them is not found.
@@ -42,7 +42,7 @@ pub fn glance(
     surroundings: &Surroundings,
     kinds: &[&'static dyn StageKind],
 ) -> Result<Pipeline, Vec<Diagnostic>> {
-    read(file, given, surroundings, kinds, Photos::Unlisted)
+    read(file, given, surroundings, kinds, Looks::Elsewhere)
 }
 
 fn read(
@@ -50,7 +50,7 @@ fn read(
     given: &[String],
     surroundings: &Surroundings,
     kinds: &[&'static dyn StageKind],
-    photos: Photos,
+    looks: Looks,
 ) -> Result<Pipeline, Vec<Diagnostic>> {
     let mut diagnostics = Diagnostics::default();
     let Some(mut root) = spec::read(file, &mut diagnostics) else { return Err(diagnostics.into_sorted()) };
@@ -88,7 +88,7 @@ fn read(
         None => PathBuf::from("."),
     };
     let mut loader =
-        Loader { root: &root, folder: &folder, surroundings, kinds, photos, diagnostics: &mut later, remarks: Vec::new() };
+        Loader { root: &root, folder: &folder, surroundings, kinds, looks, diagnostics: &mut later, remarks: Vec::new() };
     let pipeline = loader.pipeline(file, given, source);
     vars::show_origins(&root, &mut later);
     diagnostics.absorb(later, |problem| !known.contains(&place(&problem.span)));
@@ -112,12 +112,19 @@ fn source_of(root: &Node, given: &[String], environment: &BTreeMap<String, Optio
     hasher.finalize().into()
 }
 
+/// Whether the photos of folders are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looks {
+    IntoFolders,
+    Elsewhere,
+}
+
 struct Loader<'a> {
     root: &'a Node,
     folder: &'a Path,
     surroundings: &'a Surroundings,
     kinds: &'a [&'static dyn StageKind],
-    photos: Photos,
+    looks: Looks,
     diagnostics: &'a mut Diagnostics,
     remarks: Vec<String>,
 }
@@ -138,7 +145,7 @@ impl Loader<'_> {
         let pick = self.decode::<u64>("pick");
         let skip = self.skip();
         let names = self.names();
-        let inputs = self.inputs(&names);
+        let inputs = self.inputs(&names, &skip);
         let mut failed: Vec<String> =
             names.keys().filter(|name| !inputs.iter().any(|input| input.name == **name)).cloned().collect();
         let scope = FileScope { concept: &concept, trigger: &trigger, seed };
@@ -263,12 +270,15 @@ impl Loader<'_> {
         names
     }
 
-    fn inputs(&mut self, names: &BTreeMap<String, Span>) -> Vec<Input> {
+    fn inputs(&mut self, names: &BTreeMap<String, Span>, skip: &Skip) -> Vec<Input> {
+        let photos = match self.looks {
+            Looks::IntoFolders => Photos::Listed(skip),
+            Looks::Elsewhere => Photos::Unlisted,
+        };
         let mut inputs = Vec::new();
         for (key, node) in self.root.get("inputs").map(entries).into_iter().flatten() {
             if names.get(&key.name) == Some(&key.span) {
-                let found =
-                    sources::find(key, node, self.folder, self.surroundings, self.photos, &mut self.remarks, self.diagnostics);
+                let found = sources::find(key, node, self.folder, self.surroundings, photos, &mut self.remarks, self.diagnostics);
                 inputs.extend(found);
             }
         }
@@ -285,7 +295,9 @@ impl Loader<'_> {
         let names: Vec<&str> = inputs
             .iter()
             .filter_map(|input| match &input.found {
-                Found::Photos { files, .. } => Some(files.iter().map(|file| file.name.as_str())),
+                Found::Photos { files, skipped, .. } => {
+                    Some(files.iter().map(|file| file.name.as_str()).chain(skipped.iter().map(String::as_str)))
+                }
                 Found::File(_) | Found::Absent(_) => None,
             })
             .flatten()

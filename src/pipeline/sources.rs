@@ -1,13 +1,14 @@
 //! What an input names: a folder of photos, a file, `model://name` or `hf://org/repo/file@revision`. Looks at names and sizes and fetches
 //! nothing.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
 use crate::pipeline::diagnostic::{Diagnostics, nearest};
-use crate::pipeline::graph::{Found, Input};
+use crate::pipeline::graph::{Found, Input, Skip};
 use crate::pipeline::inputs::{Unusable, is_lfs_pointer, survey};
 use crate::pipeline::spec;
 use crate::pipeline::tree::{Key, Node, Value};
@@ -16,10 +17,10 @@ use crate::pipeline::vars::Environment;
 /// Model folders are a few levels deep: `models/Stable-diffusion/photo/x.ckpt`.
 const MODEL_DEPTH: usize = 4;
 
-/// Whether folders of photos are looked into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Photos {
-    Listed,
+/// Whether folders of photos are looked into, and what is left out of them.
+#[derive(Clone, Copy, Debug)]
+pub enum Photos<'a> {
+    Listed(&'a Skip),
     Unlisted,
 }
 
@@ -103,7 +104,7 @@ pub fn find(
     node: &Node,
     folder: &Path,
     surroundings: &Surroundings,
-    listed: Photos,
+    listed: Photos<'_>,
     remarks: &mut Vec<String>,
     diagnostics: &mut Diagnostics,
 ) -> Option<Input> {
@@ -142,7 +143,7 @@ fn local(
     written: &str,
     node: &Node,
     path: PathBuf,
-    listed: Photos,
+    listed: Photos<'_>,
     remarks: &mut Vec<String>,
     diagnostics: &mut Diagnostics,
 ) -> Option<Found> {
@@ -151,10 +152,10 @@ fn local(
         return None;
     }
     match path.metadata() {
-        Ok(metadata) if metadata.is_dir() && listed == Photos::Unlisted => {
-            Some(Found::Photos { folder: path, files: Vec::new() })
-        }
-        Ok(metadata) if metadata.is_dir() => photos(name, written, path, node, remarks, diagnostics),
+        Ok(metadata) if metadata.is_dir() => match listed {
+            Photos::Unlisted => Some(Found::Photos { folder: path, files: Vec::new(), skipped: BTreeSet::new() }),
+            Photos::Listed(skip) => photos(name, written, path, node, skip, remarks, diagnostics),
+        },
         Ok(metadata) if metadata.is_file() => Some(Found::File(path)),
         Ok(_) => {
             diagnostics.report(&node.span, format!("`{written}` is neither a folder nor a file"));
@@ -190,10 +191,11 @@ fn photos(
     written: &str,
     folder: PathBuf,
     node: &Node,
+    skip: &Skip,
     remarks: &mut Vec<String>,
     diagnostics: &mut Diagnostics,
 ) -> Option<Found> {
-    let (listing, problems) = survey(&folder);
+    let (listing, problems) = survey(&folder, &|name| skip.takes(name));
     // A folder that was not fetched is one problem, however many files it has.
     let (pointers, others): (Vec<&Unusable>, Vec<&Unusable>) =
         problems.iter().partition(|problem| matches!(problem, Unusable::Pointer { .. }));
@@ -216,13 +218,13 @@ fn photos(
         let which = if count == 1 { String::new() } else { format!(" and {} more", count - 1) };
         remarks.push(format!("`{}`{which} left aside: {formats}", first.display()));
     }
-    if problems.is_empty() && listing.files.is_empty() {
+    if problems.is_empty() && listing.files.is_empty() && listing.skipped.is_empty() {
         remarks.push(format!("`{name}` has no photos yet: {formats}; looked in `{}`", folder.display()));
     }
     if listing.files.len() == 1 {
         remarks.push(format!("`{name}` is a single photo: training will learn that picture rather than the concept"));
     }
-    Some(Found::Photos { folder, files: listing.files })
+    Some(Found::Photos { folder, files: listing.files, skipped: listing.skipped })
 }
 
 /// By its path below a model folder; else, if it is only a name, anywhere in one.

@@ -40,7 +40,9 @@ pub fn read<'c>(
     stage: &LoadedStage,
     editable: &Editable,
 ) -> Result<Editing<'c>> {
-    Editing::read(cache, &folder(pipeline, stage, editable), editable.field, editable.extension, rows(lock, stage))
+    let editing =
+        Editing::read(cache, &folder(pipeline, stage, editable), editable.field, editable.extension, rows(lock, stage))?;
+    Ok(editing.setting_aside(pipeline.skipped_photos()))
 }
 
 /// Puts right what a killed run left in the folder of a stage's texts, if it has one; returns what the user should know. Under the lock

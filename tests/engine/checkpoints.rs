@@ -167,11 +167,15 @@ fn a_sample_that_fails_does_not_end_the_training() {
 }
 
 #[test]
-fn skipped_photos_are_left_out_of_training_and_of_no_image_stage() {
+fn skipped_photos_are_left_out_from_the_first_stage_on_and_in_no_items_key() {
     let stages = "  echo: { images: photos, log: LOG }\n  learn: { images: echo, log: LOG }";
     let bed = Bed::new(stages);
     bed.run();
     bed.file("skip: [tw*]", stages);
     assert_eq!(bed.run(), ["learn 1", "learn 2", "learn 3", "learn 4", "save 2", "save 4"]);
+    let names: Vec<String> = bed.items("echo").into_iter().map(|item| item.name).collect();
+    assert_eq!(names, ["one", "three"]);
+    bed.file("", stages);
+    assert!(bed.run().is_empty(), "everything is in the cache");
     assert_eq!(bed.items("echo").len(), 3);
 }

@@ -58,6 +58,27 @@ fn the_captioner_is_not_asked_for_an_edited_item_and_never_wins_over_it() {
 }
 
 #[test]
+fn the_text_of_a_skipped_photo_stays_with_it_and_is_no_orphan() {
+    let bed = Bed::new(STAGES);
+    bed.run();
+    bed.write("captions/two.txt", "mine");
+    bed.write("captions/two-flip.txt", "mine, turned");
+    bed.run();
+    bed.file("skip: [two]", STAGES);
+    // Another photo with the same contents does not take the text of the one that is left out.
+    bed.write("images/four.png", "text two");
+    bed.run();
+    assert_eq!(fs::read_to_string(bed.at("captions/four.txt")).unwrap(), "a text two\n");
+    assert_eq!(fs::read_to_string(bed.at("captions/two.txt")).unwrap(), "mine");
+    let status = &text_status(&bed.load(), &bed.cache()).unwrap()[0];
+    assert_eq!(status.of(Provenance::Orphan).count(), 0, "{status:?}");
+    assert!(bed.lock().edits["caption"].contains_key("two"), "what the machine said of it is still known");
+    bed.file("", STAGES);
+    bed.run();
+    assert!(bed.says("learn", "e002").contains("mine"));
+}
+
+#[test]
 fn deleting_a_text_means_to_write_it_again() {
     let bed = Bed::new(STAGES);
     bed.run();

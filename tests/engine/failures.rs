@@ -39,6 +39,22 @@ fn with_keep_going_good_items_go_on_and_whole_stages_are_blocked() {
 }
 
 #[test]
+fn a_photo_that_is_skipped_blocks_nothing_however_broken_it_is() {
+    let bed = Bed::new(MAP);
+    bed.write("images/two.png", "broken");
+    // Neither hashed nor opened: a pointer, and a name that another photo has.
+    bed.write("images/three.png", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n");
+    bed.write("images/three.jpg", "text");
+    bed.file("skip: [two, thr*]", MAP);
+    let (did, record, events) = bed.run_all();
+    assert!(record.is_ok(), "{events:?}");
+    assert_eq!(did, ["cut one", "cut one", "echo one", "gather"]);
+    bed.file("skip: ['*']", MAP);
+    let problem = format!("{:#}", bed.try_run(&Heard::default()).unwrap_err());
+    assert!(problem.contains("`skip:` leaves out all 3 photos of input `photos`"), "{problem}");
+}
+
+#[test]
 fn without_keep_going_a_failure_ends_the_run_and_keeps_the_old_row() {
     let bed = Bed::new("  echo: { images: photos, log: LOG }\n  gather: { images: echo, log: LOG }");
     bed.run();

@@ -181,11 +181,17 @@ impl World {
             fields.extend(self.sidecars.get(name).map(|said| ("sidecar".to_string(), said.clone())));
             Thing { name: name.clone(), origin: None, fields, epoch: None }
         };
-        self.photos.iter().map(thing).collect()
+        self.photos.iter().filter(|(name, _)| !self.spec.skip.contains(*name)).map(thing).collect()
+    }
+
+    /// The photos that are here and left out.
+    fn skipped(&self) -> BTreeSet<String> {
+        self.photos.keys().filter(|name| self.spec.skip.contains(*name)).cloned().collect()
     }
 
     fn lies_here(&self, content: &String) -> bool {
-        self.base == *content || self.photos.values().chain(self.sidecars.values()).any(|known| known == content)
+        let is_read = |(name, known): (&String, &String)| known == content && !self.spec.skip.contains(name);
+        self.base == *content || self.photos.iter().chain(&self.sidecars).any(is_read)
     }
 }
 
@@ -264,7 +270,7 @@ impl Foreseen {
         }
         let (texts, blocked, humans) = match kind {
             Kind::Caption => {
-                let (texts, blocked) = self.texts.follow(&asked(&pieces, &self.memory));
+                let (texts, blocked) = self.texts.follow(&asked(&pieces, &self.memory), &world.skipped());
                 let human = |asked: &Asked| texts.human(asked, blocked.get(&asked.name));
                 let humans = asked(&pieces, &self.memory).iter().map(human).collect();
                 (texts, blocked, humans)

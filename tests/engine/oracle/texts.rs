@@ -33,10 +33,10 @@ pub fn normal(text: &str) -> String {
 }
 
 impl Texts {
-    /// Texts follow their photos to names that are free. Also the old names of items whose text could not come.
-    pub fn follow(&self, items: &[Asked]) -> (Self, BTreeMap<String, String>) {
+    /// Texts follow their photos to names that are free; those of skipped photos stay. Also the old names of items whose text could not come.
+    pub fn follow(&self, items: &[Asked], skipped: &BTreeSet<String>) -> (Self, BTreeMap<String, String>) {
         let mut next = self.clone();
-        let sources = self.sources(items);
+        let sources = self.sources(items, skipped);
         let mut waiting: Vec<(&String, &String)> = sources.iter().filter(|(_, from)| self.files.contains_key(*from)).collect();
         let leaving: BTreeSet<&String> = waiting.iter().map(|(_, from)| *from).collect();
         let mut left: BTreeSet<&String> = BTreeSet::new();
@@ -71,14 +71,15 @@ impl Texts {
             }
             next.rows.insert(to.clone(), self.rows[from].clone());
         }
-        let blocked = next.sources(items);
+        let blocked = next.sources(items, skipped);
         (next, blocked)
     }
 
     /// The name that the photo of an item had when its row was written, where it is another.
-    fn sources(&self, items: &[Asked]) -> BTreeMap<String, String> {
+    fn sources(&self, items: &[Asked], skipped: &BTreeSet<String>) -> BTreeMap<String, String> {
         let now: BTreeMap<&str, &str> = items.iter().map(|item| (item.name.as_str(), item.photo.as_str())).collect();
-        let is_elsewhere = |(name, row): &(&String, &Row)| now.get(name.as_str()) != Some(&row.photo.as_str());
+        let is_elsewhere =
+            |(name, row): &(&String, &Row)| !skipped.contains(*name) && now.get(name.as_str()) != Some(&row.photo.as_str());
         let mut left: Vec<(&String, &Row)> = self.rows.iter().filter(is_elsewhere).collect();
         let mut sources = BTreeMap::new();
         for item in items.iter().filter(|item| self.rows.get(&item.name).is_none_or(|row| row.photo != item.photo)) {
