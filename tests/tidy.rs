@@ -230,6 +230,38 @@ fn no_code_is_unsafe_but_what_sees_libtorchs_memory() {
 }
 
 #[test]
+fn the_cache_reaches_its_files_through_places_that_follow_no_links() {
+    let by_path = [
+        "fs::read(",
+        "fs::read_to_string(",
+        "fs::read_dir(",
+        "fs::write(",
+        "fs::copy(",
+        "fs::rename(",
+        "fs::hard_link(",
+        "fs::remove_dir",
+        "File::open(",
+        "File::create",
+        "OpenOptions",
+        "WalkDir",
+        "tempfile::",
+    ];
+    // A walk that adds up sizes follows none either.
+    let may = |path: &Path, call: &str| match call {
+        "WalkDir" => path == Path::new("cache/survey.rs"),
+        _ => false,
+    };
+    for (path, text) in sources().into_iter().filter(|(path, _)| module_of(path) == "cache") {
+        for call in by_path.into_iter().filter(|call| !may(&path, call)) {
+            let text = without_tests(&text).replace("rustix::fs::", "");
+            assert!(!text.contains(call), "{} has `{call}`: `place` follows no links", path.display());
+        }
+        let removes = without_tests(&text).matches("fs::remove_file(").count();
+        assert!(removes == 0 || path == Path::new("cache/batch.rs"), "{} removes by path", path.display());
+    }
+}
+
+#[test]
 fn fixtures_stay_small() {
     let mut total = 0;
     for entry in WalkDir::new(root().join("tests")) {

@@ -1,25 +1,27 @@
 //! Replaces a whole file so that a reader, a kill or a full disk sees the old or the new one and nothing between. Unaware of contents.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::Result;
+use rustix::fs::{FileType, OFlags};
 
 use crate::cache::faults;
+use crate::cache::file_lock;
+use crate::cache::place::Place;
 use crate::cache::trouble::disk_trouble;
 
-/// Writes `bytes` beside `path`, makes them durable and renames.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace_as(path, bytes, Durability::Synced)
+/// Writes `bytes` beside `place`, makes them durable and renames.
+pub(crate) fn replace(place: impl Into<Place>, bytes: &[u8]) -> Result<()> {
+    replace_as(&place.into(), bytes, Durability::Synced)
 }
 
 /// As `replace`, but after a power cut the file may be the old one, or empty: for what is of use only while the machine is up, or is known
 /// by a checksum.
-pub(crate) fn replace_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace_as(path, bytes, Durability::Unsynced)
+pub(crate) fn replace_unsynced(place: impl Into<Place>, bytes: &[u8]) -> Result<()> {
+    replace_as(&place.into(), bytes, Durability::Unsynced)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,31 +30,19 @@ enum Durability {
     Unsynced,
 }
 
-fn replace_as(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
-    let trouble = |error| disk_trouble(error, "writing", path);
-    // The mode a plain `create` asks for; the umask takes its share.
-    let mode = fs::metadata(path).map_or(0o666, |old| old.permissions().mode());
-    let mut new = Replacement::begin(path, mode).map_err(trouble)?;
+fn replace_as(place: &Place, bytes: &[u8], durability: Durability) -> Result<()> {
+    let trouble = |error| disk_trouble(error, "writing", place);
+    // The mode a plain `create` asks for; the umask takes its share. That of a link says nothing.
+    let old = place.stat().ok().filter(|old| FileType::from_raw_mode(old.st_mode).is_file());
+    let mut new = Replacement::begin(place, old.map_or(0o666, |old| old.st_mode)).map_err(trouble)?;
     faults::pass("atomic.write").and_then(|()| new.file.write_all(bytes)).map_err(trouble)?;
     if durability == Durability::Synced {
         faults::pass("atomic.sync").and_then(|()| new.file.sync_all()).map_err(trouble)?;
     }
     faults::pass("atomic.rename").and_then(|()| new.put_in_place()).map_err(trouble)?;
-    if durability == Durability::Unsynced {
-        return Ok(());
-    }
-    sync_folder_of(path).map_err(trouble)
-}
-
-/// Makes durable which files lie beside `path`.
-pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    File::open(folder_of(path))?.sync_all()
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
+    match durability {
+        Durability::Unsynced => Ok(()),
+        Durability::Synced => place.sync_folder().map_err(trouble),
     }
 }
 
@@ -62,34 +52,34 @@ fn folder_of(path: &Path) -> &Path {
 /// writers wait for each other.
 pub(crate) struct Replacement {
     pub(crate) file: File,
-    path: PathBuf,
-    target: PathBuf,
+    place: Place,
+    target: Place,
     placed: bool,
 }
 
 impl Replacement {
     /// An empty file beside `target`. `mode`: of which the umask takes its share.
-    pub(crate) fn begin(target: &Path, mode: u32) -> io::Result<Self> {
-        let path = path_beside(target)?;
+    pub(crate) fn begin(target: &Place, mode: u32) -> io::Result<Self> {
+        let place = place_beside(target)?;
         loop {
-            let file = match OpenOptions::new().write(true).create_new(true).mode(mode & 0o777).open(&path) {
+            let file = match place.create_new(mode & 0o777) {
                 Ok(file) => file,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    remove_left_behind(&path)?;
+                    remove_left_behind(&place)?;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             lock(&file)?;
             // Before it was locked another may have taken it for one that a kill had left.
-            if is_named(&file, &path) {
-                return Ok(Self { file, path, target: target.to_path_buf(), placed: false });
+            if is_named(&file, &place) {
+                return Ok(Self { file, place, target: target.clone(), placed: false });
             }
         }
     }
 
     pub(crate) fn put_in_place(&mut self) -> io::Result<()> {
-        fs::rename(&self.path, &self.target)?;
+        self.place.rename(&self.target)?;
         self.placed = true;
         Ok(())
     }
@@ -99,39 +89,38 @@ impl Drop for Replacement {
     fn drop(&mut self) {
         if !self.placed && !faults::is_dead() {
             // If it cannot be removed the next one makes room.
-            let _ = fs::remove_file(&self.path);
+            let _ = self.place.remove();
         }
     }
 }
 
 /// Removes what a kill left beside a file that may not be replaced again soon.
-pub(crate) fn sweep(target: &Path) {
-    let left = path_beside(target).and_then(|path| Ok((open_left_behind(&path)?, path)));
+pub(crate) fn sweep(target: impl Into<Place>) {
+    let left = place_beside(&target.into()).and_then(|place| Ok((open_left_behind(&place)?, place)));
     // What cannot be removed now makes room for the next one.
-    if let Ok((Some(left), path)) = left
+    if let Ok((Some(left), place)) = left
         && left.try_lock().is_ok()
-        && is_named(&left, &path)
+        && is_named(&left, &place)
     {
-        let _ = fs::remove_file(&path);
+        let _ = place.remove();
     }
 }
 
-fn path_beside(target: &Path) -> io::Result<PathBuf> {
+fn place_beside(target: &Place) -> io::Result<Place> {
     let mut name = OsString::from(".loramill-");
     name.push(target.file_name().ok_or(ErrorKind::InvalidInput)?);
-    Ok(folder_of(target).join(name))
+    Ok(target.beside(name))
 }
 
 /// Waits while somebody writes the file, and removes it if that one has not put it in its place.
-fn remove_left_behind(path: &Path) -> io::Result<()> {
-    let Some(left) = open_left_behind(path)? else { return Ok(()) };
+fn remove_left_behind(place: &Place) -> io::Result<()> {
+    let Some(left) = open_left_behind(place)? else { return Ok(()) };
     lock(&left)?;
-    if is_named(&left, path) { fs::remove_file(path) } else { Ok(()) }
+    if is_named(&left, place) { place.remove() } else { Ok(()) }
 }
 
-fn open_left_behind(path: &Path) -> io::Result<Option<File>> {
-    let no_links = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-    match OpenOptions::new().read(true).custom_flags(no_links).open(path) {
+fn open_left_behind(place: &Place) -> io::Result<Option<File>> {
+    match place.open(OFlags::RDONLY) {
         Ok(left) => Ok(Some(left)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -139,18 +128,18 @@ fn open_left_behind(path: &Path) -> io::Result<Option<File>> {
 }
 
 fn lock(file: &File) -> io::Result<()> {
-    match file.lock() {
+    match file_lock::wait_for(file) {
         // There are folders without locks, and hardly anybody who writes there at the same moment.
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
         locked => locked,
     }
 }
 
-/// Whether `path` still names this file.
-fn is_named(file: &File, path: &Path) -> bool {
-    let place = |found: fs::Metadata| (found.dev(), found.ino());
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(open), Ok(named)) => place(open) == place(named),
+/// Whether `place` still names this file.
+fn is_named(file: &File, place: &Place) -> bool {
+    let open = file.metadata().map(|found: fs::Metadata| (found.dev(), found.ino()));
+    match (open, place.stat()) {
+        (Ok(open), Ok(named)) => open == (named.st_dev, named.st_ino),
         _ => false,
     }
 }
@@ -197,7 +186,7 @@ mod tests {
         fs::write(folder.path().join(".loramill-file"), "half").unwrap();
         sweep(&path);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        let _alive = Replacement::begin(&path, 0o666).unwrap();
+        let _alive = Replacement::begin(&path.clone().into(), 0o666).unwrap();
         sweep(&path);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }

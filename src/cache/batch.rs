@@ -5,20 +5,23 @@
 //! were queued. Any number of threads may use one batch, and any number of batches may be open.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::mem;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
+use rustix::fs::OFlags;
 
 use crate::cache::artifact::Artifact;
 use crate::cache::digest::Digest;
 use crate::cache::faults;
+use crate::cache::place::Place;
 use crate::cache::records::{Completeness, Record};
+use crate::cache::regular_file::{self, Links};
 use crate::cache::trouble::disk_trouble;
 use crate::cache::{Cache, file_digest};
 
@@ -56,7 +59,7 @@ pub struct Batch<'a> {
 
 #[derive(Debug, Default)]
 struct Pending {
-    objects: Vec<(PathBuf, Stored)>,
+    objects: Vec<(Place, Stored)>,
     digests: HashSet<Digest>,
     bytes: u64,
     records: Vec<(Completeness, Record)>,
@@ -76,10 +79,10 @@ impl<'a> Batch<'a> {
         if !self.is_new(&stored)? {
             return Ok(stored);
         }
-        let path = self.cache.workspace()?.fresh_path();
+        let path = self.cache.workspace()?.fresh();
         let written = write_object(&path, bytes);
         if let Err(error) = written {
-            let _ = fs::remove_file(&path);
+            let _ = path.remove();
             return Err(disk_trouble(error, &format!("writing an object of {} bytes to", bytes.len()), &path));
         }
         self.stage(path, stored)
@@ -88,25 +91,26 @@ impl<'a> Batch<'a> {
     /// Takes a file over: it is moved if it lies on the file system of the cache, else copied and removed. No one may write to it
     /// any more.
     pub fn put_file(&self, path: &Path) -> Result<Stored> {
-        let (digest, size) = file_digest::of_file(path)?;
+        let opened = regular_file::open(path, Links::Refused).and_then(file_digest::of_open);
+        let (digest, size) = opened.with_context(|| format!("reading `{}`", path.display()))?;
         let stored = Stored { digest, size };
         if !self.is_new(&stored)? {
             fs::remove_file(path).map_err(|error| disk_trouble(error, "removing", path))?;
             return Ok(stored);
         }
-        let taken = self.cache.workspace()?.fresh_path();
-        match faults::pass("objects.take").and_then(|()| fs::rename(path, &taken)) {
+        let taken = self.cache.workspace()?.fresh();
+        match faults::pass("objects.take").and_then(|()| Place::from(path).rename(&taken)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 let copied = copy_object(path, &taken);
                 match copied {
                     Ok(copied) if copied == stored => {}
                     Ok(_) => {
-                        let _ = fs::remove_file(&taken);
+                        let _ = taken.remove();
                         return Err(anyhow!("`{}` was changed while it was copied into the cache", path.display()));
                     }
                     Err(error) => {
-                        let _ = fs::remove_file(&taken);
+                        let _ = taken.remove();
                         return Err(disk_trouble(error, &format!("copying `{}` to", path.display()), &taken));
                     }
                 }
@@ -114,8 +118,8 @@ impl<'a> Batch<'a> {
             }
             Err(error) => return Err(disk_trouble(error, "taking over", path)),
         }
-        fs::set_permissions(&taken, fs::Permissions::from_mode(0o444))
-            .map_err(|error| disk_trouble(error, "protecting", &taken))?;
+        let protected = taken.open(OFlags::RDONLY).and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o444)));
+        protected.map_err(|error| disk_trouble(error, "protecting", &taken))?;
         self.stage(taken, stored)
     }
 
@@ -151,7 +155,7 @@ impl<'a> Batch<'a> {
         for (path, stored) in &objects {
             pending.digests.remove(&stored.digest);
             if result.is_err() {
-                let _ = fs::remove_file(path);
+                let _ = path.remove();
             }
         }
         if let Err(error) = &result {
@@ -160,11 +164,11 @@ impl<'a> Batch<'a> {
         result
     }
 
-    fn commit(&self, objects: &[(PathBuf, Stored)], records: &[(Completeness, Record)]) -> Result<()> {
+    fn commit(&self, objects: &[(Place, Stored)], records: &[(Completeness, Record)]) -> Result<()> {
         if !objects.is_empty() {
             let workspace = self.cache.workspace()?;
             self.make_durable(objects, workspace.handle())
-                .map_err(|error| disk_trouble(error, "making objects durable in", &self.cache.root))?;
+                .map_err(|error| disk_trouble(error, "making objects durable in", self.cache.root()))?;
         }
         self.cache.in_turn(|turn| {
             for (path, stored) in objects {
@@ -178,12 +182,12 @@ impl<'a> Batch<'a> {
         })
     }
 
-    fn make_durable(&self, objects: &[(PathBuf, Stored)], workspace: &File) -> io::Result<()> {
+    fn make_durable(&self, objects: &[(Place, Stored)], workspace: &File) -> io::Result<()> {
         faults::pass("objects.sync")?;
         if objects.len() > FEW {
             return Ok(rustix::fs::syncfs(workspace)?);
         }
-        objects.iter().try_for_each(|(path, _)| File::open(path)?.sync_all())
+        objects.iter().try_for_each(|(place, _)| place.open(OFlags::RDONLY)?.sync_all())
     }
 
     /// Whether the object must be written. Of two threads with the same contents one is told no: it may go on, because its record
@@ -195,13 +199,14 @@ impl<'a> Batch<'a> {
             return Ok(false);
         }
         drop(pending);
-        Ok(!self.cache.holds(&stored.digest, stored.size)?)
+        // One that is here was made by somebody else, some other day: what it holds is looked at before it stands for this one.
+        Ok(!(self.cache.holds(&stored.digest, stored.size)? && self.cache.objects.check(&stored.digest).is_ok()))
     }
 
-    fn stage(&self, path: PathBuf, stored: Stored) -> Result<Stored> {
+    fn stage(&self, path: Place, stored: Stored) -> Result<Stored> {
         let mut pending = self.pending();
         if let Err(error) = pending.check() {
-            let _ = fs::remove_file(&path);
+            let _ = path.remove();
             return Err(error);
         }
         if pending.digests.insert(stored.digest) {
@@ -209,7 +214,7 @@ impl<'a> Batch<'a> {
             pending.bytes += stored.size;
         } else {
             // Another thread was faster with the same contents.
-            let _ = fs::remove_file(&path);
+            let _ = path.remove();
         }
         self.flush_if_due(pending)?;
         Ok(stored)
@@ -242,24 +247,20 @@ impl Pending {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         for (path, _) in &self.pending().objects {
-            let _ = fs::remove_file(path);
+            let _ = path.remove();
         }
     }
 }
 
-fn create_object(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o444).open(path)
-}
-
-fn write_object(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = create_object(path)?;
+fn write_object(path: &Place, bytes: &[u8]) -> io::Result<()> {
+    let mut file = path.create_new(0o444)?;
     faults::pass("objects.write")?;
     file.write_all(bytes)
 }
 
-fn copy_object(from: &Path, to: &Path) -> io::Result<Stored> {
-    let mut source = File::open(from)?;
-    let mut target = create_object(to)?;
+fn copy_object(from: &Path, to: &Place) -> io::Result<Stored> {
+    let mut source = regular_file::open(from, Links::Refused)?;
+    let mut target = to.create_new(0o444)?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     let mut size = 0;
@@ -291,7 +292,7 @@ mod tests {
     }
 
     fn left_in_tmp(cache: &Cache) -> usize {
-        walkdir::WalkDir::new(cache.root.join("tmp"))
+        walkdir::WalkDir::new(cache.root().join("tmp"))
             .into_iter()
             .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_type().is_file()))
             .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().extension().is_none_or(|e| e != "lock")))

@@ -7,9 +7,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 
-use anyhow::{Context as _, Result};
 use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
 use crate::cache::digest::Digest;
@@ -21,12 +19,6 @@ const PARALLEL: u64 = 4 * PIECE;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; PIECE as usize]);
-}
-
-/// Digest and size of the contents.
-pub(crate) fn of_file(path: &Path) -> Result<(Digest, u64)> {
-    let file = File::open(path).with_context(|| format!("opening `{}`", path.display()))?;
-    of_open(file).with_context(|| format!("reading `{}`", path.display()))
 }
 
 /// Digest and number of the bytes of a file that has just been opened.
@@ -48,6 +40,29 @@ pub(crate) fn of_open(mut file: File) -> io::Result<(Digest, u64)> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+    })
+}
+
+/// Why bytes were not copied.
+pub(crate) enum CopyError {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+/// Copies a file that has just been opened; the digest of what was copied.
+pub(crate) fn copy(mut source: File, target: &mut impl io::Write) -> Result<Digest, CopyError> {
+    let mut hasher = blake3::Hasher::new();
+    BUFFER.with_borrow_mut(|buffer| {
+        loop {
+            let count = match source.read(buffer) {
+                Ok(0) => return Ok(hasher.finalize().into()),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(CopyError::Reading(error)),
+            };
+            hasher.update(&buffer[..count]);
+            target.write_all(&buffer[..count]).map_err(CopyError::Writing)?;
         }
     })
 }
@@ -88,7 +103,10 @@ mod tests {
         for length in [0, 1, 1025, PIECE - 1, PIECE, PARALLEL - 1, PARALLEL, PARALLEL + 1, 2 * PARALLEL + 1, 9 * PIECE] {
             let bytes: Vec<u8> = (0..length).map(|i| (i * 7 + i / 251) as u8).collect();
             std::fs::write(&path, &bytes).unwrap();
-            assert_eq!(of_file(&path).unwrap(), (Digest::of(&bytes), length), "{length} bytes");
+            assert_eq!(of_open(File::open(&path).unwrap()).unwrap(), (Digest::of(&bytes), length), "{length} bytes");
+            let mut copied = Vec::new();
+            let digest = copy(File::open(&path).unwrap(), &mut copied);
+            assert!(digest.is_ok_and(|digest| digest == Digest::of(&bytes)) && copied == bytes, "{length} bytes");
         }
     }
 }

@@ -1,69 +1,117 @@
 //! A lock by file name that the kernel releases when its holder dies (flock). Unaware of what it guards.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::fs::{File, TryLockError};
+use std::io::{self, ErrorKind, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use rustix::fs::OFlags;
 
+use crate::cache::place::Place;
 use crate::cache::trouble::disk_trouble;
 
 /// How long a waiter sleeps between two attempts: it must be able to hear Ctrl-C in between.
 const NAP: Duration = Duration::from_millis(50);
+/// After a wish to end, a lock that is only held for a moment is still waited for: what is to be saved needs it.
+const LAST_PATIENCE: Duration = Duration::from_secs(3);
+/// How long it sleeps at first where the lock is held for milliseconds.
+const SHORT_NAP: Duration = Duration::from_micros(200);
+/// What a holder says is a line or two, or the keys of a claim.
+const LONGEST: u64 = 256 << 20;
+
+/// Set when the user wants the process to end.
+static GIVEN_UP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Whoever waits for a lock gives up once `wish` is set: a handler that catches a signal takes from it what would have ended the wait.
+pub fn give_up_on(wish: Arc<AtomicBool>) {
+    // A second command in one process has the same wish.
+    let _ = GIVEN_UP.set(wish);
+}
+
+/// Waits until nobody else has locked the file.
+///
+/// # Errors
+/// `Interrupted` if the user wants the process to end.
+pub(crate) fn wait_for(file: &File) -> io::Result<()> {
+    let held = patiently(|| match file.try_lock() {
+        Ok(()) => Ok(Some(())),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    });
+    held?.ok_or_else(|| ErrorKind::Interrupted.into())
+}
+
+/// Asks again and again; `None` if the user wants the process to end.
+fn patiently<T, E>(mut attempt: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
+    let mut nap = SHORT_NAP;
+    let mut asked = None;
+    loop {
+        if let Some(got) = attempt()? {
+            return Ok(Some(got));
+        }
+        if asked.is_none() && GIVEN_UP.get().is_some_and(|wish| wish.load(Ordering::Relaxed)) {
+            asked = Some(Instant::now());
+        }
+        if asked.is_some_and(|asked| asked.elapsed() > LAST_PATIENCE) {
+            return Ok(None);
+        }
+        thread::sleep(nap);
+        nap = NAP.min(nap * 2);
+    }
+}
 
 /// Held until dropped.
 #[derive(Debug)]
 pub(crate) struct FileLock {
     file: File,
-    path: PathBuf,
+    place: Place,
     /// Removes the file at the end; for names that are not used again and again.
     passing: bool,
 }
 
 impl FileLock {
     /// `None` if another holds it.
-    pub(crate) fn attempt(path: &Path, passing: bool) -> Result<Option<Self>> {
-        loop {
-            let file = open(path)?;
-            match file.try_lock() {
-                Ok(()) if is_named(&file, path) => return Ok(Some(Self { file, path: path.to_path_buf(), passing })),
-                // Its last holder has removed the file in the meantime.
-                Ok(()) => continue,
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(disk_trouble(error, "locking", path)),
-            }
-        }
+    pub(crate) fn attempt(place: impl Into<Place>, passing: bool) -> Result<Option<Self>> {
+        Self::try_as(&place.into(), passing, File::try_lock)
     }
 
     /// Waits as long as it takes; for locks that are held for milliseconds.
-    pub(crate) fn take(path: &Path) -> Result<Self> {
-        loop {
-            let file = open(path)?;
-            file.lock().map_err(|error| disk_trouble(error, "locking", path))?;
-            if is_named(&file, path) {
-                return Ok(Self { file, path: path.to_path_buf(), passing: false });
-            }
-        }
+    pub(crate) fn take(place: impl Into<Place>) -> Result<Self> {
+        Self::persist(&place.into(), File::try_lock)
     }
 
     /// As `take`, side by side with others that share it.
-    pub(crate) fn share(path: &Path) -> Result<Self> {
+    pub(crate) fn share(place: impl Into<Place>) -> Result<Self> {
+        Self::persist(&place.into(), File::try_lock_shared)
+    }
+
+    fn persist(place: &Place, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Self> {
+        let held = patiently(|| Self::try_as(place, false, lock))?;
+        held.with_context(|| format!("waiting for the lock `{}`, which another process holds, was given up", place.display()))
+    }
+
+    fn try_as(place: &Place, passing: bool, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Option<Self>> {
         loop {
-            let file = open(path)?;
-            file.lock_shared().map_err(|error| disk_trouble(error, "locking", path))?;
-            if is_named(&file, path) {
-                return Ok(Self { file, path: path.to_path_buf(), passing: false });
+            let file = open(place)?;
+            match lock(&file) {
+                Ok(()) if is_named(&file, place) => return Ok(Some(Self { file, place: place.clone(), passing })),
+                // Its last holder has removed the file in the meantime.
+                Ok(()) => continue,
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(disk_trouble(error, "locking", place)),
             }
         }
     }
 
     /// Waits while `go_on` says so, which is asked every few milliseconds; `None` if it gave up.
-    pub(crate) fn wait(path: &Path, passing: bool, go_on: &mut dyn FnMut() -> bool) -> Result<Option<Self>> {
+    pub(crate) fn wait(place: impl Into<Place>, passing: bool, go_on: &mut dyn FnMut() -> bool) -> Result<Option<Self>> {
+        let place = place.into();
         loop {
-            if let Some(lock) = Self::attempt(path, passing)? {
+            if let Some(lock) = Self::attempt(&place, passing)? {
                 return Ok(Some(lock));
             }
             if !go_on() {
@@ -80,16 +128,12 @@ impl FileLock {
             file.seek(SeekFrom::Start(0))?;
             file.write_all(text.as_bytes())
         };
-        write(&mut self.file).map_err(|error| disk_trouble(error, "writing", &self.path))
+        write(&mut self.file).map_err(|error| disk_trouble(error, "writing", &self.place))
     }
 
-    /// What the holder of `path` wrote; empty if there is none.
-    pub(crate) fn said(path: &Path) -> String {
-        let mut text = String::new();
-        match File::open(path).and_then(|mut file| file.read_to_string(&mut text)) {
-            Ok(_) => text,
-            Err(_) => String::new(),
-        }
+    /// What the holder of a lock wrote; empty if there is none.
+    pub(crate) fn said(place: impl Into<Place>) -> String {
+        place.into().read(LONGEST).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
     }
 }
 
@@ -97,20 +141,18 @@ impl Drop for FileLock {
     fn drop(&mut self) {
         if self.passing {
             // Still locked here, so that nobody can hold the name that goes away; if it cannot be removed it only lies about.
-            let _ = fs::remove_file(&self.path);
+            let _ = self.place.remove();
         }
     }
 }
 
-fn open(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    options.open(path).map_err(|error| disk_trouble(error, "opening the lock", path))
+fn open(place: &Place) -> Result<File> {
+    place.open(OFlags::RDWR | OFlags::CREATE).map_err(|error| disk_trouble(error, "opening the lock", place))
 }
 
-fn is_named(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
+fn is_named(file: &File, place: &Place) -> bool {
+    match (file.metadata(), place.stat()) {
+        (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.st_dev, named.st_ino),
         _ => false,
     }
 }

@@ -4,23 +4,26 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rayon::prelude::*;
+use rustix::fs::OFlags;
 use smol_str::SmolStr;
 
 use crate::cache::digest::Digest;
 use crate::cache::objects::is_unreadable;
 use crate::cache::record_log::LogHealth;
-use crate::cache::stat_index::{FileStat, StatIndex};
+use crate::cache::regular_file;
+use crate::cache::stat_index::StatIndex;
 use crate::cache::survey::StoredObject;
 use crate::cache::trouble::disk_trouble;
 use crate::cache::{Cache, file_digest};
 
+/// A list of a stage's items that is larger is none.
+const LARGEST_FORM: u64 = 1 << 30;
 /// Objects of which nothing tells the size are read even in a fast check, up to this size: trees and texts.
 const SMALL: u64 = 1 << 20;
 
@@ -135,7 +138,7 @@ impl Cache {
         let size = stored.objects.iter().map(|object| object.size).sum();
         let mut checkup = Checkup { objects: stored.objects.len(), size, records: named.records, ..Checkup::default() };
 
-        let at_work = |object: &StoredObject| self.check_object(object, named.by_digest.get(&object.digest), depth, forms);
+        let at_work = |object: &StoredObject| self.damage_of_object(object, named.by_digest.get(&object.digest), depth, forms);
         let damaged: Vec<_> = stored.objects.par_iter().filter_map(|object| Some((object.digest, at_work(object)?))).collect();
         checkup.problems.extend(damaged.into_iter().map(|(digest, damage)| Problem::of(self.path(&digest), damage)));
         for stray in stored.strays {
@@ -149,7 +152,7 @@ impl Cache {
         let mut missing: Vec<PathBuf> = named
             .by_digest
             .keys()
-            .filter(|digest| !evicted.contains(digest) && fs::symlink_metadata(self.path(digest)).is_err())
+            .filter(|digest| !evicted.contains(digest) && !self.place_of(digest).is_there())
             .map(|digest| self.path(digest))
             .collect();
         missing.sort_unstable();
@@ -167,12 +170,21 @@ impl Cache {
         if index_is_wrong {
             checkup.problems.push(Problem::of(self.root().join("record-index"), Damage::Index));
         }
-        for index in self.stat_index_paths() {
-            if index.exists() && !StatIndex::is_sound(&index) {
-                checkup.problems.push(Problem::of(index, Damage::Index));
+        for index in self.stat_indices() {
+            if index.is_there() && !StatIndex::is_sound(&index) {
+                checkup.problems.push(Problem::of(index.to_path_buf(), Damage::Index));
             }
         }
         Ok(checkup)
+    }
+
+    /// The objects that are here and damaged.
+    pub fn damaged_objects(&self, checkup: &Checkup) -> Vec<Digest> {
+        let of_an_object = |damage: &Damage| {
+            matches!(damage, Damage::Size { .. } | Damage::Contents { .. } | Damage::Unreadable(_) | Damage::Form(_))
+        };
+        let damaged = checkup.problems.iter().filter(|problem| of_an_object(&problem.damage));
+        damaged.filter_map(|problem| self.object_named(&problem.path)).collect()
     }
 
     /// Takes away what is damaged, and puts logs and indices right. What is wrong with the result of a run is a miss from then on.
@@ -187,11 +199,11 @@ impl Cache {
                 }
                 Damage::NoFile => {
                     let name = problem.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    self.displace(&problem.path, &name)?;
+                    self.displace(self.place(&problem.path), &name)?;
                     problem.repaired = true;
                 }
                 Damage::Index => {
-                    fs::remove_file(&problem.path).map_err(|error| disk_trouble(error, "removing", &problem.path))?;
+                    self.place(&problem.path).remove().map_err(|error| disk_trouble(error, "removing", &problem.path))?;
                     problem.repaired = true;
                 }
                 Damage::Missing | Damage::Log(_) | Damage::Torn(_) | Damage::Records(_) => log_is_wrong = true,
@@ -199,7 +211,7 @@ impl Cache {
         }
         // A record without its outputs is no result.
         let evicted = self.evicted()?;
-        let is_here = |digest: &Digest| evicted.contains(digest) || fs::symlink_metadata(self.path(digest)).is_ok();
+        let is_here = |digest: &Digest| evicted.contains(digest) || self.place_of(digest).is_there();
         let removed = checkup.problems.iter().any(|problem| problem.repaired && problem.damage != Damage::Index);
         if log_is_wrong || removed {
             alone.retain_records(&mut |_, record| record.artifacts().all(|artifact| is_here(&artifact.digest)))?;
@@ -213,7 +225,7 @@ impl Cache {
     }
 
     /// `None` if all is well with it.
-    fn check_object(
+    fn damage_of_object(
         &self,
         object: &StoredObject,
         named: Option<&NamedArtifact>,
@@ -227,9 +239,9 @@ impl Cache {
             return Some(Damage::Unreadable("nobody may read it".to_string()));
         }
         let form = named.and_then(|named| forms.iter().find(|(extension, _)| *extension == named.extension));
-        let path = self.path(&object.digest);
+        let opened = self.place_of(&object.digest).open(OFlags::RDONLY);
         if let Some((_, check)) = form {
-            let bytes = match fs::read(&path) {
+            let bytes = match opened.and_then(|file| regular_file::read_open(&file, LARGEST_FORM)) {
                 Ok(bytes) => bytes,
                 Err(error) => return damage_of(&error),
             };
@@ -241,7 +253,7 @@ impl Cache {
         if depth == Depth::Fast && (named.is_some() || object.size > SMALL) {
             return None;
         }
-        match fs::File::open(&path).and_then(file_digest::of_open) {
+        match opened.and_then(file_digest::of_open) {
             Ok((digest, _)) if digest == object.digest => None,
             Ok(_) => Some(Damage::Contents { linked: object.links > 1 }),
             Err(error) => damage_of(&error),
@@ -250,21 +262,24 @@ impl Cache {
 
     /// A run may have made an object anew since it was looked at: then it stays.
     fn remove_if_still_damaged(&self, problem: &Problem) -> Result<bool> {
-        let path = &problem.path;
+        let path = self.place(&problem.path);
         let reading = || format!("reading `{}`", path.display());
         let removing = || format!("removing `{}`", path.display());
-        match FileStat::of(path) {
-            Ok(_) => {}
+        let size = match path.stat() {
+            Ok(found) => found.st_size as u64,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
             Err(error) => return Err(error).with_context(reading),
-        }
+        };
         let is_still = match &problem.damage {
-            Damage::Contents { .. } => self.object_named(path) != Some(file_digest::of_file(path)?.0),
-            Damage::Size { expected, .. } => fs::metadata(path).with_context(reading)?.len() != *expected,
+            Damage::Contents { .. } => {
+                let read = path.open(OFlags::RDONLY).and_then(file_digest::of_open).with_context(reading)?;
+                self.object_named(&path) != Some(read.0)
+            }
+            Damage::Size { expected, .. } => size != *expected,
             _ => true,
         };
         if is_still {
-            fs::remove_file(path).with_context(removing)?;
+            path.remove().with_context(removing)?;
         }
         Ok(true)
     }
@@ -320,6 +335,7 @@ struct NamedArtifact {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;

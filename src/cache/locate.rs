@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,8 @@ use anyhow::{Context as _, Result};
 
 use crate::cache::digest::Digest;
 use crate::cache::file_lock::FileLock;
+use crate::cache::place::{Place, Root};
+use crate::cache::regular_file::{self, Links};
 use crate::cache::sweep::list;
 use crate::cache::trouble::disk_trouble;
 use crate::cache::{Cache, atomic};
@@ -19,6 +22,10 @@ const TAG_TEXT: &str = "Signature: 8a477f597d28d172789f06886806bc55
 # This folder holds artifacts that loramill makes again when they are missing; backup programs may skip it.
 ";
 const SIGNATURE: &str = "Signature: 8a477f597d28d172789f06886806bc55";
+/// A tag is a line or two; more of it is not looked at.
+const LONGEST_TAG: u64 = 4 << 10;
+/// Of a root: one path.
+const LONGEST_PATH: u64 = 64 << 10;
 
 impl Cache {
     /// The folder of the cache for a pipeline: `explicit` if given, else the nearest `cache/` upward that carries CACHEDIR.TAG, else
@@ -39,13 +46,13 @@ impl Cache {
         let root = repository_around(folder)?;
         let text = root.as_os_str().as_bytes();
         let path = self.root_file(&root);
-        if self.is_passing || fs::read(&path).is_ok_and(|known| known == text) {
+        if self.is_passing || path.read(LONGEST_PATH).is_ok_and(|known| known == text) {
             return Ok(());
         }
-        let roots = self.root().join("roots");
-        fs::create_dir_all(&roots).map_err(|error| disk_trouble(error, "creating", &roots))?;
+        let roots = self.place("roots");
+        roots.make_folder().map_err(|error| disk_trouble(error, "creating", &roots))?;
         // Who collects at this moment must have read this list before, or find this repository in it.
-        let _turn = FileLock::share(&self.sweep_lock())?;
+        let _turn = FileLock::share(self.sweep_lock())?;
         atomic::replace(&path, text)
     }
 
@@ -63,10 +70,10 @@ impl Cache {
     /// The repositories, and folders outside of any, that use this cache.
     pub fn roots(&self) -> Result<Vec<PathBuf>> {
         let mut roots = Vec::new();
-        for path in list(&self.root().join("roots"))? {
+        for path in list(&self.place("roots"))? {
             let is_unfinished = path.file_name().is_none_or(|name| name.as_bytes().starts_with(b"."));
             if !is_unfinished {
-                let bytes = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+                let bytes = path.read(LONGEST_PATH).with_context(|| format!("reading `{}`", path.display()))?;
                 roots.push(PathBuf::from(OsString::from_vec(bytes)));
             }
         }
@@ -77,15 +84,15 @@ impl Cache {
     /// Forgets a repository that is gone for good; false if it was not known.
     pub fn forget_root(&self, root: &Path) -> Result<bool> {
         let path = self.root_file(root);
-        match fs::remove_file(&path) {
+        match path.remove() {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(disk_trouble(error, "removing", &path)),
         }
     }
 
-    fn root_file(&self, root: &Path) -> PathBuf {
-        self.root().join("roots").join(Digest::of(root.as_os_str().as_bytes()).short())
+    fn root_file(&self, root: &Path) -> Place {
+        self.place("roots").inside(Digest::of(root.as_os_str().as_bytes()).short())
     }
 }
 
@@ -98,11 +105,22 @@ pub fn repository_around(folder: &Path) -> Result<PathBuf> {
 
 /// Whether a folder is marked as a cache.
 pub fn is_tagged(cache: &Path) -> bool {
-    fs::read(cache.join(TAG)).is_ok_and(|tag| tag.starts_with(SIGNATURE.as_bytes()))
+    tag_of(cache).is_some_and(|tag| tag.starts_with(SIGNATURE.as_bytes()))
 }
 
-pub(crate) fn tag(root: &Path) -> Result<()> {
-    if is_tagged(root) { Ok(()) } else { atomic::replace(&root.join(TAG), TAG_TEXT.as_bytes()) }
+/// Whether a folder is marked as a cache of loramill, and of no other program.
+pub fn is_ours(cache: &Path) -> bool {
+    tag_of(cache).is_some_and(|tag| tag.starts_with(SIGNATURE.as_bytes()) && tag.windows(8).any(|word| word == b"loramill"))
+}
+
+fn tag_of(cache: &Path) -> Option<Vec<u8>> {
+    let mut tag = Vec::new();
+    regular_file::open(&cache.join(TAG), Links::Refused).ok()?.take(LONGEST_TAG).read_to_end(&mut tag).ok()?;
+    Some(tag)
+}
+
+pub(crate) fn tag(root: &Root) -> Result<()> {
+    if is_tagged(root.path()) { Ok(()) } else { atomic::replace(root.place(TAG), TAG_TEXT.as_bytes()) }
 }
 
 #[cfg(test)]
@@ -120,7 +138,7 @@ mod tests {
         assert_eq!(Cache::locate(&pipeline, None), top.join("repo/cache"));
         fs::create_dir(top.join("repo/pipelines/cache")).unwrap();
         assert_eq!(Cache::locate(&pipeline, None), top.join("repo/cache"), "a folder that only has the name");
-        tag(&top.join("repo/pipelines/cache")).unwrap();
+        tag(&Root::open(&top.join("repo/pipelines/cache")).unwrap()).unwrap();
         assert_eq!(Cache::locate(&pipeline, None), top.join("repo/pipelines/cache"));
         assert_eq!(Cache::locate(&pipeline, Some(Path::new("/x"))), Path::new("/x"));
     }

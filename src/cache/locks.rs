@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::file_lock::FileLock;
+use crate::cache::place::Place;
 use crate::cache::sweep::list;
 
 /// Starts the names of claims.
@@ -41,20 +42,20 @@ pub struct Holder {
 impl Cache {
     /// `None` if another process computes the key.
     pub fn try_lock_key(&self, key: &Digest) -> Result<Option<KeyLock>> {
-        Ok(FileLock::attempt(&self.key_lock_path(key), true)?.map(KeyLock))
+        Ok(FileLock::attempt(self.key_lock(key), true)?.map(KeyLock))
     }
 
     /// Waits until no one else computes the key. `go_on` is asked every few milliseconds; `None` if it says no.
     pub fn lock_key(&self, key: &Digest, go_on: &mut dyn FnMut() -> bool) -> Result<Option<KeyLock>> {
-        Ok(FileLock::wait(&self.key_lock_path(key), true, go_on)?.map(KeyLock))
+        Ok(FileLock::wait(self.key_lock(key), true, go_on)?.map(KeyLock))
     }
 
     /// Claims those of `keys` that no other process, and no other thread of this one, has claimed. Also the others: those are computed
     /// elsewhere at this time. Waits for none of them.
     pub fn claim(&self, keys: &[Digest]) -> Result<(Claim, HashSet<Digest>)> {
-        let folder = self.root().join("locks");
+        let folder = self.place("locks");
         // Held for the moment in which claims are compared.
-        let _comparing = FileLock::take(&folder.join("claims"))?;
+        let _comparing = FileLock::take(folder.inside("claims"))?;
         let mut taken = HashSet::new();
         for path in list(&folder)? {
             let is_claim = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(CLAIM.as_bytes()));
@@ -73,7 +74,7 @@ impl Cache {
             return Ok((Claim(None), taken));
         }
         for number in 0u32.. {
-            if let Some(mut lock) = FileLock::attempt(&folder.join(format!("{CLAIM}{number}")), true)? {
+            if let Some(mut lock) = FileLock::attempt(folder.inside(format!("{CLAIM}{number}")), true)? {
                 lock.write(&said)?;
                 return Ok((Claim(Some(lock)), taken));
             }
@@ -81,8 +82,8 @@ impl Cache {
         unreachable!("there is always another number")
     }
 
-    fn key_lock_path(&self, key: &Digest) -> std::path::PathBuf {
-        self.root().join("locks").join(key.to_hex())
+    fn key_lock(&self, key: &Digest) -> Place {
+        self.place("locks").inside(key.to_hex())
     }
 
     /// The lock of the pipeline in `folder`. While another process holds it, `go_on` is asked every few milliseconds, with that
@@ -90,8 +91,8 @@ impl Cache {
     pub fn lock_pipeline(&self, folder: &Path, go_on: &mut dyn FnMut(Option<&Holder>) -> bool) -> Result<Option<PipelineLock>> {
         let folder = fs::canonicalize(folder).with_context(|| format!("looking for `{}`", folder.display()))?;
         let name = format!("pipeline-{}", Digest::of(folder.as_os_str().as_encoded_bytes()).short());
-        let path = self.root().join("locks").join(name);
-        let lock = FileLock::wait(&path, true, &mut || go_on(Holder::parse(&FileLock::said(&path)).as_ref()))?;
+        let place = self.place("locks").inside(name);
+        let lock = FileLock::wait(&place, true, &mut || go_on(Holder::parse(&FileLock::said(&place)).as_ref()))?;
         let Some(mut lock) = lock else { return Ok(None) };
         lock.write(&Holder::this_process().to_text())?;
         Ok(Some(PipelineLock(lock)))

@@ -21,6 +21,7 @@ pub mod manifest;
 
 pub mod batch;
 mod objects;
+pub(crate) mod place;
 
 mod record_log;
 pub mod records;
@@ -43,28 +44,34 @@ pub(crate) mod atomic;
 pub(crate) mod encoding;
 pub(crate) mod faults;
 pub(crate) mod file_lock;
+mod git_index;
 pub(crate) mod renames;
 pub(crate) mod trouble;
+mod trust;
 mod workspace;
 
-use std::fs;
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use rayon::prelude::*;
+use rustix::fs::OFlags;
 
 use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
-use crate::cache::objects::Objects;
+use crate::cache::objects::{Damaged, Objects};
+use crate::cache::place::{Place, Root};
 use crate::cache::record_log::RecordLog;
 use crate::cache::records::{Completeness, Output, Record};
+use crate::cache::regular_file::Links;
 use crate::cache::renames::rename_new;
 use crate::cache::stat_index::{FileStat, StatIndex};
 use crate::cache::sweep::list;
 use crate::cache::trouble::disk_trouble;
+use crate::cache::trust::Named;
 use crate::cache::uses::Uses;
 use crate::cache::workspace::Workspace;
 
@@ -79,7 +86,7 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// A cache folder. Any number of processes may have it open; threads share one.
 #[derive(Debug)]
 pub struct Cache {
-    root: PathBuf,
+    root: Root,
     objects: Objects,
     /// Opened when it is first needed.
     records: OnceLock<RecordLog>,
@@ -88,6 +95,8 @@ pub struct Cache {
     workspace: OnceLock<Workspace>,
     /// What the run of this process rests on, while there is one.
     uses: Mutex<Option<Uses>>,
+    /// Objects that were found damaged.
+    damaged: Mutex<Vec<Digest>>,
     /// Of a pipeline that is gone when the command ends.
     is_passing: bool,
 }
@@ -95,28 +104,50 @@ pub struct Cache {
 impl Cache {
     /// Opens the cache in `root`, which is made if it is not there, and removes what dead processes left unfinished.
     pub fn open(root: &Path) -> Result<Self> {
-        let tmp = root.join("tmp");
-        for folder in [root.join("objects"), tmp.clone(), root.join("locks")] {
-            fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
+        Self::open_as(root, Named::ByChance)
+    }
+
+    /// As `open`, for a folder that the user named.
+    pub fn open_named(root: &Path) -> Result<Self> {
+        Self::open_as(root, Named::ByTheUser)
+    }
+
+    fn open_as(root: &Path, named: Named) -> Result<Self> {
+        let root = trust::enter(root, named)?;
+        for name in ["objects", "tmp", "locks"] {
+            let folder = root.place(name);
+            folder.make_folder().map_err(|error| disk_trouble(error, "creating", &folder))?;
         }
-        locate::tag(root)?;
-        Workspace::sweep(&tmp)?;
-        RecordLog::check(root)?;
-        ["stat-index", "text-index", "record-index", "evicted"].iter().for_each(|name| atomic::sweep(&root.join(name)));
+        locate::tag(&root)?;
+        Workspace::sweep(root.place("tmp"))?;
+        RecordLog::check(root.place(""))?;
+        ["stat-index", "text-index", "record-index", "evicted"].iter().for_each(|name| atomic::sweep(root.place(name)));
         Ok(Self {
-            objects: Objects::at(root.join("objects"))?,
+            objects: Objects::at(&root)?,
             records: OnceLock::new(),
-            files: StatIndex::open(root.join("stat-index")),
-            texts: StatIndex::open(root.join("text-index")),
+            files: StatIndex::open(root.place("stat-index")),
+            texts: StatIndex::open(root.place("text-index")),
             workspace: OnceLock::new(),
             uses: Mutex::default(),
+            damaged: Mutex::default(),
             is_passing: false,
-            root: root.to_path_buf(),
+            root,
         })
     }
 
+    /// The folder, without links.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.root.path()
+    }
+
+    /// The place of a name in the cache.
+    pub(crate) fn place(&self, below: impl AsRef<Path>) -> Place {
+        self.root.place(below)
+    }
+
+    /// Where an object lies if it is here.
+    pub(crate) fn place_of(&self, digest: &Digest) -> Place {
+        self.objects.place(digest)
     }
 
     /// The way to write objects and records.
@@ -136,7 +167,57 @@ impl Cache {
 
     /// The contents of an object, checked. A damaged one is removed, so that the next run makes it again.
     pub fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
-        self.objects.read(digest)
+        self.note_damage(self.objects.read(digest))
+    }
+
+    /// The contents of an object if it is here and sound; one that is not stays as it is, for whoever only looks.
+    pub(crate) fn peek(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.objects.peek(digest).filter(|bytes| Digest::of(bytes) == *digest)
+    }
+
+    /// Reads every byte of an object that is about to be used through its path, and says what `stat` tells of it: equal values later mean that
+    /// these bytes are there still. A damaged one is removed.
+    pub(crate) fn check_object(&self, digest: &Digest) -> Result<FileStat> {
+        self.note_damage(self.objects.check(digest))
+    }
+
+    /// Copies an object into a new file, checked on the way. A damaged one is removed, and the file holds nothing of use.
+    pub fn copy_object(&self, digest: &Digest, target: &mut impl io::Write) -> Result<()> {
+        let source = self.open_object(digest).with_context(|| format!("opening object {} in the cache", digest.short()))?;
+        self.copy_open_object(digest, source, target)
+    }
+
+    /// As `copy_object`, of an object that is open.
+    pub(crate) fn copy_open_object(&self, digest: &Digest, source: File, target: &mut impl io::Write) -> Result<()> {
+        self.note_damage(self.objects.copy(digest, source, target))
+    }
+
+    /// An object, not checked.
+    pub(crate) fn open_object(&self, digest: &Digest) -> io::Result<File> {
+        self.objects.open(digest)
+    }
+
+    /// Objects that were found damaged and were removed since this was last asked.
+    pub(crate) fn take_damaged(&self) -> Vec<Digest> {
+        std::mem::take(&mut *self.damaged())
+    }
+
+    /// Whether objects were found damaged that nobody has asked for yet.
+    pub(crate) fn has_met_damage(&self) -> bool {
+        !self.damaged().is_empty()
+    }
+
+    fn note_damage<T>(&self, read: Result<T>) -> Result<T> {
+        if let Err(error) = &read
+            && let Some(Damaged { digest, .. }) = error.downcast_ref()
+        {
+            self.damaged().push(*digest);
+        }
+        read
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, Vec<Digest>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first result of `key`.
@@ -198,11 +279,8 @@ impl Cache {
 
     fn digest_changed_file(&self, path: &Path, clock: &Clock) -> Result<(Digest, u64)> {
         let reading = || format!("reading `{}`", path.display());
-        let file = fs::File::open(path).with_context(reading)?;
+        let file = regular_file::open(path, Links::Followed).with_context(reading)?;
         let metadata = file.metadata().with_context(reading)?;
-        if !metadata.is_file() {
-            bail!("`{}` is not a file", path.display());
-        }
         let before = FileStat::from(&metadata);
         let again = file.try_clone().with_context(reading)?;
         let (digest, size) = file_digest::of_open(file).with_context(reading)?;
@@ -219,8 +297,8 @@ impl Cache {
         self.texts.save()
     }
 
-    pub(crate) fn stat_index_paths(&self) -> [PathBuf; 2] {
-        ["stat-index", "text-index"].map(|name| self.root.join(name))
+    pub(crate) fn stat_indices(&self) -> [Place; 2] {
+        ["stat-index", "text-index"].map(|name| self.place(name))
     }
 
     /// What caption files contained, after normalisation.
@@ -231,49 +309,50 @@ impl Cache {
     /// The time of now, as the file systems at hand tell it.
     pub(crate) fn clock(&self) -> Result<Clock> {
         let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
-        let probe = self.workspace()?.fresh_path();
-        let file = fs::File::create_new(&probe).map_err(|error| disk_trouble(error, "writing", &probe))?;
+        let probe = self.workspace()?.fresh();
+        let file = probe.create_new(0o600).map_err(|error| disk_trouble(error, "writing", &probe))?;
         let metadata = file.metadata().map_err(|error| disk_trouble(error, "reading", &probe))?;
-        fs::remove_file(&probe).map_err(|error| disk_trouble(error, "removing", &probe))?;
+        probe.remove().map_err(|error| disk_trouble(error, "removing", &probe))?;
         let stat = FileStat::from(&metadata);
         Ok(Clock { system, device: stat.device, cache: stat.changed })
     }
 
     /// The folder of a state key, made if it is not there: what an interrupted run goes on from.
     pub fn state_folder(&self, state_key: &Digest) -> Result<PathBuf> {
-        let folder = self.root.join("state").join(state_key.to_hex());
+        let folder = self.place("state").inside(state_key.to_hex());
         self.in_turn(|turn| {
             turn.note(*state_key);
-            fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))
+            folder.make_folder().map_err(|error| disk_trouble(error, "creating", &folder))
         })?;
-        Ok(folder)
+        trust::check_files(&folder)?;
+        Ok(folder.to_path_buf())
     }
 
     /// An empty folder of this process, removed when the cache is closed or by the next process after a kill.
     pub fn scratch_folder(&self) -> Result<PathBuf> {
-        let folder = self.workspace()?.fresh_path();
-        fs::create_dir(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
-        Ok(folder)
+        let folder = self.workspace()?.fresh();
+        folder.make_new_folder().map_err(|error| disk_trouble(error, "creating", &folder))?;
+        Ok(folder.to_path_buf())
     }
 
     /// Moves a file that made room for another out of the user's folder, to be kept for 30 days under a name that ends in `name`. Returns
     /// where it is now.
-    pub(crate) fn displace(&self, path: &Path, name: &str) -> Result<PathBuf> {
-        let folder = self.root.join("displaced");
+    pub(crate) fn displace(&self, place: impl Into<Place>, name: &str) -> Result<PathBuf> {
+        let (place, folder) = (place.into(), self.place("displaced"));
         faults::pass("displace.folder")
-            .and_then(|()| fs::create_dir_all(&folder))
+            .and_then(|()| folder.make_folder())
             .map_err(|error| disk_trouble(error, "creating", &folder))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         for number in 0u32.. {
-            let target = folder.join(format!("{}.{:09}.{number}.{name}", now.as_secs(), now.subsec_nanos()));
-            let moved = match faults::pass("displace.rename").and_then(|()| rename_new(path, &target)) {
-                Err(error) if error.kind() == ErrorKind::CrossesDevices => move_by_copy(path, &target),
+            let target = folder.inside(format!("{}.{:09}.{number}.{name}", now.as_secs(), now.subsec_nanos()));
+            let moved = match faults::pass("displace.rename").and_then(|()| rename_new(&place, &target)) {
+                Err(error) if error.kind() == ErrorKind::CrossesDevices => move_by_copy(&place, &target),
                 moved => moved,
             };
             match moved {
-                Ok(()) => return Ok(target),
+                Ok(()) => return Ok(target.to_path_buf()),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(disk_trouble(error, &format!("moving `{}` to", path.display()), &target)),
+                Err(error) => return Err(disk_trouble(error, &format!("moving `{}` to", place.display()), &target)),
             }
         }
         unreachable!("there is always another number")
@@ -282,17 +361,15 @@ impl Cache {
     /// Removes displaced files that are older than 30 days.
     pub fn forget_old_displaced(&self) -> Result<()> {
         for path in self.old_displaced()? {
-            let is_folder = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
-            let removed = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(|error| disk_trouble(error, "removing", &path))?;
+            path.remove_all().map_err(|error| disk_trouble(error, "removing", &path))?;
         }
         Ok(())
     }
 
     /// Displaced files that are older than 30 days.
-    pub fn old_displaced(&self) -> Result<Vec<PathBuf>> {
+    pub(crate) fn old_displaced(&self) -> Result<Vec<Place>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut old = list(&self.root.join("displaced"))?;
+        let mut old = list(&self.place("displaced"))?;
         old.retain(|path| {
             let name = path.file_name().and_then(|name| name.to_str());
             let since = name.and_then(|name| name.split('.').next()?.parse().ok()).map(Duration::from_secs);
@@ -305,7 +382,7 @@ impl Cache {
         if let Some(records) = self.records.get() {
             return Ok(records);
         }
-        let opened = RecordLog::open(&self.root)?;
+        let opened = RecordLog::open(self.place(""))?;
         // Of two threads one finds the log in place.
         Ok(self.records.get_or_init(|| opened))
     }
@@ -314,7 +391,7 @@ impl Cache {
         if let Some(workspace) = self.workspace.get() {
             return Ok(workspace);
         }
-        let made = Workspace::create(&self.root.join("tmp"))?;
+        let made = Workspace::create(self.place("tmp"))?;
         // Of two threads one finds its workspace in place, the other drops its own.
         Ok(self.workspace.get_or_init(|| made))
     }
@@ -328,19 +405,19 @@ impl Drop for Cache {
 }
 
 /// Moves a file to another file system: the copy is durable before the original goes, and nothing is left of a copy that failed.
-fn move_by_copy(from: &Path, to: &Path) -> io::Result<()> {
-    let mut source = fs::File::open(from)?;
-    let mut target = fs::File::create_new(to)?;
+fn move_by_copy(from: &Place, to: &Place) -> io::Result<()> {
+    let mut source = from.open(OFlags::RDONLY)?;
+    let mut target = to.create_new(0o600)?;
     let copied = faults::pass("displace.copy")
         .and_then(|()| io::copy(&mut source, &mut target))
         .and_then(|_| target.set_permissions(source.metadata()?.permissions()))
         .and_then(|()| faults::pass("displace.sync"))
         .and_then(|()| target.sync_all())
         .and_then(|()| faults::pass("displace.remove"))
-        .and_then(|()| fs::remove_file(from));
+        .and_then(|()| from.remove());
     if copied.is_err() && !faults::is_dead() {
         // The original is there still.
-        let _ = fs::remove_file(to);
+        let _ = to.remove();
     }
     copied
 }

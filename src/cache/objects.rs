@@ -1,84 +1,160 @@
 //! Objects: contents under the name of their digest, read-only, never changed. Unaware of records and of what the contents are.
 
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context as _, Result, bail};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use anyhow::Result;
+use rustix::fs::{AtFlags, FileType, OFlags};
 
 use crate::cache::digest::Digest;
+use crate::cache::file_digest::{self, CopyError};
+use crate::cache::place::{Place, Root};
+use crate::cache::regular_file;
+use crate::cache::stat_index::FileStat;
 use crate::cache::trouble::disk_trouble;
+
+/// What is read whole is a list, a text or a picture; models are read in parts.
+const LARGEST_READ: u64 = 1 << 30;
 
 /// The folder `objects/`.
 #[derive(Debug)]
 pub(crate) struct Objects {
-    folder: PathBuf,
+    folder: Place,
     /// The same, open: from here the kernel finds an object without walking the way to the folder, and a run asks for every one.
-    opened: OwnedFd,
+    opened: File,
+    /// Of the 256 folders in it, those that are known to be folders and no links; one bit each.
+    parts: [AtomicU64; 4],
 }
 
 impl Objects {
     /// The folder must be there.
-    pub(crate) fn at(folder: PathBuf) -> Result<Self> {
-        let opened = rustix::fs::open(&folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| disk_trouble(error.into(), "opening", &folder))?;
-        Ok(Self { folder, opened })
+    pub(crate) fn at(root: &Root) -> Result<Self> {
+        let folder = root.place("objects");
+        let opened = folder.open_folder().map_err(|error| disk_trouble(error, "opening", &folder))?;
+        Ok(Self { folder, opened, parts: Default::default() })
     }
 
     /// Where the object lies, if it is here.
-    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn place(&self, digest: &Digest) -> Place {
         let hex = digest.to_hex();
-        self.folder.join(&hex[..2]).join(&hex[2..])
+        self.folder.inside(&hex[..2]).inside(&hex[2..])
+    }
+
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
+        self.place(digest).to_path_buf()
     }
 
     /// Whether the object is here and has its size. One of another size is damaged and as good as none.
     pub(crate) fn contains(&self, digest: &Digest, size: u64) -> bool {
         let mut below = digest.to_hex();
+        if !self.is_part(digest.as_bytes()[0], &below[..2]) {
+            return false;
+        }
         below.insert(2, '/');
-        let found = rustix::fs::statat(&self.opened, below, AtFlags::empty());
+        let found = rustix::fs::statat(&self.opened, below, AtFlags::SYMLINK_NOFOLLOW);
         found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file() && found.st_size as u64 == size)
+    }
+
+    /// Whether a folder of objects is one, and no link to a folder. Asked of the kernel once: what is opened or removed is found without
+    /// following links in any case.
+    fn is_part(&self, number: u8, name: &str) -> bool {
+        let (word, bit) = (&self.parts[usize::from(number / 64)], 1u64 << (number % 64));
+        if word.load(Ordering::Relaxed) & bit != 0 {
+            return true;
+        }
+        let is_folder = self.folder.inside(name).is_folder();
+        if is_folder {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        is_folder
+    }
+
+    /// The object, open and not yet checked.
+    pub(crate) fn open(&self, digest: &Digest) -> io::Result<File> {
+        self.place(digest).open(OFlags::RDONLY)
     }
 
     /// The contents, checked. A damaged object is taken away, so that it counts as missing from now on.
     pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let path = self.path(digest);
-        let remove = || fs::remove_file(&path).with_context(|| format!("removing the damaged object `{}`", path.display()));
-        let mut bytes = Vec::new();
-        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) if Digest::of(&bytes) == *digest => Ok(bytes),
-            Ok(_) => {
-                remove()?;
-                bail!("object {} in the cache is damaged and was removed: run again to make it anew", digest.short())
-            }
+        match self.open(digest).and_then(|file| regular_file::read_open(&file, LARGEST_READ)) {
+            Ok(bytes) if Digest::of(&bytes) == *digest => Ok(bytes),
+            read => Err(self.refuse(digest, read.map(drop))),
+        }
+    }
+
+    /// As they are, not checked.
+    pub(crate) fn peek(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.open(digest).and_then(|file| regular_file::read_open(&file, LARGEST_READ)).ok()
+    }
+
+    /// Reads every byte of an object that is about to be used. A damaged one is taken away, so that it counts as missing from now on.
+    pub(crate) fn check(&self, digest: &Digest) -> Result<FileStat> {
+        let read = self.open(digest).and_then(|file| {
+            let stat = FileStat::from(&file.metadata()?);
+            Ok((file_digest::of_open(file)?.0, stat))
+        });
+        match read {
+            Ok((found, stat)) if found == *digest => Ok(stat),
+            read => Err(self.refuse(digest, read.map(drop))),
+        }
+    }
+
+    /// Copies the object, checked on the way. A damaged one is taken away, so that it counts as missing from now on.
+    pub(crate) fn copy(&self, digest: &Digest, source: File, target: &mut impl io::Write) -> Result<()> {
+        match file_digest::copy(source, target) {
+            Ok(found) if found == *digest => Ok(()),
+            Ok(_) => Err(self.refuse(digest, Ok(()))),
+            Err(CopyError::Reading(error)) => Err(self.refuse(digest, Err(error))),
+            Err(CopyError::Writing(error)) => Err(error.into()),
+        }
+    }
+
+    /// Takes away an object that is not what its name says (`Ok`), or that cannot be read, and gives the error to tell.
+    pub(crate) fn refuse(&self, digest: &Digest, read: io::Result<()>) -> anyhow::Error {
+        let object = digest.short();
+        let message = match read {
+            Ok(()) => format!("object {object} in the cache is damaged and was removed: run again to make it anew"),
             Err(error) if is_unreadable(&error) => {
-                remove()?;
-                bail!(
-                    "object {} in the cache cannot be read ({error}) and was removed: run again to make it anew",
-                    digest.short()
-                )
+                format!("object {object} in the cache cannot be read ({error}) and was removed: run again to make it anew")
             }
             Err(error) => {
-                Err(error).with_context(|| format!("reading object {} from the cache: run again to make it anew", digest.short()))
+                let reading = format!("reading object {object} from the cache: run again to make it anew");
+                return anyhow::Error::new(error).context(reading);
             }
+        };
+        match self.place(digest).remove() {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                let place = self.place(digest);
+                anyhow::Error::new(error).context(format!("removing the damaged object `{}`", place.display()))
+            }
+            _ => Damaged { digest: *digest, message }.into(),
         }
     }
 
     /// Moves a durable file to its place; `source` must be on the same file system.
-    pub(crate) fn adopt(&self, source: &Path, digest: &Digest) -> std::io::Result<()> {
-        let path = self.path(digest);
-        match fs::rename(source, &path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                fs::create_dir_all(path.parent().expect("an object lies in a folder"))?;
-                fs::rename(source, &path)
+    pub(crate) fn adopt(&self, source: &Place, digest: &Digest) -> io::Result<()> {
+        let place = self.place(digest);
+        match source.rename(&place) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                place.folder().make_folder()?;
+                source.rename(&place)
             }
             result => result,
         }
     }
 }
 
+/// An object was not what its name says, and is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Damaged {
+    pub(crate) digest: Digest,
+    message: String,
+}
+
 /// Whether it is the object that cannot be read, and not this process that is short of something.
-pub(crate) fn is_unreadable(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::PermissionDenied || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+pub(crate) fn is_unreadable(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

@@ -10,19 +10,20 @@ mod frame;
 mod upkeep;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use rayon::prelude::*;
+use rustix::fs::OFlags;
 
 use crate::cache::atomic;
 use crate::cache::digest::Digest;
 use crate::cache::faults;
 use crate::cache::file_lock::FileLock;
+use crate::cache::place::Place;
 use crate::cache::record_log::frame::{FRAME_HEADER, Frame, next_frame, push_frame, read_at_most, read_frame, read_near};
 use crate::cache::records::{Completeness, Output, Record};
 use crate::cache::trouble::disk_trouble;
@@ -37,19 +38,21 @@ const NEAR: u64 = 8 << 10;
 /// ... so many at most.
 const READ_TOGETHER: usize = 256;
 const INDEX_HEADER: &[u8; 16] = b"loramill-index1\n";
+/// A larger index is none: 67 million records.
+const LARGEST_INDEX: u64 = 1 << 30;
 /// The index is written anew when this many frames, and an eighth of all, are not in it, ...
 const TAIL: usize = 4096;
 /// ... and at the end, if at least this many are not.
 const TAIL_AT_END: usize = 256;
 
 /// Key prefix and offset of a frame.
-type Place = (u64, u64);
+type FramePlace = (u64, u64);
 
 #[derive(Debug)]
 pub(crate) struct RecordLog {
-    path: PathBuf,
-    index_path: PathBuf,
-    lock_path: PathBuf,
+    place: Place,
+    index: Place,
+    lock: Place,
     state: Mutex<State>,
 }
 
@@ -60,34 +63,33 @@ struct State {
     place: (u64, u64),
     identity: [u8; 16],
     /// Sorted; from the index file.
-    indexed: Vec<Place>,
+    indexed: Vec<FramePlace>,
     /// Frames after those.
-    tail: BTreeSet<Place>,
+    tail: BTreeSet<FramePlace>,
     /// All frames before this offset are known; it is the end of a frame.
     known: u64,
 }
 
 impl RecordLog {
     /// An error if a file lies in the place of the log that is none of this version.
-    pub(crate) fn check(folder: &Path) -> Result<()> {
-        open_log(&folder.join("records")).map(drop)
+    pub(crate) fn check(folder: impl Into<Place>) -> Result<()> {
+        open_log(&folder.into().inside("records")).map(drop)
     }
 
     /// Opens the log in `folder`, which is made if it is not there.
-    pub(crate) fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join("records");
-        let lock_path = folder.join("records.lock");
-        let index_path = folder.join("record-index");
-        let state = match State::open(&path, &index_path)? {
+    pub(crate) fn open(folder: impl Into<Place>) -> Result<Self> {
+        let folder = folder.into();
+        let [place, index, lock] = ["records", "record-index", "records.lock"].map(|name| folder.inside(name));
+        let state = match State::open(&place, &index)? {
             Some(state) => state,
             None => {
-                let _lock = FileLock::take(&lock_path)?;
-                make_sure_of_log(&path)?;
-                let opened = State::open(&path, &index_path)?;
-                opened.with_context(|| format!("`{}` vanished while it was opened", path.display()))?
+                let _lock = FileLock::take(&lock)?;
+                make_sure_of_log(&place)?;
+                let opened = State::open(&place, &index)?;
+                opened.with_context(|| format!("`{}` vanished while it was opened", place.display()))?
             }
         };
-        let log = Self { path, index_path, lock_path, state: Mutex::new(state) };
+        let log = Self { place, index, lock, state: Mutex::new(state) };
         log.refresh(&mut log.state())?;
         Ok(log)
     }
@@ -119,7 +121,7 @@ impl RecordLog {
             wanted.chunk_by(|a, b| b.0 - a.0 <= NEAR).flat_map(|near| near.chunks(READ_TOGETHER)).collect();
         let read = near.into_par_iter().map(|near| read_near(&file, near));
         let read: Vec<Vec<(usize, Frame)>> =
-            read.collect::<io::Result<_>>().map_err(|error| disk_trouble(error, "reading", &self.path))?;
+            read.collect::<io::Result<_>>().map_err(|error| disk_trouble(error, "reading", &self.place))?;
         let mut found: Vec<Vec<Vec<Output>>> = vec![Vec::new(); keys.len()];
         // A frame that is damaged, or of another key with the same first bytes, is no answer.
         let answers = |(index, frame): &(usize, Frame)| frame.key == keys[*index] && frame.completeness == Completeness::Complete;
@@ -169,7 +171,7 @@ impl RecordLog {
     ) -> Result<Vec<T>> {
         let mut found: Vec<T> = Vec::new();
         for offset in places {
-            let frame = read_frame(file, *offset).map_err(|error| disk_trouble(error, "reading", &self.path))?;
+            let frame = read_frame(file, *offset).map_err(|error| disk_trouble(error, "reading", &self.place))?;
             // A frame that is damaged, or of another key with the same first bytes, is no answer.
             let Some(frame) = frame else { continue };
             if frame.key != *key || frame.completeness != completeness {
@@ -196,11 +198,11 @@ impl RecordLog {
         }
 
         let mut state = self.state();
-        let _lock = FileLock::take(&self.lock_path)?;
-        make_sure_of_log(&self.path)?;
+        let _lock = FileLock::take(&self.lock)?;
+        make_sure_of_log(&self.place)?;
         self.refresh(&mut state)?;
         let end = state.known;
-        let trouble = |error| disk_trouble(error, "appending records to", &self.path);
+        let trouble = |error| disk_trouble(error, "appending records to", &self.place);
         if state.file.metadata().map_err(trouble)?.len() > end {
             // Only a writer that died leaves something after the last whole frame.
             state.file.set_len(end).map_err(trouble)?;
@@ -225,20 +227,20 @@ impl RecordLog {
 
     /// Learns what other processes appended, or that they put another file in the place of the log; true if there was something.
     fn refresh(&self, state: &mut State) -> Result<bool> {
-        let trouble = |error| disk_trouble(error, "reading", &self.path);
-        let named = match fs::metadata(&self.path) {
+        let trouble = |error| disk_trouble(error, "reading", &self.place);
+        let named = match self.place.stat() {
             Ok(named) => Some(named),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(trouble(error)),
         };
-        let is_another = named.as_ref().is_some_and(|named| (named.dev(), named.ino()) != state.place);
+        let is_another = named.as_ref().is_some_and(|named| (named.st_dev, named.st_ino) != state.place);
         let mut followed = false;
-        if is_another && let Some(opened) = State::open(&self.path, &self.index_path)? {
+        if is_another && let Some(opened) = State::open(&self.place, &self.index)? {
             *state = opened;
             followed = true;
         }
         let length = match named.filter(|_| !is_another) {
-            Some(named) => named.len(),
+            Some(named) => named.st_size as u64,
             None => state.file.metadata().map_err(trouble)?.len(),
         };
         if length <= state.known {
@@ -276,7 +278,7 @@ impl RecordLog {
         }
         let checksum = Digest::of(&bytes);
         bytes.extend_from_slice(checksum.as_bytes());
-        atomic::replace(&self.index_path, &bytes)
+        atomic::replace(&self.index, &bytes)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -291,7 +293,7 @@ impl Drop for RecordLog {
             return;
         }
         // The index is a convenience: without it the next one reads more of the log.
-        if let Ok(_lock) = FileLock::take(&self.lock_path) {
+        if let Ok(_lock) = FileLock::take(&self.lock) {
             let _ = self.refresh(&mut state).and_then(|_| self.write_index(&mut state));
         }
     }
@@ -299,11 +301,11 @@ impl Drop for RecordLog {
 
 impl State {
     /// `None` if there is no log, or one that was cut within its header.
-    fn open(path: &Path, index_path: &Path) -> Result<Option<Self>> {
-        let Some((file, identity)) = open_log(path)? else { return Ok(None) };
-        let metadata = file.metadata().map_err(|error| disk_trouble(error, "reading", path))?;
+    fn open(log: &Place, index: &Place) -> Result<Option<Self>> {
+        let Some((file, identity)) = open_log(log)? else { return Ok(None) };
+        let metadata = file.metadata().map_err(|error| disk_trouble(error, "reading", log))?;
         let place = (metadata.dev(), metadata.ino());
-        let (indexed, known) = read_index(index_path, &identity, &file).unwrap_or((Vec::new(), HEADER_LENGTH));
+        let (indexed, known) = read_index(index, &identity, &file).unwrap_or((Vec::new(), HEADER_LENGTH));
         Ok(Some(Self { file: Arc::new(file), place, identity, indexed, tail: BTreeSet::new(), known }))
     }
 
@@ -330,8 +332,8 @@ fn prefix_of(key: &Digest) -> u64 {
 }
 
 /// The log and its identity; `None` if it is not there or was cut within its header.
-fn open_log(path: &Path) -> Result<Option<(File, [u8; 16])>> {
-    let file = match OpenOptions::new().read(true).append(true).open(path) {
+fn open_log(path: &Place) -> Result<Option<(File, [u8; 16])>> {
+    let file = match path.open(OFlags::RDWR | OFlags::APPEND) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(disk_trouble(error, "opening", path)),
@@ -350,18 +352,18 @@ fn open_log(path: &Path) -> Result<Option<(File, [u8; 16])>> {
 }
 
 /// Makes an empty log where there is none; the caller holds the lock.
-fn make_sure_of_log(path: &Path) -> Result<()> {
-    let is_there = fs::metadata(path).is_ok_and(|log| log.len() >= HEADER_LENGTH);
+fn make_sure_of_log(path: &Place) -> Result<()> {
+    let is_there = path.stat().is_ok_and(|log| log.st_size as u64 >= HEADER_LENGTH);
     if is_there { Ok(()) } else { start_log(path) }
 }
 
 /// Makes an empty log; the caller holds the lock.
-fn start_log(path: &Path) -> Result<()> {
+fn start_log(path: &Place) -> Result<()> {
     atomic::replace(path, &new_header(path))
 }
 
 /// With an identity that no other log has.
-fn new_header(path: &Path) -> Vec<u8> {
+fn new_header(path: &Place) -> Vec<u8> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
     let identity = Digest::of(format!("{now} {} {}", std::process::id(), path.display()).as_bytes());
     let mut header = HEADER.to_vec();
@@ -371,8 +373,8 @@ fn new_header(path: &Path) -> Vec<u8> {
 
 /// The places and how much of the log they cover; `None` if the index is missing, damaged, or of another log or another state of this one,
 /// as when an older log was put back.
-fn read_index(path: &Path, identity: &[u8; 16], log: &File) -> Option<(Vec<Place>, u64)> {
-    let bytes = fs::read(path).ok()?;
+fn read_index(path: &Place, identity: &[u8; 16], log: &File) -> Option<(Vec<FramePlace>, u64)> {
+    let bytes = path.read(LARGEST_INDEX).ok()?;
     let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
     if Digest::of(content).as_bytes() != checksum {
         return None;
@@ -383,7 +385,7 @@ fn read_index(path: &Path, identity: &[u8; 16], log: &File) -> Option<(Vec<Place
         return None;
     }
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
-    let places: Vec<Place> = places.chunks_exact(16).map(|place| (number(&place[..8]), number(&place[8..]))).collect();
+    let places: Vec<FramePlace> = places.chunks_exact(16).map(|place| (number(&place[..8]), number(&place[8..]))).collect();
     // What follows `known` is cut off unless it is a frame: it must be the end of one.
     let end = match places.iter().map(|(_, offset)| *offset).max() {
         Some(last) => last + (FRAME_HEADER + read_frame(log, last).ok()??.body.len()) as u64,
@@ -394,6 +396,8 @@ fn read_index(path: &Path, identity: &[u8; 16], log: &File) -> Option<(Vec<Place
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
     use std::thread;
 
     use super::*;

@@ -1,28 +1,25 @@
 //! Renames that overwrite nothing, also where the file system knows none of its own. Unaware of what the files are.
 
-use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::Path;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use crate::cache::faults;
+use crate::cache::place::Place;
 
 /// Renames, but never over something.
 ///
 /// # Errors
 /// `AlreadyExists` if there is a file `to`.
-pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    let renamed = match faults::pass("rename.noreplace") {
-        Ok(()) => renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from),
-        Err(error) => Err(error),
-    };
+pub(crate) fn rename_new(from: impl Into<Place>, to: impl Into<Place>) -> io::Result<()> {
+    let (from, to) = (from.into(), to.into());
+    let renamed = faults::pass("rename.noreplace").and_then(|()| from.rename_with(&to, RenameFlags::NOREPLACE));
     match renamed {
         Err(error) if is_unsupported(&error) => {
-            fs::hard_link(from, to)?;
+            from.link(&to)?;
             faults::pass("rename.unlink")?;
-            fs::remove_file(from)
+            from.remove()
         }
         result => result,
     }
@@ -30,9 +27,9 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Exchanges two files in one step, where the file system can: an error for which `is_unsupported` holds says that it cannot. False if
 /// one of them is not there.
-pub(crate) fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
+pub(crate) fn exchange(one: impl Into<Place>, other: impl Into<Place>) -> io::Result<bool> {
     faults::pass("rename.exchange")?;
-    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).map_err(io::Error::from) {
+    match one.into().rename_with(&other.into(), RenameFlags::EXCHANGE) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),

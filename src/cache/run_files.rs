@@ -2,20 +2,24 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
 use crate::cache::digest::Digest;
 use crate::cache::locks::Holder;
+use crate::cache::place::Place;
 use crate::cache::trouble::disk_trouble;
 use crate::cache::{Cache, atomic};
 
+/// A run says a line of how far it is.
+const LONGEST_STATUS: u64 = 1 << 20;
+
 impl Cache {
-    pub(crate) fn run_file(&self, pipeline_folder: &Path, what: &str) -> Result<PathBuf> {
+    pub(crate) fn run_file(&self, pipeline_folder: &Path, what: &str) -> Result<Place> {
         let folder = fs::canonicalize(pipeline_folder).with_context(|| format!("looking for `{}`", pipeline_folder.display()))?;
         let id = Digest::of(folder.as_os_str().as_encoded_bytes()).short();
-        Ok(self.root().join("runs").join(format!("{id}.{what}")))
+        Ok(self.place("runs").inside(format!("{id}.{what}")))
     }
 
     /// Removes what a killed run left of notes that it was about to write. Under the lock of the pipeline.
@@ -54,8 +58,8 @@ impl Cache {
     /// What the run said last.
     pub fn run_status(&self, folder: &Path) -> Result<Option<String>> {
         let path = self.run_file(folder, "status")?;
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text)),
+        match path.read(LONGEST_STATUS) {
+            Ok(text) => Ok(String::from_utf8(text).ok()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("reading `{}`", path.display())),
         }
@@ -67,15 +71,15 @@ impl Cache {
 
     fn write_run_file(&self, folder: &Path, what: &str, text: &str) -> Result<()> {
         let path = self.run_file(folder, what)?;
-        let runs = path.parent().expect("it lies in the cache");
-        fs::create_dir_all(runs).map_err(|error| disk_trouble(error, "creating", runs))?;
+        let runs = self.place("runs");
+        runs.make_folder().map_err(|error| disk_trouble(error, "creating", &runs))?;
         // It tells of processes, and those end with the machine.
         atomic::replace_unsynced(&path, text.as_bytes())
     }
 
     fn remove_run_file(&self, folder: &Path, what: &str) -> Result<bool> {
         let path = self.run_file(folder, what)?;
-        match fs::remove_file(&path) {
+        match path.remove() {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(disk_trouble(error, "removing", &path)),

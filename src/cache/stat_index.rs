@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::Result;
@@ -15,10 +15,13 @@ use anyhow::Result;
 use crate::cache::atomic;
 use crate::cache::digest::Digest;
 use crate::cache::file_lock::FileLock;
+use crate::cache::place::Place;
 
 const HEADER: &[u8; 16] = b"loramill-stat 1\n";
 /// Device, inode, size, modified, changed, size of the contents, digest of the contents.
 const ENTRY: usize = 6 * 8 + 32;
+/// A larger index is none: 13 million files.
+const LARGEST: u64 = 1 << 30;
 /// The kernel's clock for time stamps ticks 100 to 1000 times a second.
 const FINE_TICK: i64 = 20_000_000;
 /// Some file systems keep whole seconds, FAT every other one.
@@ -86,7 +89,7 @@ impl From<&rustix::fs::Stat> for FileStat {
 }
 
 /// Of a time that the kernel tells in two parts.
-fn nanoseconds(seconds: i64, rest: i64) -> i64 {
+pub(crate) fn nanoseconds(seconds: i64, rest: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
@@ -105,8 +108,8 @@ impl From<&Metadata> for FileStat {
 /// Contents by `stat`.
 #[derive(Debug)]
 pub(crate) struct StatIndex {
-    path: PathBuf,
-    lock_path: PathBuf,
+    place: Place,
+    lock: Place,
     /// The entries of the file, sorted by device and inode; read when they are first asked for.
     loaded: OnceLock<Vec<u8>>,
     learned: Mutex<HashMap<(u64, u64), Entry>>,
@@ -121,13 +124,14 @@ struct Entry {
 
 impl StatIndex {
     /// A missing or damaged file is an empty index.
-    pub(crate) fn open(path: PathBuf) -> Self {
-        Self { lock_path: path.with_extension("lock"), path, loaded: OnceLock::new(), learned: Mutex::default() }
+    pub(crate) fn open(place: impl Into<Place>) -> Self {
+        let place = place.into();
+        Self { lock: place.ending("lock"), place, loaded: OnceLock::new(), learned: Mutex::default() }
     }
 
     /// Whether the file holds an index that can be read.
-    pub(crate) fn is_sound(path: &Path) -> bool {
-        load(path).is_some()
+    pub(crate) fn is_sound(place: &Place) -> bool {
+        load(place).is_some()
     }
 
     /// Digest and size of the contents that were remembered.
@@ -151,12 +155,12 @@ impl StatIndex {
     pub(crate) fn save(&self) -> Result<()> {
         let learned = self.learned().clone();
         let to_read: u64 = learned.values().map(|entry| entry.size + COST_OF_A_FILE).sum();
-        let to_write = fs::metadata(&self.path).map_or(0, |index| index.len());
+        let to_write = self.place.stat().map_or(0, |index| index.st_size as u64);
         if learned.is_empty() || to_read < to_write {
             return Ok(());
         }
-        let _lock = FileLock::take(&self.lock_path)?;
-        let present = load(&self.path).unwrap_or_default();
+        let _lock = FileLock::take(&self.lock)?;
+        let present = load(&self.place).unwrap_or_default();
         let mut entries: Vec<Entry> = entries(&present).filter(|entry| !learned.contains_key(&identity(entry))).collect();
         entries.extend(learned.values());
         entries.sort_unstable_by_key(identity);
@@ -169,13 +173,13 @@ impl StatIndex {
         }
         let checksum = Digest::of(&bytes);
         bytes.extend_from_slice(checksum.as_bytes());
-        atomic::replace(&self.path, &bytes)?;
+        atomic::replace(&self.place, &bytes)?;
         self.learned().retain(|identity, entry| learned.get(identity).is_none_or(|saved| saved.stat != entry.stat));
         Ok(())
     }
 
     fn loaded(&self) -> &[u8] {
-        self.loaded.get_or_init(|| load(&self.path).unwrap_or_default())
+        self.loaded.get_or_init(|| load(&self.place).unwrap_or_default())
     }
 
     fn learned(&self) -> MutexGuard<'_, HashMap<(u64, u64), Entry>> {
@@ -187,8 +191,8 @@ fn identity(entry: &Entry) -> (u64, u64) {
     (entry.stat.device, entry.stat.inode)
 }
 
-fn load(path: &Path) -> Option<Vec<u8>> {
-    let mut bytes = fs::read(path).ok()?;
+fn load(place: &Place) -> Option<Vec<u8>> {
+    let mut bytes = place.read(LARGEST).ok()?;
     let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
     let entries = content.strip_prefix(HEADER)?;
     if entries.len() % ENTRY != 0 || Digest::of(content).as_bytes() != checksum {

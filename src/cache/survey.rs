@@ -1,16 +1,17 @@
 //! What lies in a cache, and how much of it. Unaware of what is needed.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rayon::prelude::*;
+use rustix::fs::FileType;
 use walkdir::WalkDir;
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
+use crate::cache::place::Place;
 use crate::cache::records::{Completeness, Record};
 use crate::cache::sweep::{age_of, list};
 
@@ -48,7 +49,7 @@ pub struct StateFolder {
 impl Cache {
     /// Every object that is here.
     pub fn stored_objects(&self) -> Result<StoredObjects> {
-        let folders = list(&self.root().join("objects"))?;
+        let folders = list(&self.place("objects"))?;
         let parts: Vec<StoredObjects> = folders.par_iter().map(|folder| objects_in(folder)).collect::<Result<_>>()?;
         let mut all = StoredObjects::default();
         for part in parts {
@@ -62,11 +63,11 @@ impl Cache {
     /// The folders of state keys.
     pub fn stored_states(&self) -> Result<Vec<StateFolder>> {
         let mut states = Vec::new();
-        for path in list(&self.root().join("state"))? {
-            let name = path.file_name().and_then(|name| name.to_str());
+        for place in list(&self.place("state"))? {
+            let name = place.file_name().and_then(|name| name.to_str());
             let Some(key) = name.and_then(|name| name.parse().ok()) else { continue };
-            let files: Vec<PathBuf> = files_below(&path).collect();
-            let age = files.iter().map(|file| age_of(file)).min();
+            let files: Vec<PathBuf> = files_below(&place).collect();
+            let age = files.iter().map(|file| age_of(&self.place(file))).min();
             states.push(StateFolder { key, size: files.iter().map(|file| size_of(file)).sum(), age });
         }
         Ok(states)
@@ -88,10 +89,10 @@ pub fn size_of(path: &Path) -> u64 {
     fs::symlink_metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-fn objects_in(folder: &Path) -> Result<StoredObjects> {
+fn objects_in(folder: &Place) -> Result<StoredObjects> {
     let mut found = StoredObjects::default();
     let start = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if !folder.is_dir() {
+    if !folder.is_folder() {
         found.strays.push(folder.to_path_buf());
         return Ok(found);
     }
@@ -99,23 +100,20 @@ fn objects_in(folder: &Path) -> Result<StoredObjects> {
         let rest = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let name = format!("{start}{rest}");
         let digest = name.parse::<Digest>().ok().filter(|digest| start.len() == 2 && digest.to_hex() == name);
-        let metadata = match fs::metadata(&path) {
-            Ok(metadata) => metadata,
-            // Removed in the meantime, or a link to nothing.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                found.strays.extend(fs::symlink_metadata(&path).is_ok().then_some(path));
-                continue;
-            }
+        let stat = match path.stat() {
+            Ok(stat) => stat,
+            // Removed in the meantime.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error).with_context(|| format!("reading `{}`", path.display())),
         };
-        match digest.filter(|_| metadata.is_file()) {
+        match digest.filter(|_| FileType::from_raw_mode(stat.st_mode).is_file()) {
             Some(digest) => found.objects.push(StoredObject {
                 digest,
-                size: metadata.len(),
-                links: metadata.nlink(),
-                is_readable: metadata.mode() & 0o444 != 0,
+                size: stat.st_size as u64,
+                links: stat.st_nlink as u64,
+                is_readable: stat.st_mode & 0o444 != 0,
             }),
-            None => found.strays.push(path),
+            None => found.strays.push(path.to_path_buf()),
         }
     }
     Ok(found)

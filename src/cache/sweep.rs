@@ -17,20 +17,24 @@
 //! their hands is a miss to them.
 
 use std::collections::HashSet;
-use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::cache::digest::Digest;
 use crate::cache::file_lock::FileLock;
+use crate::cache::place::Place;
 use crate::cache::record_log::Dropped;
 use crate::cache::records::{Completeness, Record};
+use crate::cache::stat_index::nanoseconds;
 use crate::cache::trouble::disk_trouble;
+use crate::cache::workspace::is_numbered;
 use crate::cache::{Cache, atomic, faults, uses};
 
+/// Of objects that were let go: 33 million.
+const LARGEST: u64 = 1 << 30;
 /// How long a second collector waits for the first. A run that ends holds the same lock for an instant.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -45,7 +49,7 @@ pub struct Noted {
     pub age: Duration,
     /// The run has ended while somebody collects.
     pub put_aside: bool,
-    path: PathBuf,
+    path: Place,
 }
 
 /// The one process that collects.
@@ -77,7 +81,7 @@ impl Cache {
 
     /// As `begin_collecting`, waiting as long as `go_on` says; `None` if another process is at it then.
     pub(crate) fn try_collecting(&self, go_on: &mut dyn FnMut() -> bool) -> Result<Option<Collector<'_>>> {
-        let Some(lock) = FileLock::wait(&self.collecting_lock(), false, go_on)? else { return Ok(None) };
+        let Some(lock) = FileLock::wait(self.collecting_lock(), false, go_on)? else { return Ok(None) };
         // Put aside while an earlier collector was at work.
         for noted in self.noted()?.into_iter().filter(|noted| noted.put_aside) {
             remove(&noted.path)?;
@@ -87,10 +91,9 @@ impl Cache {
 
     /// What the runs that go on, and those that were interrupted, have noted.
     pub fn noted(&self) -> Result<Vec<Noted>> {
-        let runs = self.root().join("runs");
         let mut all = Vec::new();
-        for path in list(&runs)? {
-            let extension = path.extension().unwrap_or_default();
+        for path in list(&self.place("runs"))? {
+            let extension = path.extension().unwrap_or_default().to_os_string();
             if extension != "uses" && extension != "used" {
                 continue;
             }
@@ -104,39 +107,39 @@ impl Cache {
 
     /// Objects that were let go on purpose though something names them.
     pub fn evicted(&self) -> Result<HashSet<Digest>> {
-        let path = self.evicted_path();
-        match fs::read(&path) {
+        let path = self.evicted_place();
+        match path.read(LARGEST) {
             Ok(bytes) => Ok(uses::digest_list(&bytes).into_iter().collect()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(HashSet::new()),
             Err(error) => Err(disk_trouble(error, "reading", &path)),
         }
     }
 
-    fn evicted_path(&self) -> PathBuf {
-        self.root().join("evicted")
+    fn evicted_place(&self) -> Place {
+        self.place("evicted")
     }
 
-    pub(crate) fn sweep_lock(&self) -> PathBuf {
-        self.root().join("locks/sweep")
+    pub(crate) fn sweep_lock(&self) -> Place {
+        self.place("locks/sweep")
     }
 
-    pub(crate) fn collecting_lock(&self) -> PathBuf {
-        self.root().join("locks/collecting")
+    pub(crate) fn collecting_lock(&self) -> Place {
+        self.place("locks/collecting")
     }
 }
 
 impl<'a> Collector<'a> {
     /// Waits until no turn goes on; runs wait from then on until the result is dropped.
     pub fn alone(&self) -> Result<Alone<'a>> {
-        Ok(Alone { cache: self.cache, _lock: FileLock::take(&self.cache.sweep_lock())? })
+        Ok(Alone { cache: self.cache, _lock: FileLock::take(self.cache.sweep_lock())? })
     }
 }
 
 impl Alone<'_> {
     /// True if it was here.
     pub fn remove_object(&self, digest: &Digest) -> Result<bool> {
-        let path = self.cache.path(digest);
-        match fs::remove_file(&path) {
+        let path = self.cache.place_of(digest);
+        match path.remove() {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(disk_trouble(error, "removing", &path)),
@@ -156,8 +159,8 @@ impl Alone<'_> {
 
     /// Removes what an interrupted run would go on from.
     pub fn remove_state(&self, state_key: &Digest) -> Result<()> {
-        let folder = self.cache.root().join("state").join(state_key.to_hex());
-        match fs::remove_dir_all(&folder) {
+        let folder = self.cache.place("state").inside(state_key.to_hex());
+        match folder.remove_all() {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_trouble(error, "removing", &folder)),
             _ => Ok(()),
         }
@@ -170,7 +173,7 @@ impl Alone<'_> {
 
     /// Replaces the list of objects that were let go on purpose. Written before they go: what is missing must never look like a loss.
     pub fn write_evicted(&self, digests: &HashSet<Digest>) -> Result<()> {
-        let path = self.cache.evicted_path();
+        let path = self.cache.evicted_place();
         if digests.is_empty() {
             return remove(&path);
         }
@@ -187,15 +190,17 @@ impl Alone<'_> {
 
     /// Removes what dead processes left in `tmp/` and `locks/`.
     pub fn remove_dead_scratch(&self) -> Result<()> {
-        let root = self.cache.root();
-        for path in list(&root.join("tmp"))? {
-            let is_lock = path.extension().is_some_and(|extension| extension == "lock");
-            let guard = if is_lock { path.clone() } else { path.with_extension("lock") };
+        for place in list(&self.cache.place("tmp"))? {
+            if !is_numbered(&place) {
+                continue;
+            }
+            let is_lock = place.extension().is_some_and(|extension| extension == "lock");
+            let guard = if is_lock { place.clone() } else { place.ending("lock") };
             if let Some(_nobody) = FileLock::attempt(&guard, true)? {
-                let _ = fs::remove_dir_all(guard.with_extension(""));
+                let _ = guard.ending("").remove_all();
             }
         }
-        for path in list(&root.join("locks"))? {
+        for path in list(&self.cache.place("locks"))? {
             if path != self.cache.sweep_lock() && path != self.cache.collecting_lock() {
                 // A lock that nobody holds goes when it is let go of.
                 drop(FileLock::attempt(&path, true)?);
@@ -205,35 +210,32 @@ impl Alone<'_> {
     }
 }
 
-/// The paths in a folder, sorted; none if it is not there.
-pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    let reading = || format!("reading `{}`", folder.display());
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(reading),
-    };
-    let mut paths: Vec<PathBuf> =
-        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().with_context(reading)?;
-    paths.sort();
-    Ok(paths)
+/// What lies in a folder, sorted; nothing if it is not there.
+pub(crate) fn list(folder: &Place) -> Result<Vec<Place>> {
+    match folder.list() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.with_context(|| format!("reading `{}`", folder.display())),
+    }
 }
 
 /// Since the last change; zero for a time in the future.
-pub(crate) fn age_of(path: &Path) -> Duration {
-    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
-    modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok()).unwrap_or_default()
+pub(crate) fn age_of(place: &Place) -> Duration {
+    let modified =
+        place.stat().ok().and_then(|found| u64::try_from(nanoseconds(found.st_mtime, found.st_mtime_nsec as i64)).ok());
+    let modified = modified.map(|modified| SystemTime::UNIX_EPOCH + Duration::from_nanos(modified));
+    modified.and_then(|modified| SystemTime::now().duration_since(modified).ok()).unwrap_or_default()
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_trouble(error, "removing", path)),
+fn remove(place: &Place) -> Result<()> {
+    match place.remove() {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_trouble(error, "removing", place)),
         _ => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
@@ -326,9 +328,9 @@ mod tests {
         let held = other.try_lock_key(&Digest::of(b"alive")).unwrap();
         cache.begin_collecting().unwrap().alone().unwrap().remove_dead_scratch().unwrap();
         assert!(mine.is_dir() && !orphan.exists());
-        let mut locks: Vec<_> = list(&temp.path().join("locks")).unwrap();
+        let mut locks: Vec<_> = list(&temp.path().join("locks").into()).unwrap();
         locks.retain(|path| !path.ends_with("sweep") && !path.ends_with("collecting"));
-        assert_eq!(locks, [temp.path().join("locks").join(Digest::of(b"alive").to_hex())]);
+        assert_eq!(locks, [Place::from(temp.path().join("locks").join(Digest::of(b"alive").to_hex()))]);
         drop(held);
     }
 }

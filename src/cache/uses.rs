@@ -4,23 +4,28 @@
 //! `runs/<pipeline>.uses` begins with the folder of the pipeline; digests of 32 bytes follow.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
+use rustix::fs::OFlags;
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::file_lock::FileLock;
+use crate::cache::place::Place;
 use crate::cache::trouble::disk_trouble;
+
+/// Notes are read whole: of 33 million results at most.
+const LARGEST: u64 = 1 << 30;
 
 /// The notes of the run of this process.
 #[derive(Debug)]
 pub(crate) struct Uses {
-    path: PathBuf,
+    path: Place,
     /// Of the pipeline.
     folder: PathBuf,
     /// An earlier run has left notes: it was interrupted, or its results have no place in the lock.
@@ -50,7 +55,7 @@ impl Cache {
     pub fn begin_uses(&self, folder: &Path) -> Result<()> {
         let path = self.run_file(folder, "uses")?;
         let folder = fs::canonicalize(folder).with_context(|| format!("looking for `{}`", folder.display()))?;
-        let goes_on = path.exists();
+        let goes_on = path.is_there();
         *self.uses() = Some(Uses { path, folder, goes_on, open: None });
         self.in_turn(|_| Ok(()))
     }
@@ -59,19 +64,19 @@ impl Cache {
     /// whole pipeline; else all notes stay.
     pub fn end_uses(&self, of_the_whole: bool) -> Result<()> {
         let Some(uses) = self.uses().take() else { return Ok(()) };
-        if !uses.path.exists() || (uses.goes_on && !of_the_whole) {
+        if !uses.path.is_there() || (uses.goes_on && !of_the_whole) {
             return Ok(());
         }
         // Held while the notes go, so that nobody begins to collect in between.
-        let nobody_collects = FileLock::attempt(&self.collecting_lock(), false)?;
+        let nobody_collects = FileLock::attempt(self.collecting_lock(), false)?;
         if nobody_collects.is_none() {
-            let _turn = FileLock::share(&self.sweep_lock())?;
+            let _turn = FileLock::share(self.sweep_lock())?;
             let noted = read(&uses.path)?.map(|(_, noted)| noted).unwrap_or_default();
-            let path = uses.path.with_extension("used");
+            let path = uses.path.ending("used");
             let mut aside = Uses { path, folder: uses.folder, goes_on: false, open: None };
             aside.add(noted)?;
         }
-        fs::remove_file(&uses.path).map_err(|error| disk_trouble(error, "removing", &uses.path))
+        uses.path.remove().map_err(|error| disk_trouble(error, "removing", &uses.path))
     }
 
     /// Does `work` while nothing is deleted from the cache. Only runs take turns: to others a deleted object is a miss.
@@ -79,7 +84,7 @@ impl Cache {
         if self.uses().is_none() {
             return work(&Turn::default());
         }
-        let _turn = FileLock::share(&self.sweep_lock())?;
+        let _turn = FileLock::share(self.sweep_lock())?;
         let turn = Turn { noted: Some(Mutex::default()) };
         let done = work(&turn)?;
         let noted = turn.noted.map(|noted| noted.into_inner().unwrap_or_else(PoisonError::into_inner)).unwrap_or_default();
@@ -134,12 +139,10 @@ impl Uses {
 }
 
 /// The file and what it holds already: an interrupted run has left it.
-fn open(path: &Path, folder: &Path) -> std::io::Result<(File, HashSet<Digest>)> {
-    if let Some(runs) = path.parent() {
-        fs::create_dir_all(runs)?;
-    }
-    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
-    let bytes = fs::read(path)?;
+fn open(path: &Place, folder: &Path) -> std::io::Result<(File, HashSet<Digest>)> {
+    path.folder().make_folder()?;
+    let mut file = path.open(OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)?;
+    let bytes = path.read(LARGEST)?;
     match parse(&bytes) {
         Some((known_folder, known)) if known_folder == folder => {
             // A kill may have left part of a digest.
@@ -166,11 +169,12 @@ fn parse(bytes: &[u8]) -> Option<(PathBuf, Vec<Digest>)> {
 }
 
 /// The pipeline's folder and what its run noted; `None` if there is no such file, or none that says anything.
-pub(crate) fn read(path: &Path) -> Result<Option<(PathBuf, Vec<Digest>)>> {
-    match fs::read(path) {
+pub(crate) fn read(place: impl Into<Place>) -> Result<Option<(PathBuf, Vec<Digest>)>> {
+    let place = place.into();
+    match place.read(LARGEST) {
         Ok(bytes) => Ok(parse(&bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(disk_trouble(error, "reading", path)),
+        Err(error) => Err(disk_trouble(error, "reading", &place)),
     }
 }
 
@@ -181,6 +185,8 @@ pub(crate) fn digest_list(bytes: &[u8]) -> Vec<Digest> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     fn digest(number: u8) -> Digest {

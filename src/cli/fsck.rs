@@ -9,9 +9,11 @@ use serde_json::json;
 
 use crate::cache::Cache;
 use crate::cache::bytes::size;
+use crate::cache::digest::Digest;
 use crate::cache::fsck::{Checkup, Damage, Depth, KnownForm};
 use crate::cli::gc::open_existing;
 use crate::cli::{Global, counted, print};
+use crate::pipeline::derived::{Derived, derived_since, distrust_copies};
 use crate::pipeline::item_set;
 use crate::pipeline::recorded::TREE_FIELD;
 
@@ -42,13 +44,16 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let cache = open_existing(&here, global)?;
     let depth = if arguments.full { Depth::Full } else { Depth::Fast };
     let mut checkup = cache.check(depth, FORMS)?;
+    let damaged = cache.damaged_objects(&checkup);
+    let derived = derived_since(&cache, &damaged)?;
     if arguments.repair && !checkup.problems.is_empty() {
         cache.repair(&mut checkup)?;
+        distrust_copies(&cache, &damaged)?;
     }
     if arguments.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&to_json(&cache, &checkup, depth))?))?;
+        print(&format!("{}\n", serde_json::to_string_pretty(&to_json(&cache, &checkup, &derived, depth))?))?;
     } else {
-        print(&text(&cache, &checkup, depth))?;
+        print(&(text(&cache, &checkup, depth) + &derived_text(&cache, &derived)))?;
     }
     let is_well = checkup.problems.iter().all(|problem| problem.repaired);
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -100,8 +105,31 @@ fn text(cache: &Cache, checkup: &Checkup, depth: Depth) -> String {
     text
 }
 
+/// What may rest on damaged bytes; it is not damaged itself and stays.
+fn derived_text(cache: &Cache, derived: &[Derived]) -> String {
+    let mut text = String::new();
+    let below = |digest: &Digest| cache.path(digest).strip_prefix(cache.root()).map(|path| path.display().to_string());
+    for result in derived.iter().take(LISTED) {
+        let objects: Vec<String> = result.objects.iter().filter_map(|digest| below(digest).ok()).collect();
+        let _ = writeln!(
+            text,
+            "a result of `{}` was made from damaged bytes, as far as times tell: {}",
+            result.kind,
+            objects.join(", ")
+        );
+    }
+    let more = derived.len().saturating_sub(LISTED);
+    if more > 0 {
+        let _ = writeln!(text, "and {}", counted(more, "further result"));
+    }
+    if !derived.is_empty() {
+        text.push_str("`loramill run --force STAGE` makes the results of a stage again\n");
+    }
+    text
+}
+
 /// The contract of `fsck --json`.
-fn to_json(cache: &Cache, checkup: &Checkup, depth: Depth) -> serde_json::Value {
+fn to_json(cache: &Cache, checkup: &Checkup, derived: &[Derived], depth: Depth) -> serde_json::Value {
     let problems = checkup.problems.iter().map(|problem| {
         json!({
             "path": problem.path.display().to_string(),
@@ -111,6 +139,13 @@ fn to_json(cache: &Cache, checkup: &Checkup, depth: Depth) -> serde_json::Value 
         })
     });
     let strays = checkup.strays.iter().map(|path| path.display().to_string());
+    let derived = derived.iter().map(|result| {
+        json!({
+            "kind": result.kind,
+            "key": result.key.to_hex(),
+            "objects": result.objects.iter().map(|digest| cache.path(digest).display().to_string()).collect::<Vec<_>>(),
+        })
+    });
     json!({
         "cache": cache.root().display().to_string(),
         "full": depth == Depth::Full,
@@ -118,6 +153,7 @@ fn to_json(cache: &Cache, checkup: &Checkup, depth: Depth) -> serde_json::Value 
         "bytes": checkup.size,
         "records": checkup.records,
         "problems": problems.collect::<serde_json::Value>(),
+        "derived": derived.collect::<serde_json::Value>(),
         "strays": strays.collect::<serde_json::Value>(),
     })
 }

@@ -14,7 +14,7 @@ use crate::cache::Cache;
 use crate::cache::bytes::size;
 use crate::cache::locate::is_tagged;
 use crate::cli::console::duration;
-use crate::cli::{Global, WrongArguments, counted, print, shown};
+use crate::cli::{Global, WrongArguments, cache_folder, counted, print, shown};
 use crate::pipeline::collect::{Amount, CollectOptions, Collected, collect};
 use crate::pipeline::stage::Worth;
 use crate::stages::KINDS;
@@ -83,12 +83,12 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// There is none yet: then there is nothing to clean, and none is made.
 pub fn open_existing(folder: &Path, global: &Global) -> anyhow::Result<Cache> {
-    let root = Cache::locate(folder, global.cache().as_deref());
+    let root = cache_folder::locate(folder, global);
     if !is_tagged(&root) {
         let text = format!("`{}` is no cache of loramill: name one with `--cache DIR`", root.display());
         return Err(WrongArguments(text).into());
     }
-    Cache::open(&root).with_context(|| format!("opening the cache `{}`", root.display()))
+    cache_folder::open_at(&root, global)
 }
 
 fn worth(kind: &str) -> Worth {

@@ -23,6 +23,7 @@ mod admission;
 mod bench;
 #[cfg(feature = "libtorch")]
 mod best_device;
+mod cache_folder;
 mod check;
 #[cfg(feature = "nn")]
 mod compared;

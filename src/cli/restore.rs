@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use crate::cache::Cache;
-use crate::cli::{Global, PipelineArguments, WrongArguments, counted, open, pipeline_file, shown};
+use crate::cli::{Global, PipelineArguments, WrongArguments, cache_folder, counted, open, pipeline_file, shown};
+use crate::pipeline::bounds;
 use crate::pipeline::git::Repository;
 use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::restore::{RestoredStage, restore};
@@ -50,8 +50,8 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     // A file that is wrong today does not stand in the way of what was made before.
     let pipeline = open(&PipelineArguments::new(given, Vec::new())).ok();
 
-    let root = Cache::locate(folder, global.cache().as_deref());
-    let cache = Cache::open(&root).with_context(|| format!("opening the cache `{}`", root.display()))?;
+    bounds::check(folder)?;
+    let cache = cache_folder::open_for(folder, global)?;
     let mut told = false;
     let waiting = cache.lock_pipeline(folder, &mut |holder| {
         if let (false, Some(holder)) = (told, holder) {

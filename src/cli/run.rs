@@ -6,20 +6,21 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::Context as _;
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cache::Cache;
 use crate::cache::bytes::size;
+use crate::cache::file_lock::give_up_on;
 use crate::cli::console::{Console, Format, Verb, duration};
 use crate::cli::device_line::DeviceLine;
 use crate::cli::keys::hearing_keys;
 use crate::cli::launch::{Passing, Request, asks_first, check_device, device_for, done_elsewhere};
 use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::selection::{SelectionArguments, stages_named};
-use crate::cli::{Global, PipelineArguments, WrongFile, counted, glance, open, pipeline_file, shown};
+use crate::cli::{Global, PipelineArguments, WrongFile, cache_folder, counted, glance, open, pipeline_file, shown};
 use crate::machine::process::peak_memory;
+use crate::pipeline::bounds;
 use crate::pipeline::commit::out_folder;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::execute::{self, RunOptions};
@@ -146,8 +147,8 @@ fn refuse_empty_folders(pipeline: &Pipeline) -> anyhow::Result<()> {
 
 /// The cache that belongs to a pipeline.
 pub fn open_cache(pipeline: &Pipeline, global: &Global) -> anyhow::Result<Cache> {
-    let root = Cache::locate(&pipeline.folder, global.cache().as_deref());
-    Cache::open(&root).with_context(|| format!("opening the cache `{}`", root.display()))
+    bounds::check(&pipeline.folder)?;
+    cache_folder::open_for(&pipeline.folder, global)
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
@@ -258,6 +259,7 @@ pub fn perform(
 /// The first Ctrl-C (or `kill`) asks stages to save and end; the second ends the program at once.
 pub fn listen_to_signals(wishes: &Wishes) -> io::Result<()> {
     let asked: Arc<AtomicBool> = wishes.interrupt_flag();
+    give_up_on(Arc::clone(&asked));
     #[cfg(feature = "libtorch")]
     if crate::cli::worker::device_of_orders().is_some() {
         return crate::cli::worker::listen_to_starter(&asked);

@@ -1,6 +1,5 @@
 //! `loramill skip`: leaves photos out, by a line in the pipeline file. Everything else in the file stays as it is.
 
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use crate::cache::regular_file::{self, Links};
 use crate::cli::run::{is_pipeline, split_names};
 use crate::cli::{Global, PipelineArguments, WrongArguments, open, shown};
 use crate::pipeline::diagnostic::{Diagnostics, nearest};
@@ -76,7 +76,8 @@ fn refuse_unknown(item: &str, photos: &[&str]) -> Result<(), WrongArguments> {
 /// # Errors
 /// When `skip:` has a form that cannot be added to; the file is then as it was.
 fn add(file: &Path, items: &[&String], what: &PipelineArguments) -> anyhow::Result<()> {
-    let before = fs::read_to_string(file).with_context(|| format!("reading `{}`", file.display()))?;
+    let before = regular_file::read_text(file, Links::Followed, spec::MAX_BYTES);
+    let before = before.with_context(|| format!("reading `{}`", file.display()))?;
     let by_hand = || {
         let list: Vec<String> = items.iter().map(|item| written(item)).collect();
         format!("write `skip: [{}]` into `{}` by hand", list.join(", "), file.display())
@@ -137,6 +138,8 @@ fn written(item: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn edited(text: &str) -> Option<String> {

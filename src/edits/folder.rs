@@ -7,12 +7,13 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use rayon::prelude::*;
 use unicode_normalization::UnicodeNormalization as _;
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
+use crate::cache::regular_file::{self, Links};
 use crate::cache::stat_index::FileStat;
 use crate::edits::text::{self, Unusable};
 
@@ -108,7 +109,7 @@ impl Folder {
 
 /// The normalised text of a file, or what is wrong with it; `None` if there is no file.
 pub(crate) fn read_text(path: &Path) -> Result<Option<std::result::Result<String, String>>> {
-    match File::open(path) {
+    match regular_file::open(path, Links::Followed) {
         Ok(file) => read_open(&file, path).map(Some),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading `{}`", path.display())),
@@ -124,7 +125,7 @@ fn read_open(file: &File, path: &Path) -> Result<std::result::Result<String, Str
 
 fn read_and_learn(cache: &Cache, path: &Path, now: impl Fn(u64) -> i64) -> Result<Contents> {
     let reading = || format!("reading `{}`", path.display());
-    let file = File::open(path).with_context(reading)?;
+    let file = regular_file::open(path, Links::Followed).with_context(reading)?;
     let before = FileStat::from(&file.metadata().with_context(reading)?);
     let contents = match read_open(&file, path)? {
         Ok(text) => Contents::Text(Digest::of(text.as_bytes()), text.len() as u64),
@@ -177,6 +178,12 @@ fn list(folder: &Path, above: &str, extension: &str, listed: &mut Listed) -> Res
             && (kind.is_file() || entry.path().is_file())
         {
             listed.texts.push((format!("{above}{}", in_nfc(stem)), entry.path()));
+        } else if !hidden && kind.is_symlink() && entry.path().is_dir() {
+            // Texts would be written there.
+            bail!(
+                "`{}` is a link to a folder, which is not followed: put the folder itself in its place",
+                entry.path().display()
+            );
         }
     }
     Ok(())

@@ -85,7 +85,9 @@ impl Prepared {
         self.paths.push(path.clone());
         let write = || -> io::Result<()> {
             faults::pass("edits.create")?;
-            let mut file = File::create(&path)?;
+            // A name of ours that lies there is no file of this process.
+            let _ = fs::remove_file(&path);
+            let mut file = File::create_new(&path)?;
             faults::pass("edits.write")?;
             file.write_all(file_form(&replacement.text).as_bytes())?;
             match fs::metadata(&replacement.target) {

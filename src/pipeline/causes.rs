@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::manifest::{Component, ComponentList, Covered, Section};
-use crate::edits::text::normalise;
+use crate::cache::regular_file::{self, Links};
+use crate::edits::text::{self, normalise};
 use crate::pipeline::decide::{Decision, Grounds};
 use crate::pipeline::differences::Side;
 use crate::pipeline::freshness::{Reason, changed_params, is_text};
@@ -411,8 +412,10 @@ impl<'a> Causes<'a> {
         if !is_text(field) {
             return None;
         }
-        let stored = self.cache.path(digest);
-        let bytes = std::fs::read(file.unwrap_or(&stored)).ok()?;
+        let bytes = match file {
+            Some(file) => regular_file::read(file, Links::Followed, text::LARGEST).ok()?,
+            None => self.cache.peek(digest)?,
+        };
         normalise(&bytes).ok()
     }
 }

@@ -301,8 +301,8 @@ impl Unfinished {
                 Some(age) => age,
                 None if results.has_published(&key) => {
                     let artifacts = results.of(&key).iter().flat_map(|made| &made.artifacts);
-                    let paths = artifacts.map(|digest| cache.path(digest)).filter(|path| path.exists());
-                    let Some(age) = paths.map(|path| age_of(&path)).min() else { continue };
+                    let paths = artifacts.map(|digest| cache.place_of(digest)).filter(|place| place.is_there());
+                    let Some(age) = paths.map(|place| age_of(&place)).min() else { continue };
                     age
                 }
                 // An empty folder: it was left before the first step.

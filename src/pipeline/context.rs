@@ -1,7 +1,7 @@
 //! What a running stage sees of the world: its artifacts, a scratch folder, the user's wishes. Unaware of why the stage runs.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -12,6 +12,7 @@ use crate::cache::Cache;
 use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
 use crate::cache::records::{Output, OutputName};
+use crate::cache::stat_index::FileStat;
 use crate::pipeline::intake::{Intake, read_unchanged};
 use crate::pipeline::item::{Artifact, Fields};
 use crate::pipeline::progress::{Event, Observer};
@@ -24,11 +25,13 @@ pub struct ArtifactFiles<'a> {
     intake: &'a Intake,
     /// Input files that were given by their path: they must be unchanged when the stage ends.
     given: Mutex<BTreeMap<PathBuf, Digest>>,
+    /// Objects that were given by their path, as they were when all their bytes were looked at.
+    checked: Mutex<HashMap<Digest, FileStat>>,
 }
 
 impl<'a> ArtifactFiles<'a> {
     pub fn new(cache: &'a Cache, intake: &'a Intake) -> Self {
-        Self { cache, intake, given: Mutex::default() }
+        Self { cache, intake, given: Mutex::default(), checked: Mutex::default() }
     }
 
     pub(crate) const fn intake(&self) -> &'a Intake {
@@ -44,7 +47,26 @@ impl<'a> ArtifactFiles<'a> {
                 bail!("`{}` was changed while the stage was reading it, so its result is discarded: run again", path.display());
             }
         }
+        let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        for (digest, before) in checked.iter() {
+            if FileStat::of(&self.cache.path(digest)).ok() != Some(*before) {
+                self.cache
+                    .check_object(digest)
+                    .context("an object changed while the stage was reading it, so its result is discarded")?;
+            }
+        }
         Ok(())
+    }
+
+    /// Where an object lies, after all its bytes were looked at; again only if it changed since.
+    fn object(&self, digest: &Digest) -> Result<PathBuf> {
+        let path = self.cache.path(digest);
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = checked.get(digest);
+        if before.is_none_or(|before| FileStat::of(&path).ok() != Some(*before)) {
+            checked.insert(*digest, self.cache.check_object(digest)?);
+        }
+        Ok(path)
     }
 
     fn lost(&self, artifact: &Artifact) -> anyhow::Error {
@@ -62,7 +84,7 @@ impl Files for ArtifactFiles<'_> {
             return Ok(path.clone());
         }
         if self.cache.contains(&artifact.digest, artifact.size) {
-            return Ok(self.cache.path(&artifact.digest));
+            return self.object(&artifact.digest);
         }
         Err(self.lost(artifact))
     }

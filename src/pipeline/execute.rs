@@ -131,7 +131,7 @@ pub fn run(
     cache.forget_old_displaced()?;
     materialise::sweep(&out_folder(pipeline));
 
-    let lock = LockFile::read(&pipeline.lock_file())?;
+    let mut lock = LockFile::read(&pipeline.lock_file())?;
     let needed = options.selection.needed(pipeline);
     let names = needed.iter().map(|&index| pipeline.stages[index].name.clone()).collect();
     observer.event(Event::RunStarted { pipeline: pipeline.file.display().to_string(), stages: names });
@@ -141,21 +141,24 @@ pub fn run(
         recover_texts(pipeline, &needed, cache, &lock, observer)?;
     }
     let shared = Shared::default();
-    let scope = RunScope { cache, device: &options.device, observer, wishes, shared: &shared };
-    let run = Run::new(pipeline, options, scope, &intake, &lock, &unknown, needed);
-    let mut stages = run.schedule();
-    run.settle_rows(&stages)?;
-    run.count_remade(&mut stages);
-    cache.save_stat_index()?;
-    let interrupted = wishes.interrupted();
-    let record = RunRecord { stages, seconds: started.elapsed().as_secs_f64(), interrupted };
-    // Results with `--set` have no row in the lock.
-    if record.is_ok() && pipeline.settings.is_empty() {
-        run.let_go_of_unkept(&record.stages)?;
-        cache.end_uses(pipeline.by_default().iter().all(|stage| run.needed.contains(stage)))?;
+    loop {
+        {
+            let scope = RunScope { cache, device: &options.device, observer, wishes, shared: &shared };
+            let run = Run::new(pipeline, options, scope, &intake, &lock, &unknown, needed.clone());
+            let stages = run.schedule();
+            let damaged = cache.take_damaged().len();
+            let failed = stages.iter().any(|stage| stage.state == StageState::Failed);
+            if damaged == 0 || !failed || wishes.interrupted() {
+                return run.conclude(stages, started);
+            }
+            let objects = if damaged == 1 { "an object".to_string() } else { format!("{damaged} objects") };
+            let message =
+                format!("{objects} in the cache held other bytes than were written and went: what is missing is made again");
+            observer.event(Event::Said { stage: None, message });
+        }
+        // Rows of stages that ended before the damage was met are there by now.
+        lock = LockFile::read(&pipeline.lock_file())?;
     }
-    observer.event(Event::RunFinished { ok: record.is_ok(), seconds: record.seconds });
-    Ok(record)
 }
 
 /// Waits until no other process runs the pipeline; `None` if the user does not want to wait.
@@ -235,6 +238,22 @@ impl<'a> Run<'a> {
     fn is_ending(&self, reports: &BTreeMap<usize, StageReport>) -> bool {
         let failed = reports.values().any(|report| report.state == StageState::Failed);
         self.scope.wishes.interrupted() || (failed && !self.options.keep_going)
+    }
+
+    /// What is left to do when every stage has ended.
+    fn conclude(&self, mut stages: Vec<StageReport>, started: Instant) -> Result<RunRecord> {
+        self.settle_rows(&stages)?;
+        self.count_remade(&mut stages);
+        self.cache.save_stat_index()?;
+        let interrupted = self.scope.wishes.interrupted();
+        let record = RunRecord { stages, seconds: started.elapsed().as_secs_f64(), interrupted };
+        // Results with `--set` have no row in the lock.
+        if record.is_ok() && self.pipeline.settings.is_empty() {
+            self.let_go_of_unkept(&record.stages)?;
+            self.cache.end_uses(self.pipeline.by_default().iter().all(|stage| self.needed.contains(stage)))?;
+        }
+        self.scope.observer.event(Event::RunFinished { ok: record.is_ok(), seconds: record.seconds });
+        Ok(record)
     }
 
     fn schedule(&self) -> Vec<StageReport> {
@@ -362,14 +381,17 @@ impl<'a> Run<'a> {
             board[index].given = ending.given;
             started.elapsed().as_secs_f64() + board[index].inline.seconds
         };
-        self.scope.observer.event(Event::StageFinished {
-            stage: stage.name.clone(),
-            state: ending.state,
-            counts: ending.counts,
-            seconds,
-            note: ending.note.clone(),
-            came_out_the_same: ending.came_out_the_same,
-        });
+        // One that met a damaged object has another turn.
+        if ending.state != StageState::Failed || !self.cache.has_met_damage() {
+            self.scope.observer.event(Event::StageFinished {
+                stage: stage.name.clone(),
+                state: ending.state,
+                counts: ending.counts,
+                seconds,
+                note: ending.note.clone(),
+                came_out_the_same: ending.came_out_the_same,
+            });
+        }
         StageReport {
             name: stage.name.clone(),
             state: ending.state,

@@ -1,7 +1,6 @@
 //! The pipeline's inputs as items: everything that is read from disk, by content. Unaware of who reads it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -9,11 +8,14 @@ use smol_str::SmolStr;
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
+use crate::cache::regular_file::{self, Links};
 use crate::pipeline::graph::{Found, Input, Pipeline, Producer};
 use crate::pipeline::inputs::{InputFile, is_lfs_pointer};
 use crate::pipeline::item::{Artifact, Fields, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
 
+/// What is read whole is a picture, a text or a list of boxes; models are read in parts.
+const LARGEST: u64 = 1 << 30;
 /// Below this size a file may be a git-lfs pointer.
 const POINTER_SIZE: u64 = 1024;
 
@@ -188,7 +190,7 @@ fn extension(path: &Path) -> SmolStr {
 
 /// The bytes of an input file, which must still be those that were hashed.
 pub fn read_unchanged(path: &Path, digest: &Digest) -> Result<Vec<u8>> {
-    let bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?;
+    let bytes = regular_file::read(path, Links::Followed, LARGEST).with_context(|| format!("reading `{}`", path.display()))?;
     if Digest::of(&bytes) != *digest {
         bail!("`{}` was changed while the run was reading it: run again", path.display());
     }

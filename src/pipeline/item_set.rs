@@ -2,7 +2,6 @@
 //! put out the same as before. Unaware of where trees are kept.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::cache::digest::Digest;
 use crate::cache::encoding::{Reader, Writer};
+use crate::cache::regular_file::{self, Links};
 use crate::pipeline::item::{Artifact, Item, ItemSet};
 
 const HEADER: &[u8; 16] = b"loramill-items1\n";
@@ -108,7 +108,7 @@ pub fn visit<'a>(tree: &'a [u8], mut see: impl FnMut(ItemView<'a, '_>)) -> Resul
 /// Whether a file begins as a tree does.
 pub fn is_tree(path: &Path) -> bool {
     let mut start = [0; HEADER.len()];
-    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| start == *HEADER)
+    regular_file::open(path, Links::Refused).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| start == *HEADER)
 }
 
 /// An error if these are not the bytes of a tree.

@@ -1,12 +1,12 @@
 //! What stages remark on their inputs: nothing that stops a run. Unaware of who reads it.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
 use crate::cache::digest::Digest;
+use crate::cache::regular_file::{self, Links};
 use crate::edits::text;
 use crate::pipeline::decide::{Decision, Grounds, Verdict};
 use crate::pipeline::graph::LoadedStage;
@@ -95,7 +95,9 @@ impl Files for WithTexts<'_> {
             Err(error) => error,
         };
         let Some(path) = self.unstored.0.get(&artifact.digest) else { return Err(missing) };
-        match text::normalise(&fs::read(path).with_context(|| format!("reading `{}`", path.display()))?) {
+        match text::normalise(
+            &regular_file::read(path, Links::Followed, text::LARGEST).with_context(|| format!("reading `{}`", path.display()))?,
+        ) {
             Ok(text) if Digest::of(text.as_bytes()) == artifact.digest => Ok(text.into_bytes()),
             _ => Err(missing),
         }

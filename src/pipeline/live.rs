@@ -2,7 +2,6 @@
 //! those come from and of what becomes of the rest.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -176,12 +175,11 @@ impl<'a> Live<'a> {
             return;
         }
         self.objects.insert(digest);
-        // Read without `Cache::read`: to look must not remove what is damaged.
-        let bytes = fs::read(self.cache.path(&digest)).unwrap_or_default();
-        if Digest::of(&bytes) != digest {
+        // To look must not remove what is damaged.
+        let Some(bytes) = self.cache.peek(&digest) else {
             self.damaged.push(digest);
             return;
-        }
+        };
         let mut keys = Vec::new();
         let seen = item_set::visit(&bytes, |item| {
             let fields = item.fields.iter().map(|field| field.digest);

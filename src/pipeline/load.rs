@@ -11,6 +11,7 @@ use crate::pipeline::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::pipeline::edges;
 use crate::pipeline::graph::{Found, Input, LoadedStage, Pipeline, Producer, Skip};
 use crate::pipeline::load_stages::{FileScope, load_stages};
+use crate::pipeline::names::is_name;
 use crate::pipeline::params::ParamValue;
 use crate::pipeline::settings::{self, TOP_LEVEL};
 use crate::pipeline::sources::{self, Photos, Surroundings};
@@ -245,8 +246,7 @@ impl Loader<'_> {
                 }
             }
             for (key, _) in self.root.get(section).map(entries).into_iter().flatten() {
-                let is_usable = key.name.starts_with(|c: char| c.is_alphanumeric() || c == '_')
-                    && key.name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
+                let is_usable = is_name(&key.name);
                 if !is_usable {
                     self.diagnostics
                         .report(&key.span, format!("`{}` cannot name a stage or an input", key.name))

@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -19,6 +18,11 @@ use anyhow::{Context as _, Result};
 
 use crate::cache::atomic;
 use crate::cache::digest::Digest;
+use crate::cache::regular_file::{self, Links};
+use crate::pipeline::names::is_plain_path;
+
+/// A lock of a million texts; a larger file is none.
+const LARGEST: u64 = 256 << 20;
 
 /// An input as it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,7 +71,7 @@ pub struct LockFile {
 impl LockFile {
     /// Reads the lock beside a pipeline; a missing one is empty.
     pub fn read(path: &Path) -> Result<Self> {
-        match fs::read(path) {
+        match regular_file::read(path, Links::Refused, LARGEST) {
             Ok(bytes) => Ok(Self::parse(&String::from_utf8_lossy(&bytes))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).with_context(|| format!("reading `{}`", path.display())),
@@ -124,7 +128,7 @@ impl LockFile {
                 self.stages.entry(name).or_default().push(row);
             }
             _ => {
-                let (stage, item) = name.split_once('/')?;
+                let (stage, item) = name.split_once('/').filter(|(_, item)| is_plain_path(item))?;
                 let text = match value("text") {
                     Some(text) => Some(text.parse().ok()?),
                     None => None,
@@ -180,7 +184,7 @@ impl LockFile {
     /// Replaces the file if it says anything else; true if it did.
     pub fn write(&self, path: &Path) -> Result<bool> {
         let text = self.to_text();
-        let present = fs::read(path).ok();
+        let present = regular_file::read(path, Links::Refused, LARGEST).ok();
         if present.as_deref().unwrap_or_default() == text.as_bytes() {
             return Ok(false);
         }
@@ -231,6 +235,8 @@ fn unescape(word: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn digest(text: &str) -> Digest {

@@ -4,10 +4,9 @@
 //! contents, and a file that a person changed or removed is told from one that is merely old.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -18,10 +17,12 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::faults;
+use crate::cache::place::{Place, Root};
 use crate::cache::renames::rename_new;
 use crate::cache::stat_index::FileStat;
 use crate::cache::trouble::disk_trouble;
 use crate::pipeline::item::Item;
+use crate::pipeline::names::is_plain_path;
 use crate::pipeline::out_manifest::{Entry, Manifest};
 
 /// From this size on a file is a hard link of its read-only object, if it cannot be a reflink.
@@ -30,6 +31,9 @@ const LINKED_FROM: u64 = 64 << 20;
 const SYNCED_ALONE: usize = 16;
 /// More files of a kind are counted, not listed.
 const LISTED: usize = 20;
+
+/// Where files are written before they get their place.
+const SCRATCH: &str = ".loramill-tmp";
 
 /// What was done to a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,39 +48,36 @@ pub struct Report {
 /// longer wanted go; files that a person changed go to `<out>/.yours/`; other files stay. For runs only, under the lock of the pipeline.
 pub fn materialise(cache: &Cache, out: &Path, stage: &str, tree: &Digest, items: &[Item], fields: &[&str]) -> Result<Report> {
     let folder = out.join(stage);
-    let manifest_path = Manifest::path(cache, &folder);
+    let manifest_place = Manifest::place(cache, &folder);
     let covers = covers(tree, fields);
-    let manifest = Manifest::read(&manifest_path);
+    let manifest = Manifest::read(&manifest_place);
     if shows(&manifest, &folder, &covers) {
         return Ok(Report::default());
     }
-    let mut work = Work::new(cache, out, stage, folder);
     let wanted = wanted(items, fields)?;
+    fs::create_dir_all(out).map_err(|error| disk_trouble(error, "creating", out))?;
+    let root = Root::open(out).map_err(|error| disk_trouble(error, "opening", out))?;
+    let mut work = Work::new(cache, out, stage, &root);
     if !manifest.entries.is_empty() {
         // What is about to change is forgotten first: after a kill a file that is missing is not one that the user removed.
         let changes = |entry: &&Entry| wanted.get(&entry.path).is_none_or(|want| want.digest != entry.digest);
-        Manifest::forget(&manifest_path, manifest.entries.iter().filter(changes).map(|entry| entry.path.as_str()))?;
+        Manifest::forget(&manifest_place, manifest.entries.iter().filter(changes).map(|entry| entry.path.as_str()))?;
     }
     let entries = work.bring_about(&manifest, &wanted)?;
-    Manifest { covers: Some(covers), entries }.write(&manifest_path)?;
+    Manifest { covers: Some(covers), entries }.write(&manifest_place)?;
     Ok(work.report())
 }
 
 /// Removes what a killed run left of files that it was about to show. Under the lock of the pipeline.
 pub fn sweep(out: &Path) {
     // What cannot be removed now is emptied before it is used.
-    let _ = fs::remove_dir_all(scratch_of(out));
-}
-
-/// Where files are written before they get their place.
-fn scratch_of(out: &Path) -> PathBuf {
-    out.join(".loramill-tmp")
+    let _ = Root::open(out).and_then(|root| root.place(SCRATCH).remove_all());
 }
 
 /// Whether `<out>/<stage>/` shows `fields` of the items that `tree` lists, and nobody touched it: then there is nothing to do.
 pub fn is_shown(cache: &Cache, out: &Path, stage: &str, tree: &Digest, fields: &[&str]) -> bool {
     let folder = out.join(stage);
-    let (manifest, covers) = (Manifest::path(cache, &folder), covers(tree, fields));
+    let (manifest, covers) = (Manifest::place(cache, &folder), covers(tree, fields));
     Manifest::claims(&manifest, &covers) && shows(&Manifest::read(&manifest), &folder, &covers)
 }
 
@@ -120,6 +121,7 @@ pub(crate) fn wanted(items: &[Item], fields: &[&str]) -> Result<BTreeMap<String,
         let plain = item.name.split('/').all(|part| !matches!(part, "" | "." | ".."));
         ensure!(plain, "`{}` cannot be the name of a file: a part of it is empty or made of dots", item.name);
         for (field, path) in shown_as(item, fields) {
+            ensure!(is_plain_path(&path), "`{path}` cannot be the name of a file: it leads out of its folder");
             let artifact = &item.fields[&field];
             let item = item.origin.as_ref().unwrap_or(&item.name).clone();
             wanted.insert(path, Wanted { digest: artifact.digest, size: artifact.size, item });
@@ -147,9 +149,9 @@ struct Work<'a> {
     cache: &'a Cache,
     /// As the user calls the folder: `out/resize`.
     shown: String,
-    folder: PathBuf,
-    yours: PathBuf,
-    scratch: PathBuf,
+    folder: Place,
+    yours: Place,
+    scratch: Place,
     next: AtomicU64,
     can_reflink: AtomicBool,
     written: usize,
@@ -159,14 +161,14 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(cache: &'a Cache, out: &Path, stage: &str, folder: PathBuf) -> Self {
+    fn new(cache: &'a Cache, out: &Path, stage: &str, root: &Root) -> Self {
         let out_name = out.file_name().unwrap_or_default().to_string_lossy();
         Self {
             cache,
             shown: format!("{out_name}/{stage}"),
-            folder,
-            yours: out.join(".yours").join(stage),
-            scratch: scratch_of(out),
+            folder: root.place(stage),
+            yours: root.place(".yours").inside(stage),
+            scratch: root.place(SCRATCH),
             next: AtomicU64::new(0),
             can_reflink: AtomicBool::new(true),
             written: 0,
@@ -178,7 +180,7 @@ impl<'a> Work<'a> {
 
     fn bring_about(&mut self, manifest: &Manifest, wanted: &BTreeMap<String, Wanted>) -> Result<Vec<Entry>> {
         // A folder that is gone as a whole was cleared away, not picked over.
-        let picked_over = self.folder.is_dir();
+        let picked_over = self.folder.is_folder();
         let known: BTreeMap<&str, &Entry> = manifest.entries.iter().map(|entry| (entry.path.as_str(), entry)).collect();
 
         // 1. what is no longer wanted
@@ -217,7 +219,7 @@ impl<'a> Work<'a> {
             let written = self.write_all(&missing);
             if !faults::is_dead() {
                 // Also when the disk is full: nothing half-written is left for the user to find.
-                let _ = fs::remove_dir_all(&self.scratch);
+                let _ = self.scratch.remove_all();
             }
             let written = written?;
             self.written = written.len();
@@ -228,14 +230,21 @@ impl<'a> Work<'a> {
     }
 
     /// Writes the files that are missing and makes them durable.
-    fn write_all(&self, missing: &[(&String, &Wanted)]) -> Result<Vec<Entry>> {
+    fn write_all(&mut self, missing: &[(&String, &Wanted)]) -> Result<Vec<Entry>> {
         self.empty_scratch()?;
-        let folders: BTreeSet<PathBuf> =
-            missing.iter().filter_map(|(path, _)| self.folder.join(path).parent().map(Path::to_path_buf)).collect();
+        let folders: BTreeSet<&Path> = missing.iter().filter_map(|(path, _)| Path::new(path).parent()).collect();
         for folder in folders {
-            fs::create_dir_all(&folder).map_err(|error| disk_trouble(error, "creating", &folder))?;
+            let folder = self.folder.inside(folder);
+            folder.make_folder().map_err(|error| disk_trouble(error, "creating", &folder))?;
         }
-        let written: Vec<Entry> = missing.par_iter().map(|(path, want)| self.write(path, want)).collect::<Result<_>>()?;
+        // Where many files are written, the folder is not looked for each time.
+        for folder in [&mut self.folder, &mut self.scratch] {
+            *folder = folder.held().map_err(|error| disk_trouble(error, "opening", folder))?;
+        }
+        let this = &*self;
+        // Each is looked at before the first failure is told: all that is damaged is found at once.
+        let written: Vec<Result<Entry>> = missing.par_iter().map(|(path, want)| this.write(path, want)).collect();
+        let written: Vec<Entry> = written.into_iter().collect::<Result<_>>()?;
         self.make_durable(missing)?;
         Ok(written)
     }
@@ -243,19 +252,22 @@ impl<'a> Work<'a> {
     /// What the manifest says must still be true after a power cut.
     fn make_durable(&self, written: &[(&String, &Wanted)]) -> Result<()> {
         if written.len() > SYNCED_ALONE {
-            let open = File::open(&self.folder).map_err(|error| disk_trouble(error, "opening", &self.folder))?;
+            let open = self.folder.open_folder().map_err(|error| disk_trouble(error, "opening", &self.folder))?;
             let synced = rustix::fs::syncfs(open).map_err(io::Error::from);
             return synced.map_err(|error| disk_trouble(error, "making durable", &self.folder));
         }
-        let mut paths = BTreeSet::new();
+        // A folder may be new itself.
+        let mut folders = BTreeSet::from([Path::new("")]);
         for (path, _) in written {
-            let full = self.folder.join(path);
-            // A folder may be new itself.
-            paths.extend(full.ancestors().take_while(|above| above.starts_with(&self.folder)).map(Path::to_path_buf));
+            folders.extend(Path::new(path).ancestors().skip(1));
+            let place = self.folder.inside(path);
+            let synced = place.open(OFlags::RDONLY).and_then(|open| open.sync_all());
+            synced.map_err(|error| disk_trouble(error, "making durable", &place))?;
         }
-        for path in paths {
-            let synced = File::open(&path).and_then(|open| open.sync_all());
-            synced.map_err(|error| disk_trouble(error, "making durable", &path))?;
+        for folder in folders {
+            let place = if folder == Path::new("") { self.folder.clone() } else { self.folder.inside(folder) };
+            let synced = place.open_folder().and_then(|open| open.sync_all());
+            synced.map_err(|error| disk_trouble(error, "making durable", &place))?;
         }
         Ok(())
     }
@@ -273,26 +285,30 @@ impl<'a> Work<'a> {
 
     /// Makes room at `path`, unless what is wanted lies there.
     fn clear(&mut self, path: &str, known: Option<&Entry>, want: Option<&Wanted>) -> Result<Cleared> {
-        let full = self.folder.join(path);
-        let metadata = match fs::symlink_metadata(&full) {
-            Ok(metadata) => metadata,
+        let full = self.folder.inside(path);
+        let stat = match full.stat() {
+            Ok(stat) => stat,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Cleared::Nothing),
             Err(error) => return Err(disk_trouble(error, "reading", &full)),
         };
-        let found = FileStat::from(&metadata);
-        let untouched = known.filter(|entry| metadata.is_file() && entry.is_as(&found));
+        let found = FileStat::from(&stat);
+        let is_file = FileType::from_raw_mode(stat.st_mode).is_file();
+        let untouched = known.filter(|entry| is_file && entry.is_as(&found));
         let digest = match untouched {
             Some(entry) => Some(entry.digest),
-            None if metadata.is_file() => Some(self.cache.digest_file(&full)?.0),
+            // One that is larger than what is wanted, and larger than pictures, is no output that an interrupted run left.
+            None if is_file && (found.size <= LINKED_FROM || want.is_some_and(|want| want.size == found.size)) => {
+                Some(self.cache.digest_file(&full)?.0)
+            }
             None => None,
         };
         if let Some(digest) = digest.filter(|digest| want.is_some_and(|want| want.digest == *digest)) {
-            let linked = metadata.nlink() > 1;
+            let linked = stat.st_nlink > 1;
             return Ok(Cleared::AsWanted(Entry { path: path.to_string(), digest, stat: found, linked }));
         }
         // Contents that the store has are nobody's work: an earlier run was killed before it noted what it wrote.
         if untouched.is_some() || digest.is_some_and(|digest| self.cache.contains(&digest, found.size)) {
-            fs::remove_file(&full).map_err(|error| disk_trouble(error, "removing", &full))?;
+            full.remove().map_err(|error| disk_trouble(error, "removing", &full))?;
             return Ok(Cleared::Ours);
         }
         let moved = self.move_to_yours(path, &full)?;
@@ -300,18 +316,16 @@ impl<'a> Work<'a> {
         Ok(Cleared::Theirs)
     }
 
-    fn move_to_yours(&self, path: &str, full: &Path) -> Result<PathBuf> {
+    fn move_to_yours(&self, path: &str, full: &Place) -> Result<PathBuf> {
         for number in 1u32.. {
             let target = match number {
-                1 => self.yours.join(path),
-                _ => self.yours.join(format!("{number}")).join(path),
+                1 => self.yours.inside(path),
+                _ => self.yours.inside(format!("{number}")).inside(path),
             };
             let trouble = |error| disk_trouble(error, &format!("moving `{}` to", full.display()), &target);
-            if let Some(folder) = target.parent() {
-                fs::create_dir_all(folder).map_err(trouble)?;
-            }
+            target.folder().make_folder().map_err(trouble)?;
             match rename_new(full, &target) {
-                Ok(()) => return Ok(target),
+                Ok(()) => return Ok(target.to_path_buf()),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(trouble(error)),
             }
@@ -320,66 +334,69 @@ impl<'a> Work<'a> {
     }
 
     fn write(&self, path: &str, want: &Wanted) -> Result<Entry> {
-        let full = self.folder.join(path);
-        let object = self.cache.path(&want.digest);
-        let scratch = self.scratch.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
-        let place = || -> io::Result<bool> {
-            let linked = self.copy(&object, &scratch, want.size)?;
-            faults::pass("out.place")?;
-            rename_new(&scratch, &full)?;
+        let full = self.folder.inside(path);
+        let scratch = self.scratch.inside(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let place = || -> Result<bool> {
+            let linked = self.copy(want, &scratch)?;
+            faults::pass("out.place").and_then(|()| rename_new(&scratch, &full))?;
             Ok(linked)
         };
         let linked = place().map_err(|error| {
             if !faults::is_dead() {
-                let _ = fs::remove_file(&scratch);
+                let _ = scratch.remove();
             }
-            disk_trouble(error, "writing", &full)
+            match error.downcast::<io::Error>() {
+                Ok(error) => disk_trouble(error, "writing", &full),
+                Err(error) => error.context(format!("writing `{}`", full.display())),
+            }
         })?;
-        let stat = FileStat::of(&full).map_err(|error| disk_trouble(error, "reading", &full))?;
-        Ok(Entry { path: path.to_string(), digest: want.digest, stat, linked })
+        let stat = full.stat().map_err(|error| disk_trouble(error, "reading", &full))?;
+        Ok(Entry { path: path.to_string(), digest: want.digest, stat: FileStat::from(&stat), linked })
     }
 
-    /// A reflink, else a hard link of a large object, else a copy. True if it is a hard link.
-    fn copy(&self, object: &Path, target: &Path, size: u64) -> io::Result<bool> {
-        let mut source = File::open(object).map_err(|error| match error.kind() {
+    /// A reflink, else a hard link of a large object, else a copy; whichever it is, all its bytes are looked at. True if it is a hard link.
+    fn copy(&self, want: &Wanted, target: &Place) -> Result<bool> {
+        let source = self.cache.open_object(&want.digest).map_err(|error| match error.kind() {
             ErrorKind::NotFound => io::Error::other("its object is missing in the cache: run again to make it anew"),
             _ => error,
         })?;
-        if source.metadata()?.len() != size {
-            return Err(io::Error::other("the object in the cache is damaged: run again to make it anew"));
+        if source.metadata()?.len() != want.size {
+            return Err(io::Error::other("the object in the cache is damaged: run again to make it anew").into());
         }
-        let mut file = File::create_new(target)?;
+        let mut file = target.create_new(0o666)?;
         if self.can_reflink.load(Ordering::Relaxed) {
             if rustix::fs::ioctl_ficlone(&file, &source).is_ok() {
+                self.cache.check_object(&want.digest)?;
                 return Ok(false);
             }
             self.can_reflink.store(false, Ordering::Relaxed);
         }
-        if size >= LINKED_FROM {
-            fs::remove_file(target)?;
-            if fs::hard_link(object, target).is_ok() {
+        if want.size >= LINKED_FROM {
+            self.cache.check_object(&want.digest)?;
+            target.remove()?;
+            if self.cache.place_of(&want.digest).link(target).is_ok() {
                 return Ok(true);
             }
-            file = File::create_new(target)?;
+            file = target.create_new(0o666)?;
         }
         faults::pass("out.copy")?;
-        io::copy(&mut source, &mut file)?;
+        self.cache.copy_open_object(&want.digest, source, &mut file)?;
         Ok(false)
     }
 
     fn empty_scratch(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.scratch) {
+        match self.scratch.remove_all() {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(disk_trouble(error, "emptying", &self.scratch)),
             _ => {}
         }
-        fs::create_dir_all(&self.scratch).map_err(|error| disk_trouble(error, "creating", &self.scratch))
+        self.scratch.make_folder().map_err(|error| disk_trouble(error, "creating", &self.scratch))
     }
 
     fn remove_empty_folders(&self, path: &str) {
         // A folder with something in it does not go, and that is well.
         let above = Path::new(path).ancestors().skip(1).filter(|above| *above != Path::new(""));
         for above in above {
-            if fs::remove_dir(self.folder.join(above)).is_err() {
+            if self.folder.inside(above).remove_empty_folder().is_err() {
                 break;
             }
         }

@@ -26,7 +26,10 @@ mod tree_builder;
 pub mod settings;
 pub mod vars;
 
+pub mod bounds;
+pub mod derived;
 pub mod matrix;
+pub(crate) mod names;
 pub mod stage_keys;
 pub mod variant;
 pub mod variants;

@@ -2,21 +2,26 @@
 //! again. Unaware of items.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use rustix::fs::OFlags;
 
 use crate::cache::Cache;
 use crate::cache::atomic;
 use crate::cache::digest::Digest;
 use crate::cache::encoding::{sealed, unsealed};
+use crate::cache::place::Place;
 use crate::cache::stat_index::FileStat;
+use crate::cache::sweep::list;
 use crate::cache::trouble::disk_trouble;
+use crate::pipeline::names::is_plain_path;
 
 const HEADER: &[u8; 16] = b"loramill-out 1\n\0";
 const CHANGING_HEADER: &[u8; 16] = b"loramill-chg 1\n\0";
+/// A list of a million files; a larger one is none.
+const LARGEST: u64 = 256 << 20;
 const UNSETTLED: Digest = Digest::from_bytes([0; 32]);
 
 #[derive(Debug, Default, PartialEq)]
@@ -47,23 +52,25 @@ impl Entry {
 
 impl Manifest {
     /// Where the manifest of a folder lies.
-    pub(crate) fn path(cache: &Cache, folder: &Path) -> PathBuf {
+    pub(crate) fn place(cache: &Cache, folder: &Path) -> Place {
         let full = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
-        cache.root().join("outputs").join(Digest::of(full.as_os_str().as_encoded_bytes()).to_hex())
+        cache.place("outputs").inside(Digest::of(full.as_os_str().as_encoded_bytes()).to_hex())
     }
 
     /// Whether the file says that the folder shows what `covers` stands for. Whether it is sound is not looked at.
-    pub(crate) fn claims(path: &Path, covers: &Digest) -> bool {
+    pub(crate) fn claims(place: impl Into<Place>, covers: &Digest) -> bool {
+        let place = place.into();
         let mut start = [0; HEADER.len() + 32];
-        let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-        read.is_ok() && start.starts_with(HEADER) && start.ends_with(covers.as_bytes()) && !changing(path).exists()
+        let read = place.open(OFlags::RDONLY).and_then(|mut file| file.read_exact(&mut start));
+        read.is_ok() && start.starts_with(HEADER) && start.ends_with(covers.as_bytes()) && !changing(&place).is_there()
     }
 
     /// Nothing is known if the file is missing or damaged.
-    pub(crate) fn read(path: &Path) -> Self {
+    pub(crate) fn read(place: impl Into<Place>) -> Self {
+        let place = place.into();
         let read = || {
-            let mut manifest = Self::decode(&fs::read(path).ok()?).ok()?;
-            let forgotten = match fs::read(changing(path)) {
+            let mut manifest = Self::decode(&place.read(LARGEST).ok()?).ok()?;
+            let forgotten = match changing(&place).read(LARGEST) {
                 Ok(bytes) => decode_paths(&bytes).ok()?,
                 Err(error) if error.kind() == ErrorKind::NotFound => return Some(manifest),
                 Err(_) => return None,
@@ -76,7 +83,7 @@ impl Manifest {
     }
 
     /// From here until the manifest is written anew, nothing is known of the files at `paths`.
-    pub(crate) fn forget<'p>(path: &Path, paths: impl Iterator<Item = &'p str>) -> Result<()> {
+    pub(crate) fn forget<'p>(place: impl Into<Place>, paths: impl Iterator<Item = &'p str>) -> Result<()> {
         let paths: Vec<&str> = paths.collect();
         if paths.is_empty() {
             return Ok(());
@@ -85,17 +92,17 @@ impl Manifest {
             writer.number(paths.len() as u64);
             paths.into_iter().for_each(|path| writer.text(path));
         });
-        atomic::replace(&changing(path), &bytes)
+        atomic::replace(changing(&place.into()), &bytes)
     }
 
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(|error| disk_trouble(error, "creating", folder))?;
-        }
+    pub(crate) fn write(&self, place: impl Into<Place>) -> Result<()> {
+        let place = place.into();
+        let folder = place.folder();
+        folder.make_folder().map_err(|error| disk_trouble(error, "creating", &folder))?;
         // Whoever does not find it hashes the files again. They were made durable before.
-        atomic::replace_unsynced(path, &self.encode())?;
-        match fs::remove_file(changing(path)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_trouble(error, "removing", &changing(path))),
+        atomic::replace_unsynced(&place, &self.encode())?;
+        match changing(&place).remove() {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_trouble(error, "removing", &changing(&place))),
             _ => Ok(()),
         }
     }
@@ -120,6 +127,7 @@ impl Manifest {
             let entries = (0..count)
                 .map(|_| {
                     let path = reader.text()?.to_string();
+                    ensure!(is_plain_path(&path), "`{path}` leads out of its folder");
                     let digest = reader.digest()?;
                     let stat = FileStat::from_bytes(reader.bytes(40)?.try_into().expect("40 bytes were taken"));
                     Ok(Entry { path, digest, stat, linked: reader.number()? != 0 })
@@ -131,8 +139,24 @@ impl Manifest {
 }
 
 /// Beside a manifest, while files that it lists change: their paths.
-fn changing(manifest: &Path) -> PathBuf {
-    manifest.with_extension("changing")
+/// Files in `out/` folders that are copies of these objects, which turned out to be damaged, are no longer believed to be what they were
+/// written as: the next run writes them anew.
+pub(crate) fn distrust(cache: &Cache, damaged: &HashSet<Digest>) -> Result<()> {
+    for place in list(&cache.place("outputs"))? {
+        let mut manifest = Manifest::read(&place);
+        let copies = manifest.entries.iter_mut().filter(|entry| damaged.contains(&entry.digest));
+        let count = copies.map(|entry| entry.digest = UNSETTLED).count();
+        if count > 0 {
+            manifest.covers = None;
+            manifest.write(&place)?;
+        }
+    }
+    Ok(())
+}
+
+/// Beside the manifest: which files are about to change.
+fn changing(manifest: &Place) -> Place {
+    manifest.ending("changing")
 }
 
 fn decode_paths(bytes: &[u8]) -> Result<HashSet<String>> {
@@ -144,6 +168,8 @@ fn decode_paths(bytes: &[u8]) -> Result<HashSet<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -159,9 +185,9 @@ mod tests {
         Manifest::forget(&path, ["a.png"].into_iter()).unwrap();
         assert!(!Manifest::claims(&path, &covers));
         assert_eq!(Manifest::read(&path), Manifest { covers: None, entries: vec![entry("b.png")] });
-        let whole = fs::read(changing(&path)).unwrap();
+        let whole = fs::read(changing(&Place::from(&path))).unwrap();
         for length in 0..whole.len() {
-            fs::write(changing(&path), &whole[..length]).unwrap();
+            fs::write(changing(&Place::from(&path)), &whole[..length]).unwrap();
             assert_eq!(Manifest::read(&path), Manifest::default(), "cut at {length}");
         }
         manifest.write(&path).unwrap();

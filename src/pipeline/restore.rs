@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::cache::Cache;
 use crate::cache::manifest::{ComponentList, Section};
@@ -13,6 +13,7 @@ use crate::pipeline::item_set;
 use crate::pipeline::item_tree::ItemTree;
 use crate::pipeline::lock_file::{LockFile, StageRow};
 use crate::pipeline::materialise::{Report, is_shown, materialise};
+use crate::pipeline::names::is_stage_of_a_lock;
 use crate::pipeline::shown;
 use crate::pipeline::stage::StageKind;
 
@@ -48,6 +49,15 @@ pub fn restore(
     pipeline: Option<&Pipeline>,
     kinds: &[&'static dyn StageKind],
 ) -> Result<Vec<RestoredStage>> {
+    // Before anything is written.
+    if let Some(name) = lock.stages.keys().find(|name| !is_stage_of_a_lock(name)) {
+        bail!(
+            "the lock file names a stage `{}`, and no stage can be called so: what it names would lie outside of `{}`; take the row out, or \
+             `git checkout` another lock file",
+            name.escape_debug(),
+            out.display()
+        );
+    }
     let mut restored = Vec::new();
     for (name, rows) in &lock.stages {
         let owner = name.rsplit_once('/').map(|(owner, _)| owner);
@@ -132,8 +142,25 @@ fn fields(
 }
 
 fn show(cache: &Cache, out: &Path, stage: &mut RestoredStage, items: Vec<Item>, fields: &[&str], keeps: bool) -> Result<()> {
+    // What is damaged is taken away when it is met, and is missing from then on.
+    loop {
+        match show_what_is_here(cache, out, stage, &items, fields, keeps) {
+            Err(_) if !cache.take_damaged().is_empty() => {}
+            shown => return shown,
+        }
+    }
+}
+
+fn show_what_is_here(
+    cache: &Cache,
+    out: &Path,
+    stage: &mut RestoredStage,
+    items: &[Item],
+    fields: &[&str],
+    keeps: bool,
+) -> Result<()> {
     // What is only in the folder stays there.
-    let (here, missing) = shown::at_hand(cache, &out.join(&stage.name), &items, fields)?;
+    let (here, missing) = shown::at_hand(cache, &out.join(&stage.name), items, fields)?;
     let missing = missing.into_iter().map(|item| item.name).collect();
     if keeps {
         stage.missing = missing

@@ -31,7 +31,7 @@ pub(crate) struct Shown {
 /// The files of a folder that a run put there and that are still there, by their paths below it. Those that somebody touched are read.
 pub(crate) fn files_in(cache: &Cache, folder: &Path) -> BTreeMap<String, Shown> {
     let mut files = BTreeMap::new();
-    for entry in Manifest::read(&Manifest::path(cache, folder)).entries {
+    for entry in Manifest::read(Manifest::place(cache, folder)).entries {
         let path = folder.join(&entry.path);
         // A link was not put there by a run.
         let Some(metadata) = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file) else { continue };

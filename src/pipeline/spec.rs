@@ -2,13 +2,13 @@
 //!
 //! Everything is bounded: the file, the depth, the number of values and the text that aliases multiply.
 
-use std::fs::File;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_yaml::granit_parser::{self, Parser};
 
+use crate::cache::regular_file::{self, Links};
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::syntax;
 use crate::pipeline::tree::{Node, Source, Span};
@@ -29,20 +29,21 @@ pub const MAX_TEXT: usize = 16 << 20;
 /// The tree of a file; `None` if there is none, with the reason in `diagnostics`.
 pub fn read(path: &Path, diagnostics: &mut Diagnostics) -> Option<Node> {
     let name = path.display().to_string();
-    let mut bytes = Vec::new();
-    // One byte more than is allowed shows that a file is too large, also where its size is not known before (a pipe).
-    let opened = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
+    let read = regular_file::read(path, Links::Followed, MAX_BYTES);
     let whole_file = |text: &str| span(&Arc::new(Source { name: name.clone(), text: text.to_string() }), 0, 0);
-    if let Err(error) = opened {
-        diagnostics.report(&whole_file(""), format!("cannot read this file: {error}"));
-        return None;
-    }
-    if bytes.len() as u64 > MAX_BYTES {
-        diagnostics
-            .report(&whole_file(""), format!("this file is larger than {} MiB", MAX_BYTES >> 20))
-            .hint("a pipeline file is a page of YAML; photos and models are named under `inputs`");
-        return None;
-    }
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+            diagnostics
+                .report(&whole_file(""), format!("this file is larger than {} MiB", MAX_BYTES >> 20))
+                .hint("a pipeline file is a page of YAML; photos and models are named under `inputs`");
+            return None;
+        }
+        Err(error) => {
+            diagnostics.report(&whole_file(""), format!("cannot read this file: {error}"));
+            return None;
+        }
+    };
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {

@@ -17,6 +17,7 @@ use crate::cache::Cache;
 use crate::cache::atomic::replace_unsynced;
 use crate::cache::digest::Digest;
 use crate::cache::encoding::{Writer, sealed, unsealed};
+use crate::cache::place::Place;
 use crate::cache::stat_index::FileStat;
 use crate::pipeline::commit::{is_stage_shown, tree_to_show};
 use crate::pipeline::execute::wait_for_pipeline;
@@ -31,6 +32,8 @@ use crate::pipeline::texts;
 use crate::pipeline::wishes::Wishes;
 
 const HEADER: &[u8; 16] = b"loramill-still1\n";
+/// Of a million files; what is larger says nothing.
+const LARGEST: u64 = 256 << 20;
 
 /// What a run rests on, as it was before the run looked at it.
 pub struct Footing {
@@ -96,7 +99,7 @@ pub fn repeat(
     };
     if !still.watched.iter().all(Watched::is_unchanged) || !still.stages.iter().all(is_shown) {
         // The run that comes will do something; only one that does nothing sees to it that there is such a file again.
-        let _ = fs::remove_file(&path);
+        let _ = path.remove();
         return Ok(Repeated::Changed);
     }
     cache.register_root(&glanced.folder)?;
@@ -149,14 +152,12 @@ impl Footing {
         let Some(stages) = record.stages.iter().map(at_rest).collect() else { return Ok(()) };
         let still = Standstill { request: self.request, watched: self.watched, stages };
         let path = file_of(pipeline, cache)?;
-        if let Some(runs) = path.parent() {
-            fs::create_dir_all(runs)?;
-        }
+        path.folder().make_folder()?;
         replace_unsynced(&path, &still.encode())
     }
 }
 
-fn file_of(pipeline: &Pipeline, cache: &Cache) -> Result<PathBuf> {
+fn file_of(pipeline: &Pipeline, cache: &Cache) -> Result<Place> {
     cache.run_file(&pipeline.folder, "standstill")
 }
 
@@ -267,8 +268,8 @@ impl Watched {
 
 impl Standstill {
     /// `None` if there is none, or a damaged one.
-    fn read(path: &Path) -> Option<Self> {
-        fs::read(path).ok().and_then(|bytes| Self::decode(&bytes).ok())
+    fn read(path: &Place) -> Option<Self> {
+        path.read(LARGEST).ok().and_then(|bytes| Self::decode(&bytes).ok())
     }
 
     fn encode(&self) -> Vec<u8> {

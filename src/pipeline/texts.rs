@@ -2,7 +2,6 @@
 //! item that a person wrote is not run. Unaware of how texts are kept; that is `edits`.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -11,7 +10,8 @@ use walkdir::{DirEntry, WalkDir};
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::records::Output;
-use crate::edits::text::normalise;
+use crate::cache::regular_file::{self, Links};
+use crate::edits::text::{self, normalise};
 use crate::edits::{Action, EditableItem, Editing, Provenance};
 use crate::pipeline::decide::{Decision, Grounds, KeyedWork, Verdict, WorkState};
 use crate::pipeline::graph::{LoadedStage, Pipeline};
@@ -106,7 +106,10 @@ impl TakenTexts {
                 // A folder that is gone is as it was if nothing was in it.
                 return Some(below.extension().is_some_and(|e| e != *extension) || texts.is_empty());
             };
-            let says = fs::read(path).ok().and_then(|bytes| normalise(&bytes).ok()).map(|text| Digest::of(text.as_bytes()));
+            let says = regular_file::read(path, Links::Followed, text::LARGEST)
+                .ok()
+                .and_then(|bytes| normalise(&bytes).ok())
+                .map(|text| Digest::of(text.as_bytes()));
             return Some(says.as_ref() == texts.get(&name));
         }
         None

@@ -6,6 +6,7 @@ mod crowd;
 mod doctor;
 mod edits;
 mod explaining;
+mod foreign;
 #[cfg(feature = "nn")]
 mod keys;
 mod reading;

@@ -18,6 +18,8 @@ pub(super) const FRAME_HEADER: usize = 4 + 4 + 8 + 32 + 1;
 const FIRST_READ: usize = 2048;
 /// A longer body cannot be: it guards the memory against damaged lengths.
 const LONGEST_BODY: usize = 256 << 20;
+/// So many bytes that are no frame are searched for the next one: a file that is made of holes has no end.
+const SEARCHED: u64 = 64 << 20;
 
 pub(super) struct Frame {
     pub(super) key: Digest,
@@ -106,6 +108,7 @@ fn frame_at(file: &File, offset: u64, start: &[u8]) -> io::Result<Option<Frame>>
 
 /// The first whole frame at or after `offset`.
 pub(super) fn next_frame(file: &File, mut offset: u64, end: u64) -> io::Result<Option<u64>> {
+    let end = end.min(offset.saturating_add(SEARCHED));
     let mut buffer = vec![0u8; 1 << 20];
     while offset < end {
         let got = read_at_most(file, &mut buffer, offset)?;

@@ -1,14 +1,14 @@
 //! The record log as a whole: what is in it, whether it is sound, and the log without what is not wanted any more. Unaware of why a
 //! record is not wanted.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::Result;
 
-use crate::cache::atomic::{self, Replacement};
+use crate::cache::atomic::Replacement;
 use crate::cache::faults;
 use crate::cache::file_lock::FileLock;
 use crate::cache::record_log::frame::{FRAME_HEADER, Frame, next_frame, read_frame};
@@ -59,7 +59,7 @@ impl RecordLog {
             }
             Ok(())
         });
-        walked.map_err(|error| disk_trouble(error, "reading", &self.path))?;
+        walked.map_err(|error| disk_trouble(error, "reading", &self.place))?;
         Ok(unreadable)
     }
 
@@ -67,9 +67,9 @@ impl RecordLog {
     pub(crate) fn inspect(&self) -> Result<LogHealth> {
         let mut state = self.state();
         // Held, so that a frame that is being written is not taken for a torn one.
-        let _lock = FileLock::take(&self.lock_path)?;
+        let _lock = FileLock::take(&self.lock)?;
         self.refresh(&mut state)?;
-        let trouble = |error| disk_trouble(error, "reading", &self.path);
+        let trouble = |error| disk_trouble(error, "reading", &self.place);
         let end = state.file.metadata().map_err(trouble)?.len();
         let mut health = LogHealth::default();
         let walked = walk(&state.file, end, &mut |piece| {
@@ -83,24 +83,24 @@ impl RecordLog {
             Ok(())
         });
         walked.map_err(trouble)?;
-        health.index_is_wrong = self.index_path.exists() && read_index(&self.index_path, &state.identity, &state.file).is_none();
+        health.index_is_wrong = self.index.is_there() && read_index(&self.index, &state.identity, &state.file).is_none();
         Ok(health)
     }
 
     /// Puts a log in the place of this one that holds only what `keep` wants, and of it only what is sound. Does nothing if that is all.
     pub(crate) fn retain(&self, keep: &mut dyn FnMut(Completeness, &Record) -> bool) -> Result<Dropped> {
         let mut state = self.state();
-        let _lock = FileLock::take(&self.lock_path)?;
+        let _lock = FileLock::take(&self.lock)?;
         self.refresh(&mut state)?;
-        let trouble = |error| disk_trouble(error, "writing", &self.path);
+        let trouble = |error| disk_trouble(error, "writing", &self.place);
         let metadata = state.file.metadata().map_err(trouble)?;
-        let mut new = Replacement::begin(&self.path, metadata.permissions().mode()).map_err(trouble)?;
+        let mut new = Replacement::begin(&self.place, metadata.permissions().mode()).map_err(trouble)?;
         let mut dropped = Dropped::default();
         let mut is_sound = true;
         let mut length = HEADER_LENGTH;
         let written = || -> io::Result<()> {
             let mut out = BufWriter::with_capacity(1 << 20, &new.file);
-            out.write_all(&new_header(&self.path))?;
+            out.write_all(&new_header(&self.place))?;
             walk(&state.file, metadata.len(), &mut |piece| {
                 let (at, frame) = match piece {
                     Piece::Frame { at, frame } => (at, frame),
@@ -130,9 +130,9 @@ impl RecordLog {
         dropped.bytes = metadata.len().saturating_sub(length);
         new.file.sync_all().map_err(trouble)?;
         faults::pass("records.replace").and_then(|()| new.put_in_place()).map_err(trouble)?;
-        atomic::sync_folder_of(&self.path).map_err(trouble)?;
+        self.place.sync_folder().map_err(trouble)?;
         // It is of the log that was: nobody believes it, and nobody needs it.
-        let _ = fs::remove_file(&self.index_path);
+        let _ = self.index.remove();
         self.refresh(&mut state)?;
         Ok(dropped)
     }
@@ -140,7 +140,7 @@ impl RecordLog {
     /// Writes an index that fits the log.
     pub(crate) fn renew_index(&self) -> Result<()> {
         let mut state = self.state();
-        let _lock = FileLock::take(&self.lock_path)?;
+        let _lock = FileLock::take(&self.lock)?;
         self.refresh(&mut state)?;
         self.write_index(&mut state)
     }
@@ -165,6 +165,8 @@ fn walk(file: &File, end: u64, see: &mut dyn FnMut(Piece) -> io::Result<()>) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::cache::faults::{Fault, arm, disarm};
     use crate::cache::records::tests::sample;

@@ -16,7 +16,7 @@ use crate::cli::device_line::DeviceLine;
 use crate::cli::do_kind::stand_in::StandIn;
 use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere};
 use crate::cli::run::listen_to_signals;
-use crate::cli::{Global, PipelineArguments, WrongArguments, WrongFile, open};
+use crate::cli::{Global, PipelineArguments, WrongArguments, WrongFile, cache_folder, open};
 use crate::pipeline::diagnostic::nearest;
 use crate::pipeline::execute::{self, RunOptions};
 use crate::pipeline::item::Item;
@@ -63,9 +63,8 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         Err(error) => error,
     })?;
     let here = std::env::current_dir().context("looking for the current folder")?;
-    let root = Cache::locate(&here, global.cache().as_deref());
     check_device(&arguments.device, global)?;
-    let cache = Cache::open(&root).with_context(|| format!("opening the cache `{}`", root.display()))?;
+    let cache = cache_folder::open_for(&here, global)?;
     let cache = cache.for_a_passing_pipeline();
 
     let wishes = Wishes::default();
@@ -123,14 +122,12 @@ fn place(cache: &Cache, items: &[Item], fields: &[&str], stand_in: &StandIn, fol
         let parent = path.parent().unwrap_or(folder);
         fs::create_dir_all(parent).with_context(|| format!("making the folder `{}`", parent.display()))?;
         if !path.exists() {
-            let from = cache.path(&artifact.digest);
-            let mut source = fs::File::open(&from).with_context(|| format!("reading `{}`", from.display()))?;
             // The mode a plain `create` asks for; the umask takes its share.
             let mut target = tempfile::Builder::new()
                 .permissions(fs::Permissions::from_mode(0o666))
                 .tempfile_in(parent)
                 .with_context(|| format!("writing in `{}`", parent.display()))?;
-            std::io::copy(&mut source, &mut target).with_context(|| format!("writing `{}`", path.display()))?;
+            cache.copy_object(&artifact.digest, &mut target).with_context(|| format!("writing `{}`", path.display()))?;
             target.persist_noclobber(path).with_context(|| format!("writing `{}`", path.display()))?;
         }
     }

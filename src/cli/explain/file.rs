@@ -15,7 +15,7 @@ use crate::checkpoint::model_file::ModelFile;
 use crate::cli::console::duration;
 use crate::cli::explain::key::causes_told;
 use crate::cli::render::printable;
-use crate::cli::{Global, PipelineArguments, counted, open, print, shown};
+use crate::cli::{Global, PipelineArguments, cache_folder, counted, open, print, shown};
 use crate::lora::account::{Account, ModelKind, account};
 use crate::pipeline::file_account::{FileAccount, Standing, file_account};
 use crate::pipeline::graph::Pipeline;
@@ -108,7 +108,7 @@ fn cache_for(file: &Path, pipeline: Option<&Pipeline>, global: &Global) -> anyho
         // To look must not make one.
         return Ok(None);
     }
-    Ok(Some(Cache::open(&root).with_context(|| format!("opening the cache `{}`", root.display()))?))
+    Ok(Some(cache_folder::open_at(&root, global)?))
 }
 
 /// An object whose contents are not those of its name would be explained as something else.
