@@ -88,6 +88,7 @@ mod whole;
 mod workbench;
 
 pub mod git;
+pub(crate) mod git_program;
 pub mod roots;
 
 pub mod collect;

@@ -12,8 +12,8 @@ use walkdir::{DirEntry, WalkDir};
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
-use crate::cache::locate::{is_tagged, repository_around};
-use crate::pipeline::git::Repository;
+use crate::cache::locate::{is_ours, repository_around};
+use crate::pipeline::git::{Repository, WorkTree};
 use crate::pipeline::lock_file::LockFile;
 
 const LOCK: &str = "pipeline.lock";
@@ -78,7 +78,7 @@ impl Roots {
     }
 
     /// The work trees of the repository; `None` if something is wrong with it.
-    fn read_work_trees(&mut self, root: &Path) -> Option<Vec<PathBuf>> {
+    fn read_work_trees(&mut self, root: &Path) -> Option<Vec<WorkTree>> {
         let shown = root.display();
         let gone = format!(
             "if it is gone for good, `loramill gc --forget {shown}`; if it has moved, `loramill run` there; else make it \
@@ -105,13 +105,18 @@ impl Roots {
                 }
             }
         } else {
-            vec![root.to_path_buf()]
+            vec![WorkTree { path: root.to_path_buf(), is_gone: false }]
         };
         let mut locks = 0;
-        let mut all: BTreeSet<&Path> = trees.iter().map(PathBuf::as_path).collect();
+        let vanished: BTreeSet<&Path> = trees.iter().filter(|tree| tree.is_gone).map(|tree| tree.path.as_path()).collect();
+        let mut all: BTreeSet<&Path> = trees.iter().map(|tree| tree.path.as_path()).collect();
         all.insert(root);
         for tree in all {
-            locks += self.read_work_tree(tree, root);
+            if vanished.contains(tree) || !tree.is_dir() {
+                self.tree_is_gone(tree, root);
+            } else {
+                locks += self.read_work_tree(tree);
+            }
         }
         if !has_history && locks == 0 && !has_pipeline(root) {
             // An empty mount point looks like this.
@@ -122,16 +127,16 @@ impl Roots {
         Some(trees)
     }
 
-    fn read_work_tree(&mut self, tree: &Path, root: &Path) -> usize {
-        if !tree.is_dir() {
-            let text = format!(
-                "the work tree `{}` of `{}` is gone: `git -C {1} worktree prune` if that is so for good",
-                tree.display(),
-                root.display()
-            );
-            self.problem(tree, text);
-            return 0;
-        }
+    fn tree_is_gone(&mut self, tree: &Path, root: &Path) {
+        let text = format!(
+            "the work tree `{}` of `{}` is gone: `git -C {1} worktree prune` if that is so for good",
+            tree.display(),
+            root.display()
+        );
+        self.problem(tree, text);
+    }
+
+    fn read_work_tree(&mut self, tree: &Path) -> usize {
         let mut locks = 0;
         for entry in WalkDir::new(tree).into_iter().filter_entry(may_hold_locks) {
             let entry = match entry {
@@ -159,13 +164,14 @@ impl Roots {
         locks
     }
 
-    fn read_history(&mut self, root: &Path, trees: &[PathBuf]) {
+    fn read_history(&mut self, root: &Path, trees: &[WorkTree]) {
         if !root.join(".git").exists() {
             return;
         }
         let mut names = HashSet::new();
         let mut see = |text: &[u8]| names.extend(LockFile::parse(&String::from_utf8_lossy(text)).digests());
-        let mut read = Repository(root).each_committed_lock(&mut see);
+        let trees: Vec<PathBuf> = trees.iter().filter(|tree| !tree.is_gone).map(|tree| tree.path.clone()).collect();
+        let mut read = Repository(root).each_committed_lock(&trees, &mut see);
         for tree in trees.iter().filter(|tree| tree.is_dir()) {
             read = read.and_then(|()| Repository(tree).each_staged_lock(&mut see));
         }
@@ -187,8 +193,13 @@ pub fn known_roots(cache: &Cache, here: &Path) -> anyhow::Result<BTreeSet<PathBu
     Ok(roots)
 }
 
+/// Everything but the insides of git and caches of ours: the tag of another program's cache says nothing of a pipeline in or below it.
 fn may_hold_locks(entry: &DirEntry) -> bool {
-    !entry.file_type().is_dir() || (entry.file_name() != ".git" && !is_tagged(entry.path()))
+    if !entry.file_type().is_dir() || entry.depth() == 0 {
+        return true;
+    }
+    let is_cache = || is_ours(entry.path()) && entry.path().join("objects").is_dir();
+    entry.file_name() != ".git" && !is_cache()
 }
 
 fn has_pipeline(root: &Path) -> bool {
@@ -228,7 +239,25 @@ mod tests {
             fs::write(temp.path().join(folder).join(LOCK), "").unwrap();
         }
         let mut roots = Roots::default();
-        assert_eq!(roots.read_work_tree(temp.path(), temp.path()), 1);
+        assert_eq!(roots.read_work_tree(temp.path()), 1);
         drop(cache);
+    }
+
+    #[test]
+    fn the_tag_of_another_programs_cache_hides_no_lock_in_it_or_below_it() {
+        const OF_ANOTHER: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# made by another program\n";
+        let temp = tempfile::tempdir().unwrap();
+        for folder in ["", "scratch", "scratch/star"] {
+            fs::create_dir_all(temp.path().join(folder)).unwrap();
+            fs::write(temp.path().join(folder).join("CACHEDIR.TAG"), OF_ANOTHER).unwrap();
+            fs::write(temp.path().join(folder).join(LOCK), "").unwrap();
+        }
+        assert_eq!(Roots::default().read_work_tree(temp.path()), 3);
+        // Nor does ours where no cache is.
+        let of_ours = temp.path().join("elsewhere");
+        drop(Cache::open(&of_ours).unwrap());
+        fs::copy(of_ours.join("CACHEDIR.TAG"), temp.path().join("scratch/CACHEDIR.TAG")).unwrap();
+        fs::copy(of_ours.join("CACHEDIR.TAG"), temp.path().join("CACHEDIR.TAG")).unwrap();
+        assert_eq!(Roots::default().read_work_tree(temp.path()), 3);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::{command, git, loramill, said};
 
@@ -116,6 +117,68 @@ fn gc_deletes_nothing_while_a_repository_or_git_is_missing() {
     // What a hook sets leads to another repository.
     let in_hook = command(folder.path(), &["gc", "--yes"]).env("GIT_DIR", "/nonexistent").output().expect("starts");
     assert_eq!(said(&in_hook).0, 0, "{in_hook:?}");
+}
+
+#[test]
+fn gc_and_restore_start_nothing_that_the_repository_names() {
+    let folder = repository();
+    let folder = folder.path();
+    let fired = folder.join("fired");
+    let trap = format!("touch {} #", fired.display());
+    git(folder, &["config", "core.fsmonitor", &trap]);
+    git(folder, &["status"]);
+    assert!(fired.exists(), "the trap is one");
+    fs::remove_file(&fired).expect("there");
+    for arguments in [&["gc"][..], &["gc", "--yes"], &["restore", "HEAD"], &["restore"], &["run"]] {
+        let (code, _, stderr) = said(&loramill(folder, arguments));
+        assert!(code == 0 && !fired.exists(), "{arguments:?}: {stderr}");
+    }
+    // A blob that is to be fetched from a remote, by a program.
+    let blob = Command::new("git").arg("-C").arg(folder).args(["rev-parse", "HEAD:pipeline.lock"]).output().expect("git starts");
+    let blob = String::from_utf8(blob.stdout).expect("a name");
+    fs::remove_file(folder.join(".git/objects").join(&blob[..2]).join(blob[2..].trim())).expect("a loose object");
+    let here = folder.to_str().expect("UTF-8");
+    for (name, value) in [
+        ("core.repositoryFormatVersion", "1"),
+        ("extensions.partialClone", "lazy"),
+        ("remote.lazy.promisor", "true"),
+        ("remote.lazy.url", here),
+        ("remote.lazy.uploadpack", &trap),
+    ] {
+        git(folder, &["config", name, value]);
+    }
+    for arguments in [&["gc", "--yes"][..], &["restore", "HEAD"]] {
+        let (code, _, stderr) = said(&loramill(folder, arguments));
+        assert!(code == 1 && !fired.exists(), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn gc_keeps_what_a_stopped_rebase_put_aside_and_what_lies_below_a_strange_cache_tag() {
+    let folder = repository();
+    let folder = folder.path();
+    git(folder, &["checkout", "-qb", "side"]);
+    fs::write(folder.join("notes"), "side").expect("written");
+    git(folder, &["add", "notes"]);
+    git(folder, &["commit", "-qm", "side"]);
+    git(folder, &["checkout", "-q", "main"]);
+    fs::write(folder.join("notes"), "main").expect("written");
+    git(folder, &["add", "notes"]);
+    git(folder, &["commit", "-qm", "main"]);
+    set_size(folder, 48);
+    run(folder);
+    let aside = object_of(folder, "star-00.png");
+    let mut rebase = Command::new("git");
+    rebase.arg("-C").arg(folder).args(["-c", "user.name=a", "-c", "user.email=a@b", "rebase", "--autostash", "side"]);
+    let output = rebase.output().expect("git starts");
+    assert!(!output.status.success(), "`notes` conflicts: {output:?}");
+    fs::write(folder.join("CACHEDIR.TAG"), "Signature: 8a477f597d28d172789f06886806bc55\n").expect("written");
+    set_size(folder, 32);
+    run(folder);
+    let in_work_tree = object_of(folder, "star-00.png");
+    let (code, _, stderr) = said(&loramill(folder, &["gc", "--yes"]));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(aside.is_file() && in_work_tree.is_file(), "{stderr}");
 }
 
 #[test]
