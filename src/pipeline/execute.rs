@@ -245,6 +245,7 @@ impl<'a> Run<'a> {
         self.settle_rows(&stages)?;
         self.count_remade(&mut stages);
         self.cache.save_stat_index()?;
+        self.withdraw_earlier_shapes(&stages)?;
         let interrupted = self.scope.wishes.interrupted();
         let record = RunRecord { stages, seconds: started.elapsed().as_secs_f64(), interrupted };
         // Results with `--set` have no row in the lock.

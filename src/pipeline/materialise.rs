@@ -68,6 +68,31 @@ pub fn materialise(cache: &Cache, out: &Path, stage: &str, tree: &Digest, items:
     Ok(work.report())
 }
 
+/// Takes away what an earlier call wrote into `<out>/<folder>/`, which no stage shows any more. What a person changed goes to `<out>/.yours/`;
+/// what lies there alone, because its stage keeps nothing, stays. Under the lock of the pipeline.
+pub(crate) fn withdraw(cache: &Cache, out: &Path, folder: &str) -> Result<Report> {
+    let manifest_place = Manifest::place(cache, &out.join(folder));
+    let manifest = Manifest::read(&manifest_place);
+    let (going, alone): (Vec<Entry>, Vec<Entry>) =
+        manifest.entries.into_iter().partition(|entry| cache.contains(&entry.digest, entry.stat.size));
+    if going.is_empty() {
+        return Ok(Report::default());
+    }
+    let root = Root::open(out).map_err(|error| disk_trouble(error, "opening", out))?;
+    let mut work = Work::new(cache, out, folder, &root);
+    Manifest::forget(&manifest_place, going.iter().map(|entry| entry.path.as_str()))?;
+    for entry in &going {
+        if work.clear(&entry.path, Some(entry), None)? == Cleared::Ours {
+            work.removed += 1;
+        }
+        work.remove_empty_folders(&entry.path);
+    }
+    // With files of others in it, or folders of variants, it stays.
+    let _ = work.folder.remove_empty_folder();
+    Manifest { covers: None, entries: alone }.write(&manifest_place)?;
+    Ok(work.report())
+}
+
 /// Removes what a killed run left of files that it was about to show. Under the lock of the pipeline.
 pub fn sweep(out: &Path) {
     // What cannot be removed now is emptied before it is used.

@@ -13,6 +13,7 @@ pub mod item_set;
 pub mod lock_file;
 pub mod materialise;
 mod out_manifest;
+mod out_shapes;
 mod shown;
 pub mod stage;
 

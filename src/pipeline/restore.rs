@@ -1,6 +1,7 @@
 //! Rebuilds `out/` from a lock file alone: what it names and the cache still has. Runs nothing, and changes neither the lock nor the
 //! texts beside the pipeline. Unaware of where the lock comes from.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -12,10 +13,12 @@ use crate::pipeline::item::Item;
 use crate::pipeline::item_set;
 use crate::pipeline::item_tree::ItemTree;
 use crate::pipeline::lock_file::{LockFile, StageRow};
-use crate::pipeline::materialise::{Report, is_shown, materialise};
+use crate::pipeline::materialise::{Report, is_shown, materialise, withdraw};
 use crate::pipeline::names::is_stage_of_a_lock;
+use crate::pipeline::out_shapes::earlier_shapes;
 use crate::pipeline::shown;
 use crate::pipeline::stage::StageKind;
+use crate::pipeline::variant::folder_of_name;
 
 /// What became of `out/<stage>/`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +85,7 @@ pub fn restore(
         }
         restored.push(stage);
     }
+    withdraw_earlier_shapes(cache, out, &mut restored)?;
     Ok(restored)
 }
 
@@ -159,8 +163,12 @@ fn show_what_is_here(
     fields: &[&str],
     keeps: bool,
 ) -> Result<()> {
+    let Some(folder) = folder_of_name(&stage.name) else {
+        stage.left_out = Some("that is no name of a stage or a variant".to_string());
+        return Ok(());
+    };
     // What is only in the folder stays there.
-    let (here, missing) = shown::at_hand(cache, &out.join(&stage.name), items, fields)?;
+    let (here, missing) = shown::at_hand(cache, &out.join(&folder), items, fields)?;
     let missing = missing.into_iter().map(|item| item.name).collect();
     if keeps {
         stage.missing = missing
@@ -172,8 +180,29 @@ fn show_what_is_here(
         return Ok(());
     }
     let tree = ItemTree::of(here);
-    if !is_shown(cache, out, &stage.name, &tree.digest, fields) {
-        stage.report = materialise(cache, out, &stage.name, &tree.digest, tree.items(cache)?, fields)?;
+    if !is_shown(cache, out, &folder, &tree.digest, fields) {
+        stage.report = materialise(cache, out, &folder, &tree.digest, tree.items(cache)?, fields)?;
+    }
+    Ok(())
+}
+
+/// Takes away the folders of variants that the lock does not have, of stages that are shown as a whole.
+fn withdraw_earlier_shapes(cache: &Cache, out: &Path, restored: &mut [RestoredStage]) -> Result<()> {
+    let of_stage = |stage: &RestoredStage| stage.name.split('[').next().unwrap_or_default().to_string();
+    let bases: BTreeSet<String> = restored.iter().map(of_stage).collect();
+    for base in bases {
+        let mut stages: Vec<&mut RestoredStage> = restored.iter_mut().filter(|stage| of_stage(stage) == base).collect();
+        if !stages.iter().all(|stage| stage.is_whole()) {
+            continue;
+        }
+        let current = stages.iter().filter_map(|stage| folder_of_name(&stage.name)).collect();
+        for folder in earlier_shapes(cache, out, &base, &current)? {
+            let report = withdraw(cache, out, &folder)?;
+            if let Some(first) = stages.first_mut() {
+                first.report.removed += report.removed;
+                first.report.notes.extend(report.notes);
+            }
+        }
     }
     Ok(())
 }

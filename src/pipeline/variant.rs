@@ -60,6 +60,14 @@ impl Variant {
     }
 }
 
+/// Where the outputs of a stage or variant of that name lie below `out/`: `train[rank=8]` in `train/rank=8`. For names in a lock, whose
+/// pipeline may be another by now; `None` if it can be the name of no variant.
+pub fn folder_of_name(name: &str) -> Option<String> {
+    let Some((stage, label)) = name.split_once('[') else { return Some(name.to_string()) };
+    let label = label.strip_suffix(']').filter(|label| label.contains('='))?;
+    Some(format!("{stage}/{}", folder_name(label)))
+}
+
 /// Whether `name` is the full name of an axis or a tail of it: `rank` of `train.network.rank`.
 pub(crate) fn is_called(full_name: &str, name: &str) -> bool {
     full_name.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
@@ -96,6 +104,17 @@ mod tests {
             value: value.to_string(),
         };
         Variant(values.iter().map(coordinate).collect())
+    }
+
+    #[test]
+    fn the_folder_of_a_name_is_the_folder_of_its_variant() {
+        for values in [&[][..], &[("train.rank", "rank", "8")], &[("a.b", "b", "../x: y"), ("c.d", "d", "[1, 2]")]] {
+            let variant = variant(values);
+            assert_eq!(folder_of_name(&variant.name_of("train")), Some(variant.folder_of("train")));
+        }
+        for name in ["train[", "train[]", "train[..]", "train[rank=8", "train[rank=8]x"] {
+            assert_eq!(folder_of_name(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -200,3 +200,46 @@ fn what_a_training_read_is_read_by_those_that_draw_with_it() {
     bed.stages(&stages.replace("lora: learn@last", "lora: base"));
     assert_eq!(bed.problems(), ["`[filewords]` needs the `images` of a stage, and `base` has none"]);
 }
+
+/// The files and folders below `out/`, sorted.
+fn shown(bed: &Bed) -> Vec<String> {
+    let out = bed.at("out");
+    let entries =
+        walkdir::WalkDir::new(&out).min_depth(1).sort_by_file_name().into_iter().map(|entry| entry.unwrap().into_path());
+    entries.map(|path| path.strip_prefix(&out).unwrap().display().to_string()).collect()
+}
+
+#[test]
+fn a_stage_that_gets_variants_or_loses_them_leaves_no_files_of_its_earlier_shape() {
+    let fresh = |stages: &str| {
+        let bed = Bed::new(stages);
+        bed.run();
+        shown(&bed)
+    };
+    let fewer = MATRIX.replace("[1, 2.0]", "[1]");
+    let bed = Bed::new(LEARN);
+    for stages in [LEARN, MATRIX, &fewer, LEARN, &fewer, MATRIX, LEARN] {
+        bed.stages(stages);
+        bed.run();
+        assert_eq!(shown(&bed), fresh(stages), "{stages}");
+    }
+}
+
+#[test]
+fn what_a_person_put_into_the_folder_of_an_earlier_shape_or_changed_there_is_kept() {
+    let bed = Bed::new(LEARN);
+    bed.run();
+    bed.write("out/learn/notes.txt", "mine");
+    let changed = shown(&bed).into_iter().find(|path| path.starts_with("draw/e")).unwrap();
+    fs::remove_file(bed.at("out").join(&changed)).unwrap();
+    bed.write(&format!("out/{changed}"), "mine too");
+    bed.stages(MATRIX);
+    let (_, _, events) = bed.run_all();
+    assert_eq!(fs::read_to_string(bed.at("out/learn/notes.txt")).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(bed.at(&format!("out/.yours/{changed}"))).unwrap(), "mine too");
+    let said = format!("{events:?}");
+    assert!(
+        said.contains("out of out/learn, which `learn` does not show any more") && said.contains("you changed out/draw/e"),
+        "{said}"
+    );
+}

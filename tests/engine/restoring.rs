@@ -107,3 +107,32 @@ fn a_stage_of_a_kind_that_is_not_known_is_left_out_with_the_reason() {
     let cut = stages.iter().find(|stage| stage.name == "cut").unwrap();
     assert!(cut.left_out.as_ref().unwrap().contains("`cut`"), "{cut:?}");
 }
+
+#[test]
+fn variants_come_back_where_a_run_shows_them_and_nothing_of_another_shape_stays() {
+    const PLAIN: &str = "  learn: { images: photos, rate: 2, log: LOG }";
+    const MATRIX: &str = "  learn: { images: photos, matrix: { rate: [1, 2] }, log: LOG }";
+    let shown = |bed: &Bed| {
+        let entries = walkdir::WalkDir::new(bed.at("out")).min_depth(1).sort_by_file_name().into_iter();
+        entries
+            .map(|entry| entry.unwrap().into_path().strip_prefix(bed.at("out")).unwrap().display().to_string())
+            .collect::<Vec<_>>()
+    };
+    let bed = Bed::new(PLAIN);
+    bed.run();
+    let (plain, of_plain) = (bed.lock(), shown(&bed));
+    bed.stages(MATRIX);
+    bed.run();
+    let (matrix, of_matrix) = (bed.lock(), shown(&bed));
+    assert!(of_matrix.iter().any(|path| path.starts_with("learn/rate=1/")), "{of_matrix:?}");
+    for (lock, expected) in [(&matrix, &of_matrix), (&plain, &of_plain), (&matrix, &of_matrix)] {
+        for knows_file in [true, false] {
+            let stages = restored(&bed, lock, KINDS, knows_file);
+            assert!(stages.iter().all(RestoredStage::is_whole), "{stages:?}");
+            assert_eq!(&shown(&bed), expected);
+        }
+    }
+    fs::remove_dir_all(bed.at("out")).unwrap();
+    restored(&bed, &matrix, KINDS, true);
+    assert_eq!(shown(&bed), of_matrix);
+}
