@@ -164,6 +164,24 @@ fn only_cli_prints_or_exits() {
 }
 
 #[test]
+fn only_terminal_rs_writes_to_the_terminal() {
+    for (path, text) in
+        sources().into_iter().filter(|(path, _)| path != Path::new("cli/terminal.rs") && path != Path::new("build.rs"))
+    {
+        let text = without_tests(&text);
+        for call in
+            ["println!", "print!(", "stdout().lock", "stderr().lock", "stdout().write", "stderr().write", "u{1b}", "x1b", "033["]
+        {
+            assert!(
+                !text.contains(call),
+                "{} has `{call}`: what is written goes through `cli/terminal.rs`, which escapes it",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
 fn randomness_comes_from_random_rs_alone() {
     for (path, text) in sources() {
         for call in ["Tensor::random", "Distribution::", "thread_rng", "rand::"] {

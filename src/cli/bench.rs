@@ -9,8 +9,9 @@ use serde_json::json;
 
 use crate::benchmark::{Modules, PRESETS, Preset, TrainingLoad, picture, prediction, training_step};
 use crate::cache::bytes::size;
+use crate::cli::Global;
 use crate::cli::launch::{Request, device_for, done_elsewhere};
-use crate::cli::{Global, print};
+use crate::cli::terminal::{print, print_json_line};
 use crate::device;
 use crate::machine::process::peak_memory;
 
@@ -135,16 +136,13 @@ pub fn measure(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let peak = peak_memory().context("the kernel does not say how much memory this process needed")?;
     let by = device::description(&device_name);
     if arguments.json {
-        print(&format!(
-            "{}\n",
-            json!({
-                "preset": preset.name, "what": what(arguments.what), "device": device_name, "by": by, "size": pixels,
-                "batch": arguments.batch, "rank": arguments.rank, "checkpointing": arguments.checkpointing, "steps": steps,
-                "computes_in": computes_in(dtype),
-                "seconds_per_step": median, "seconds_least": least, "seconds_most": most, "peak_bytes": peak,
-                "planned_bytes": planned,
-            })
-        ))?;
+        print_json_line(&json!({
+            "preset": preset.name, "what": what(arguments.what), "device": device_name, "by": by, "size": pixels,
+            "batch": arguments.batch, "rank": arguments.rank, "checkpointing": arguments.checkpointing, "steps": steps,
+            "computes_in": computes_in(dtype),
+            "seconds_per_step": median, "seconds_least": least, "seconds_most": most, "peak_bytes": peak,
+            "planned_bytes": planned,
+        }))?;
     } else {
         print(&format!(
             "{} of {} at {pixels} pixels in {} on {by}\n{median:.3} s each ({least:.3} to {most:.3} in {}), {} of memory at most{}\n",

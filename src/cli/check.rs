@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::{Global, PipelineArguments, counted, open, print};
+use crate::cli::terminal::print;
+use crate::cli::{Global, PipelineArguments, counted, open};
 use crate::pipeline::graph::{Found, Pipeline};
 
 /// Check a pipeline file without running anything

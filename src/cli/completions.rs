@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use crate::cli::{Cli, Global, print};
+use crate::cli::terminal::print;
+use crate::cli::{Cli, Global};
 
 /// Print completions for a shell
 #[derive(Args)]

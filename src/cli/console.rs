@@ -1,13 +1,14 @@
 //! Shows a run as it goes on: bars on a terminal, plain lines in a pipe, JSON lines for another program. Unaware of how stages are run.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use crate::cli::terminal::{Paint, Painted, errors_take_colours, escaped, tell_json_line, tell_painted};
 use crate::pipeline::freshness::worded;
 use crate::pipeline::progress::{Counts, Event, Observer, StageState};
 use crate::pipeline::stage::Progress;
@@ -66,7 +67,7 @@ impl Console {
             Some(Format::Json) => Form::Json,
             None if io::stderr().is_terminal() && !quiet => Form::Terminal {
                 bars: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
-                colours: crate::cli::colours(&io::stderr()),
+                colours: errors_take_colours(),
             },
             _ => Form::Plain,
         };
@@ -90,15 +91,10 @@ impl Console {
         }
         match &self.form {
             Form::Json => {}
-            Form::Plain => to_stderr(&format!("{:>9} {text}\n", verb.word())),
+            Form::Plain => tell_painted(&line(verb, text, false)),
             Form::Terminal { bars, colours } => {
-                let line = if *colours {
-                    format!("\u{1b}[1;{}m{:>9}\u{1b}[0m {text}", verb.colour(), verb.word())
-                } else {
-                    format!("{:>9} {text}", verb.word())
-                };
                 // A terminal that has gone away cannot be told so.
-                let _ = bars.println(line);
+                let _ = bars.println(line(verb, text, *colours).to_string().trim_end_matches('\n'));
             }
         }
     }
@@ -138,7 +134,7 @@ impl Console {
                 let style =
                     ProgressStyle::with_template("          {prefix} [{bar:24}] {wide_msg}").expect("the template is fixed");
                 bar.set_style(style.progress_chars("=> "));
-                bar.set_prefix(stage.to_string());
+                bar.set_prefix(escaped(stage).into_owned());
                 bar.set_message("starting");
                 Some(bar)
             }
@@ -160,7 +156,7 @@ impl Console {
             if let Some(bar) = &running.bar {
                 bar.set_length(progress.total.max(1));
                 bar.set_position(progress.done);
-                bar.set_message(text);
+                bar.set_message(escaped(&text).into_owned());
                 return;
             }
             if running.said.elapsed() < PLAIN_INTERVAL {
@@ -221,11 +217,7 @@ impl Observer for Console {
     fn event(&self, event: Event) {
         match self.form {
             Form::Json if self.is_too_soon(&event) => {}
-            Form::Json => {
-                let mut stdout = io::stdout().lock();
-                // A reader that has gone away does not end the run.
-                let _ = writeln!(stdout, "{}", to_json(&event)).and_then(|()| stdout.flush());
-            }
+            Form::Json => tell_json_line(&to_json(&event)),
             _ => self.show(event),
         }
     }
@@ -264,15 +256,23 @@ impl Verb {
         }
     }
 
-    /// ANSI: green for what is there, cyan for what goes on, yellow for what the user should know, red for what failed.
-    const fn colour(self) -> u8 {
+    /// Green for what is there, cyan for what goes on, yellow for what the user should know, red for what failed.
+    const fn paint(self) -> Paint {
         match self {
-            Verb::Cached | Verb::Done | Verb::Saved => 32,
-            Verb::Running | Verb::Watching | Verb::Changed => 36,
-            Verb::Note | Verb::Blocked | Verb::Stopped | Verb::Waiting => 33,
-            Verb::Failed => 31,
+            Verb::Cached | Verb::Done | Verb::Saved => Paint::BoldGreen,
+            Verb::Running | Verb::Watching | Verb::Changed => Paint::BoldCyan,
+            Verb::Note | Verb::Blocked | Verb::Stopped | Verb::Waiting => Paint::BoldYellow,
+            Verb::Failed => Paint::BoldRed,
         }
     }
+}
+
+/// `     Done train in 2m 10s`. Of several lines only the first stands at the margin: a name with a line feed in it begins no line of ours.
+fn line(verb: Verb, text: &str, colours: bool) -> Painted {
+    let mut line = Painted::new(colours);
+    line.paint(verb.paint(), &format!("{:>9}", verb.word()));
+    line.add(&format!(" {}\n", text.replace('\n', "\n          ")));
+    line
 }
 
 fn finished(
@@ -349,11 +349,6 @@ pub fn duration(seconds: f64) -> String {
         60..3600 => format!("{}m {:02}s", whole / 60, whole % 60),
         _ => format!("{}h {:02}m", whole / 3600, whole % 3600 / 60),
     }
-}
-
-fn to_stderr(text: &str) {
-    // If standard error is closed there is nowhere left to say so.
-    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 fn counts_json(counts: Counts) -> serde_json::Value {

@@ -3,8 +3,6 @@
 //! Exit code: 0 if all that matters here is OK, or only not proven; 1 if something works slower or with less; 2 if something does not work,
 //! which may be one card of two.
 
-use std::fmt::Write as _;
-use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,7 +10,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cache::Cache;
-use crate::cli::{Global, WrongFile, colours, counted, print};
+use crate::cli::terminal::{Paint, Painted, output_takes_colours, print_json, print_painted};
+use crate::cli::{Global, WrongFile, counted};
 use crate::doctor::scrub::scrubbed;
 use crate::doctor::{Build, Check, Diagnosis, Patient, SelfTest, State, Verdict, examine, memory_size};
 use crate::machine::Machine;
@@ -55,14 +54,14 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     });
     let diagnosis = if arguments.report { scrubbed(diagnosis, &machine) } else { diagnosis };
     if arguments.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&to_json(&diagnosis))?))?;
+        print_json(&to_json(&diagnosis))?;
     } else {
         let detail = match (arguments.report, arguments.all) {
             (true, _) => Detail::Report,
             (_, true) => Detail::All,
             _ => Detail::Problems,
         };
-        print(&text(&diagnosis, detail, colours(&io::stdout())))?;
+        print_painted(&text(&diagnosis, detail, output_takes_colours()))?;
     }
     Ok(ExitCode::from(exit_code(diagnosis.state())))
 }
@@ -112,11 +111,12 @@ pub enum Detail {
     Report,
 }
 
-pub fn text(diagnosis: &Diagnosis, detail: Detail, colours: bool) -> String {
-    let mut text = String::new();
+pub fn text(diagnosis: &Diagnosis, detail: Detail, colours: bool) -> Painted {
+    let mut text = Painted::new(colours);
     let width = diagnosis.devices.iter().map(|verdict| verdict.device.len()).max().unwrap_or(0);
     for verdict in &diagnosis.devices {
-        let _ = writeln!(text, "{:width$}  {}", verdict.device, line(verdict, colours));
+        text.add(&format!("{:width$}  ", verdict.device));
+        line(&mut text, verdict);
     }
     let mut shown: Vec<&Check> = diagnosis.checks.iter().filter(|check| check.is_relevant).collect();
     if detail == Detail::Problems {
@@ -127,22 +127,22 @@ pub fn text(diagnosis: &Diagnosis, detail: Detail, colours: bool) -> String {
     let mut before = None;
     for check in shown {
         let starts_group = check.state == State::Ok && before != Some(State::Ok);
-        text.push_str(if starts_group { "\n" } else { "" });
-        text.push_str(&told(check, &painted(check.state, colours)));
+        text.add(if starts_group { "\n" } else { "" });
+        told(&mut text, check, Some(check.state));
         before = Some(check.state);
     }
     if detail != Detail::Problems {
         for check in diagnosis.checks.iter().filter(|check| !check.is_relevant) {
-            text.push_str(&told(check, &format!("{:COLUMN$}", "not needed")));
+            told(&mut text, check, None);
         }
     }
     if detail == Detail::Report {
-        text.push('\n');
+        text.add("\n");
         for (name, value) in &diagnosis.facts {
-            let _ = writeln!(text, "{name}: {value}");
+            text.add(&format!("{name}: {value}\n"));
         }
     }
-    let _ = writeln!(text, "\n{}", summary(diagnosis, detail));
+    text.add(&format!("\n{}\n", summary(diagnosis, detail)));
     text
 }
 
@@ -150,37 +150,42 @@ pub fn text(diagnosis: &Diagnosis, detail: Detail, colours: bool) -> String {
 const COLUMN: usize = 11;
 
 /// `AMD Radeon RX 6700 XT, gfx1031, 12 GB: blocked: amdgpu is not loaded`
-fn line(verdict: &Verdict, colours: bool) -> String {
+fn line(text: &mut Painted, verdict: &Verdict) {
     let mut parts = vec![verdict.name.clone()];
     parts.extend(verdict.target.clone());
     parts.extend(verdict.facts.iter().cloned());
     parts.extend(verdict.memory.map(memory_size));
     let because = verdict.because.as_ref().map(|because| format!(": {because}")).unwrap_or_default();
-    format!("{}: {}{because}", parts.join(", "), painted(verdict.state, colours).trim_end())
+    text.add(&format!("{}: ", parts.join(", ")));
+    text.paint(paint_of(verdict.state), verdict.state.word());
+    text.add(&format!("{because}\n"));
 }
 
-fn painted(state: State, colours: bool) -> String {
-    let word = format!("{:COLUMN$}", state.word());
-    let colour = match state {
-        State::Ok => 32,
-        State::Unverified => 36,
-        State::Degraded => 33,
-        State::Blocked => 31,
-    };
-    if colours { format!("\u{1b}[{colour}m{word}\u{1b}[0m") } else { word }
+const fn paint_of(state: State) -> Paint {
+    match state {
+        State::Ok => Paint::Green,
+        State::Unverified => Paint::Cyan,
+        State::Degraded => Paint::Yellow,
+        State::Blocked => Paint::Red,
+    }
 }
 
-fn told(check: &Check, state: &str) -> String {
+/// `state`: nothing for what does not matter here.
+fn told(text: &mut Painted, check: &Check, state: Option<State>) {
     let device = check.device.as_ref().map(|device| format!(" of {device}")).unwrap_or_default();
     // What is well stands close together.
     let gap = if check.state == State::Ok || !check.is_relevant { "" } else { "\n" };
-    let mut text = format!("{gap}{state} {}{device}: {}\n", check.name, check.summary);
+    text.add(gap);
+    match state {
+        Some(state) => text.paint(paint_of(state), &format!("{:COLUMN$}", state.word())),
+        None => text.add(&format!("{:COLUMN$}", "not needed")),
+    }
+    text.add(&format!(" {}{device}: {}\n", check.name, check.summary));
     let seen = check.evidence.iter().map(|seen| ("seen", seen));
     let rest = check.fix.iter().map(|fix| ("fix", fix)).chain(check.verify.iter().map(|verify| ("verify", verify)));
     for (word, line) in seen.chain(rest.filter(|_| check.state != State::Ok && check.is_relevant)) {
-        let _ = writeln!(text, "{:COLUMN$} {word:6}  {line}", "");
+        text.add(&format!("{:COLUMN$} {word:6}  {line}\n", ""));
     }
-    text
 }
 
 fn summary(diagnosis: &Diagnosis, detail: Detail) -> String {

@@ -12,7 +12,8 @@ use crate::cache::bytes::size;
 use crate::cache::digest::Digest;
 use crate::cache::fsck::{Checkup, Damage, Depth, KnownForm};
 use crate::cli::gc::open_existing;
-use crate::cli::{Global, counted, print};
+use crate::cli::terminal::{print, print_json};
+use crate::cli::{Global, counted};
 use crate::pipeline::derived::{Derived, derived_since, distrust_copies};
 use crate::pipeline::item_set;
 use crate::pipeline::recorded::TREE_FIELD;
@@ -51,7 +52,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         distrust_copies(&cache, &damaged)?;
     }
     if arguments.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&to_json(&cache, &checkup, &derived, depth))?))?;
+        print_json(&to_json(&cache, &checkup, &derived, depth))?;
     } else {
         print(&(text(&cache, &checkup, depth) + &derived_text(&cache, &derived)))?;
     }

@@ -14,7 +14,8 @@ use crate::cache::Cache;
 use crate::cache::bytes::size;
 use crate::cache::locate::is_tagged;
 use crate::cli::console::duration;
-use crate::cli::{Global, WrongArguments, cache_folder, counted, print, shown};
+use crate::cli::terminal::{print, print_json};
+use crate::cli::{Global, WrongArguments, cache_folder, counted, shown};
 use crate::pipeline::collect::{Amount, CollectOptions, Collected, collect};
 use crate::pipeline::stage::Worth;
 use crate::stages::KINDS;
@@ -65,7 +66,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     };
     let collected = collect(&cache, &here, &options, &worth)?;
     if arguments.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&to_json(&cache, &collected))?))?;
+        print_json(&to_json(&cache, &collected))?;
     } else {
         print(&text(&cache, &collected, &options))?;
     }

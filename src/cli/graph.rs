@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use unicode_width::UnicodeWidthStr;
 
-use crate::cli::{Global, PipelineArguments, counted, open, print};
+use crate::cli::terminal::print;
+use crate::cli::{Global, PipelineArguments, counted, open};
 use crate::pipeline::graph::{Found, Input, LoadedStage, Pipeline, Producer};
 
 /// Show the stages and what each reads

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use crate::cli::{Global, WrongArguments, print};
+use crate::cli::terminal::print;
+use crate::cli::{Global, WrongArguments};
 use crate::pipeline::schema;
 use crate::stages::KINDS;
 

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use crate::cache::bytes::size;
 use crate::cli::console::{Console, Verb, duration};
-use crate::cli::{Global, WrongArguments, counted, print};
+use crate::cli::terminal::{print, print_json};
+use crate::cli::{Global, WrongArguments, counted};
 use crate::libtorch::client::{Client, Patience, Route};
 use crate::libtorch::fetch::{Progress, fetch, free_space};
 use crate::libtorch::folder::{Depth, Extent};
@@ -98,7 +99,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> Result<ExitCode> {
     if arguments.dry_run {
         if arguments.json {
             let steps: Vec<Value> = planned.steps.iter().map(step_json).collect();
-            return print_json(&into, flavour, "planned", &steps, planned.disk(), planned.download());
+            return print_state(&into, flavour, "planned", &steps, planned.disk(), planned.download());
         }
         print(&text)?;
         return Ok(ExitCode::SUCCESS);
@@ -212,7 +213,7 @@ fn step_json(step: &Step) -> Value {
 }
 
 /// The contract of `libtorch --json`. Sizes are bytes.
-fn print_json(into: &Path, flavour: &str, state: &str, steps: &[Value], disk: u64, download: u64) -> Result<ExitCode> {
+fn print_state(into: &Path, flavour: &str, state: &str, steps: &[Value], disk: u64, download: u64) -> Result<ExitCode> {
     let value = json!({
         "state": state,
         "flavour": flavour,
@@ -223,14 +224,14 @@ fn print_json(into: &Path, flavour: &str, state: &str, steps: &[Value], disk: u6
         "disk_bytes": disk,
         "wheels": steps,
     });
-    print(&format!("{}\n", serde_json::to_string_pretty(&value)?))?;
+    print_json(&value)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Says what to do next.
 fn end(arguments: &Arguments, into: &Path, state: &str, steps: &[Value], extent: Extent, travelled: u64) -> Result<ExitCode> {
     if arguments.json {
-        return print_json(into, Flavour::from(arguments.flavour).word(), state, steps, extent.bytes, travelled);
+        return print_state(into, Flavour::from(arguments.flavour).word(), state, steps, extent.bytes, travelled);
     }
     let libtorch = in_shell(&into.join("torch"));
     print(&format!("next: LIBTORCH={libtorch} cargo build --release --features libtorch\nthen: loramill doctor\n"))?;

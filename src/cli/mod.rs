@@ -1,12 +1,12 @@
 //! The commands. The only part of the program that prints or decides an exit code: 0 done, 1 a stage failed, 2 the pipeline file or the
 //! arguments are wrong.
 
-use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cli::terminal::{Paint, Painted, errors_take_colours, escaped, tell, tell_painted};
 use crate::pipeline::diagnostic::{Diagnostic, Diagnostics};
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::load::{self, load};
@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod render;
 
 #[cfg(feature = "nn")]
+pub mod terminal;
 mod admission;
 #[cfg(feature = "nn")]
 mod bench;
@@ -175,7 +176,7 @@ impl Global {
     /// A line for the user, on stderr; kept back by `--quiet`.
     pub fn say(&self, line: &str) {
         if !self.quiet {
-            to_stderr(&format!("{line}\n"));
+            tell(&format!("{line}\n"));
         }
     }
 }
@@ -254,7 +255,7 @@ pub const WRONG: u8 = 2;
 
 /// A file of the user's that is wrong: exit code 2.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", render::problems(.0, false).trim_end())]
+#[error("{}", render::problems(.0, false).to_string().trim_end())]
 pub struct WrongFile(pub Vec<Diagnostic>);
 
 /// Arguments that make no sense together: exit code 2.
@@ -283,7 +284,18 @@ pub fn worker() -> ExitCode {
 
 fn obey(#[cfg(feature = "nn")] networks: Option<&'static networks::Networks>) -> ExitCode {
     #[allow(unused_mut, reason = "a build without networks sets nothing")]
-    let mut cli = Cli::parse();
+    let mut cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let text = error.render().to_string();
+            if escaped(&text) == text {
+                error.exit();
+            }
+            // It quotes the arguments, which a shell may have made of the names of files.
+            tell(&text);
+            return ExitCode::from(WRONG);
+        }
+    };
     #[cfg(feature = "nn")]
     if let Some(networks) = networks {
         crate::stages::linked::link(networks.stages);
@@ -298,7 +310,7 @@ fn obey(#[cfg(feature = "nn")] networks: Option<&'static networks::Networks>) ->
 /// Says what went wrong, and gives the exit code for it.
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(WrongFile(problems)) = error.downcast_ref() {
-        to_stderr(&render::problems(problems, colours(&io::stderr())));
+        tell_painted(&render::problems(problems, errors_take_colours()));
         return ExitCode::from(WRONG);
     }
     complain(&format!("{error:#}"));
@@ -307,27 +319,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
 
 /// Something went wrong that does not end the command; also told with `--quiet`.
 pub fn complain(problem: &str) {
-    let label = if colours(&io::stderr()) { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
-    to_stderr(&format!("{label}: {problem}\n"));
-}
-
-/// Data for the user or another program, on stdout. A reader that has gone away (`| head`) ends the program quietly.
-pub fn print(text: &str) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        written => Ok(written?),
-    }
-}
-
-/// A message that is lost if stderr is closed: there is nowhere left to say so.
-fn to_stderr(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
-}
-
-/// Colours are for terminals, and not for users who declined them: <https://no-color.org>.
-pub fn colours(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    let mut line = Painted::new(errors_take_colours());
+    line.paint(Paint::BoldRed, "error");
+    line.add(&format!(": {problem}\n"));
+    tell_painted(&line);
 }
 
 /// A path as the user would write it: without the `./` of a pipeline that lies here.

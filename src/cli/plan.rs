@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cache::Cache;
+use crate::cli::Global;
 use crate::cli::console::duration;
 use crate::cli::run::{TargetArguments, open_cache};
 use crate::cli::selection::SelectionArguments;
-use crate::cli::{Global, print};
+use crate::cli::terminal::{print, print_json};
 use crate::pipeline::estimate::Estimate;
 use crate::pipeline::freshness::worded;
 use crate::pipeline::graph::Pipeline;
@@ -47,7 +48,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 pub fn show(pipeline: &Pipeline, cache: &Cache, selection: &Selection, json: bool, exit_code: bool) -> anyhow::Result<ExitCode> {
     let plan = plan(pipeline, cache, selection)?;
     if json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&plan.to_json())?))?;
+        print_json(&plan.to_json())?;
     } else {
         print(&format!("{}{}{}", table(&plan), remarks(&plan), in_all(&plan)))?;
     }

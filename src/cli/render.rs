@@ -9,10 +9,9 @@
 //! hint: did you mean `rank`?
 //! ```
 
-use std::fmt::Write;
-
 use unicode_width::UnicodeWidthChar;
 
+use crate::cli::terminal::{Paint, Painted, escaped};
 use crate::pipeline::diagnostic::Diagnostic;
 use crate::pipeline::tree::Span;
 
@@ -29,50 +28,62 @@ const LONGEST: usize = 1000;
 const TAB: usize = 4;
 
 /// All problems, with a line that counts them if there are several.
-pub fn problems(problems: &[Diagnostic], colours: bool) -> String {
-    let paint = Paint { colours };
-    let mut text = String::new();
+pub fn problems(problems: &[Diagnostic], colours: bool) -> Painted {
+    let mut text = Painted::new(colours);
     for problem in problems.iter().take(SHOWN) {
-        let _ = writeln!(text, "{}: {}", paint.red("error"), paint.bold(&printable(&problem.message)));
-        text.push_str(&place(&problem.span, "^", &paint));
+        text.paint(Paint::BoldRed, "error");
+        text.add(": ");
+        text.paint(Paint::Bold, &printable(&problem.message));
+        text.add("\n");
+        place(&mut text, &problem.span, "^", Paint::BoldRed);
         if let Some((span, why)) = &problem.also {
-            let _ = writeln!(text, "{}: {}", paint.blue("note"), printable(why));
-            text.push_str(&place(span, "-", &paint));
+            remark(&mut text, "note", why);
+            place(&mut text, span, "-", Paint::BoldBlue);
         }
         if let Some(hint) = &problem.hint {
-            let _ = writeln!(text, "{}: {}", paint.blue("hint"), printable(hint));
+            remark(&mut text, "hint", hint);
         }
-        text.push('\n');
+        text.add("\n");
     }
     if problems.len() > 1 {
         let rest = if problems.len() > SHOWN { format!(", the first {SHOWN} are shown") } else { String::new() };
-        let _ = writeln!(text, "{} problems{rest}", problems.len());
-    } else if text.ends_with("\n\n") {
-        text.pop();
+        text.add(&format!("{} problems{rest}\n", problems.len()));
+        return text;
     }
-    text
+    text.without_empty_end()
+}
+
+fn remark(text: &mut Painted, label: &str, remark: &str) {
+    text.paint(Paint::BoldBlue, label);
+    text.add(&format!(": {}\n", printable(remark)));
 }
 
 /// Source, line and column, then the line with `mark` below what is meant.
-fn place(span: &Span, mark: &str, paint: &Paint) -> String {
+fn place(text: &mut Painted, span: &Span, mark: &str, paint: Paint) {
     let name = printable(&span.source.name);
     if span.source.text.is_empty() {
-        return format!("  {} {name}\n", paint.blue("-->"));
+        text.add("  ");
+        text.paint(Paint::BoldBlue, "-->");
+        return text.add(&format!(" {name}\n"));
     }
     let (line_number, column) = span.line_column();
     let number = line_number.to_string();
     let margin = " ".repeat(number.len());
     let line = Line::around(span);
-    let arrow = paint.blue("-->");
-    let bar = paint.blue("|");
-    let marks = mark.repeat(line.width);
-    let marks = if mark == "^" { paint.red(&marks) } else { paint.blue(&marks) };
-    let quoted = format!("{} {bar} {}", paint.blue(&number), line.text);
-    let before = " ".repeat(line.before);
-    format!(
-        "{margin} {arrow} {name}:{line_number}:{column}\n{margin} {bar}\n{}\n{margin} {bar} {before}{marks}\n",
-        quoted.trim_end()
-    )
+    let quoted = line.text.trim_end();
+    text.add(&format!("{margin} "));
+    text.paint(Paint::BoldBlue, "-->");
+    text.add(&format!(" {name}:{line_number}:{column}\n{margin} "));
+    text.paint(Paint::BoldBlue, "|");
+    text.add("\n");
+    text.paint(Paint::BoldBlue, &number);
+    text.add(" ");
+    text.paint(Paint::BoldBlue, "|");
+    text.add(&format!("{}{quoted}\n{margin} ", if quoted.is_empty() { "" } else { " " }));
+    text.paint(Paint::BoldBlue, "|");
+    text.add(&format!(" {}", " ".repeat(line.before)));
+    text.paint(paint, &mark.repeat(line.width));
+    text.add("\n");
 }
 
 /// A source line as a terminal shows it.
@@ -129,51 +140,31 @@ fn lay_out(character: char, column: usize, into: &mut String) -> usize {
             into.push_str(&" ".repeat(width));
             width
         }
-        c if is_unprintable(c) => {
-            into.push('\u{fffd}');
-            1
-        }
         c => {
-            into.push(c);
-            c.width().unwrap_or(0)
+            let mut bytes = [0; 4];
+            let shown = escaped(c.encode_utf8(&mut bytes));
+            into.push_str(&shown);
+            shown.chars().map(|c| c.width().unwrap_or(0)).sum()
         }
     }
-}
-
-/// Control characters, and those that turn the direction of what follows: a file must not write to the terminal.
-fn is_unprintable(character: char) -> bool {
-    character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// What a message may quote, cut to `LONGEST`.
 pub fn printable(text: &str) -> String {
-    let shown = text.chars().map(|c| if is_unprintable(c) && c != '\n' { '\u{fffd}' } else { c });
-    let rest = text.chars().nth(LONGEST).map(|_| '\u{2026}');
-    shown.take(LONGEST).chain(rest).collect()
+    let mut shown = String::new();
+    let mut length = 0;
+    for character in text.chars() {
+        let mut bytes = [0; 4];
+        let piece = escaped(character.encode_utf8(&mut bytes));
+        length += piece.chars().count();
+        if length > LONGEST {
+            shown.push('\u{2026}');
+            break;
+        }
+        shown.push_str(&piece);
+    }
+    shown
 }
-
-struct Paint {
-    colours: bool,
-}
-
-impl Paint {
-    fn red(&self, text: &str) -> String {
-        self.paint("1;31", text)
-    }
-
-    fn blue(&self, text: &str) -> String {
-        self.paint("1;34", text)
-    }
-
-    fn bold(&self, text: &str) -> String {
-        self.paint("1", text)
-    }
-
-    fn paint(&self, code: &str, text: &str) -> String {
-        if self.colours { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_string() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -187,7 +178,7 @@ mod tests {
         let source = Arc::new(Source { name: "p.yaml".into(), text: text.into() });
         let mut diagnostics = Diagnostics::default();
         diagnostics.report(&span(&source, start, end), "wrong").hint("do better");
-        problems(&diagnostics.into_sorted(), false)
+        problems(&diagnostics.into_sorted(), false).to_string()
     }
 
     #[test]
@@ -224,6 +215,8 @@ mod tests {
     #[test]
     fn escape_sequences_of_a_file_do_not_reach_the_terminal() {
         let shown = rendered("a: \u{1b}[31mred\u{202e}\n", 0, 1);
-        assert!(!shown.contains('\u{1b}') && !shown.contains('\u{202e}'), "{shown:?}");
+        assert!(shown.contains(r"1 | a: \u{1b}[31mred\u{202e}") && shown.contains("\n  | ^\n"), "{shown:?}");
+        let shown = rendered("\u{1b}: wrong\n", 3, 8);
+        assert!(shown.contains(&format!("\n  | {}^^^^^\n", " ".repeat(r"\u{1b}: ".len()))), "{shown}");
     }
 }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 
+use crate::cli::Global;
 use crate::cli::launch::{Request, check_device, device_for, done_elsewhere};
-use crate::cli::{Global, print};
+use crate::cli::terminal::print;
 use crate::device;
 use crate::doctor::SelfTest;
 use crate::machine::Machine;

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use crate::cli::{Global, WrongArguments, print};
+use crate::cli::terminal::print;
+use crate::cli::{Global, WrongArguments};
 use crate::pipeline::diagnostic::nearest;
 use crate::pipeline::params::{ParamDoc, Role};
 use crate::pipeline::schema;

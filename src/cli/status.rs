@@ -9,7 +9,8 @@ use serde_json::json;
 use crate::cache::locks::Holder;
 use crate::cli::edits::show::summary;
 use crate::cli::run::open_cache;
-use crate::cli::{Global, PipelineArguments, open, print, shown};
+use crate::cli::terminal::{print, print_json};
+use crate::cli::{Global, PipelineArguments, open, shown};
 use crate::edits::Provenance;
 use crate::pipeline::plan::plan;
 use crate::pipeline::selection::Selection;
@@ -42,7 +43,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
             Some(runner) => json!({ "process": runner.process, "host": runner.host, "status": far }),
             None => serde_json::Value::Null,
         };
-        print(&format!("{}\n", serde_json::to_string_pretty(&value)?))?;
+        print_json(&value)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = crate::cli::plan::table(&plan);

@@ -13,6 +13,7 @@ mod reading;
 mod selection;
 mod single_stage;
 mod standstill;
+mod terminal;
 mod watching;
 #[cfg(feature = "libtorch")]
 mod worker;

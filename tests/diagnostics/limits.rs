@@ -19,7 +19,7 @@ fn said_of(file: &Path, bytes: &[u8]) -> String {
     fs::write(file, bytes).expect("written");
     let began = Instant::now();
     let found = load(file, &[], &surroundings(), KINDS).err().expect("a problem");
-    let text = problems(&found, false);
+    let text = problems(&found, false).to_string();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?} for {}", began.elapsed(), text.lines().next().unwrap_or_default());
     assert!(text.len() < 100_000, "{} bytes of message", text.len());
     text

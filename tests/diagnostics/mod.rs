@@ -32,7 +32,7 @@ fn load_file(file: &Path) -> Result<Pipeline, String> {
     let text = fs::read(file).expect("a file");
     let text = String::from_utf8_lossy(&text);
     let settings: Vec<String> = text.lines().map_while(|line| line.strip_prefix("# --set ")).map(str::to_string).collect();
-    load(file, &settings, &surroundings(), kinds::KINDS).map_err(|found| problems(&found, false))
+    load(file, &settings, &surroundings(), kinds::KINDS).map_err(|found| problems(&found, false).to_string())
 }
 
 #[test]

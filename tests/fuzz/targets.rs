@@ -111,11 +111,11 @@ fn pipeline(ground: &Ground, bytes: &[u8]) {
                 }
                 assert!(!problem.message.is_empty());
             }
-            let plain = render::problems(&problems, false);
+            let plain = render::problems(&problems, false).to_string();
             assert!(plain.len() < 100_000, "{} bytes of message", plain.len());
             let is_fit = |c: char| c == '\n' || !c.is_control();
             assert!(plain.chars().all(is_fit), "{plain:?}");
-            assert_eq!(without_colours(&render::problems(&problems, true)), plain);
+            assert_eq!(without_colours(&render::problems(&problems, true).to_string()), plain);
         }
     }
 }

@@ -96,7 +96,7 @@ fn every_computer_gets_its_diagnosis() {
             differences.push(format!("{}: exit code {}, expected {}", path.display(), exit_code(diagnosis.state()), case.exit));
         }
         let json = serde_json::to_string_pretty(&to_json(&diagnosis)).expect("JSON") + "\n";
-        for (extension, said) in [("txt", text(&diagnosis, Detail::Problems, false)), ("out.json", json)] {
+        for (extension, said) in [("txt", text(&diagnosis, Detail::Problems, false).to_string()), ("out.json", json)] {
             let beside = path.with_extension(extension);
             let expected = fs::read_to_string(&beside).unwrap_or_default();
             if said == expected {
@@ -179,13 +179,13 @@ fn a_report_says_neither_whose_computer_it_is_nor_which_card() {
     let mut case = Case::named("gfx1036-gfx1100");
     case.environment.insert("LD_LIBRARY_PATH".into(), "/home/alice/lib:/media/alice/lib".into());
     let told = case.diagnosis();
-    let before = text(&told, Detail::Report, false);
+    let before = text(&told, Detail::Report, false).to_string();
     assert!(
         before.contains("/home/alice/venv") && before.contains("GPU-2f1d6c8b90a4e375") && before.contains("/media/alice"),
         "{before}"
     );
     let scrubbed = scrubbed(told, &case.machine());
-    for said in [text(&scrubbed, Detail::Report, false), to_json(&scrubbed).to_string()] {
+    for said in [text(&scrubbed, Detail::Report, false).to_string(), to_json(&scrubbed).to_string()] {
         assert!(!said.contains("alice") && !said.contains("2f1d6c8b90a4e375"), "{said}");
         assert!(said.contains("~/venv") && said.contains("/media/USER/lib"), "{said}");
     }

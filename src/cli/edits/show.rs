@@ -1,7 +1,7 @@
 //! `edits list`, `show` and `diff`: whose each text is, and what the machine said and says.
 
 use std::fmt::Write as _;
-use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::cache::Cache;
 use crate::cli::edits::{ItemArguments, Texts};
-use crate::cli::{Global, WrongArguments, colours, counted, print, shown};
+use crate::cli::terminal::{Paint, Painted, output_takes_colours, print, print_json, print_painted};
+use crate::cli::{Global, WrongArguments, counted, shown};
 use crate::edits::merge::{Part, difference};
 use crate::edits::{Provenance, SurveyedText};
 use crate::pipeline::text_status::StageTexts;
@@ -51,13 +52,31 @@ pub struct DiffArguments {
     items: ItemArguments,
 }
 
+impl ListArguments {
+    pub fn pipeline(&self) -> Option<&Path> {
+        self.pipeline.as_deref().map(Path::new)
+    }
+}
+
+impl ShowArguments {
+    pub fn names_and_device(&self) -> (&[String], &str) {
+        (&self.items.names, &self.device)
+    }
+}
+
+impl DiffArguments {
+    pub fn names(&self) -> &[String] {
+        &self.items.names
+    }
+}
+
 pub fn list(arguments: &ListArguments, global: &Global) -> anyhow::Result<ExitCode> {
     let names: Vec<String> = arguments.pipeline.iter().cloned().collect();
     let (texts, _) = Texts::open(&names, global)?;
     if arguments.json {
         let stages: Vec<serde_json::Value> =
             texts.stages.iter().map(|stage| stage_json(stage, &texts.cache)).collect::<anyhow::Result<_>>()?;
-        print(&format!("{}\n", serde_json::to_string_pretty(&json!({ "stages": stages }))?))?;
+        print_json(&json!({ "stages": stages }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = String::new();
@@ -207,47 +226,45 @@ pub fn diff(arguments: &DiffArguments, global: &Global) -> anyhow::Result<ExitCo
         let by_people = |text: &&SurveyedText| matches!(text.provenance, Provenance::Edited | Provenance::Stale);
         asked.extend(texts.stages.iter().flat_map(|stage| stage.texts.iter().filter(by_people)));
     }
-    let paint = colours(&io::stdout());
-    let mut said = String::new();
+    let mut said = Painted::new(output_takes_colours());
     for text in asked {
-        said.push_str(&heading(text));
-        said.push_str(&differences(text, &texts.cache, paint)?);
+        said.add(&heading(text));
+        differences(&mut said, text, &texts.cache)?;
     }
     if said.is_empty() {
         global.say("every text is the machine's");
     }
-    print(&said)?;
+    print_painted(&said)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// What you changed, and what the machine did since.
-fn differences(text: &SurveyedText, cache: &Cache, paint: bool) -> anyhow::Result<String> {
-    let note = |note: &str| Ok(format!("  {note}\n"));
+fn differences(said: &mut Painted, text: &SurveyedText, cache: &Cache) -> anyhow::Result<()> {
+    let note = |said: &mut Painted, note: &str| Ok(said.add(&format!("  {note}\n")));
     if let Some(problem) = &text.unusable {
-        return note(problem);
+        return note(said, problem);
     }
-    let Some(own) = text.read()? else { return note("(the next run writes it)") };
+    let Some(own) = text.read()? else { return note(said, "(the next run writes it)") };
     if let Some(item) = &text.mirror_of {
-        return note(&format!("for the mirror of {item}, where the machine writes nothing"));
+        return note(said, &format!("for the mirror of {item}, where the machine writes nothing"));
     }
     if text.provenance == Provenance::Machine {
-        return note("the machine's text, as it is");
+        return note(said, "the machine's text, as it is");
     }
     let (before, now) = (text.machine_before(cache), text.machine_now(cache));
-    let mut said = String::new();
     match before.as_ref().or(now.as_ref()) {
-        Some(machine) => said.push_str(&indented("you:", &in_words(machine, &own, paint))),
-        None => return note("there is no text of the machine to compare with: `edits show --new` asks it"),
+        Some(machine) => in_words(said, "you:", machine, &own),
+        None => return note(said, "there is no text of the machine to compare with: `edits show --new` asks it"),
     }
     if text.provenance == Provenance::Stale {
         match (&before, &now) {
-            (Some(before), Some(now)) if before == now => said.push_str(&indented("machine:", "(says the same as before)")),
-            (Some(before), Some(now)) => said.push_str(&indented("machine:", &in_words(before, now, paint))),
+            (Some(before), Some(now)) if before == now => said.add(&indented("machine:", "(says the same as before)")),
+            (Some(before), Some(now)) => in_words(said, "machine:", before, now),
             (None, Some(_)) => {}
-            (_, None) => said.push_str(&indented("machine:", "(not asked what it says now: `edits show --new` asks it)")),
+            (_, None) => said.add(&indented("machine:", "(not asked what it says now: `edits show --new` asks it)")),
         }
     }
-    Ok(said)
+    Ok(())
 }
 
 fn indented(label: &str, text: &str) -> String {
@@ -258,29 +275,28 @@ fn indented(label: &str, text: &str) -> String {
     said
 }
 
-/// As `git diff --word-diff` writes it; on a terminal in colours.
-fn in_words(old: &str, new: &str, paint: bool) -> String {
-    let mut said = String::new();
+/// As `git diff --word-diff` writes it, below a label; on a terminal in colours.
+fn in_words(said: &mut Painted, label: &str, old: &str, new: &str) {
+    said.add(&format!("  {label:<9}"));
     for part in difference(old, new) {
-        let (open, close, colour, text) = match &part {
+        let (open, close, paint, text) = match &part {
             Part::Same(text) => {
-                said.push_str(text);
+                said.add(&text.replace('\n', NEXT_LINE));
                 continue;
             }
-            Part::Removed(text) => ("[-", "-]", 31, text),
-            Part::Added(text) => ("{+", "+}", 32, text),
+            Part::Removed(text) => ("[-", "-]", Paint::Red, text),
+            Part::Added(text) => ("{+", "+}", Paint::Green, text),
         };
         // The space before the words stays outside of the marks.
         let words = text.trim_start();
-        said.push_str(&text[..text.len() - words.len()]);
-        if paint {
-            let _ = write!(said, "\u{1b}[{colour}m{open}{words}{close}\u{1b}[0m");
-        } else {
-            let _ = write!(said, "{open}{words}{close}");
-        }
+        said.add(&text[..text.len() - words.len()].replace('\n', NEXT_LINE));
+        said.paint(paint, &format!("{open}{words}{close}").replace('\n', NEXT_LINE));
     }
-    said
+    said.add("\n");
 }
+
+/// Between two lines of a text that stands beside its label.
+const NEXT_LINE: &str = "\n           ";
 
 #[cfg(test)]
 mod tests {
@@ -288,8 +304,15 @@ mod tests {
 
     #[test]
     fn differences_are_marked_as_git_marks_words() {
-        assert_eq!(in_words("a star on white", "a red star on black", false), "a {+red+} star on [-white-] {+black+}");
-        assert_eq!(in_words("", "x", false), "{+x+}");
-        assert_eq!(in_words("a", "b", true), "\u{1b}[31m[-a-]\u{1b}[0m\u{1b}[32m{+b+}\u{1b}[0m");
+        let said = |old: &str, new: &str, colours| {
+            let mut said = Painted::new(colours);
+            in_words(&mut said, "you:", old, new);
+            said.to_string()
+        };
+        let marked = "  you:     a {+red+} star on [-white-] {+black+}\n";
+        assert_eq!(said("a star on white", "a red star on black", false), marked);
+        assert_eq!(said("", "x", false), "  you:     {+x+}\n");
+        assert_eq!(said("a", "b", true), "  you:     \u{1b}[31m[-a-]\u{1b}[0m\u{1b}[32m{+b+}\u{1b}[0m\n");
+        assert_eq!(said("a\nb", "a\nb c", false), "  you:     a\n           b {+c+}\n");
     }
 }

@@ -15,7 +15,8 @@ use crate::checkpoint::model_file::ModelFile;
 use crate::cli::console::duration;
 use crate::cli::explain::key::causes_told;
 use crate::cli::render::printable;
-use crate::cli::{Global, PipelineArguments, cache_folder, counted, open, print, shown};
+use crate::cli::terminal::{print, print_json};
+use crate::cli::{Global, PipelineArguments, cache_folder, counted, open, shown};
 use crate::lora::account::{Account, ModelKind, account};
 use crate::pipeline::file_account::{FileAccount, Standing, file_account};
 use crate::pipeline::graph::Pipeline;
@@ -56,7 +57,7 @@ pub(super) fn explain_file(file: &Path, given: Option<Pipeline>, json: bool, glo
         let mut value = account.as_ref().map_or_else(|| json!({}), FileAccount::to_json);
         value["file"] = json!(file);
         value["says"] = says.as_ref().map_or(Value::Null, Account::to_json);
-        print(&format!("{}\n", serde_json::to_string_pretty(&value)?))?;
+        print_json(&value)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = format!("{}\n", shown(file));

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use crate::cache::manifest::{Covered, Section};
 use crate::cli::run::open_cache;
-use crate::cli::{Global, counted, print, shown};
+use crate::cli::terminal::{print, print_json};
+use crate::cli::{Global, counted, shown};
 use crate::pipeline::causes::{Cause, Change, Contents, Who};
 use crate::pipeline::explain::{ExplainedRow, Explanation, explain};
 use crate::pipeline::freshness::{Reason, worded};
@@ -26,7 +27,7 @@ pub(super) fn explain_key(
     let cache = open_cache(pipeline, global)?;
     let explanation = explain(pipeline, &cache, index, item)?;
     if json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&explanation.to_json())?))?;
+        print_json(&explanation.to_json())?;
     } else {
         print(&told(&explanation))?;
     }

@@ -24,10 +24,11 @@ use crate::cli::console::{Console, Format, Verb};
 use crate::cli::launch::{Passing, Request, asks_first, check_device, device_for, done_elsewhere};
 use crate::cli::run::{INTERRUPTED, TargetArguments, listen_to_signals, open_cache, perform};
 use crate::cli::selection::SelectionArguments;
+use crate::cli::terminal::print_json_line;
 use crate::cli::watch::changes::{Changes, Next};
 use crate::cli::watch::listener::{Limit, Listener, Message};
 use crate::cli::watch::places::{Places, absolute};
-use crate::cli::{Global, WRONG, WrongArguments, counted, print, report, shown};
+use crate::cli::{Global, WRONG, WrongArguments, counted, report, shown};
 use crate::pipeline::execute::RunOptions;
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::selection::Selection;
@@ -253,7 +254,7 @@ impl Watch<'_> {
         }
         let names: Vec<String> = paths.iter().map(|path| shown_from_here(path)).collect();
         if self.console.is_json() {
-            print(&format!("{}\n", json!({ "event": "changed", "files": names })))?;
+            print_json_line(&json!({ "event": "changed", "files": names }))?;
         }
         self.console.line(Verb::Changed, &listed(&names));
         Ok(true)
@@ -263,7 +264,7 @@ impl Watch<'_> {
     fn tell_rest(&self, file: &Path, pipeline: Option<&Pipeline>) -> anyhow::Result<()> {
         let folders = self.places.count();
         if self.console.is_json() {
-            print(&format!("{}\n", json!({ "event": "watching", "folders": folders, "polling": self.listener.is_polling() })))?;
+            print_json_line(&json!({ "event": "watching", "folders": folders, "polling": self.listener.is_polling() }))?;
         }
         let whose = pipeline.map_or_else(|| shown(file).to_string(), |pipeline| pipeline.concept.clone());
         self.console.line(Verb::Watching, &format!("{} of `{whose}`; Ctrl-C ends", counted(folders, "folder")));
@@ -273,7 +274,7 @@ impl Watch<'_> {
     /// What is wrong, without ending the watch.
     fn tell_problem(&self, error: &anyhow::Error) -> anyhow::Result<()> {
         if self.console.is_json() {
-            print(&format!("{}\n", json!({ "event": "problem", "text": format!("{error:#}") })))?;
+            print_json_line(&json!({ "event": "problem", "text": format!("{error:#}") }))?;
         }
         let _ = report(error);
         Ok(())
