@@ -11,11 +11,13 @@ use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::cli::terminal::{Paint, Painted, output_takes_colours, print_json, print_painted};
+use crate::cli::walls::programs;
 use crate::cli::{Global, WrongFile, counted};
 use crate::doctor::scrub::scrubbed;
 use crate::doctor::{Build, Check, Diagnosis, Patient, SelfTest, State, Verdict, examine, memory_size};
 use crate::machine::Machine;
 use crate::machine::host::Host;
+use crate::machine::walls;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::sources::Surroundings;
 
@@ -51,6 +53,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         models: &models,
         cache: &cache,
         self_tests: &self_tests,
+        walls: &walls::trial(&programs()),
     });
     let diagnosis = if arguments.report { scrubbed(diagnosis, &machine) } else { diagnosis };
     if arguments.json {

@@ -13,6 +13,7 @@ use crate::cache::digest::Digest;
 use crate::cache::fsck::{Checkup, Damage, Depth, KnownForm};
 use crate::cli::gc::open_existing;
 use crate::cli::terminal::{print, print_json};
+use crate::cli::walls::Reach;
 use crate::cli::{Global, counted};
 use crate::pipeline::derived::{Derived, derived_since, distrust_copies};
 use crate::pipeline::item_set;
@@ -38,6 +39,13 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+impl Arguments {
+    /// What the command may write.
+    pub fn reach(&self, global: &Global) -> Reach {
+        Reach::cache_around(self.folder.as_deref().unwrap_or(Path::new(".")), global)
+    }
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {

@@ -15,6 +15,7 @@ use crate::cache::bytes::size;
 use crate::cache::locate::is_tagged;
 use crate::cli::console::duration;
 use crate::cli::terminal::{print, print_json};
+use crate::cli::walls::Reach;
 use crate::cli::{Global, WrongArguments, cache_folder, counted, shown};
 use crate::pipeline::collect::{Amount, CollectOptions, Collected, collect};
 use crate::pipeline::stage::Worth;
@@ -49,6 +50,13 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+impl Arguments {
+    /// What the command may write.
+    pub fn reach(&self, global: &Global) -> Reach {
+        Reach::cache_around(self.folder.as_deref().unwrap_or(Path::new(".")), global)
+    }
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -106,6 +107,16 @@ pub fn device_for(name: &str) -> String {
         #[cfg(all(feature = "nn", not(feature = "libtorch")))]
         "auto" => "cpu".to_string(),
         _ => name.to_string(),
+    }
+}
+
+/// Whether a command with this device may compute on a card.
+pub fn needs_card(device: &str) -> bool {
+    match device_for(device).as_str() {
+        "cpu" | "libtorch:cpu" => false,
+        // Of this program alone, or not decided yet.
+        "auto" => cfg!(feature = "libtorch") && ["/dev/kfd", "/dev/nvidiactl"].iter().any(|card| Path::new(card).exists()),
+        _ => true,
     }
 }
 

@@ -1,12 +1,14 @@
 //! The commands. The only part of the program that prints or decides an exit code: 0 done, 1 a stage failed, 2 the pipeline file or the
 //! arguments are wrong.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::terminal::{Paint, Painted, errors_take_colours, escaped, tell, tell_painted};
+use crate::cli::walls::Reach;
 use crate::pipeline::diagnostic::{Diagnostic, Diagnostics};
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::load::{self, load};
@@ -16,9 +18,9 @@ use crate::stages::KINDS;
 pub mod console;
 pub mod doctor;
 pub mod render;
+pub mod terminal;
 
 #[cfg(feature = "nn")]
-pub mod terminal;
 mod admission;
 #[cfg(feature = "nn")]
 mod bench;
@@ -53,6 +55,7 @@ mod skip;
 mod stages;
 mod status;
 mod stop;
+mod walls;
 mod watch;
 #[cfg(feature = "libtorch")]
 mod worker;
@@ -97,6 +100,31 @@ enum Command {
 }
 
 impl Command {
+    /// What it may write. Whoever adds a command decides it here.
+    fn reach(&self, global: &Global) -> Reach {
+        match self {
+            // Below the current folder: a pipeline may be new.
+            Self::Init(_) => Reach::Below(vec![PathBuf::from(".")]),
+            Self::Check(_) | Self::Graph(_) | Self::Stages(_) | Self::Completions(_) => Reach::NOTHING,
+            Self::Plan(arguments) => arguments.reach(global),
+            Self::Status(arguments) => arguments.reach(global),
+            Self::Stop(arguments) => arguments.reach(global),
+            Self::Explain(arguments) => arguments.reach(global),
+            Self::Run(arguments) => arguments.reach(global),
+            Self::Watch(arguments) => arguments.reach(global),
+            Self::Edits(arguments) => arguments.reach(global),
+            Self::Skip(arguments) => arguments.reach(global),
+            Self::Restore(arguments) => arguments.reach(global),
+            Self::Gc(arguments) => arguments.reach(global),
+            Self::Fsck(arguments) => arguments.reach(global),
+            // It makes a folder first.
+            Self::Do(_) => Reach::Everything,
+            Self::Libtorch(_) | Self::Doctor(_) => Reach::Everything,
+            #[cfg(feature = "nn")]
+            Self::Bench(_) | Self::SelfTest(_) => Reach::Everything,
+        }
+    }
+
     fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
         match self {
             Self::Init(arguments) => init::run(arguments, global),
@@ -196,6 +224,11 @@ impl PipelineArguments {
     pub const fn new(pipeline: Option<PathBuf>, settings: Vec<String>) -> Self {
         Self { pipeline, settings }
     }
+
+    /// The pipeline, if it was named.
+    pub fn named(&self) -> Option<&Path> {
+        self.pipeline.as_deref()
+    }
 }
 
 /// Reads and checks the pipeline that the user means.
@@ -266,25 +299,28 @@ pub struct WrongArguments(pub String);
 /// The program that people start. Where a library of a device takes long to load, it leaves networks to the worker.
 pub fn main() -> ExitCode {
     #[cfg(all(feature = "nn", not(feature = "libtorch")))]
-    return obey(Some(&networks::NETWORKS));
+    return obey(std::env::args_os(), Some(&networks::NETWORKS));
     #[cfg(feature = "libtorch")]
-    return obey(None);
+    return obey(std::env::args_os(), None);
     #[cfg(not(feature = "nn"))]
-    return obey();
+    return obey(std::env::args_os());
 }
 
 /// The worker.
 #[cfg(feature = "libtorch")]
 pub fn worker() -> ExitCode {
     match worker::take_orders() {
-        Ok(()) => obey(Some(&networks::NETWORKS)),
+        Ok(()) => obey(std::env::args_os(), Some(&networks::NETWORKS)),
         Err(error) => report(&error),
     }
 }
 
-fn obey(#[cfg(feature = "nn")] networks: Option<&'static networks::Networks>) -> ExitCode {
+fn obey(
+    arguments: impl IntoIterator<Item = OsString>,
+    #[cfg(feature = "nn")] networks: Option<&'static networks::Networks>,
+) -> ExitCode {
     #[allow(unused_mut, reason = "a build without networks sets nothing")]
-    let mut cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             let text = error.render().to_string();
@@ -301,6 +337,7 @@ fn obey(#[cfg(feature = "nn")] networks: Option<&'static networks::Networks>) ->
         crate::stages::linked::link(networks.stages);
         cli.global.networks = Some(networks);
     }
+    cli.command.reach(&cli.global).raise();
     match cli.command.run(&cli.global) {
         Ok(code) => code,
         Err(error) => report(&error),

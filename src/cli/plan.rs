@@ -11,6 +11,7 @@ use crate::cli::console::duration;
 use crate::cli::run::{TargetArguments, open_cache};
 use crate::cli::selection::SelectionArguments;
 use crate::cli::terminal::{print, print_json};
+use crate::cli::walls::Reach;
 use crate::pipeline::estimate::Estimate;
 use crate::pipeline::freshness::worded;
 use crate::pipeline::graph::Pipeline;
@@ -36,6 +37,13 @@ pub struct Arguments {
     /// End with exit code 3 if something would run
     #[arg(long)]
     exit_code: bool,
+}
+
+impl Arguments {
+    /// What the command may write.
+    pub fn reach(&self, global: &Global) -> Reach {
+        Reach::cache_of(self.what.pipeline().as_deref(), global)
+    }
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {

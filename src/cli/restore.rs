@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, WrongArguments, cache_folder, counted, open, pipeline_file, shown};
 use crate::pipeline::bounds;
 use crate::pipeline::git::Repository;
@@ -25,14 +26,26 @@ pub struct Arguments {
     names: Vec<String>,
 }
 
+impl Arguments {
+    /// The commit and the pipeline, as far as they are named.
+    fn split(&self) -> (Option<&String>, Option<&String>) {
+        let is_pipeline = |name: &String| Path::new(name).is_file() || Path::new(name).join("pipeline.yaml").is_file();
+        match self.names.as_slice() {
+            [] => (None, None),
+            [one] if is_pipeline(one) => (None, Some(one)),
+            [one] => (Some(one), None),
+            [revision, pipeline, ..] => (Some(revision), Some(pipeline)),
+        }
+    }
+
+    /// What the command may write.
+    pub fn reach(&self, global: &Global) -> Reach {
+        Reach::project(self.split().1.map(Path::new), global)
+    }
+}
+
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let is_pipeline = |name: &String| Path::new(name).is_file() || Path::new(name).join("pipeline.yaml").is_file();
-    let (revision, given) = match arguments.names.as_slice() {
-        [] => (None, None),
-        [one] if is_pipeline(one) => (None, Some(one)),
-        [one] => (Some(one), None),
-        [revision, pipeline, ..] => (Some(revision), Some(pipeline)),
-    };
+    let (revision, given) = arguments.split();
     let given = given.map(PathBuf::from);
     let file = pipeline_file(given.as_deref())?;
     let folder = match file.parent() {

@@ -18,6 +18,7 @@ use crate::cli::keys::hearing_keys;
 use crate::cli::launch::{Passing, Request, asks_first, check_device, device_for, done_elsewhere};
 use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::selection::{SelectionArguments, stages_named};
+use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, WrongFile, cache_folder, counted, glance, open, pipeline_file, shown};
 use crate::machine::process::peak_memory;
 use crate::pipeline::bounds;
@@ -73,6 +74,11 @@ pub struct TargetArguments {
 }
 
 impl TargetArguments {
+    /// The pipeline, if one is named.
+    pub fn pipeline(&self) -> Option<PathBuf> {
+        split_names(&self.names).0
+    }
+
     /// The pipeline, and the stages that are named.
     ///
     /// # Errors
@@ -149,6 +155,13 @@ fn refuse_empty_folders(pipeline: &Pipeline) -> anyhow::Result<()> {
 pub fn open_cache(pipeline: &Pipeline, global: &Global) -> anyhow::Result<Cache> {
     bounds::check(&pipeline.folder)?;
     cache_folder::open_for(&pipeline.folder, global)
+}
+
+impl Arguments {
+    /// What the command may write.
+    pub fn reach(&self, global: &Global) -> Reach {
+        Reach::project(self.what.pipeline().as_deref(), global).unless_on_card(&self.device)
+    }
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {

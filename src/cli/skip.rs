@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::cache::regular_file::{self, Links};
 use crate::cli::run::{is_pipeline, split_names};
+use crate::cli::walls::{self, Reach};
 use crate::cli::{Global, PipelineArguments, WrongArguments, open, shown};
 use crate::pipeline::diagnostic::{Diagnostics, nearest};
 use crate::pipeline::graph::{Found, Pipeline};
@@ -22,6 +23,14 @@ pub struct Arguments {
     /// extension
     #[arg(value_name = "PIPELINE|ITEM", required = true)]
     names: Vec<String>,
+}
+
+impl Arguments {
+    /// What the command may write.
+    pub fn reach(&self, _: &Global) -> Reach {
+        // It opens no cache, and makes none.
+        walls::folder_of(split_names(&self.names).0.as_deref()).map_or(Reach::NOTHING, |folder| Reach::Below(vec![folder]))
+    }
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {

@@ -10,6 +10,7 @@ use crate::cache::locks::Holder;
 use crate::cli::edits::show::summary;
 use crate::cli::run::open_cache;
 use crate::cli::terminal::{print, print_json};
+use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, open, shown};
 use crate::edits::Provenance;
 use crate::pipeline::plan::plan;
@@ -27,6 +28,13 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+impl Arguments {
+    /// What the command may write.
+    pub fn reach(&self, global: &Global) -> Reach {
+        Reach::cache_of(self.pipeline.named(), global)
+    }
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {

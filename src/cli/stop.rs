@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cli::run::open_cache;
+use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, open};
 
 /// End a training that is going on at its next step, and keep the result
@@ -12,6 +13,13 @@ use crate::cli::{Global, PipelineArguments, open};
 pub struct Arguments {
     #[command(flatten)]
     pipeline: PipelineArguments,
+}
+
+impl Arguments {
+    /// What the command may write.
+    pub fn reach(&self, global: &Global) -> Reach {
+        Reach::cache_of(self.pipeline.named(), global)
+    }
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {

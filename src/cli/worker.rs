@@ -102,7 +102,7 @@ fn libraries() -> Result<Vec<String>> {
 
 /// # Errors
 /// If there is no worker beside this program.
-fn program() -> Result<PathBuf> {
+pub(super) fn program() -> Result<PathBuf> {
     let this = env::current_exe().context("looking for this program's file")?;
     let program = this.with_file_name(NAME);
     ensure!(

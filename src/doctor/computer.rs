@@ -2,6 +2,7 @@
 
 use crate::cache::bytes::size;
 use crate::doctor::{Check, Concerns, Patient, State, memory_size};
+use crate::machine::walls::Trial;
 
 /// Bytes of Stable Diffusion 1.x in single precision: 1.07 thousand million parameters.
 const MODEL: u64 = 4_300_000_000;
@@ -15,7 +16,25 @@ const NO_ROOM: u64 = 500_000_000;
 const OPEN_FILES: u64 = 1024;
 
 pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
-    vec![processor(patient), memory(patient), disk(patient), limits(patient)]
+    vec![processor(patient), memory(patient), disk(patient), limits(patient), walls(patient)]
+}
+
+/// Without them a command is as safe as what reads a project is free of mistakes: that is no fault of the computer.
+fn walls(patient: &Patient<'_>) -> Check {
+    let check = |state, summary: String| Check::new("walls", Concerns::Computer, state, summary);
+    const HOLD: &str = "a command that needs no card writes below its project and its cache alone";
+    match patient.walls {
+        Trial::Held => check(State::Ok, format!("{HOLD}, and starts no program but git")),
+        Trial::HeldForFiles { script } => check(State::Ok, HOLD.to_string())
+            .seen(format!("`{}` is a script, so that any program may be started", script.display())),
+        Trial::None(why) => {
+            let check =
+                check(State::Ok, "the kernel keeps no command within its project (Landlock, from Linux 5.19 on)".to_string());
+            check.seen(why).relevant(false)
+        }
+        Trial::Broken(what) => check(State::Degraded, format!("the kernel's Landlock does not do what it promises: {what}"))
+            .fix("run nothing of strangers until the kernel is another one", "loramill doctor --all"),
+    }
 }
 
 pub fn build(patient: &Patient<'_>) -> Check {

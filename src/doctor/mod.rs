@@ -28,6 +28,7 @@
 //! | `in-use` | graphics memory in use, screens | more than a tenth is taken |
 //! | `bus` | lanes, IOMMU, resizable BAR | the card has a quarter of its lanes; several cards without `iommu=pt` |
 //! | `models` | folders of `model://` | a file is empty or stands for another |
+//! | `walls` | Landlock, tried | what it must keep back goes through |
 //! | `self-test` | what a child process computed, beside the processor | numbers differ; `Unverified` where none was run |
 
 mod amd;
@@ -50,6 +51,7 @@ use crate::machine::gfx::Support;
 use crate::machine::host::Host;
 use crate::machine::kfd::{self, AmdGpu};
 use crate::machine::visibility::visible;
+use crate::machine::walls::Trial;
 use crate::machine::{Machine, pci};
 
 /// How well something works, from good to bad.
@@ -210,6 +212,8 @@ pub struct Patient<'a> {
     /// The folder of the cache, which need not exist.
     pub cache: &'a Path,
     pub self_tests: &'a [SelfTest],
+    /// What came of walls around a command.
+    pub walls: &'a Trial,
 }
 
 /// Examines a computer.

@@ -14,6 +14,7 @@ pub mod rocm;
 pub mod system;
 pub mod visibility;
 pub mod vulkan;
+pub mod walls;
 pub mod worker_environment;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,7 +4,7 @@
 //! The project is the repository around the pipeline, or its folder if there is none. What lies deeper is reached without following links.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -48,6 +48,17 @@ pub fn check(folder: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Folders in the place of those in which a run writes that links of the user lead to, within the project.
+pub fn linked_folders(folder: &Path) -> Vec<PathBuf> {
+    let Ok(project) = repository_around(folder) else { return Vec::new() };
+    // What cannot be read is refused where it is to be used.
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let links = entries.filter(|entry| entry.file_type().is_ok_and(|found| found.is_symlink()));
+    let ours = links.filter(|entry| entry.file_name().to_str().is_some_and(|name| name == "out" || name.starts_with(TEXTS)));
+    let targets = ours.filter_map(|entry| fs::canonicalize(entry.path()).ok());
+    targets.filter(|target| target.is_dir() && target.starts_with(&project)).collect()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use loramill::doctor::scrub::scrubbed;
 use loramill::doctor::{Build, Diagnosis, Patient, SelfTest, State, examine};
 use loramill::machine::Machine;
 use loramill::machine::host::Host;
+use loramill::machine::walls::Trial;
 use loramill::machine::worker_environment::environment_for;
 use serde::Deserialize;
 
@@ -75,6 +76,7 @@ impl Case {
             models: &self.models,
             cache: Path::new("/home/alice/concepts/cache"),
             self_tests: &self_tests,
+            walls: &Trial::Held,
         })
     }
 }
@@ -210,7 +212,15 @@ fn a_program_that_was_linked_without_the_gpus_library_is_told_so() {
         let host = Host::recorded(temp.path().to_path_buf(), BTreeMap::new(), Box::new(kernel));
         let machine = Machine::read(&host);
         let build = Build { networks: true, libtorch: true, ..Build::default() };
-        let patient = Patient { host: &host, machine: &machine, build, models: &[], cache: Path::new("/cache"), self_tests: &[] };
+        let patient = Patient {
+            host: &host,
+            machine: &machine,
+            build,
+            models: &[],
+            cache: Path::new("/cache"),
+            self_tests: &[],
+            walls: &Trial::Held,
+        };
         let check = examine(&patient).checks.into_iter().find(|check| check.name == "libtorch").expect("it is looked at");
         (check.state, check.summary)
     };

@@ -16,6 +16,7 @@ use crate::cli::device_line::DeviceLine;
 use crate::cli::do_kind::stand_in::StandIn;
 use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere};
 use crate::cli::run::listen_to_signals;
+use crate::cli::walls::{Reach, made};
 use crate::cli::{Global, PipelineArguments, WrongArguments, WrongFile, cache_folder, open};
 use crate::pipeline::diagnostic::nearest;
 use crate::pipeline::execute::{self, RunOptions};
@@ -52,17 +53,20 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         let hint = hint.unwrap_or_else(|| format!("; there are {}", names().collect::<Vec<_>>().join(", ")));
         return Err(WrongArguments(format!("there is no kind `{}`{hint}", arguments.kind)).into());
     };
+    let stand_in = StandIn::new(*kind, &arguments.params)?;
     let folder = tempfile::tempdir().context("making a temporary folder")?;
+    let here = std::env::current_dir().context("looking for the current folder")?;
+    let cache = made(cache_folder::locate(&here, global));
+    let writable = vec![folder.path().to_path_buf(), cache, made(arguments.output.clone())];
+    Reach::Below(writable).unless_on_card(&arguments.device).raise();
     let file = folder.path().join("pipeline.yaml");
     // JSON is YAML.
-    let stand_in = StandIn::new(*kind, &arguments.params)?;
     fs::write(&file, &stand_in.text).with_context(|| format!("writing `{}`", file.display()))?;
     let pipeline = open(&PipelineArguments::new(Some(file.clone()), Vec::new()));
     let pipeline = pipeline.map_err(|error| match error.downcast() {
         Ok(WrongFile(problems)) => WrongFile(stand_in.on_command_line(&file, problems)).into(),
         Err(error) => error,
     })?;
-    let here = std::env::current_dir().context("looking for the current folder")?;
     check_device(&arguments.device, global)?;
     let cache = cache_folder::open_for(&here, global)?;
     let cache = cache.for_a_passing_pipeline();

@@ -57,6 +57,30 @@ pub struct PruneArguments {
     items: ItemArguments,
 }
 
+impl AcceptArguments {
+    pub fn names(&self) -> &[String] {
+        &self.items.names
+    }
+}
+
+impl MergeArguments {
+    pub fn names_and_device(&self) -> (&[String], &str) {
+        (&self.items.names, &self.device)
+    }
+}
+
+impl DropArguments {
+    pub fn names(&self) -> &[String] {
+        &self.items.names
+    }
+}
+
+impl PruneArguments {
+    pub fn names(&self) -> &[String] {
+        &self.items.names
+    }
+}
+
 pub fn accept(arguments: &AcceptArguments, global: &Global) -> anyhow::Result<ExitCode> {
     let all = arguments.all.then_some(Provenance::Stale);
     decide(&arguments.items, all, Decision::Accept, "auto", global)

@@ -3,7 +3,7 @@
 mod decide;
 pub mod show;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use crate::cache::Cache;
 use crate::cli::console::Console;
 use crate::cli::run::{listen_to_signals, open_cache, split_names};
+use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, WrongArguments, open};
 use crate::edits::SurveyedText;
 use crate::pipeline::diagnostic::nearest;
@@ -40,6 +41,22 @@ enum What {
     Prune(decide::PruneArguments),
 }
 
+impl Arguments {
+    /// What the command may write.
+    pub fn reach(&self, global: &Global) -> Reach {
+        let (names, device) = match &self.what {
+            What::List(arguments) => return Reach::project(arguments.pipeline(), global),
+            What::Show(arguments) => arguments.names_and_device(),
+            What::Diff(arguments) => (arguments.names(), CPU),
+            What::Accept(arguments) => (arguments.names(), CPU),
+            What::Merge(arguments) => arguments.names_and_device(),
+            What::Drop(arguments) => (arguments.names(), CPU),
+            What::Prune(arguments) => (arguments.names(), CPU),
+        };
+        Reach::project(split_items(names).0.as_deref(), global).unless_on_card(device)
+    }
+}
+
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     match &arguments.what {
         What::List(arguments) => show::list(arguments, global),
@@ -61,6 +78,15 @@ struct ItemArguments {
     names: Vec<String>,
 }
 
+/// A device that no decision needs, and no card.
+const CPU: &str = "cpu";
+
+/// The pipeline among names that may begin with one, and the items.
+fn split_items(names: &[String]) -> (Option<PathBuf>, &[String]) {
+    let is_text = |name: &String| Path::new(name).extension().is_some_and(|extension| extension == "txt");
+    if names.first().is_some_and(is_text) { (None, names) } else { split_names(names) }
+}
+
 /// The texts of a pipeline, as they lie there.
 struct Texts {
     pipeline: Pipeline,
@@ -71,8 +97,7 @@ struct Texts {
 impl Texts {
     /// Of the pipeline that the arguments name, and the items that they name.
     fn open(names: &[String], global: &Global) -> anyhow::Result<(Self, Vec<String>)> {
-        let is_text = |name: &String| Path::new(name).extension().is_some_and(|extension| extension == "txt");
-        let (pipeline, items) = if names.first().is_some_and(is_text) { (None, names) } else { split_names(names) };
+        let (pipeline, items) = split_items(names);
         let pipeline = open(&PipelineArguments::new(pipeline, Vec::new()))?;
         let cache = open_cache(&pipeline, global)?;
         let stages = text_status(&pipeline, &cache)?;

@@ -93,6 +93,13 @@ fn pipeline_around(file: &Path, global: &Global) -> Option<Pipeline> {
     }
 }
 
+/// The caches that a file may lie in.
+pub fn caches_around(file: &Path) -> Vec<PathBuf> {
+    let full = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+    let around = full.ancestors().skip(1).filter(|folder| is_tagged(folder) && folder.join("objects").is_dir());
+    around.map(Path::to_path_buf).collect()
+}
+
 /// The cache that the file lies in, or that of the pipeline or of this place; `None` if there is none.
 fn cache_for(file: &Path, pipeline: Option<&Pipeline>, global: &Global) -> anyhow::Result<Option<Cache>> {
     let full = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cli::selection::stage_named;
+use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, WrongArguments, open};
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::selection::named;
@@ -26,6 +27,19 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+impl Arguments {
+    /// What the command may write.
+    pub fn reach(&self, global: &Global) -> Reach {
+        let (given, names) = pipeline_among(&self.names);
+        let is_of_file = names.iter().any(|name| is_file(name, given.as_deref()).is_some());
+        // To look at a file must not make a cache.
+        let around = given.as_deref().unwrap_or(Path::new("."));
+        let of_pipeline =
+            if is_of_file { Reach::cache_around(around, global) } else { Reach::cache_of(given.as_deref(), global) };
+        of_pipeline.and(names.iter().flat_map(|name| file::caches_around(Path::new(name))))
+    }
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {

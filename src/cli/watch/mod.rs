@@ -25,6 +25,7 @@ use crate::cli::launch::{Passing, Request, asks_first, check_device, device_for,
 use crate::cli::run::{INTERRUPTED, TargetArguments, listen_to_signals, open_cache, perform};
 use crate::cli::selection::SelectionArguments;
 use crate::cli::terminal::print_json_line;
+use crate::cli::walls::Reach;
 use crate::cli::watch::changes::{Changes, Next};
 use crate::cli::watch::listener::{Limit, Listener, Message};
 use crate::cli::watch::places::{Places, absolute};
@@ -73,6 +74,13 @@ impl Arguments {
         written.extend(self.progress.map(|format| format!("--progress={}", format.word()).into()));
         written.extend(self.what.written().into_iter().map(OsString::from));
         written
+    }
+}
+
+impl Arguments {
+    /// What the command may write.
+    pub fn reach(&self, global: &Global) -> Reach {
+        Reach::project(self.what.pipeline().as_deref(), global).unless_on_card(&self.device)
     }
 }
 
