@@ -170,19 +170,30 @@ pub fn write_each(
     path: &Path,
     tensors: &BTreeMap<String, TensorInfo>,
     metadata: &BTreeMap<String, String>,
+    produce: impl FnMut(&str) -> Result<TensorData>,
+) -> Result<()> {
+    crate::checkpoint::write_atomically(path, |file| write_into(file, tensors, metadata, produce))
+}
+
+/// Writes a file's bytes, asking `produce` for one tensor at a time.
+///
+/// # Errors
+/// As [`write_each`]; then some of the bytes may have been written.
+pub fn write_into(
+    out: &mut impl Write,
+    tensors: &BTreeMap<String, TensorInfo>,
+    metadata: &BTreeMap<String, String>,
     mut produce: impl FnMut(&str) -> Result<TensorData>,
 ) -> Result<()> {
-    crate::checkpoint::write_atomically(path, |file| {
-        let mut out = BufWriter::with_capacity(1 << 20, file);
-        out.write_all(&header(tensors, metadata)?)?;
-        for (name, info) in file_order(tensors) {
-            let tensor = produce(name)?;
-            check_produced(name, info, &tensor)?;
-            out.write_all(&tensor.bytes)?;
-        }
-        out.flush()?;
-        Ok(())
-    })
+    let mut out = BufWriter::with_capacity(1 << 20, out);
+    out.write_all(&header(tensors, metadata)?)?;
+    for (name, info) in file_order(tensors) {
+        let tensor = produce(name)?;
+        check_produced(name, info, &tensor)?;
+        out.write_all(&tensor.bytes)?;
+    }
+    out.flush()?;
+    Ok(())
 }
 
 /// Writes tensors that are all in memory.

@@ -14,6 +14,7 @@ pub mod memory_plan;
 
 pub mod adamw;
 
+pub mod saver;
 pub mod state;
 
 pub mod run;

@@ -1,6 +1,7 @@
 //! The training loop. Unaware of the pipeline, of files and of what a network computes.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -11,10 +12,15 @@ use crate::training::adamw::{AdamW, Moments, clip_norm};
 use crate::training::batches::{Batches, Draw};
 use crate::training::learning_rate::LearningRate;
 use crate::training::loss_scale::LossScale;
+use crate::training::saver::Saver;
 use crate::training::state::{StateFolder, TrainingState};
 
-/// Between two saved states, so that a kill costs no more than this.
-const SAVE_STATE_EVERY: Duration = Duration::from_secs(180);
+/// What a kill may cost: this, ...
+const LOST_AT_MOST: Duration = Duration::from_secs(30);
+/// ... or this share of the time that the training has gone on, if that is more.
+const LOST_SHARE: f64 = 0.02;
+/// A state is begun so much before it must be there: steps do not all take the same.
+const IN_TIME: f64 = 0.8;
 
 /// Steps in a row with the same loss, bit for bit, that show a training to be broken: noise and timestep differ at every step.
 const CONSTANT_STEPS: usize = 10;
@@ -69,6 +75,12 @@ pub trait Observer {
 
     /// Makes known a checkpoint of an earlier run.
     fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()>;
+
+    /// The time, from any moment on that stays the same.
+    fn now(&self) -> Duration {
+        static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGINNING.elapsed()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +155,8 @@ impl Settings {
         Checkpoint::at(seen, self.batches.images)
     }
 
-    fn total(&self) -> u64 {
+    /// Images seen in all.
+    pub fn total(&self) -> u64 {
         self.epochs * self.batches.images
     }
 
@@ -163,21 +176,29 @@ pub fn train(
 ) -> Result<Ending> {
     let mut training = Training::start(settings, network, states, observer)?;
     let (total, per_epoch) = (settings.total(), settings.batches.images);
-    let mut saved = Instant::now();
+    let mut saver = Saver::new(states);
+    let begun = observer.now();
+    let mut saved = begun;
     let mut recent = Vec::new();
 
     while training.state.seen < total {
+        let started = observer.now();
         // 1. what the user wants
         let wish = observer.wish();
         match wish {
             Wish::Interrupt => {
-                training.save(states)?;
+                saver.begin(training.snapshot())?;
+                saver.finish()?;
                 return Ok(Ending::Interrupted);
             }
-            Wish::SaveNow | Wish::Stop if training.state.seen > 0 => training.publish(settings, states, observer)?,
+            Wish::SaveNow | Wish::Stop if training.state.seen > 0 => {
+                training.publish(settings, &mut saver, observer)?;
+                saved = observer.now();
+            }
             _ => {}
         }
         if wish == Wish::Stop {
+            saver.finish()?;
             return training.stop(settings);
         }
 
@@ -194,14 +215,26 @@ pub fn train(
         let seen = training.state.seen;
         if seen.is_multiple_of(per_epoch) && settings.saves(seen / per_epoch) {
             training.check_learned(settings)?;
-            training.publish(settings, states, observer)?;
-            saved = Instant::now();
-        } else if saved.elapsed() > SAVE_STATE_EVERY {
-            training.save(states)?;
-            saved = Instant::now();
+            training.publish(settings, &mut saver, observer)?;
+            saved = observer.now();
+        } else {
+            let now = observer.now();
+            let coming = now.saturating_sub(started) + saver.took();
+            if is_due(now.saturating_sub(saved), now.saturating_sub(begun), coming) {
+                saver.begin(training.snapshot())?;
+                saved = now;
+            }
         }
     }
+    saver.finish()?;
     Ok(Ending::Finished)
+}
+
+/// Whether a state must be begun now, where the last one was begun `since` ago, the training has gone on for `trained`, and it takes `coming`
+/// until the next one could be there: a step, and the writing.
+fn is_due(since: Duration, trained: Duration, coming: Duration) -> bool {
+    let may_be_lost = LOST_AT_MOST.max(trained.mul_f64(LOST_SHARE));
+    since + coming >= may_be_lost.mul_f64(IN_TIME)
 }
 
 /// A network on its way.
@@ -303,22 +336,18 @@ impl Training {
         Ok(report)
     }
 
-    /// Publishes the factors as they stand, unless that is done, and saves the state.
-    fn publish(&mut self, settings: &Settings, states: &StateFolder, observer: &mut dyn Observer) -> Result<()> {
+    /// Publishes the factors as they stand, unless that is done, and begins to save the state.
+    fn publish(&mut self, settings: &Settings, saver: &mut Saver, observer: &mut dyn Observer) -> Result<()> {
         let checkpoint = settings.checkpoint(self.state.seen);
         if !self.state.notes.contains_key(&checkpoint.name) {
             let note = observer.checkpoint(&checkpoint, &self.network)?;
             self.state.notes.insert(checkpoint.name, note);
         }
-        self.save(states)
+        saver.begin(self.snapshot())
     }
 
-    fn save(&mut self, states: &StateFolder) -> Result<()> {
-        // Lent to the state for as long as it takes to write it.
-        self.state.factors = std::mem::take(&mut self.network.factors);
-        let result = states.save(&self.state);
-        self.network.factors = std::mem::take(&mut self.state.factors);
-        result
+    fn snapshot(&self) -> TrainingState {
+        TrainingState { factors: self.network.factors.clone(), ..self.state.clone() }
     }
 
     fn stop(&self, settings: &Settings) -> Result<Ending> {

@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io::Write;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use safetensors::SafeTensors;
 
-use crate::checkpoint::safetensors::to_bytes;
-use crate::checkpoint::tensor::TensorData;
+use crate::checkpoint::safetensors::write_into;
+use crate::checkpoint::tensor::{Dtype, TensorData, TensorInfo};
 use crate::lora::network::Factor;
 use crate::training::adamw::Moments;
 use crate::training::loss_scale::LossScale;
@@ -50,10 +50,14 @@ impl StateFolder {
     pub fn save(&self, state: &TrainingState) -> Result<()> {
         let path = self.0.join(format!("{:012}.state", state.seen));
         let write = || -> Result<()> {
-            let contents = state.to_bytes()?;
             let mut file = tempfile::Builder::new().prefix(".unfinished-").tempfile_in(&self.0)?;
-            file.write_all(blake3::hash(&contents).as_bytes())?;
-            file.write_all(&contents)?;
+            // The digest is known when all is written.
+            file.write_all(&[0; blake3::OUT_LEN])?;
+            let mut hashing = Hashing { out: file.as_file_mut(), hasher: blake3::Hasher::new() };
+            state.write_into(&mut hashing)?;
+            let digest = hashing.hasher.finalize();
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(digest.as_bytes())?;
             file.as_file().sync_all()?;
             file.persist(&path)?;
             fs::File::open(&self.0)?.sync_all()?;
@@ -77,6 +81,12 @@ impl StateFolder {
             }
         }
         Ok(None)
+    }
+
+    /// Images seen by each state, newest first: by the names of the files, whatever is in them.
+    pub fn seen(&self) -> Result<Vec<u64>> {
+        let seen = |path: PathBuf| path.file_stem()?.to_str()?.parse().ok();
+        Ok(self.states()?.into_iter().filter_map(seen).collect())
     }
 
     /// The state files, newest first.
@@ -104,16 +114,17 @@ impl TrainingState {
             .eq(others.iter().map(|factor| (&factor.name, &factor.shape)))
     }
 
-    fn to_bytes(&self) -> Result<Vec<u8>> {
+    /// Tensor by tensor: a state is as large as what a training holds on the host, and does not lie there a third time.
+    fn write_into(&self, out: &mut impl Write) -> Result<()> {
         let mut tensors = BTreeMap::new();
+        let mut values: BTreeMap<String, &[f32]> = BTreeMap::new();
         for (index, (factor, moments)) in self.factors.iter().zip(&self.moments).enumerate() {
-            // The number keeps the order.
-            let mut insert = |kind: &str, values: &[f32]| {
-                tensors.insert(format!("{index:05} {kind} {}", factor.name), TensorData::from_f32(&factor.shape, values));
-            };
-            insert("value", &factor.values);
-            insert("mean", &moments.mean);
-            insert("square", &moments.square);
+            for (kind, numbers) in [("value", &factor.values), ("mean", &moments.mean), ("square", &moments.square)] {
+                // The number keeps the order.
+                let name = format!("{index:05} {kind} {}", factor.name);
+                tensors.insert(name.clone(), TensorInfo { dtype: Dtype::F32, shape: factor.shape.clone() });
+                values.insert(name, numbers);
+            }
         }
         let mut metadata: BTreeMap<String, String> =
             self.notes.iter().map(|(name, note)| (format!("note {name}"), note.clone())).collect();
@@ -126,7 +137,7 @@ impl TrainingState {
             metadata.insert("loss scale".to_string(), scale.factor().to_string());
             metadata.insert("loss scale for".to_string(), scale.steps().to_string());
         }
-        to_bytes(&tensors, &metadata)
+        write_into(out, &tensors, &metadata, |name| Ok(TensorData::from_f32(&tensors[name].shape, values[name])))
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self> {
@@ -163,6 +174,24 @@ impl TrainingState {
             loss_scale: loss_scale.transpose()?,
             notes: notes.collect(),
         })
+    }
+}
+
+/// Passes bytes on and takes their digest.
+struct Hashing<'a> {
+    out: &'a mut fs::File,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -50,6 +50,16 @@ struct Notebook {
     seen: u64,
     /// Steps so far, and the new scale.
     overflowed: Vec<(u64, f32)>,
+    /// What a step takes, and the time at the end of each, with the images seen by then.
+    step_takes: Duration,
+    times: Vec<(u64, Duration)>,
+}
+
+impl Notebook {
+    /// When so many images had been seen.
+    fn time_at(&self, seen: u64) -> Duration {
+        self.times.iter().find(|(at, _)| *at == seen).map_or(Duration::ZERO, |(_, time)| *time)
+    }
 }
 
 impl Observer for Notebook {
@@ -60,6 +70,7 @@ impl Observer for Notebook {
 
     fn step(&mut self, report: &StepReport) {
         self.seen = report.seen;
+        self.times.push((report.seen, self.now() + self.step_takes));
         self.overflowed.extend(report.overflowed.map(|scale| (report.steps, scale)));
     }
 
@@ -78,6 +89,10 @@ impl Observer for Notebook {
         self.again.push(checkpoint.name.clone());
         self.checkpoints.push((checkpoint.name.clone(), note.to_string()));
         Ok(())
+    }
+
+    fn now(&self) -> Duration {
+        self.times.last().map_or(Duration::ZERO, |(_, time)| *time)
     }
 }
 
@@ -225,6 +240,71 @@ fn a_longer_training_goes_on_from_a_shorter_one() {
     run(&constant(6), &tempfile::tempdir().unwrap(), &mut whole).unwrap();
     assert_eq!(longer.again, ["e002"]);
     assert_eq!(longer.checkpoints, whole.checkpoints);
+}
+
+#[test]
+fn a_kill_costs_half_a_minute_or_a_fiftieth_of_the_time() {
+    let long = Settings {
+        epochs: 600,
+        save_every: 600,
+        learning_rate: LearningRate { schedule: Schedule::Constant, warmup: 0, total: 6000 },
+        ..settings()
+    };
+    for step_takes in [Duration::from_millis(200), Duration::from_secs(3), Duration::from_secs(11)] {
+        for killed_at in [1, 150, 700, 1933, 4500, 5999] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut pull = Pull { batches: long.batches, broken: Some((killed_at, f32::NAN)), constant: false };
+            let mut notebook = Notebook { step_takes, ..Notebook::default() };
+            train(&long, network(), &mut pull, &StateFolder::new(folder.path()), &mut notebook).unwrap_err();
+            let reached = StateFolder::new(folder.path()).seen().unwrap().first().copied().unwrap_or(0);
+            // The step that was under way is lost as well.
+            let lost = notebook.now() + step_takes - notebook.time_at(reached);
+            let may_be_lost = Duration::from_secs(30).max(notebook.now().mul_f64(0.02));
+            assert!(lost <= may_be_lost, "{lost:?} of {:?} in steps of {step_takes:?}", notebook.now());
+        }
+    }
+}
+
+#[test]
+fn a_state_is_begun_in_time_for_its_writing_and_no_sooner() {
+    let seconds = Duration::from_secs;
+    let (step, writing) = (seconds(1), seconds(4));
+    assert!(!is_due(seconds(18), seconds(600), step + writing));
+    assert!(is_due(seconds(19), seconds(600), step + writing));
+    // After ten hours twelve minutes may be lost.
+    assert!(!is_due(seconds(500), seconds(36_000), step));
+    assert!(is_due(seconds(576), seconds(36_000), step));
+}
+
+#[test]
+fn a_state_that_cannot_be_saved_ends_the_training() {
+    struct Removing(Notebook, std::path::PathBuf);
+    impl Observer for Removing {
+        fn wish(&mut self) -> Wish {
+            Wish::GoOn
+        }
+        fn step(&mut self, report: &StepReport) {
+            self.0.step(report);
+        }
+        fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &LoraNetwork) -> Result<String> {
+            std::fs::remove_dir_all(&self.1)?;
+            self.0.checkpoint(checkpoint, network)
+        }
+        fn exists(&self, note: &str) -> bool {
+            self.0.exists(note)
+        }
+        fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()> {
+            self.0.again(checkpoint, note)
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let states = folder.path().join("states");
+    std::fs::create_dir(&states).unwrap();
+    let mut pull = Pull { batches: settings().batches, broken: None, constant: false };
+    let mut removing = Removing(Notebook::default(), states.clone());
+    let only_at_the_end = Settings { save_every: 6, ..settings() };
+    let error = train(&only_at_the_end, network(), &mut pull, &StateFolder::new(&states), &mut removing).unwrap_err();
+    assert!(error.to_string().contains("saving the training's state"), "{error:#}");
 }
 
 fn failure(broken: Option<(u64, f32)>, constant: bool) -> String {
