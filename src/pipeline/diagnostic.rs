@@ -42,6 +42,11 @@ impl Diagnostics {
         self.found.is_empty()
     }
 
+    /// Whether something is wrong at just this place: what follows from that is no problem of its own.
+    pub fn is_wrong_at(&self, span: &Span) -> bool {
+        self.found.iter().any(|problem| problem.span == *span)
+    }
+
     /// How many there are so far.
     pub fn count(&self) -> usize {
         self.found.len()

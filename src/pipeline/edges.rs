@@ -14,12 +14,19 @@ use crate::pipeline::stage::{Form, ImpliedInput, InputShape, InputUse};
 use crate::pipeline::tree::Span;
 use crate::pipeline::variants::{Source, Variants};
 
-/// Fills the edges of `stages` and puts each stage after those it reads. `failed` are names in the file that could not be loaded: what
-/// refers to them is not wrong for that.
+/// What in the file could not be loaded: what refers to it is not wrong for that.
+#[derive(Clone, Copy)]
+pub struct Failed<'a> {
+    pub names: &'a [String],
+    /// Further names may be among it.
+    pub any: bool,
+}
+
+/// Fills the edges of `stages` and puts each stage after those it reads.
 pub fn join(
     mut stages: Vec<LoadedStage>,
     inputs: &[Input],
-    failed: &[String],
+    failed: Failed<'_>,
     variants: &Variants,
     diagnostics: &mut Diagnostics,
 ) -> Vec<LoadedStage> {
@@ -45,8 +52,12 @@ pub fn join(
     });
     for stage in &stages {
         for edge in &stage.edges {
+            let before = diagnostics.count();
             check_fields(stage, edge, &stages, inputs, diagnostics);
-            check_selector(edge, &stages, inputs, &publishes, diagnostics);
+            // What has not what is read has no checkpoints of it either.
+            if diagnostics.count() == before {
+                check_selector(edge, &stages, inputs, &publishes, diagnostics);
+            }
         }
     }
     stages
@@ -56,13 +67,13 @@ pub fn join(
 struct Joining<'a> {
     stages: &'a [LoadedStage],
     inputs: &'a [Input],
-    failed: &'a [String],
+    failed: Failed<'a>,
     variants: &'a Variants,
     by_name: HashMap<&'a str, usize>,
 }
 
 impl<'a> Joining<'a> {
-    fn new(stages: &'a [LoadedStage], inputs: &'a [Input], failed: &'a [String], variants: &'a Variants) -> Self {
+    fn new(stages: &'a [LoadedStage], inputs: &'a [Input], failed: Failed<'a>, variants: &'a Variants) -> Self {
         let by_name = stages.iter().enumerate().map(|(index, stage)| (stage.name.as_str(), index)).collect();
         Self { stages, inputs, failed, variants, by_name }
     }
@@ -88,12 +99,12 @@ impl<'a> Joining<'a> {
         let name = &reference.name;
         let stage = &self.stages[index];
         // A variant that is missing was told of where it could not be made.
-        if self.failed.contains(name) || self.variants.has(name) {
+        if self.failed.any || self.failed.names.contains(name) || self.variants.has(name) {
             return;
         }
         let inputs = self.inputs.iter().map(|input| input.name.as_str());
         let written = self.stages.iter().filter(|stage| stage.owner.is_none()).map(|stage| stage.base_name.as_str());
-        let all = inputs.chain(written).chain(self.failed.iter().map(String::as_str));
+        let all = inputs.chain(written).chain(self.failed.names.iter().map(String::as_str));
         let mut known: Vec<&str> = Vec::new();
         for other in all.filter(|other| *other != stage.base_name) {
             // The variants of a stage stand side by side.

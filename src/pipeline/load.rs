@@ -88,8 +88,16 @@ fn read(
         Some(parent) => parent.to_path_buf(),
         None => PathBuf::from("."),
     };
-    let mut loader =
-        Loader { root: &root, folder: &folder, surroundings, kinds, looks, diagnostics: &mut later, remarks: Vec::new() };
+    let mut loader = Loader {
+        root: &root,
+        mistyped: BTreeMap::new(),
+        folder: &folder,
+        surroundings,
+        kinds,
+        looks,
+        diagnostics: &mut later,
+        remarks: Vec::new(),
+    };
     let pipeline = loader.pipeline(file, given, source);
     vars::show_origins(&root, &mut later);
     diagnostics.absorb(later, |problem| !known.contains(&place(&problem.span)));
@@ -122,6 +130,8 @@ enum Looks {
 
 struct Loader<'a> {
     root: &'a Node,
+    /// What stands under an unknown key, by the known one that it seems to be meant for and that is missing.
+    mistyped: BTreeMap<&'static str, &'a Node>,
     folder: &'a Path,
     surroundings: &'a Surroundings,
     kinds: &'a [&'static dyn StageKind],
@@ -134,9 +144,7 @@ impl Loader<'_> {
     fn pipeline(&mut self, file: &Path, settings: &[String], source: Digest) -> Pipeline {
         self.check_keys();
         let concept = self.name_of("concept");
-        let is_mistyped =
-            entries(self.root).iter().any(|(key, _)| nearest(&key.name, TOP_LEVEL.iter().copied()) == Some("concept"));
-        if concept.is_none() && !is_mistyped {
+        if concept.is_none() && self.root.get("concept").is_none() && !self.mistyped.contains_key("concept") {
             let start = Span { end: self.root.span.start, ..self.root.span.clone() };
             self.diagnostics.report(&start, "`concept` is missing").hint("add `concept: NAME` at the top: what is taught");
         }
@@ -150,9 +158,17 @@ impl Loader<'_> {
         let mut failed: Vec<String> =
             names.keys().filter(|name| !inputs.iter().any(|input| input.name == **name)).cloned().collect();
         let scope = FileScope { concept: &concept, trigger: &trigger, seed };
+        if self.root.get("stages").is_none() && !self.mistyped.contains_key("stages") {
+            let start = Span { end: self.root.span.start, ..self.root.span.clone() };
+            self.diagnostics.report(&start, "`stages` is missing").hint("`loramill init NAME` writes a pipeline to begin with");
+        }
         let (stages, variants) = load_stages(self.root, &names, &scope, self.kinds, self.diagnostics);
+        failed.extend(self.names_under_mistyped_keys());
         failed.retain(|name| !stages.iter().any(|stage| stage.base_name == *name));
-        let mut stages = edges::join(stages, &inputs, &failed, &variants, self.diagnostics);
+        let inputs_are_readable =
+            matches!(self.root.get("inputs").map(|node| &node.value), None | Some(Value::Map(_) | Value::Null));
+        let failed = edges::Failed { names: &failed, any: !inputs_are_readable };
+        let mut stages = edges::join(stages, &inputs, failed, &variants, self.diagnostics);
         tell_readers(&mut stages);
         self.remark_on(&inputs, &stages, &skip);
         Pipeline {
@@ -172,16 +188,29 @@ impl Loader<'_> {
     }
 
     fn check_keys(&mut self) {
-        for (key, _) in entries(self.root) {
+        for (key, node) in entries(self.root) {
             if !TOP_LEVEL.contains(&key.name.as_str()) {
                 let is_kind = self.kinds.iter().any(|kind| kind.name() == key.name);
+                let meant = nearest(&key.name, TOP_LEVEL.iter().copied());
                 let problem = self.diagnostics.report(&key.span, format!("unknown key `{}`", key.name));
-                problem.hint(format!("known here: {}", TOP_LEVEL.join(", "))).did_you_mean(&key.name, TOP_LEVEL.iter().copied());
+                problem.hint(match meant {
+                    Some(meant) => format!("did you mean `{meant}`?"),
+                    None => format!("known here: {}", TOP_LEVEL.join(", ")),
+                });
+                if let Some(meant) = meant.filter(|meant| self.root.get(meant).is_none()) {
+                    self.mistyped.entry(meant).or_insert(node);
+                }
                 if is_kind {
                     problem.hint("stages belong under `stages:`");
                 }
             }
         }
+    }
+
+    /// Names that references may mean once a key is spelled right.
+    fn names_under_mistyped_keys(&self) -> Vec<String> {
+        let sections = ["inputs", "stages"].into_iter().filter_map(|section| self.mistyped.get(section));
+        sections.flat_map(|section| entries(section)).map(|(key, _)| key.name.clone()).collect()
     }
 
     fn decode<T: ParamValue>(&mut self, key: &str) -> Option<T> {

@@ -37,9 +37,6 @@ pub(crate) fn load_stages(
         for (key, node) in entries(section).iter().filter(|(key, _)| is_sound(key)) {
             drafts.extend(Draft::read(key, node, kinds, scope, diagnostics));
         }
-    } else {
-        let start = Span { start: root.span.start, end: root.span.start, ..root.span.clone() };
-        diagnostics.report(&start, "`stages` is missing").hint("`loramill init NAME` writes a pipeline to begin with");
     }
     let sketches: Vec<Sketch<'_>> = drafts.iter().map(Draft::sketch).collect();
     let variants = Variants::of(&sketches, diagnostics);

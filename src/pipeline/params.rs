@@ -8,7 +8,7 @@
 
 use serde_json::json;
 
-use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::diagnostic::{Diagnostics, nearest};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::tree::{Node, Value};
 
@@ -112,7 +112,7 @@ macro_rules! params {
                 $crate::pipeline::params::check_mapping(node, KNOWN, diagnostics)?;
                 $( let $field: Option<$type> = match node.get(stringify!($field)) {
                     Some(value) => <$type as $crate::pipeline::params::ParamValue>::decode(value, diagnostics),
-                    None => $crate::params!(@default node, diagnostics, $field $(, $default)?),
+                    None => $crate::params!(@default node, diagnostics, KNOWN, $field $(, $default)?),
                 }; )*
                 Some(Self { $( $field: $field? ),* })
             }
@@ -162,9 +162,9 @@ macro_rules! params {
         Some(<$type as $crate::pipeline::params::ParamValue>::canonical(&$default))
     };
     (@default_json $type:ty) => { None };
-    (@default $node:ident, $diagnostics:ident, $field:ident, $default:expr) => { Some($default) };
-    (@default $node:ident, $diagnostics:ident, $field:ident) => {{
-        $diagnostics.report(&$node.span, format!("`{}` is missing", stringify!($field)));
+    (@default $node:ident, $diagnostics:ident, $known:ident, $field:ident, $default:expr) => { Some($default) };
+    (@default $node:ident, $diagnostics:ident, $known:ident, $field:ident) => {{
+        $crate::pipeline::params::report_missing($node, stringify!($field), $known, $diagnostics);
         None
     }};
     (@component result, $components:ident, $self:ident, $field:ident) => {
@@ -193,6 +193,15 @@ pub fn check_mapping(node: &Node, known: &[&str], diagnostics: &mut Diagnostics)
         }
     }
     Some(())
+}
+
+/// Reports a field that must be there and is not, unless an unknown key seems to be meant for it: that was told.
+pub fn report_missing(node: &Node, field: &str, known: &[&str], diagnostics: &mut Diagnostics) {
+    let Value::Map(entries) = &node.value else { return };
+    let is_mistyped = |name: &str| !known.contains(&name) && nearest(name, known.iter().copied()) == Some(field);
+    if !entries.iter().any(|(key, _)| key.name != "kind" && is_mistyped(&key.name)) {
+        diagnostics.report(&node.span, format!("`{field}` is missing"));
+    }
 }
 
 /// Spreads objects into dotted names.

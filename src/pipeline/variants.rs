@@ -251,6 +251,8 @@ impl Variants {
                     .report(&reference.span, format!("`{name}` has no variants to pick from"))
                     .hint("neither it nor what it reads has a `matrix`");
             }
+            // The axis that is meant may be one that has a wrong name itself.
+            Problem::NoAxis(_) if stage.axes.iter().any(|&axis| diagnostics.is_wrong_at(&self.axes[axis].span)) => {}
             Problem::NoAxis(wanted) => {
                 let listed: Vec<String> = axes.iter().map(|axis| format!("`{axis}`")).collect();
                 diagnostics
