@@ -98,6 +98,11 @@ pub fn is_card(device: &Device) -> bool {
     !is_processor
 }
 
+/// Whether it is the embedded backend, which brings no library.
+pub fn is_embedded(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
 /// What computes on the device of that name, for people: a library with its place, or the embedded backend.
 pub fn description(name: &str) -> String {
     match name {
