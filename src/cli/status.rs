@@ -71,7 +71,8 @@ fn text_json(status: &StageTexts) -> serde_json::Value {
         "stage": status.stage,
         "folder": shown(&status.folder).to_string(),
         "machine": status.by_machine(),
-        "edited": names(Provenance::Edited),
+        "edited": status.edited().map(|text| text.name.as_str()).collect::<Vec<_>>(),
+        "uncompared": status.uncompared().map(|text| text.name.as_str()).collect::<Vec<_>>(),
         "stale": names(Provenance::Stale),
         "orphans": names(Provenance::Orphan),
         "unusable": status.unusable().filter_map(|text| text.unusable.as_deref()).collect::<Vec<_>>(),
@@ -81,8 +82,8 @@ fn text_json(status: &StageTexts) -> serde_json::Value {
 fn text_lines(status: &StageTexts) -> String {
     let mut text = format!("\n{}", summary(status));
     let names = |provenance| status.of(provenance).map(|text| text.name.as_str()).collect::<Vec<_>>();
-    let parts =
-        [("edited", names(Provenance::Edited)), ("stale", names(Provenance::Stale)), ("orphan", names(Provenance::Orphan))];
+    let edited = status.edited().map(|text| text.name.as_str()).collect::<Vec<_>>();
+    let parts = [("edited", edited), ("stale", names(Provenance::Stale)), ("orphan", names(Provenance::Orphan))];
     for (word, names) in parts.iter().filter(|(_, names)| !names.is_empty()) {
         let _ = writeln!(text, "{word:>9} {}", some_of(names));
     }

@@ -58,6 +58,8 @@ pub struct Judgement {
     pub action: Action,
     /// Texts of people for fields beside the stage's own: `caption-flip`.
     pub companions: Fields,
+    /// Something tells who wrote the text: the machine's text of today, or a row of the lock. Otherwise it counts as a person's.
+    pub is_compared: bool,
 }
 
 impl Judgement {
@@ -87,9 +89,15 @@ impl Editing<'_> {
                 Some(message) => (Provenance::Edited, Action::Fail(message)),
                 None => self.judge_text(item, moves),
             };
-            Judgement { provenance, action, companions }
+            let is_compared = self.is_compared(item, moves);
+            Judgement { provenance, action, companions, is_compared }
         };
         items.iter().map(judge_item).collect()
+    }
+
+    /// Whether anything tells who wrote the text of an item.
+    pub(crate) fn is_compared(&self, item: &EditableItem, moves: &Moves<'_>) -> bool {
+        item.machine.is_some() || self.rows_about(item, moves).next().is_some()
     }
 
     /// The names of texts that belong to no item.

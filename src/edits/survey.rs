@@ -29,6 +29,8 @@ pub struct SurveyedText {
     pub before: Option<Digest>,
     /// What the machine says under the item's present key, if that has been made.
     pub now: Option<Artifact>,
+    /// Something tells who wrote it. Otherwise it counts as a person's.
+    pub is_compared: bool,
 }
 
 impl SurveyedText {
@@ -85,6 +87,7 @@ impl Editing<'_> {
             mirror_of: None,
             before: known_row(self.rows_of(item, moves), item.key).and_then(|row| row.text),
             now: item.machine.clone(),
+            is_compared: self.is_compared(item, moves),
         }
     }
 
@@ -96,6 +99,15 @@ impl Editing<'_> {
             Contents::Text(..) => None,
         };
         let before = self.rows.get(&name).and_then(|rows| rows.first()).and_then(|row| row.text);
-        SurveyedText { name, provenance, file: Some(found.path.clone()), unusable, mirror_of, before, now: None }
+        SurveyedText {
+            name,
+            provenance,
+            file: Some(found.path.clone()),
+            unusable,
+            mirror_of,
+            before,
+            now: None,
+            is_compared: true,
+        }
     }
 }

@@ -16,6 +16,8 @@ use crate::pipeline::texts;
 pub struct StageTexts {
     pub stage: String,
     pub folder: PathBuf,
+    /// What the machine says costs next to nothing, so that the next run compares what nobody has told apart yet.
+    pub is_quick: bool,
     /// In the order of the names. Items that have no text yet are among them.
     pub texts: Vec<SurveyedText>,
 }
@@ -24,6 +26,21 @@ impl StageTexts {
     /// Those that can be used and are whose it says.
     pub fn of(&self, provenance: Provenance) -> impl Iterator<Item = &SurveyedText> {
         self.texts.iter().filter(move |text| text.provenance == provenance && text.unusable.is_none())
+    }
+
+    /// Whether the next run will tell who wrote a text.
+    pub fn is_uncompared(&self, text: &SurveyedText) -> bool {
+        self.is_quick && !text.is_compared && text.provenance == Provenance::Edited && text.unusable.is_none()
+    }
+
+    /// Those that people wrote, as far as that is known.
+    pub fn edited(&self) -> impl Iterator<Item = &SurveyedText> {
+        self.of(Provenance::Edited).filter(|text| !self.is_uncompared(text))
+    }
+
+    /// Those that the next run compares with the machine's.
+    pub fn uncompared(&self) -> impl Iterator<Item = &SurveyedText> {
+        self.texts.iter().filter(|text| self.is_uncompared(text))
     }
 
     /// Those that cannot be used.
@@ -51,7 +68,7 @@ pub fn text_status(pipeline: &Pipeline, cache: &Cache) -> Result<Vec<StageTexts>
         let items = texts::items(&works, |_, work| texts::made(&editable, work));
         let editing = texts::read(pipeline, cache, grounds.lock, stage, &editable)?;
         let folder = texts::folder(pipeline, stage, &editable);
-        all.push(StageTexts { stage: stage.name.clone(), folder, texts: editing.survey(&items) });
+        all.push(StageTexts { stage: stage.name.clone(), folder, is_quick: editable.is_quick, texts: editing.survey(&items) });
         Ok(())
     })?;
     Ok(all)

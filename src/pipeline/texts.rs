@@ -165,15 +165,18 @@ pub fn machine_works(stage: &LoadedStage, decision: &Decision<'_>, grounds: &Gro
     grounds.look_up(stage, &decision.identity, works, false).map(Some)
 }
 
-/// Lets what people wrote decide which pieces of work must run.
-pub fn judge(editing: &Editing<'_>, editable: &Editable, works: &mut [KeyedWork], ask: Ask<'_>) {
+/// Lets what people wrote decide which pieces of work must run. `compares`: texts of which nothing tells who wrote them are compared with what
+/// the machine says, where that costs next to nothing.
+pub fn judge(editing: &Editing<'_>, editable: &Editable, works: &mut [KeyedWork], ask: Ask<'_>, compares: bool) {
     let known = items(&*works, |_, keyed| made(editable, keyed));
     let judgements = editing.judge(&known);
     for (keyed, judgement) in works.iter_mut().zip(judgements) {
         if keyed.state == WorkState::Unknown && judgement.provenance == Provenance::Machine {
             continue;
         }
+        let stays = matches!(keyed.state, WorkState::Dirty | WorkState::Unknown);
         match judgement.action {
+            Action::Keep(_) if compares && editable.is_quick && !judgement.is_compared && stays => {}
             Action::Keep(text) if judgement.provenance != Provenance::Machine => {
                 let mut fields: Fields = judgement.companions;
                 fields.insert(editable.field.into(), text);

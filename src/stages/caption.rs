@@ -145,7 +145,7 @@ impl Stage for CaptionParams {
     }
 
     fn editable(&self) -> Option<Editable> {
-        Some(Editable { field: "caption", folder: "captions", extension: "txt" })
+        Some(Editable { field: "caption", folder: "captions", extension: "txt", is_quick: true })
     }
 }
 

@@ -177,3 +177,22 @@ fn without_times(text: &str) -> String {
     let displaced = Regex::new(r"displaced/\d+\.\d+\.").expect("a pattern");
     displaced.replace_all(&seconds.replace_all(text, "TIME"), "displaced/TIME.").into_owned()
 }
+
+#[test]
+fn texts_that_came_without_a_lock_are_compared_with_the_machines_before_they_are_called_edited() {
+    let stars = stars();
+    let captions = stars.path().join("stars/captions");
+    fs::create_dir(&captions).expect("made");
+    for entry in fs::read_dir(stars.path().join("stars/images")).expect("there") {
+        let path = entry.expect("readable").path();
+        if path.extension().is_some_and(|extension| extension == "txt") {
+            fs::copy(&path, captions.join(path.file_name().expect("a file"))).expect("copied");
+        }
+    }
+    fs::write(captions.join("star-03.txt"), "mine\n").expect("written");
+    let status = || said(&loramill(stars.path(), &["status", "stars"])).1;
+    assert!(status().contains("stars/captions: 24 texts, 24 that the next run compares with the machine's\n"), "{}", status());
+    run(stars.path());
+    assert!(status().contains("stars/captions: 24 texts, 23 by the machine, 1 edited\n   edited star-03\n"), "{}", status());
+    assert_eq!(fs::read_to_string(captions.join("star-03.txt")).expect("there"), "mine\n");
+}

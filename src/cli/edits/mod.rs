@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn a_text_is_meant_by_its_name_its_stage_or_its_path() {
-        let stage = StageTexts { stage: "caption".into(), folder: "./pipelines/cat/captions".into(), texts: Vec::new() };
+        let stage =
+            StageTexts { stage: "caption".into(), folder: "./pipelines/cat/captions".into(), is_quick: true, texts: Vec::new() };
         for asked in ["a/b", "caption/a/b", "captions/a/b.txt", "./captions/a/b.txt", "pipelines/cat/captions/a/b.txt"] {
             assert!(names_meant(asked, &stage).contains(&"a/b"), "{asked}");
         }

@@ -87,7 +87,11 @@ pub fn list(arguments: &ListArguments, global: &Global) -> anyhow::Result<ExitCo
         let width = listed.iter().map(|text| text.name.chars().count()).max().unwrap_or_default();
         for text in listed {
             let pad = " ".repeat(width - text.name.chars().count());
-            let word = if text.unusable.is_some() { "unusable" } else { text.provenance.word() };
+            let word = match text.unusable {
+                Some(_) => "unusable",
+                None if stage.is_uncompared(text) => "new",
+                None => text.provenance.word(),
+            };
             let _ = writeln!(table, "{word:>9} {}{pad}  {}", text.name, line_of(text)?);
         }
     }
@@ -108,7 +112,8 @@ pub fn summary(stage: &StageTexts) -> String {
     let mut line = format!("{}: {}", shown(&stage.folder), counted(stage.texts.len(), "text"));
     let counts = [
         (stage.by_machine(), "by the machine"),
-        (stage.of(Provenance::Edited).count(), "edited"),
+        (stage.uncompared().count(), "that the next run compares with the machine's"),
+        (stage.edited().count(), "edited"),
         (stage.of(Provenance::Stale).count(), "stale"),
         (stage.of(Provenance::Orphan).count(), "without a photo"),
         (stage.unusable().count(), "that cannot be used"),

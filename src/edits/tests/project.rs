@@ -73,7 +73,7 @@ impl Stage for Say {
         Form::Items(self)
     }
     fn editable(&self) -> Option<Editable> {
-        Some(Editable { field: "caption", folder: "captions", extension: "txt" })
+        Some(Editable { field: "caption", folder: "captions", extension: "txt", is_quick: false })
     }
 }
 
