@@ -317,6 +317,11 @@ impl Cache {
         Ok(Clock { system, device: stat.device, cache: stat.changed })
     }
 
+    /// Where the folder of a state key is, if it is there.
+    pub fn state_path(&self, state_key: &Digest) -> PathBuf {
+        self.place("state").inside(state_key.to_hex()).to_path_buf()
+    }
+
     /// The folder of a state key, made if it is not there: what an interrupted run goes on from.
     pub fn state_folder(&self, state_key: &Digest) -> Result<PathBuf> {
         let folder = self.place("state").inside(state_key.to_hex());

@@ -1,14 +1,18 @@
 //! Shows a run as it goes on: bars on a terminal, plain lines in a pipe, JSON lines for another program. Unaware of how stages are run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use crate::cli::progress_line::{ProgressLine, duration};
 use crate::cli::terminal::{Paint, Painted, errors_take_colours, escaped, tell_json_line, tell_painted};
+use crate::cli::{counted, shown};
+use crate::pipeline::execute::NOT_STARTED;
 use crate::pipeline::freshness::worded;
 use crate::pipeline::progress::{Counts, Event, Observer, StageState};
 use crate::pipeline::stage::Progress;
@@ -44,6 +48,16 @@ pub struct Console {
     /// When JSON lines last told of a stage's progress.
     told: Mutex<BTreeMap<String, Instant>>,
     running: Mutex<BTreeMap<String, Running>>,
+    following: Mutex<Following>,
+}
+
+/// What only follows from an error that was told.
+#[derive(Default)]
+struct Following {
+    /// The errors of single items: `star-05: it is no picture`.
+    errors: BTreeSet<String>,
+    /// Stages that did not start because of another.
+    blocked: Vec<String>,
 }
 
 enum Form {
@@ -71,7 +85,7 @@ impl Console {
             },
             _ => Form::Plain,
         };
-        Self { form, quiet, told: Mutex::default(), running: Mutex::default() }
+        Self { form, quiet, told: Mutex::default(), running: Mutex::default(), following: Mutex::default() }
     }
 
     /// True where keys can be read while bars are shown.
@@ -101,6 +115,7 @@ impl Console {
 
     /// Takes bars away that are still there, so that nothing overwrites what comes next.
     pub fn close(&self) {
+        self.tell_blocked();
         for (_, running) in std::mem::take(&mut *self.running()) {
             if let Some(bar) = running.bar {
                 bar.finish_and_clear();
@@ -131,11 +146,8 @@ impl Console {
         let bar = match &self.form {
             Form::Terminal { bars, .. } => {
                 let bar = bars.add(ProgressBar::new(total.max(1)));
-                let style =
-                    ProgressStyle::with_template("          {prefix} [{bar:24}] {wide_msg}").expect("the template is fixed");
-                bar.set_style(style.progress_chars("=> "));
-                bar.set_prefix(escaped(stage).into_owned());
-                bar.set_message("starting");
+                bar.set_style(ProgressStyle::with_template("{wide_msg}").expect("the template is fixed"));
+                bar.set_message(format!("          {} starting", escaped(stage)));
                 Some(bar)
             }
             _ => None,
@@ -152,18 +164,16 @@ impl Console {
                 running.started = Instant::now();
                 progress.done
             });
-            let text = describe(progress, from, running.started.elapsed());
+            let line = ProgressLine::of(progress, from, running.started.elapsed());
             if let Some(bar) = &running.bar {
-                bar.set_length(progress.total.max(1));
-                bar.set_position(progress.done);
-                bar.set_message(escaped(&text).into_owned());
+                bar.set_message(escaped(&line.fitted(stage, columns())).into_owned());
                 return;
             }
             if running.said.elapsed() < PLAIN_INTERVAL {
                 return;
             }
             running.said = Instant::now();
-            text
+            line.whole()
         };
         if matches!(self.form, Form::Plain) {
             self.line(Verb::Running, &format!("{stage}: {line}"));
@@ -176,7 +186,33 @@ impl Console {
         }
     }
 
+    fn following(&self) -> MutexGuard<'_, Following> {
+        self.following.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an event only follows from an error that was told: stages that did not start are named together.
+    fn follows(&self, event: &Event) -> bool {
+        if let Event::StageFinished { stage, state: StageState::Blocked, note: Some(note), .. } = event
+            && note == NOT_STARTED
+        {
+            self.following().blocked.push(stage.clone());
+            return true;
+        }
+        self.tell_blocked();
+        false
+    }
+
+    fn tell_blocked(&self) {
+        let blocked = std::mem::take(&mut self.following().blocked);
+        if !blocked.is_empty() {
+            self.line(Verb::Blocked, &format!("{}: {NOT_STARTED}", blocked.join(", ")));
+        }
+    }
+
     fn show(&self, event: Event) {
+        if self.follows(&event) {
+            return;
+        }
         match event {
             Event::RunStarted { .. } | Event::RunFinished { .. } => {}
             Event::StageStarted { stage, reasons, counts, .. } => {
@@ -186,16 +222,20 @@ impl Console {
             Event::ItemFinished { stage, item, counts, error } => {
                 if let Some(error) = error {
                     self.line(Verb::Failed, &format!("{stage}/{item}: {error}"));
+                    self.following().errors.insert(format!("{item}: {error}"));
                 }
                 let done = (counts.ran + counts.failed) as u64;
                 let total = (counts.total - counts.cached) as u64;
                 self.advance(&stage, &Progress { done, total, unit: "items", values: Vec::new() });
             }
             Event::Progress { stage, progress } => self.advance(&stage, &progress),
-            Event::Checkpoint { stage, item, attributes } => {
+            Event::Checkpoint { stage, item, attributes, files } => {
                 let facts: Vec<String> = attributes.iter().map(|(name, value)| format!("{name} {value}")).collect();
                 let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
-                self.line(Verb::Saved, &format!("{stage}/{item}{facts}"));
+                self.line(Verb::Saved, &format!("{stage}/{item}{facts}{}", places(&files)));
+            }
+            Event::Shown { stage, items, files } => {
+                self.line(Verb::Saved, &format!("{stage}: {} so far{}", counted(items, "item"), places(&files)));
             }
             Event::Linted { stage, lints } => {
                 for line in lints.told() {
@@ -206,6 +246,7 @@ impl Console {
             Event::Said { stage: None, message } => self.line(Verb::Note, &message),
             Event::StageFinished { stage, state, counts, seconds, note, came_out_the_same } => {
                 self.finish(&stage);
+                let note = note.filter(|note| state != StageState::Failed || !self.following().errors.contains(note));
                 let (verb, text) = finished(&stage, state, counts, seconds, note.as_deref(), came_out_the_same);
                 self.line(verb, &text);
             }
@@ -301,54 +342,20 @@ fn finished(
     }
 }
 
-/// `1880 of 9400 images, loss 0.0834, 3.2 images/s, 39m 10s left`
-fn describe(progress: &Progress, from: u64, elapsed: Duration) -> String {
-    let unit = if progress.unit.is_empty() { String::new() } else { format!(" {}", progress.unit) };
-    let mut parts = vec![format!("{} of {}{unit}", progress.done, progress.total)];
-    for (name, value) in &progress.values {
-        parts.push(format!("{name} {}", number(*value)));
-    }
-    let done = progress.done.saturating_sub(from);
-    let seconds = elapsed.as_secs_f64();
-    if done > 0 && seconds > 0.5 {
-        let rate = done as f64 / seconds;
-        parts.push(if rate >= 0.1 { format!("{}{unit}/s", number(rate)) } else { format!("{}{unit}/min", number(rate * 60.0)) });
-        if progress.total > progress.done {
-            parts.push(format!("{} left", duration((progress.total - progress.done) as f64 / rate)));
-        }
-    }
-    parts.join(", ")
+/// Of the terminal that standard error is; it may change at any time.
+fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(io::stderr());
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80)
 }
 
-/// Three digits that count.
-fn number(value: f64) -> String {
-    let size = value.abs();
-    if size == 0.0 {
-        "0".to_string()
-    } else if size < 0.001 {
-        format!("{value:.2e}")
-    } else if size < 1.0 {
-        format!("{value:.4}")
-    } else if size < 10.0 {
-        format!("{value:.2}")
-    } else if size < 100.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.0}")
-    }
+/// `: `out/train/e010.safetensors``; nothing where there is no file to name.
+fn places(files: &[PathBuf]) -> String {
+    let named: Vec<String> = files.iter().map(|file| format!("`{}`", shown(file))).collect();
+    if named.is_empty() { String::new() } else { format!(": {}", named.join(", ")) }
 }
 
-/// `0.3s`, `42s`, `2m 10s`, `1h 05m`
-pub fn duration(seconds: f64) -> String {
-    if seconds < 9.95 {
-        return format!("{seconds:.1}s");
-    }
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{whole}s"),
-        60..3600 => format!("{}m {:02}s", whole / 60, whole % 60),
-        _ => format!("{}h {:02}m", whole / 3600, whole % 3600 / 60),
-    }
+fn files_json(files: &[PathBuf]) -> serde_json::Value {
+    files.iter().map(|file| file.to_string_lossy()).collect::<Vec<_>>().into()
 }
 
 fn counts_json(counts: Counts) -> serde_json::Value {
@@ -377,8 +384,11 @@ fn to_json(event: &Event) -> serde_json::Value {
                 "done": progress.done, "total": progress.total, "unit": progress.unit, "values": values,
             })
         }
-        Event::Checkpoint { stage, item, attributes } => {
-            json!({ "event": "checkpoint", "stage": stage, "item": item, "attributes": attributes })
+        Event::Checkpoint { stage, item, attributes, files } => {
+            json!({ "event": "checkpoint", "stage": stage, "item": item, "attributes": attributes, "files": files_json(files) })
+        }
+        Event::Shown { stage, items, files } => {
+            json!({ "event": "shown", "stage": stage, "items": items, "files": files_json(files) })
         }
         Event::Linted { stage, lints } => json!({ "event": "lint", "stage": stage, "lints": lints.to_json() }),
         Event::Said { stage, message } => json!({ "event": "message", "stage": stage, "text": message }),
@@ -398,24 +408,6 @@ fn to_json(event: &Event) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn progress_says_count_values_rate_and_time_left() {
-        let progress = Progress { done: 1880, total: 9400, unit: "images", values: vec![("loss", 0.08341), ("rate", 1e-4)] };
-        assert_eq!(
-            describe(&progress, 940, Duration::from_secs(300)),
-            "1880 of 9400 images, loss 0.0834, rate 1.00e-4, 3.13 images/s, 40m 00s left"
-        );
-        assert_eq!(describe(&progress, 1880, Duration::from_secs(300)), "1880 of 9400 images, loss 0.0834, rate 1.00e-4");
-    }
-
-    #[test]
-    fn durations_have_two_units_at_most() {
-        let cases = [(0.04, "0.0s"), (9.94, "9.9s"), (9.96, "10s"), (59.6, "1m 00s"), (130.0, "2m 10s"), (3900.0, "1h 05m")];
-        for (seconds, text) in cases {
-            assert_eq!(duration(seconds), text);
-        }
-    }
 
     #[test]
     fn a_finished_stage_says_what_ran() {

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::cache::Cache;
 use crate::cache::bytes::size;
 use crate::cache::locate::is_tagged;
-use crate::cli::console::duration;
+use crate::cli::progress_line::duration;
 use crate::cli::terminal::{print, print_json};
 use crate::cli::walls::Reach;
 use crate::cli::{Global, WrongArguments, cache_folder, counted, shown};

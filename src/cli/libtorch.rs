@@ -12,7 +12,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::cache::bytes::size;
-use crate::cli::console::{Console, Verb, duration};
+use crate::cli::console::{Console, Verb};
+use crate::cli::progress_line::duration;
 use crate::cli::terminal::{print, print_json};
 use crate::cli::{Global, WrongArguments, counted};
 use crate::libtorch::client::{Client, Patience, Route};

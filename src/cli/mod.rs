@@ -45,6 +45,7 @@ mod libtorch;
 #[cfg(feature = "nn")]
 mod networks;
 mod plan;
+mod progress_line;
 mod restore;
 mod run;
 mod run_status;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::cache::Cache;
 use crate::cli::Global;
-use crate::cli::console::duration;
+use crate::cli::progress_line::duration;
 use crate::cli::run::{TargetArguments, open_cache};
 use crate::cli::selection::SelectionArguments;
 use crate::cli::terminal::{print, print_json};
@@ -107,7 +107,10 @@ fn detail(stage: &PlannedStage) -> String {
         PlannedState::Unknown if items.total == 0 => return worded(&stage.reasons),
         PlannedState::Unknown => format!("up to {} of {} items", items.unknown, items.total),
     };
-    let takes = stage.estimate.and_then(takes).map(|takes| format!(", {takes}")).unwrap_or_default();
+    let takes = match stage.estimate {
+        Some(estimate) => takes(estimate).map(|takes| format!(", {takes}")).unwrap_or_default(),
+        None => ", time unknown".to_string(),
+    };
     format!("{share}{takes}: {}", worded(&stage.reasons))
 }
 
@@ -125,13 +128,16 @@ fn takes(estimate: Estimate) -> Option<String> {
 /// What all stages take together, and of which nothing is known.
 fn in_all(plan: &Plan) -> String {
     let total = plan.estimate();
-    let Some(takes) = takes(total.known) else { return String::new() };
     let unknown: Vec<String> = total.unknown.iter().map(|name| format!("`{name}`")).collect();
-    let besides = match unknown.as_slice() {
-        [] => String::new(),
-        names => format!(", and {}, of which nothing is recorded yet", names.join(", ")),
+    let said = match (takes(total.known), unknown.as_slice()) {
+        (None, []) => return String::new(),
+        (None, names) => format!("unknown: nothing like {} was measured here yet", names.join(", ")),
+        (Some(takes), []) => format!("{takes}, by earlier runs"),
+        (Some(takes), names) => {
+            format!("{takes}, by earlier runs, and {}, of which nothing alike was measured yet", names.join(", "))
+        }
     };
-    format!("{:>9} {takes}, by earlier runs{besides}\n", "in all")
+    format!("{:>9} {said}\n", "in all")
 }
 
 #[cfg(test)]
@@ -166,12 +172,12 @@ mod tests {
         let expected = concat!(
             "would run train   4 items, about 11m 40s: forced\n",
             "  may run sample  up to 4 of 4 items, 0.0s to 2m 10s: forced\n",
-            "  may run score   up to 4 of 4 items: forced\n",
+            "  may run score   up to 4 of 4 items, time unknown: forced\n",
         );
         assert_eq!(table(&plan), expected);
         assert_eq!(
             in_all(&plan),
-            "   in all 11m 40s to 13m 50s, by earlier runs, and `score`, of which nothing is recorded yet\n"
+            "   in all 11m 40s to 13m 50s, by earlier runs, and `score`, of which nothing alike was measured yet\n"
         );
         let json = plan.to_json();
         assert_eq!(json["estimate"], serde_json::json!({ "seconds": [700.0, 830.0], "unknown": ["score"] }));
@@ -181,7 +187,14 @@ mod tests {
 
     #[test]
     fn what_takes_no_time_is_not_told() {
-        let plan = Plan { stages: vec![stage("crop", 1, 0, Some((0.2, 0.2))), stage("score", 1, 0, None)] };
+        let plan = Plan { stages: vec![stage("crop", 1, 0, Some((0.2, 0.2)))] };
         assert!(!table(&plan).contains("0.2") && in_all(&plan).is_empty());
+    }
+
+    #[test]
+    fn what_was_never_measured_is_called_unknown() {
+        let plan = Plan { stages: vec![stage("crop", 1, 0, Some((0.2, 0.2))), stage("score", 1, 0, None)] };
+        assert!(table(&plan).contains("would run score  1 of 4 items, time unknown: forced\n"), "{}", table(&plan));
+        assert_eq!(in_all(&plan), "   in all unknown: nothing like `score` was measured here yet\n");
     }
 }

@@ -12,6 +12,7 @@ use crate::cache::digest::Digest;
 use crate::cache::records::{Output, OutputName, Record};
 use crate::pipeline::context::ArtifactFiles;
 use crate::pipeline::decide::Decision;
+use crate::pipeline::estimate::effort_fact;
 use crate::pipeline::execute::Run;
 use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
 use crate::pipeline::item::Fields;
@@ -23,6 +24,7 @@ use crate::pipeline::progress::{Event, StageState};
 use crate::pipeline::recorded::{COUNT_ATTRIBUTE, TREE_FIELD};
 use crate::pipeline::run_record::StageReport;
 use crate::pipeline::shown;
+use crate::pipeline::stage::Effort;
 
 /// Where the outputs lie under friendly names.
 pub fn out_folder(pipeline: &Pipeline) -> PathBuf {
@@ -35,7 +37,7 @@ pub fn out_folder(pipeline: &Pipeline) -> PathBuf {
 }
 
 /// The fields of a stage that lie in `out/`. What people may edit lies in a folder of its own.
-fn shown_fields(stage: &LoadedStage) -> Vec<&'static str> {
+pub(crate) fn shown_fields(stage: &LoadedStage) -> Vec<&'static str> {
     if stage.owner.is_some() {
         return Vec::new();
     }
@@ -62,6 +64,12 @@ pub(crate) fn tree_to_show(pipeline: &Pipeline, cache: &Cache, index: usize, tre
     Ok(if missing.is_empty() { tree.clone() } else { ItemTree::of(there) })
 }
 
+/// How long something took, and how much work it was.
+pub(crate) struct Took {
+    pub(crate) seconds: f64,
+    pub(crate) effort: Option<Effort>,
+}
+
 impl Run<'_> {
     /// Records that `key` gave `tree`, then what the user sees of it. True if the outputs are those that the lock names already.
     pub(crate) fn record_row(
@@ -70,7 +78,7 @@ impl Run<'_> {
         decision: &Decision<'_>,
         key: Digest,
         tree: &ItemTree,
-        seconds: f64,
+        took: Took,
         ended: Option<String>,
     ) -> Result<bool> {
         let stage = &self.pipeline.stages[index];
@@ -89,7 +97,9 @@ impl Run<'_> {
             attributes: BTreeMap::from([(COUNT_ATTRIBUTE.to_string(), tree.count.to_string())]),
         };
         let components = grounds.components(stage, &decision.identity, &decision.taken)?.to_record();
-        batch.record(Record { key, components, outputs: vec![output], seconds, ended, facts: self.facts(index) })?;
+        let mut facts = self.facts(index);
+        facts.extend(took.effort.as_ref().map(effort_fact));
+        batch.record(Record { key, components, outputs: vec![output], seconds: took.seconds, ended, facts })?;
         batch.flush()?;
         let same = self.came_out_the_same(index, tree);
         self.show_outputs(index, tree)?;
@@ -116,10 +126,10 @@ impl Run<'_> {
         row.items == now.len() as u64 && item_set::shows(&before, now).unwrap_or(false)
     }
 
-    /// Shows the outputs under friendly names: in `out/`, with `--set` in a folder of its own.
-    pub(crate) fn show_outputs(&self, index: usize, whole: &ItemTree) -> Result<()> {
+    /// Shows the outputs under friendly names: in `out/`, with `--set` in a folder of its own. Gives how many files of others went.
+    pub(crate) fn show_outputs(&self, index: usize, whole: &ItemTree) -> Result<usize> {
         if is_stage_shown(self.pipeline, self.cache, index, &whole.digest) {
-            return Ok(());
+            return Ok(0);
         }
         let stage = &self.pipeline.stages[index];
         let (out, folder, fields) = (out_folder(self.pipeline), stage.folder(), shown_fields(stage));
@@ -138,7 +148,7 @@ impl Run<'_> {
         for message in report.notes {
             self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
         }
-        Ok(())
+        Ok(report.removed)
     }
 
     /// Writes the lock, if this run is of the file as it stands.

@@ -21,7 +21,7 @@ use crate::pipeline::keys::{KeyedInput, StageIdentity, members, render_inputs, r
 use crate::pipeline::lock_file::LockFile;
 use crate::pipeline::recorded::Row;
 use crate::pipeline::selection::Ask;
-use crate::pipeline::stage::{Form, ItemStage, WholeStage, Work};
+use crate::pipeline::stage::{Form, ItemStage, Reached, WholeStage, Work};
 use crate::pipeline::taken::{Inputs, Taken};
 use crate::pipeline::texts;
 
@@ -100,6 +100,15 @@ pub struct Whole {
     pub published: Vec<Output>,
     /// Some of what an interrupted run published is lost: nothing of it may be used.
     pub start_over: bool,
+    /// How much of the work the interrupted run did, from 0 to 1.
+    pub done: f64,
+}
+
+impl Whole {
+    /// One that begins at its beginning.
+    pub(crate) const fn from_the_start(key: Option<Digest>, state_key: Option<Digest>, reasons: Vec<Reason>) -> Self {
+        Self { key, state_key, reasons, published: Vec::new(), start_over: false, done: 0.0 }
+    }
 }
 
 impl<'a> Grounds<'a> {
@@ -181,7 +190,8 @@ impl<'a> Grounds<'a> {
         // Whose text a file is can only be told from what the machine wrote, so a forced stage looks that up all the same.
         let mut works = self.look_up(stage, identity, works, false)?;
         if let (Some(editing), Some(editable)) = (&editing, &editable) {
-            texts::judge(editing, editable, &mut works, ask);
+            // The texts of a run with settings are not written, so there is nothing to tell apart.
+            texts::judge(editing, editable, &mut works, ask, self.pipeline.settings.is_empty());
         } else {
             let forced = works.iter_mut().filter(|keyed| ask.forces(&keyed.work.name));
             forced.filter(|keyed| keyed.state != WorkState::Unknown).for_each(|keyed| keyed.state = WorkState::Dirty);
@@ -220,7 +230,7 @@ impl<'a> Grounds<'a> {
     ) -> Result<Verdict> {
         if !complete || self.reads_unknown(taken)? {
             let reasons = self.waits_of(taken);
-            return Ok(Verdict::Whole(Whole { key: None, state_key: None, reasons, published: Vec::new(), start_over: false }));
+            return Ok(Verdict::Whole(Whole::from_the_start(None, None, reasons)));
         }
         let mut hash = KeyHash::new(Purpose::Stage);
         let mut state_hash = KeyHash::new(Purpose::State);
@@ -234,13 +244,8 @@ impl<'a> Grounds<'a> {
         let mut reasons = Vec::new();
         if ask.is_forced() {
             reasons.push(Reason::Forced);
-            return Ok(Verdict::Whole(Whole {
-                key: Some(key),
-                state_key: Some(state_key),
-                reasons,
-                published: Vec::new(),
-                start_over: true,
-            }));
+            let whole = Whole::from_the_start(Some(key), Some(state_key), reasons);
+            return Ok(Verdict::Whole(Whole { start_over: true, ..whole }));
         }
         match self.find_row(stage, &key)? {
             Some(Row { lost, tree, recorded, ended }) if lost.is_empty() => {
@@ -251,10 +256,26 @@ impl<'a> Grounds<'a> {
         }
         let (published, start_over) = self.published(form, taken, &key, &state_key)?;
         reasons.extend(self.reasons(stage, identity, taken)?);
-        if !published.is_empty() {
-            reasons = vec![Reason::GoesOn { published: published.len() }];
+        let reached = if start_over { Reached::Start } else { self.reached(form, taken, &state_key, &published)? };
+        let (goes_on, done, words) = match reached {
+            Reached::Part { share, words } => (true, share.clamp(0.0, 1.0), Some(words)),
+            Reached::Untold => (!published.is_empty(), 0.0, None),
+            Reached::Start => (false, 0.0, None),
+        };
+        if goes_on {
+            reasons = vec![Reason::GoesOn { published: published.len(), reached: words }];
         }
-        Ok(Verdict::Whole(Whole { key: Some(key), state_key: Some(state_key), reasons, published, start_over }))
+        Ok(Verdict::Whole(Whole { key: Some(key), state_key: Some(state_key), reasons, published, start_over, done }))
+    }
+
+    /// How far an interrupted run of a whole stage came.
+    fn reached(&self, form: &dyn WholeStage, taken: &[Taken<'_>], state_key: &Digest, published: &[Output]) -> Result<Reached> {
+        let state = self.cache.state_path(state_key);
+        if !state.is_dir() {
+            return Ok(if published.is_empty() { Reached::Start } else { Reached::Untold });
+        }
+        let is_published = |name: &str| published.iter().any(|output| output.name.resolve("") == name);
+        Ok(form.reached(&self.resolve(taken, true)?, &state, &is_published))
     }
 
     /// The inputs as the key of a whole stage sees them.

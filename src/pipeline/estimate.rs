@@ -1,5 +1,6 @@
-//! How long a run would take, by what the same work took before: a range where it is not known how much there is to do. Unaware of other
-//! machines: what was recorded elsewhere counts as if it had run here.
+//! How long a run would take, by what like work took before: so much for each unit of its amount, and a range where it is not known how much
+//! there is to do. Of what nothing like it was measured, nothing is known. Unaware of other machines: what was recorded elsewhere counts as if it
+//! had run here.
 
 use std::collections::BTreeMap;
 use std::thread::available_parallelism;
@@ -9,12 +10,13 @@ use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
-use crate::pipeline::decide::Grounds;
-use crate::pipeline::graph::LoadedStage;
+use crate::pipeline::decide::{Decision, Grounds, Verdict, Whole, WorkState, Works};
+use crate::pipeline::graph::{LoadedStage, Pipeline, Producer};
 use crate::pipeline::item_set;
-use crate::pipeline::live::Results;
-use crate::pipeline::plan::{PlannedItems, PlannedStage, PlannedState};
-use crate::pipeline::stage::Form;
+use crate::pipeline::live::{Made, Results};
+use crate::pipeline::plan::{PlannedStage, PlannedState};
+use crate::pipeline::recorded::EFFORT_FACT;
+use crate::pipeline::stage::{Effort, Form, InputShape, ItemSize};
 
 /// Records of single items that are looked at; more would change little.
 const SAMPLES: usize = 64;
@@ -31,15 +33,15 @@ pub struct Estimate {
 pub struct TotalEstimate {
     /// Of the stages of which something is recorded.
     pub known: Estimate,
-    /// Stages that may run and of whose kind nothing is recorded here.
+    /// Stages that may run and of which nothing alike was measured here.
     pub unknown: Vec<String>,
 }
 
 /// What pieces of work took, looked up when a stage needs it.
 pub(crate) struct Experience<'a> {
     cache: &'a Cache,
-    /// Seconds of an item by kind; read from all records when a stage has none of its own.
-    by_kind: Option<BTreeMap<String, f64>>,
+    /// Seconds for a unit of work, by kind and by what the work was like; read from all records when a stage has none of its own.
+    by_kind: Option<BTreeMap<(String, String), f64>>,
 }
 
 impl Estimate {
@@ -70,46 +72,96 @@ impl TotalEstimate {
     }
 }
 
+/// How large the items are that a stage takes, where the settings of a stage before it say so.
+pub(crate) fn item_size(pipeline: &Pipeline, index: usize) -> Option<f64> {
+    let mut at = index;
+    loop {
+        let items = pipeline.stages[at].edges.iter().find(|edge| edge.reads.shape != InputShape::One)?;
+        let Producer::Stage(producer) = items.from else { return None };
+        match pipeline.stages[producer].stage.item_size() {
+            ItemSize::Fixed(size) => return Some(size),
+            ItemSize::Varying => return None,
+            ItemSize::AsTaken => at = producer,
+        }
+    }
+}
+
+/// How much work a record stands for, as a fact of it.
+pub(crate) fn effort_fact(effort: &Effort) -> (String, String) {
+    (EFFORT_FACT.to_string(), format!("{} {}", effort.amount, effort.like))
+}
+
+/// What `effort_fact` wrote, if it did.
+pub(crate) fn effort_of(facts: &BTreeMap<String, String>) -> Option<Effort> {
+    let (amount, like) = facts.get(EFFORT_FACT)?.split_once(' ')?;
+    let amount = amount.parse().ok().filter(|amount: &f64| amount.is_finite() && *amount > 0.0)?;
+    Some(Effort { amount, like: like.to_string() })
+}
+
+/// How much there is to do of one sort of work.
+#[derive(Default)]
+struct ToDo {
+    like: String,
+    /// That must be done.
+    dirty: f64,
+    /// That may have to be done.
+    unknown: f64,
+    /// Pieces that must be done, and that may have to be.
+    pieces: [usize; 2],
+}
+
 impl<'a> Experience<'a> {
     pub(crate) const fn new(cache: &'a Cache) -> Self {
         Self { cache, by_kind: None }
     }
 
-    /// What a planned stage takes; `None` if nothing of its kind is recorded, or if it is not known how many items it has.
+    /// What a planned stage takes; `None` if nothing like it was measured, or if it is not known how much there is to do.
     pub(crate) fn estimate(
         &mut self,
-        stage: &LoadedStage,
+        index: usize,
+        decision: &Decision<'_>,
         planned: &PlannedStage,
         grounds: &Grounds<'_>,
     ) -> Result<Option<Estimate>> {
-        let PlannedItems { dirty, unknown, total, .. } = planned.items;
         if planned.state == PlannedState::Fresh {
             return Ok(Some(Estimate::NOTHING));
         }
-        if total == 0 {
-            return Ok(None);
-        }
-        let each = match self.of_last_run(stage, grounds)? {
-            Some(each) => each,
-            None => match self.of_kind(stage.kind.name())? {
-                Some(each) => each,
-                None => return Ok(None),
-            },
+        let stage = &grounds.pipeline.stages[index];
+        let item_size = item_size(grounds.pipeline, index);
+        let to_do = match &decision.verdict {
+            Verdict::Works(works) => of_works(stage, works, item_size),
+            Verdict::Whole(whole) => of_whole(stage, whole, decision, grounds, item_size)?,
+            Verdict::Fresh { .. } | Verdict::Kept { .. } | Verdict::Waits(_) => None,
         };
+        let Some(to_do) = to_do else { return Ok(None) };
+        let Some(each) = self.seconds_each(stage, &to_do.like, grounds)? else { return Ok(None) };
         let side_by_side = match stage.stage.form() {
             Form::Items(_) if !stage.stage.uses_device() => available_parallelism().map_or(1, |count| count.get()),
             _ => 1,
         };
-        let seconds = |items: usize| each * items as f64 / side_by_side.min(items.max(1)) as f64;
-        Ok(Some(Estimate { least: seconds(dirty), most: seconds(dirty + unknown) }))
+        let seconds = |amount: f64, pieces: usize| each * amount / side_by_side.min(pieces.max(1)) as f64;
+        let [dirty, unknown] = to_do.pieces;
+        let least = seconds(to_do.dirty, dirty);
+        Ok(Some(Estimate { least, most: seconds(to_do.dirty + to_do.unknown, dirty + unknown) }))
     }
 
-    /// Seconds for an item of the stage as the lock names it.
-    fn of_last_run(&self, stage: &LoadedStage, grounds: &Grounds<'_>) -> Result<Option<f64>> {
+    /// Seconds for a unit of work: of the stage as the lock names it, else of any stage of its kind.
+    fn seconds_each(&mut self, stage: &LoadedStage, like: &str, grounds: &Grounds<'_>) -> Result<Option<f64>> {
+        match self.of_last_run(stage, like, grounds)? {
+            Some(each) => Ok(Some(each)),
+            None => self.of_kind(stage.kind.name(), like),
+        }
+    }
+
+    fn of_last_run(&self, stage: &LoadedStage, like: &str, grounds: &Grounds<'_>) -> Result<Option<f64>> {
         let Some(row) = grounds.lock.stages.get(&stage.name).and_then(|rows| rows.last()) else { return Ok(None) };
+        let each = |seconds: f64, effort: Option<Effort>, otherwise: f64| {
+            let effort = effort.unwrap_or(Effort { amount: otherwise, ..Effort::default() });
+            (effort.like == like).then_some(seconds / effort.amount)
+        };
         if let Form::Whole(_) = stage.stage.form() {
             let record = self.cache.lookup(&row.key)?;
-            return Ok(record.map(|record| record.seconds / row.items.max(1) as f64));
+            return Ok(record.and_then(|record| each(record.seconds, effort_of(&record.facts), row.items.max(1) as f64)));
         }
         let items = self.cache.read(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
         let step = items.len().div_ceil(SAMPLES).max(1);
@@ -117,30 +169,68 @@ impl<'a> Experience<'a> {
         keys.dedup();
         let mut took = Vec::with_capacity(keys.len());
         for key in keys {
-            took.extend(self.cache.lookup(&key)?.map(|record| record.seconds));
+            let record = self.cache.lookup(&key)?;
+            took.extend(record.and_then(|record| each(record.seconds, effort_of(&record.facts), 1.0)));
         }
         Ok(mean(&took))
     }
 
-    /// Seconds for an item of any stage of the kind that this cache has records of.
-    fn of_kind(&mut self, kind: &str) -> Result<Option<f64>> {
+    fn of_kind(&mut self, kind: &str, like: &str) -> Result<Option<f64>> {
         if self.by_kind.is_none() {
             self.by_kind = Some(by_kind(&Results::read(self.cache)?));
         }
-        Ok(self.by_kind.as_ref().and_then(|by_kind| by_kind.get(kind)).copied())
+        let by_kind = self.by_kind.as_ref().expect("just read");
+        Ok(by_kind.get(&(kind.to_string(), like.to_string())).copied())
     }
 }
 
-fn by_kind(results: &Results) -> BTreeMap<String, f64> {
-    let mut took: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for (key, made) in &results.by_key {
-        for made in made.iter().filter(|made| made.is_complete && made.tree.is_none()) {
-            took.entry(made.kind.to_string()).or_default().push(made.seconds);
+/// `None` where the work is of several sorts, or cannot be told.
+fn of_works(stage: &LoadedStage, works: &Works, item_size: Option<f64>) -> Option<ToDo> {
+    let Form::Items(form) = stage.stage.form() else { return None };
+    let mut to_do: Option<ToDo> = None;
+    for keyed in &works.works {
+        let may_be_done = matches!(keyed.state, WorkState::Unknown);
+        if !may_be_done && !matches!(keyed.state, WorkState::Dirty | WorkState::Broken(_)) {
+            continue;
         }
+        let effort = form.effort(&keyed.work, item_size)?;
+        let to_do = to_do.get_or_insert_with(|| ToDo { like: effort.like.clone(), ..ToDo::default() });
+        if to_do.like != effort.like {
+            return None;
+        }
+        *(if may_be_done { &mut to_do.unknown } else { &mut to_do.dirty }) += effort.amount;
+        to_do.pieces[usize::from(may_be_done)] += 1;
+    }
+    to_do
+}
+
+/// What is left of a stage that runs as a whole.
+fn of_whole(
+    stage: &LoadedStage,
+    whole: &Whole,
+    decision: &Decision<'_>,
+    grounds: &Grounds<'_>,
+    item_size: Option<f64>,
+) -> Result<Option<ToDo>> {
+    let Form::Whole(form) = stage.stage.form() else { return Ok(None) };
+    let Some(effort) = form.effort(&grounds.resolve(&decision.taken, whole.key.is_some())?, item_size) else { return Ok(None) };
+    let left = effort.amount * (1.0 - whole.done);
+    let (dirty, unknown) = if whole.key.is_some() { (left, 0.0) } else { (0.0, left) };
+    Ok(Some(ToDo { like: effort.like, dirty, unknown, pieces: [1, 0] }))
+}
+
+fn by_kind(results: &Results) -> BTreeMap<(String, String), f64> {
+    let mut took: BTreeMap<(String, String), Vec<f64>> = BTreeMap::new();
+    let mut add = |made: &Made, otherwise: f64| {
+        let effort = made.effort.clone().unwrap_or(Effort { amount: otherwise, ..Effort::default() });
+        took.entry((made.kind.to_string(), effort.like)).or_default().push(made.seconds / effort.amount);
+    };
+    for (key, made) in &results.by_key {
+        made.iter().filter(|made| made.is_complete && made.tree.is_none()).for_each(|made| add(made, 1.0));
         // A stage that runs as a whole tells the time of all that it published.
         if let Some(ending) = results.ending_of(key) {
             let published = results.of(key).iter().filter(|made| !made.is_complete).count();
-            took.entry(ending.kind.to_string()).or_default().push(ending.seconds / published.max(1) as f64);
+            add(ending, published.max(1) as f64);
         }
     }
     // Records come in no order, and sums of floating-point numbers depend on theirs: the same records are to give the same estimate.

@@ -22,6 +22,7 @@ use crate::pipeline::freshness::{Reason, worded};
 use crate::pipeline::graph::{Pipeline, Producer};
 use crate::pipeline::guard::guarded;
 use crate::pipeline::intake::{self, Intake};
+use crate::pipeline::item::ItemSet;
 use crate::pipeline::item_tree::Given;
 use crate::pipeline::lints::UnstoredTexts;
 use crate::pipeline::lock_file::LockFile;
@@ -32,6 +33,9 @@ use crate::pipeline::selection::{Ask, Selection};
 use crate::pipeline::stage::Form;
 use crate::pipeline::texts;
 use crate::pipeline::wishes::Wishes;
+
+/// The note of a stage that never had its turn: it follows from what is told of another.
+pub const NOT_STARTED: &str = "not started, because another stage failed";
 
 /// What the user asks of a run.
 #[derive(Clone, Debug)]
@@ -59,6 +63,8 @@ pub(crate) struct Run<'a> {
     lock_now: Mutex<LockFile>,
     /// Held while outputs are put into `out/`.
     pub(crate) showing: Mutex<()>,
+    /// What this run has made last of all outputs of a stage together, which may not have ended.
+    pub(crate) sheets: Mutex<BTreeMap<usize, ItemSet>>,
     /// Held while a stage of the device runs.
     pub(crate) device: Mutex<()>,
     /// Held while outputs that were not kept are brought back. Never waited for the device under it.
@@ -223,6 +229,7 @@ impl<'a> Run<'a> {
             board: Mutex::new(vec![place; pipeline.stages.len()]),
             lock_now: Mutex::new(lock.clone()),
             showing: Mutex::default(),
+            sheets: Mutex::default(),
             device: Mutex::default(),
             bringing: Mutex::default(),
             remade: Mutex::default(),
@@ -303,7 +310,7 @@ impl<'a> Run<'a> {
     /// A stage that never had its turn because another failed.
     fn left_over(&self, index: usize) -> StageReport {
         let name = self.pipeline.stages[index].name.clone();
-        let note = Some("not started, because another stage failed".to_string());
+        let note = Some(NOT_STARTED.to_string());
         let counts = Counts::default();
         self.scope.observer.event(Event::StageFinished {
             stage: name.clone(),

@@ -149,7 +149,7 @@ fn of_item(
     let editing = match stage.stage.editable() {
         Some(editable) => {
             let editing = texts::read(pipeline, grounds.cache, grounds.lock, stage, &editable)?;
-            texts::judge(&editing, &editable, &mut keyed, Ask::Complete);
+            texts::judge(&editing, &editable, &mut keyed, Ask::Complete, true);
             Some((editing, editable))
         }
         None => None,

@@ -82,6 +82,8 @@ pub enum Reason {
     /// An interrupted run goes on.
     GoesOn {
         published: usize,
+        /// How far it came, where the kind tells.
+        reached: Option<String>,
     },
     /// Outputs of another stage must be known first.
     WaitsFor {
@@ -140,8 +142,11 @@ impl fmt::Display for Reason {
                 write!(f, "{} of {total} outputs are no longer in the cache: {}", items.len(), listed(items))
             }
             Reason::MadeAgain { reader } => write!(f, "made again for `{reader}`: its outputs were not kept"),
-            Reason::GoesOn { published: 0 } => f.write_str("goes on where it was interrupted"),
-            Reason::GoesOn { published } => write!(f, "goes on where it was interrupted, with {published} published"),
+            Reason::GoesOn { published, reached } => {
+                f.write_str("goes on where it was interrupted")?;
+                reached.iter().try_for_each(|reached| write!(f, ", {reached}"))?;
+                if *published > 0 { write!(f, ", with {published} published") } else { Ok(()) }
+            }
             Reason::WaitsFor { stage } => write!(f, "waits for `{stage}`"),
             Reason::LeftOut { stage } => {
                 write!(f, "this run leaves `{stage}` out, and it has no result to take")

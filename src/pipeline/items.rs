@@ -15,14 +15,17 @@ use crate::cache::manifest::ComponentList;
 use crate::cache::records::{Output, Record};
 use crate::cache::trouble::told;
 use crate::cache::uses::Turn;
+use crate::pipeline::at_once::{Showing, items_done};
+use crate::pipeline::commit::Took;
 use crate::pipeline::context::{ArtifactFiles, StageContext, store};
 use crate::pipeline::decide::{Decision, KeyedWork, Verdict, WorkState, Works, in_stage};
+use crate::pipeline::estimate::item_size;
 use crate::pipeline::execute::{Ending, Run};
 use crate::pipeline::guard::guarded;
 use crate::pipeline::item::{Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
 use crate::pipeline::keys::row_key;
-use crate::pipeline::outputs::{edited_item, finish_key, items_of, items_of_stage};
+use crate::pipeline::outputs::{finish_key, items_of_stage};
 use crate::pipeline::progress::{Counts, Event, StageState};
 use crate::pipeline::recall::inputs_of_dirty;
 use crate::pipeline::remake::Brought;
@@ -45,6 +48,15 @@ pub(crate) struct Done {
     pub(crate) interrupted: bool,
 }
 
+/// Works of an item stage, and what they take.
+#[derive(Clone, Copy)]
+pub(crate) struct Pieces<'a> {
+    pub(crate) index: usize,
+    pub(crate) form: &'a dyn ItemStage,
+    pub(crate) works: &'a Works,
+    pub(crate) files: &'a ArtifactFiles<'a>,
+}
+
 /// How long a stage sleeps between two looks at what is done elsewhere.
 const NAP: Duration = Duration::from_millis(20);
 
@@ -56,21 +68,15 @@ impl Run<'_> {
         let Verdict::Works(works) = &decision.verdict else { unreachable!("asked for works only") };
         let inline = self.board()[index].inline;
 
-        let done = self.run_works(index, form, works, files)?;
+        let pieces = Pieces { index, form, works, files };
+        let showing = Showing::of(self, pieces, &decision);
+        let done = self.run_works(pieces, showing.as_ref())?;
         let total = works.works.len();
         let ran = done.ran + inline.ran;
         let counts = Counts { total, ran, failed: done.failed.len(), cached: total.saturating_sub(ran + done.failed.len()) };
         let outputs = done.outputs;
         let mut failed = done.failed;
-        let mut items = ItemSet::with_capacity(total);
-        for (place, work) in works.works.iter().enumerate() {
-            match (&work.state, outputs.get(&place)) {
-                (_, Some(made)) => items.extend(items_of(&work.work, work.key, made)),
-                (WorkState::Fresh(known), _) => items.extend(items_of(&work.work, work.key, known)),
-                (WorkState::Edited(fields), _) => items.push(edited_item(&work.work, work.key, fields)),
-                _ => {}
-            }
-        }
+        let mut items = items_done(works, &outputs);
         if done.interrupted {
             return Ok(Ending::new(StageState::Interrupted, Given::Nothing, counts));
         }
@@ -101,29 +107,25 @@ impl Run<'_> {
         // The folder holds the machine's texts by now. What somebody saves from here on is for the next run to find.
         let key = texts.map_or(key, |texts| row_key(stage, &decision.identity, &decision.taken, Some(texts)));
         let seconds = started.elapsed().as_secs_f64() + inline.seconds;
-        let same = self.record_row(index, &decision, key, &tree, seconds, None)?;
+        let same = self.record_row(index, &decision, key, &tree, Took { seconds, effort: None }, None)?;
         let state = if made_more { StageState::Ran } else { state };
         let ending = Ending::new(state, Given::Whole(tree), counts);
         Ok(Ending { came_out_the_same: same && state == StageState::Ran, ..ending })
     }
 
     /// Runs the dirty works among `works`, after what they read was brought back where it was not kept.
-    pub(crate) fn run_works(&self, index: usize, form: &dyn ItemStage, works: &Works, files: &ArtifactFiles<'_>) -> Result<Done> {
-        match self.bring_back(index, inputs_of_dirty(works))? {
-            Brought::Back => self.run_works_on_what_is_here(index, form, works, files),
+    /// `showing` is told of each picture of a stage whose pictures are to be seen at once.
+    pub(crate) fn run_works(&self, pieces: Pieces<'_>, showing: Option<&Showing<'_, '_>>) -> Result<Done> {
+        match self.bring_back(pieces.index, inputs_of_dirty(pieces.works))? {
+            Brought::Back => self.run_works_on_what_is_here(pieces, showing),
             Brought::Interrupted => Ok(Done { interrupted: true, ..Done::default() }),
         }
     }
 
     /// Runs the dirty works among `works`.
-    pub(crate) fn run_works_on_what_is_here(
-        &self,
-        index: usize,
-        form: &dyn ItemStage,
-        works: &Works,
-        files: &ArtifactFiles<'_>,
-    ) -> Result<Done> {
-        let stage = &self.pipeline.stages[index];
+    pub(crate) fn run_works_on_what_is_here(&self, pieces: Pieces<'_>, showing: Option<&Showing<'_, '_>>) -> Result<Done> {
+        let works = pieces.works;
+        let stage = &self.pipeline.stages[pieces.index];
         let mut done = Done::default();
         let mut dirty: Vec<usize> =
             works.works.iter().enumerate().filter(|(_, work)| work.state == WorkState::Dirty).map(|(place, _)| place).collect();
@@ -137,7 +139,7 @@ impl Run<'_> {
         }
         if stage.stage.uses_device() {
             // Another process may be at the same works: they are locked one by one.
-            self.do_works(index, form, works, files, &dirty, &mut done)?;
+            self.do_works(pieces, &dirty, &mut done, showing)?;
             return Ok(done);
         }
         // Items with the same contents are one piece of work.
@@ -150,7 +152,7 @@ impl Run<'_> {
             }
             first == place
         });
-        self.do_claimed(index, form, works, files, dirty, &mut done)?;
+        self.do_claimed(pieces, dirty, &mut done)?;
         for (place, first) in copies {
             if let Some(outputs) = done.outputs.get(&first).cloned() {
                 done.outputs.insert(place, outputs);
@@ -163,15 +165,8 @@ impl Run<'_> {
     }
 
     /// Does works that no other process or stage is at, and takes the results of the others when they are there.
-    fn do_claimed(
-        &self,
-        index: usize,
-        form: &dyn ItemStage,
-        works: &Works,
-        files: &ArtifactFiles<'_>,
-        mut dirty: Vec<usize>,
-        done: &mut Done,
-    ) -> Result<()> {
+    fn do_claimed(&self, pieces: Pieces<'_>, mut dirty: Vec<usize>, done: &mut Done) -> Result<()> {
+        let Pieces { index, works, files, .. } = pieces;
         let stage = &self.pipeline.stages[index];
         let preferred = self.grounds(files).preferred_here(stage);
         let ask = self.options.selection.ask(index);
@@ -195,7 +190,7 @@ impl Run<'_> {
                 Ok((elsewhere, ours))
             })?;
             let failed = done.failed.len();
-            self.do_works(index, form, works, files, &ours, done)?;
+            self.do_works(pieces, &ours, done, None)?;
             drop(claim);
             let ends = done.interrupted || (done.failed.len() > failed && !self.options.keep_going);
             if elsewhere.is_empty() || ends {
@@ -218,15 +213,8 @@ impl Run<'_> {
     }
 
     /// Does the works at `dirty`.
-    fn do_works(
-        &self,
-        index: usize,
-        form: &dyn ItemStage,
-        works: &Works,
-        files: &ArtifactFiles<'_>,
-        dirty: &[usize],
-        done: &mut Done,
-    ) -> Result<()> {
+    fn do_works(&self, pieces: Pieces<'_>, dirty: &[usize], done: &mut Done, showing: Option<&Showing<'_, '_>>) -> Result<()> {
+        let Pieces { index, form, works, files } = pieces;
         if dirty.is_empty() {
             return Ok(());
         }
@@ -253,11 +241,22 @@ impl Run<'_> {
             opened_with: files,
             preferred: &preferred,
             ask,
+            form,
+            item_size: item_size(self.pipeline, index),
             counts: Mutex::new(counts),
             failure: AtomicBool::new(false),
         };
         let results: Vec<(usize, Option<Result<Vec<Output>>>)> = if stage.stage.uses_device() {
-            dirty.iter().map(|&place| (place, bench.do_one(&works.works[place]))).collect()
+            let mut so_far = done.outputs.clone();
+            let do_one = |&place: &usize| {
+                let outcome = bench.do_one(&works.works[place]);
+                if let (Some(Ok(outputs)), Some(showing)) = (&outcome, showing) {
+                    so_far.insert(place, outputs.clone());
+                    showing.one_more(&so_far);
+                }
+                (place, outcome)
+            };
+            dirty.iter().map(do_one).collect()
         } else {
             let pool = self.pool()?;
             pool.install(|| dirty.par_iter().with_max_len(1).map(|&place| (place, bench.do_one(&works.works[place]))).collect())
@@ -350,7 +349,7 @@ impl Run<'_> {
     }
 
     /// Items made of all outputs together.
-    fn finish(
+    pub(crate) fn finish(
         &self,
         index: usize,
         form: &dyn ItemStage,
@@ -414,9 +413,11 @@ impl Run<'_> {
     }
 }
 
-struct Finished {
+/// What is made of all outputs together.
+pub(crate) struct Finished {
+    /// How many of them were not there before.
     made: usize,
-    items: ItemSet,
+    pub(crate) items: ItemSet,
 }
 
 /// An error if two outputs have one name.

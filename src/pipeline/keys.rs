@@ -4,9 +4,9 @@
 //! | --- | --- |
 //! | work | kind and version, the stage's components, the values of the work, the digests of its inputs by name |
 //! | whole stage | kind and version, components, for each input the digests of the fields it reads, sorted by content |
-//! | row of an item stage | kind and version, components, other params as written, each input's tree with its names, edited texts |
+//! | row of an item stage | kind and version, that of `finish`, components, other params as written, each input's tree with its names, edited texts |
 //! | state | as the whole stage, without what only moves its end |
-//! | finish | kind and version, components, the digests of all outputs, sorted by content |
+//! | finish | kind and version, that of `finish`, components, the digests of all outputs, sorted by content |
 //!
 //! Never in a key: paths, times, the names of stages, variants and inputs, the device, the number of threads, how the file is laid out. Names of
 //! items are in the row of an item stage because its tree holds them; that row only saves looking up its works, which renaming never
@@ -16,7 +16,7 @@ use crate::cache::digest::Digest;
 use crate::cache::manifest::{Covers, KeyHash, Purpose, Rendering, Section};
 use crate::pipeline::graph::LoadedStage;
 use crate::pipeline::item::Item;
-use crate::pipeline::stage::Work;
+use crate::pipeline::stage::{Form, Work};
 use crate::pipeline::taken::Taken;
 
 /// Kind, version and components of a stage: the start of each of its keys.
@@ -24,6 +24,8 @@ use crate::pipeline::taken::Taken;
 pub struct StageIdentity {
     pub kind: &'static str,
     pub version: u32,
+    /// Of what an item stage makes of all outputs together.
+    pub finish_version: u32,
     /// In the order of the names.
     pub components: Vec<(String, serde_json::Value)>,
 }
@@ -40,7 +42,12 @@ pub struct KeyedInput<'a> {
 
 impl StageIdentity {
     pub fn of(stage: &LoadedStage) -> Self {
-        Self { kind: stage.kind.name(), version: stage.kind.version(), components: stage.stage.components() }
+        let finish_version = match stage.stage.form() {
+            Form::Items(form) => form.finish_version(),
+            Form::Whole(_) => 1,
+        };
+        let (kind, version, components) = (stage.kind.name(), stage.kind.version(), stage.stage.components());
+        Self { kind, version, finish_version, components }
     }
 
     pub fn render(&self, into: &mut impl Rendering) {
@@ -52,6 +59,13 @@ impl StageIdentity {
         into.entry(Section::Kind, self.kind, Covers::Value(&self.version.into()));
         for (name, value) in self.components.iter().filter(|(name, _)| !without.contains(&name.as_str())) {
             into.entry(Section::Param, name, Covers::Value(value));
+        }
+    }
+
+    /// For keys of what is made of all outputs together, and of rows, which name it. The first version is in none.
+    pub fn render_finish(&self, into: &mut impl Rendering) {
+        if self.finish_version > 1 {
+            into.entry(Section::Value, "finish version", Covers::Value(&self.finish_version.into()));
         }
     }
 
@@ -94,6 +108,7 @@ pub fn row_key(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>
 /// What the row of an item stage covers, but for what people wrote.
 pub fn render_row(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], into: &mut impl Rendering) {
     identity.render(into);
+    identity.render_finish(into);
     let is_component = |name: &str| {
         identity
             .components
@@ -167,7 +182,8 @@ mod tests {
     }
 
     fn key_of(work: &Work) -> Digest {
-        let identity = StageIdentity { kind: "resize", version: 1, components: vec![("size".into(), json!(512))] };
+        let identity =
+            StageIdentity { kind: "resize", version: 1, finish_version: 1, components: vec![("size".into(), json!(512))] };
         let mut hash = identity.work_hash();
         render_work(work, &mut hash);
         hash.key()

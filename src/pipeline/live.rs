@@ -11,8 +11,10 @@ use crate::cache::digest::Digest;
 use crate::cache::manifest::{ComponentList, Covered, Section};
 use crate::cache::records::{Completeness, Record};
 use crate::cache::survey::StoredObject;
+use crate::pipeline::estimate::effort_of;
 use crate::pipeline::item_set;
 use crate::pipeline::recorded::{STAGE_FACT, TREE_FIELD};
+use crate::pipeline::stage::Effort;
 
 /// All records of a cache, as far as they tell what needs what and what it cost.
 #[derive(Default)]
@@ -34,6 +36,7 @@ pub(crate) struct Made {
     /// The lists of what was read: they tell what has changed since.
     pub(crate) input_trees: Vec<Digest>,
     pub(crate) seconds: f64,
+    pub(crate) effort: Option<Effort>,
     /// Of an output that was published before the end: the key of the stage that was running.
     pub(crate) stage: Option<Digest>,
 }
@@ -95,6 +98,7 @@ impl Made {
             tree: trees.first().map(|(_, artifact)| artifact.digest),
             input_trees: components.section(Section::Input).filter_map(|component| tree_of(&component.covered)).collect(),
             seconds: record.seconds.max(0.0),
+            effort: effort_of(&record.facts),
             stage: record.facts.get(STAGE_FACT).and_then(|stage| stage.parse().ok()),
         }
     }

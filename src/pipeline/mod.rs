@@ -79,6 +79,7 @@ pub mod context;
 pub mod guard;
 pub mod wishes;
 
+mod at_once;
 pub mod commit;
 pub mod execute;
 mod items;

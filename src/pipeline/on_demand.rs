@@ -9,6 +9,7 @@ use crate::pipeline::context::{RunScope, Shared};
 use crate::pipeline::decide::{Grounds, KeyedWork, WorkState, Works};
 use crate::pipeline::execute::{Run, RunOptions};
 use crate::pipeline::freshness::Reason;
+use crate::pipeline::items::Pieces;
 use crate::pipeline::progress::Observer;
 use crate::pipeline::stage::Form;
 use crate::pipeline::wishes::Wishes;
@@ -56,7 +57,7 @@ pub(crate) fn make(
     let scope = RunScope { cache: grounds.cache, device: &options.device, observer, wishes, shared: &shared };
     let unknown: HashSet<_> = grounds.unknown.clone();
     let run = Run::new(grounds.pipeline, options, scope, grounds.files.intake(), grounds.lock, &unknown, vec![index]);
-    let done = run.run_works(index, form, &to_do, grounds.files)?;
+    let done = run.run_works(Pieces { index, form, works: &to_do, files: grounds.files }, None)?;
     if done.interrupted {
         bail!("interrupted");
     }

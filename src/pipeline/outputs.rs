@@ -60,6 +60,7 @@ pub fn edited_item(work: &Work, key: Digest, fields: &Fields) -> Item {
 pub fn finish_key(identity: &StageIdentity, outputs: &[Item], written: &[&str]) -> Digest {
     let mut hash = KeyHash::new(Purpose::Finish);
     identity.render(&mut hash);
+    identity.render_finish(&mut hash);
     let members = members(outputs, written);
     let input = KeyedInput { param: "outputs", members, count: outputs.len(), tree: members };
     render_inputs(&[input], &mut hash);

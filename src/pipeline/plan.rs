@@ -140,7 +140,7 @@ pub fn plan(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result
             };
             planned.lints = grounds.lints(&pipeline.stages[index], decision, unstored)?;
         }
-        planned.estimate = experience.estimate(&pipeline.stages[index], &planned, grounds)?;
+        planned.estimate = experience.estimate(index, decision, &planned, grounds)?;
         stages.push(planned);
         Ok(())
     })?;
@@ -293,7 +293,7 @@ fn leave_to_others(stage: &LoadedStage, verdict: &mut Verdict, promised: &mut Ha
             }
         }
         Verdict::Whole(whole) if whole.key.is_some_and(|key| is_left(&key)) => {
-            *whole = Whole { key: None, state_key: None, reasons: others, published: Vec::new(), start_over: false };
+            *whole = Whole::from_the_start(None, None, others);
         }
         _ => {}
     }

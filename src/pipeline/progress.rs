@@ -1,6 +1,7 @@
 //! What happens while stages run, as data. Unaware of who watches.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::pipeline::freshness::Reason;
 use crate::pipeline::lints::Lints;
@@ -70,6 +71,15 @@ pub enum Event {
         stage: String,
         item: String,
         attributes: BTreeMap<String, String>,
+        /// Where it stands in `out/`.
+        files: Vec<PathBuf>,
+    },
+    /// Items that a stage has made so far stand in `out/`.
+    Shown {
+        stage: String,
+        items: usize,
+        /// What is made of all of them together: the sheet.
+        files: Vec<PathBuf>,
     },
     /// What a stage remarks on its inputs before it works on them.
     Linted {

@@ -27,6 +27,8 @@ pub const TREE_FIELD: &str = "tree";
 pub const COUNT_ATTRIBUTE: &str = "items";
 /// The fact under which a published output names the key of the stage that was running.
 pub const STAGE_FACT: &str = "stage";
+/// The fact that says how much work a record stands for, where it is not one piece like all others of its kind.
+pub const EFFORT_FACT: &str = "effort";
 
 impl Grounds<'_> {
     /// The outputs of a result of `key` of which nothing is lost: of the one the lock names, else of the first that is here. It stays

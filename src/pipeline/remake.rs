@@ -17,6 +17,7 @@ use crate::pipeline::graph::{LoadedStage, Producer};
 use crate::pipeline::guard::guarded;
 use crate::pipeline::item::{Artifact, Item};
 use crate::pipeline::item_tree::{Given, ItemTree};
+use crate::pipeline::items::Pieces;
 use crate::pipeline::progress::{Counts, Event, StageState};
 use crate::pipeline::recall::Recall;
 use crate::pipeline::run_record::StageReport;
@@ -140,7 +141,7 @@ impl Run<'_> {
             Form::Items(form) => {
                 let works = grounds.works_of(stage, &decision, &recall.items)?;
                 let works = Works { key: None, works, reasons: vec![recall.reason(&self.pipeline.stages)] };
-                let done = self.run_works_on_what_is_here(recall.stage, form, &works, files)?;
+                let done = self.run_works_on_what_is_here(Pieces { index: recall.stage, form, works: &works, files }, None)?;
                 match done.failed.into_iter().next() {
                     Some(first) => Err(anyhow!("{first}")),
                     None if done.interrupted => Ok(None),

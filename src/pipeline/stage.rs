@@ -112,10 +112,56 @@ pub trait Stage: Send + Sync {
         None
     }
 
+    /// How large each of its items is, in the unit in which the kinds that work on them count: pixels.
+    fn item_size(&self) -> ItemSize {
+        ItemSize::AsTaken
+    }
+
     /// Problems that do not stop a run: a caption with *left* that reaches a mirror.
     fn lint(&self, _inputs: &Resolved, _files: &dyn Files) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// How large items are, as far as the settings of their stage say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ItemSize {
+    /// As those that the stage takes.
+    AsTaken,
+    Fixed(f64),
+    /// Nobody knows before they are made.
+    Varying,
+}
+
+/// How much work something is. Time is taken to follow the amount, from one piece of work of a kind to another that is like it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Effort {
+    /// In a unit of the kind's own: pixels of all pictures, as often as they are seen.
+    pub amount: f64,
+    /// What else decides how long it takes: the model. What was measured of another tells nothing.
+    pub like: String,
+}
+
+impl Default for Effort {
+    /// One piece of work like all others of its kind.
+    fn default() -> Self {
+        Self { amount: 1.0, like: String::new() }
+    }
+}
+
+/// How far an interrupted run of a whole stage came, by the state that it left.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reached {
+    /// The kind does not tell.
+    Untold,
+    /// Not beyond the beginning.
+    Start,
+    Part {
+        /// Of all the work, from 0 to 1.
+        share: f64,
+        /// "after 290 of 720 images (epoch 13 of 30)"
+        words: String,
+    },
 }
 
 pub struct SubStage {
@@ -131,6 +177,8 @@ pub struct Editable {
     /// Of the stage named after its kind; another stage owns `<folder>-<stage>`.
     pub folder: &'static str,
     pub extension: &'static str,
+    /// The machine's text costs next to nothing: it is made also where a text lies of which nobody knows who wrote it, to tell.
+    pub is_quick: bool,
 }
 
 /// A reference of a stage, with what is read of it.
@@ -246,8 +294,18 @@ pub trait ItemStage: Send + Sync {
         vec![work.name.clone()]
     }
 
+    /// How much work one piece is; `None` if that cannot be told. `item_size`: of what the stage takes, where settings say it.
+    fn effort(&self, _work: &Work, _item_size: Option<f64>) -> Option<Effort> {
+        Some(Effort::default())
+    }
+
     /// Loads what all pieces need (a network); called only if some piece must run.
     fn open<'a>(&'a self, context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>>;
+
+    /// Raised by hand when `finish` gives other bytes for the same outputs.
+    fn finish_version(&self) -> u32 {
+        1
+    }
 
     /// Items made of all outputs together, once they are complete: the grid. Keyed by the components and the digests of `outputs`.
     fn finish(&self, _outputs: &[Item], _files: &dyn Files) -> anyhow::Result<Vec<Draft>> {
@@ -267,6 +325,18 @@ pub trait WholeStage: Send + Sync {
 
     /// What it will publish, by name and attributes, as far as that is known before it runs.
     fn forecast(&self, inputs: &Resolved) -> Vec<(String, BTreeMap<String, String>)>;
+
+    /// How much work a run from the start is; `None` if that cannot be told yet. Of a kind that does not say so, as much as it publishes.
+    /// `item_size`: of what the stage takes, where settings say it.
+    fn effort(&self, inputs: &Resolved, _item_size: Option<f64>) -> Option<Effort> {
+        Some(Effort { amount: self.forecast(inputs).len().max(1) as f64, ..Effort::default() })
+    }
+
+    /// How far the state in a folder goes, where `is_published` tells by their names which outputs are there. A state that a run would
+    /// not take up does not count.
+    fn reached(&self, _inputs: &Resolved, _state: &Path, _is_published: &dyn Fn(&str) -> bool) -> Reached {
+        Reached::Untold
+    }
 
     /// Names of components that do not change what an interrupted run has done so far: the state of a run that differs only in these is
     /// taken up. `epochs` where the schedule does not depend on the horizon.

@@ -4,27 +4,37 @@
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::cache::digest::Digest;
 use crate::cache::records::{Output, Record};
 use crate::cache::trouble::told;
+use crate::pipeline::at_once::{Showing, items_done};
+use crate::pipeline::commit::Took;
 use crate::pipeline::context::{ArtifactFiles, Publishing, StageContext, store};
-use crate::pipeline::decide::{Decision, Verdict};
+use crate::pipeline::decide::{Decision, Verdict, Works};
+use crate::pipeline::estimate::item_size;
 use crate::pipeline::execute::{Ending, Run};
 use crate::pipeline::freshness::worded;
 use crate::pipeline::guard::guarded;
 use crate::pipeline::item_tree::{Given, ItemTree};
-use crate::pipeline::items::check_names;
+use crate::pipeline::items::{Done, Pieces, check_names};
 use crate::pipeline::outputs::items_of_stage;
 use crate::pipeline::progress::{Counts, Event, StageState};
 use crate::pipeline::recall::inputs_of_dirty;
 use crate::pipeline::recorded::STAGE_FACT;
 use crate::pipeline::remake::Brought;
 use crate::pipeline::selection::Ask;
-use crate::pipeline::stage::{Draft, Ended, Form, Resolved, WholeStage};
+use crate::pipeline::stage::{Draft, Effort, Ended, Form, Resolved, WholeStage};
+
+/// What a whole stage has published.
+struct Published {
+    outputs: Vec<Output>,
+    /// The time that went by in showing it, and in stages that run on it meanwhile.
+    aside: Duration,
+}
 
 impl Run<'_> {
     pub(crate) fn run_whole(&self, index: usize, decision: Decision<'_>, files: &ArtifactFiles<'_>) -> Result<Ending> {
@@ -80,7 +90,11 @@ impl Run<'_> {
             reasons: whole.reasons.clone(),
             counts,
         });
-        let published = Mutex::new(whole.published.clone());
+        if !whole.published.is_empty() {
+            // A kill may have come between an output and its place in `out/`.
+            self.show_so_far(index, items_of_stage(&whole.published, state_key), &[]);
+        }
+        let published = Mutex::new(Published { outputs: whole.published.clone(), aside: Duration::ZERO });
         let publish = |draft: Draft| self.publish(index, draft, &key, &state_key, files, &published);
         let publishing = Publishing { publish: &publish, state: &state };
         let mut context = StageContext::new(&self.scope, files, &stage.name, Some(publishing));
@@ -90,7 +104,7 @@ impl Run<'_> {
         drop(context);
         self.scope.wishes.stage_ended();
 
-        let published = published.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Published { outputs: published, aside } = published.into_inner().unwrap_or_else(PoisonError::into_inner);
         let ran = published.len().saturating_sub(whole.published.len());
         let counts = Counts { total: published.len(), ran, cached: published.len() - ran, failed: 0 };
         let ended = ended.and_then(|ended| files.check_unchanged().map(|()| ended));
@@ -114,8 +128,9 @@ impl Run<'_> {
         let items = items_of_stage(&published, state_key);
         check_names(&stage.name, &items)?;
         let tree = ItemTree::of(items);
-        let seconds = started.elapsed().as_secs_f64();
-        let same = self.record_row(index, decision, key, &tree, seconds, note.clone())?;
+        let took =
+            took(started.elapsed().saturating_sub(aside), whole.done, form.effort(&resolved, item_size(self.pipeline, index)));
+        let same = self.record_row(index, decision, key, &tree, took, note.clone())?;
         if form.horizon_components().is_empty() {
             fs::remove_dir_all(&state).with_context(|| format!("removing `{}`", state.display()))?;
         }
@@ -123,7 +138,7 @@ impl Run<'_> {
         Ok(Ending { note, came_out_the_same: same, ..ending })
     }
 
-    /// Makes an output durable, then runs what waits for it.
+    /// Makes an output durable and shows it, then runs what waits for it.
     fn publish(
         &self,
         index: usize,
@@ -131,7 +146,7 @@ impl Run<'_> {
         key: &Digest,
         state_key: &Digest,
         files: &ArtifactFiles<'_>,
-        published: &Mutex<Vec<Output>>,
+        published: &Mutex<Published>,
     ) -> Result<()> {
         let stage = &self.pipeline.stages[index];
         let batch = self.batch();
@@ -144,15 +159,18 @@ impl Run<'_> {
         batch.flush()?;
         let items = {
             let mut published = published.lock().unwrap_or_else(PoisonError::into_inner);
-            published.retain(|known| known.name != output.name);
-            published.push(output);
-            items_of_stage(&published, *state_key)
+            published.outputs.retain(|known| known.name != output.name);
+            published.outputs.push(output);
+            items_of_stage(&published.outputs, *state_key)
         };
-        self.scope.observer.event(Event::Checkpoint { stage: stage.name.clone(), item, attributes });
+        let set_aside = Instant::now();
+        let shown = self.show_so_far(index, items.clone(), std::slice::from_ref(&item));
+        self.scope.observer.event(Event::Checkpoint { stage: stage.name.clone(), item, attributes, files: shown });
         self.show(index, Given::Part(items.into()));
         for consumer in self.waiting_consumers(index) {
             self.run_inline(consumer);
         }
+        published.lock().unwrap_or_else(PoisonError::into_inner).aside += set_aside.elapsed();
         Ok(())
     }
 
@@ -170,7 +188,11 @@ impl Run<'_> {
             if !self.missing(inputs_of_dirty(works)).is_empty() {
                 return Ok(None);
             }
-            self.run_works(consumer, form, works, &files).map(Some)
+            let pieces = Pieces { index: consumer, form, works, files: &files };
+            let showing = Showing::of(self, pieces, &decision);
+            let done = self.run_works(pieces, showing.as_ref())?;
+            self.show_inline(consumer, works, &done, showing.as_ref());
+            Ok(Some(done))
         });
         let mut board = self.board();
         let inline = &mut board[consumer].inline;
@@ -189,6 +211,24 @@ impl Run<'_> {
     }
 }
 
+impl Run<'_> {
+    /// Shows what a consumer has made of what is published so far, all together where nothing of it failed.
+    fn show_inline(&self, consumer: usize, works: &Works, done: &Done, showing: Option<&Showing<'_, '_>>) {
+        // Texts that people may edit lie in a folder of their own, which is brought up to date in the stage's own turn.
+        if self.pipeline.stages[consumer].stage.editable().is_some() {
+            return;
+        }
+        let items = items_done(works, &done.outputs);
+        match showing {
+            Some(showing) if done.failed.is_empty() && !done.interrupted => showing.with_sheet(items),
+            Some(_) => {}
+            None => {
+                self.show_so_far(consumer, items, &[]);
+            }
+        }
+    }
+}
+
 /// A whole stage sees the fields that its key covers and no others.
 pub(crate) fn keep_only_what_is_read(resolved: &mut Resolved, decision: &Decision<'_>) {
     for taken in &decision.taken {
@@ -198,6 +238,13 @@ pub(crate) fn keep_only_what_is_read(resolved: &mut Resolved, decision: &Decisio
             item.fields.retain(|field, _| reads.reads.contains(&field.as_str()));
         }
     }
+}
+
+/// What all of a whole stage takes, by a run that went on where an interrupted one had done so much of it.
+fn took(elapsed: Duration, done: f64, effort: Option<Effort>) -> Took {
+    let seconds = elapsed.as_secs_f64();
+    // Of too small a rest nothing can be told but that it took at least this.
+    if done > 0.9 { Took { seconds, effort: None } } else { Took { seconds: seconds / (1.0 - done), effort } }
 }
 
 /// Removes what a state folder holds, and keeps the folder.

@@ -13,6 +13,7 @@ use crate::cache::records::{Output, Record};
 use crate::cache::trouble::told;
 use crate::pipeline::context::{ArtifactFiles, StageContext, store};
 use crate::pipeline::decide::KeyedWork;
+use crate::pipeline::estimate::effort_fact;
 use crate::pipeline::execute::Run;
 use crate::pipeline::guard::{guarded, with_remedy};
 use crate::pipeline::keys::render_work;
@@ -20,7 +21,7 @@ use crate::pipeline::progress::{Counts, Event};
 use crate::pipeline::recorded::Preferred;
 use crate::pipeline::retry::attempts;
 use crate::pipeline::selection::Ask;
-use crate::pipeline::stage::Worker;
+use crate::pipeline::stage::{Effort, ItemStage, Worker};
 
 impl Run<'_> {
     /// Does `work` of a stage, again where its `retry:` says so and the failure may pass. `item` is what is tried, if it is one of several.
@@ -45,6 +46,9 @@ pub(crate) struct Bench<'a, 'r> {
     pub(crate) opened_with: &'a ArtifactFiles<'a>,
     pub(crate) preferred: &'a Preferred,
     pub(crate) ask: Ask<'a>,
+    pub(crate) form: &'a dyn ItemStage,
+    /// Of what the stage takes, where settings say it.
+    pub(crate) item_size: Option<f64>,
     pub(crate) counts: Mutex<Counts>,
     pub(crate) failure: AtomicBool,
 }
@@ -125,6 +129,9 @@ impl Bench<'_, '_> {
             }
             outputs.push(store(draft, &work.work.name, self.batch, &files)?);
         }
+        let mut facts = run.facts(self.index);
+        let effort = self.form.effort(&work.work, self.item_size).filter(|effort| *effort != Effort::default());
+        facts.extend(effort.as_ref().map(effort_fact));
         let mut list = ComponentList::default();
         list.entry(Section::Kind, stage.kind.name(), Covers::Value(&stage.kind.version().into()));
         render_work(&work.work, &mut list);
@@ -134,7 +141,7 @@ impl Bench<'_, '_> {
             outputs: outputs.clone(),
             seconds: started.elapsed().as_secs_f64(),
             ended: None,
-            facts: run.facts(self.index),
+            facts,
         })?;
         Ok(outputs)
     }

@@ -12,7 +12,8 @@ use crate::pipeline::item::Artifact;
 use crate::pipeline::params::{ParamDoc, ParamValue, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
+    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemSize, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
+    Worker,
 };
 use crate::pipeline::tree::{Node, Value};
 use crate::{choice, params};
@@ -132,6 +133,10 @@ impl Stage for CropParams {
 
     fn form(&self) -> Form<'_> {
         Form::Items(self)
+    }
+
+    fn item_size(&self) -> ItemSize {
+        ItemSize::Varying
     }
 
     fn lint(&self, inputs: &Resolved, files: &dyn Files) -> Vec<String> {

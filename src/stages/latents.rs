@@ -15,7 +15,8 @@ use crate::pipeline::item::Item;
 use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
+    Content, Context, Draft, Effort, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
+    Worker,
 };
 use crate::pipeline::tree::Node;
 use crate::stages::linked::linked;
@@ -102,6 +103,15 @@ impl ItemStage for LatentsParams {
         Ok(works.collect())
     }
 
+    /// Pixels; where they vary, pictures.
+    fn effort(&self, work: &Work, item_size: Option<f64>) -> Option<Effort> {
+        let base = work.inputs.get("base")?.digest.short();
+        Some(match item_size {
+            Some(pixels) => Effort { amount: pixels, like: base },
+            None => Effort { amount: 1.0, like: format!("{base} pictures") },
+        })
+    }
+
     fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
         Ok(Box::new(self.clone()))
     }
@@ -127,6 +137,16 @@ impl LatentsParams {
         let bytes = to_bytes(&tensors, &BTreeMap::new())?;
         Ok(vec![Draft::new(&work.name).field("latent", Content::Bytes { bytes, extension: "safetensors" })])
     }
+}
+
+/// Pixels of the picture whose latent an item has, by the size of the file; `None` while there is none.
+pub fn pixels(item: &Item) -> Option<f64> {
+    /// Four numbers of four bytes for each square of eight pixels' side.
+    const PIXELS_OF_A_BYTE: f64 = 64.0 / 16.0;
+    /// Of the file, before the numbers: about this many bytes.
+    const HEADER: u64 = 80;
+    let latent = item.fields.get("latent")?;
+    (latent.size > HEADER).then(|| (latent.size - HEADER) as f64 * PIXELS_OF_A_BYTE)
 }
 
 /// Shape (channels, height, width) and values of the latent of an item.

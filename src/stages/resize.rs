@@ -9,7 +9,8 @@ use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::params::{ParamDoc, ParamValue, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
+    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemSize, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
+    Worker,
 };
 use crate::pipeline::tree::{Node, Value};
 use crate::{choice, params};
@@ -205,6 +206,15 @@ impl Stage for ResizeParams {
 
     fn form(&self) -> Form<'_> {
         Form::Items(self)
+    }
+
+    /// In pixels.
+    fn item_size(&self) -> ItemSize {
+        match self.buckets {
+            None => ItemSize::Fixed(f64::from(self.size.width) * f64::from(self.size.height)),
+            // Buckets are of about equal area.
+            Some(BucketUse(buckets)) => ItemSize::Fixed(f64::from(buckets.side).powi(2)),
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use crate::pipeline::item::{Fields, Item};
 use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Content, Context, Draft, Files, Form, ImpliedInput, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved, Stage,
-    StageKind, Wish, Work, Worker,
+    Content, Context, Draft, Effort, Files, Form, ImpliedInput, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved,
+    Stage, StageKind, Wish, Work, Worker,
 };
 use crate::pipeline::tree::Node;
 use crate::stages::linked::linked;
@@ -230,8 +230,21 @@ impl ItemStage for SampleParams {
         Ok(works)
     }
 
+    /// Pixels of all predictions.
+    fn effort(&self, work: &Work, _item_size: Option<f64>) -> Option<Effort> {
+        let settings = PictureSettings::of_values(&work.values).ok()?;
+        let request = settings.request().ok()?;
+        let predictions = request.sampler.predictions(request.steps) * if settings.guidance == 1.0 { 1 } else { 2 };
+        let pixels = f64::from(settings.size[0]) * f64::from(settings.size[1]);
+        Some(Effort { amount: predictions as f64 * pixels, like: work.inputs.get("base")?.digest.short() })
+    }
+
     fn open<'a>(&'a self, _context: &dyn Context) -> Result<Box<dyn Worker + 'a>> {
         Ok(Box::new(Painter))
+    }
+
+    fn finish_version(&self) -> u32 {
+        2
     }
 
     fn finish(&self, outputs: &[Item], files: &dyn Files) -> Result<Vec<Draft>> {

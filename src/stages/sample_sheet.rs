@@ -23,30 +23,28 @@ struct Row<'a> {
 }
 
 impl<'a> Sheet<'a> {
-    /// Rows and columns in the order in which the pictures come; the base, which knows no strength, stands in every row of its prompt and
-    /// seed.
+    /// Rows in the order in which the pictures come; columns training by training, in each by the images that its checkpoints had seen. The
+    /// base, which knows no strength, stands in every row of its prompt and seed.
     pub fn of(pictures: &'a [Item]) -> Self {
-        let mut columns = Vec::new();
+        let mut columns: Vec<Column> = Vec::new();
         // The pictures of each prompt and seed, in the order of their first.
         let mut groups: Vec<(&str, Vec<(String, &Item)>)> = Vec::new();
         for item in pictures {
-            let (column, _) = item.name.rsplit_once('/').unwrap_or((&item.name, ""));
-            let column = match (attribute(item, "epoch"), column.rsplit_once('/')) {
-                (Some(epoch), Some((variant, _))) => format!("{variant}, epoch {epoch}"),
-                (Some(epoch), None) => format!("epoch {epoch}"),
-                (None, _) => column.to_string(),
-            };
-            if !columns.contains(&column) {
-                columns.push(column.clone());
+            let column = Column::of(item);
+            let label = column.label.clone();
+            if !columns.iter().any(|known| known.label == label) {
+                columns.push(column);
             }
             let row = attribute(item, ROW).unwrap_or_default();
             match groups.iter_mut().find(|(known, _)| *known == row) {
-                Some((_, members)) => members.push((column, item)),
-                None => groups.push((row, vec![(column, item)])),
+                Some((_, members)) => members.push((label, item)),
+                None => groups.push((row, vec![(label, item)])),
             }
         }
         let rows = groups.iter().flat_map(|(_, members)| rows_of(members)).collect();
-        Self { columns, rows }
+        let trainings: Vec<String> = columns.iter().map(|column| column.training.clone()).collect();
+        columns.sort_by_key(|column| (trainings.iter().position(|known| *known == column.training), column.seen));
+        Self { columns: columns.into_iter().map(|column| column.label).collect(), rows }
     }
 
     /// Row by row.
@@ -64,6 +62,29 @@ impl<'a> Sheet<'a> {
             format!("{}{seed}{}", row.prompt, strength.unwrap_or_default())
         };
         self.rows.iter().map(label).collect()
+    }
+}
+
+/// The pictures of one checkpoint, or of the base.
+struct Column {
+    label: String,
+    /// The variant of the training, if there are several.
+    training: String,
+    /// Images that the checkpoint had seen; none for the base.
+    seen: u64,
+}
+
+impl Column {
+    fn of(picture: &Item) -> Self {
+        let (name, _) = picture.name.rsplit_once('/').unwrap_or((&picture.name, ""));
+        let training = name.rsplit_once('/').map_or("", |(variant, _)| variant);
+        let label = match (attribute(picture, "epoch"), training) {
+            (Some(epoch), "") => format!("epoch {epoch}"),
+            (Some(epoch), variant) => format!("{variant}, epoch {epoch}"),
+            (None, _) => name.to_string(),
+        };
+        let seen = attribute(picture, "step").and_then(|seen| seen.parse().ok()).unwrap_or(0);
+        Self { label, training: training.to_string(), seen }
     }
 }
 
@@ -127,6 +148,32 @@ mod tests {
         let sheet = Sheet::of(&pictures);
         assert_eq!(sheet.columns, ["rank=4, epoch 20", "rank=8, epoch 20"]);
         assert_eq!(names(&sheet), ["rank=4/e020/p1", "rank=8/e020/p1"]);
+    }
+
+    #[test]
+    fn columns_go_by_the_images_that_were_seen() {
+        let base = [(ROW, "p1-s7"), ("prompt", "a cat"), ("seed", "7")];
+        let at = |epoch: Option<&'static str>, step: &'static str| {
+            let epoch = epoch.map(|epoch| ("epoch", epoch));
+            [&base[..], &[("step", step), ("strength", "1")], epoch.as_slice()].concat()
+        };
+        // In the order of their names.
+        let pictures = [
+            picture("base/p1", &base),
+            picture("e1000/p1", &at(Some("1000"), "24000")),
+            picture("e200/p1", &at(Some("200"), "4800")),
+            picture("s00012345/p1", &at(None, "12345")),
+        ];
+        assert_eq!(Sheet::of(&pictures).columns, ["base", "epoch 200", "s00012345", "epoch 1000"]);
+        let of_two = [
+            picture("rank=4/e1000/p1", &at(Some("1000"), "24000")),
+            picture("rank=4/e200/p1", &at(Some("200"), "4800")),
+            picture("rank=8/e1000/p1", &at(Some("1000"), "24000")),
+            picture("rank=8/e200/p1", &at(Some("200"), "4800")),
+        ];
+        let sheet = Sheet::of(&of_two);
+        assert_eq!(sheet.columns, ["rank=4, epoch 200", "rank=4, epoch 1000", "rank=8, epoch 200", "rank=8, epoch 1000"]);
+        assert_eq!(names(&sheet), ["rank=4/e200/p1", "rank=4/e1000/p1", "rank=8/e200/p1", "rank=8/e1000/p1"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The kind `train`: pictures with captions become a LoRA, checkpoint by checkpoint.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use burn::tensor::DType;
@@ -13,7 +14,8 @@ use crate::pipeline::item::{Item, by_content};
 use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Context, Ended, Files, Form, InputShape, InputUse, LoadScope, Resolved, Stage, StageKind, SubStage, WholeStage, Worth,
+    Context, Effort, Ended, Files, Form, InputShape, InputUse, LoadScope, Reached, Resolved, Stage, StageKind, SubStage,
+    WholeStage, Worth,
 };
 use crate::pipeline::tree::Node;
 use crate::prompt::chunks::CHUNK;
@@ -399,6 +401,37 @@ impl WholeStage for Train {
         checkpoints.iter().map(|checkpoint| (checkpoint.name.clone(), attributes(checkpoint))).collect()
     }
 
+    /// Pixels of all pictures, as often as they are seen.
+    fn effort(&self, inputs: &Resolved, item_size: Option<f64>) -> Option<Effort> {
+        let items = inputs.items("images");
+        let base = inputs.one("base", "model").ok()?.digest.short();
+        let known: Vec<f64> = items.iter().filter_map(latents::pixels).collect();
+        // What is still to be encoded is taken to be as large as the settings say, else as what is there.
+        let mean = || (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
+        let each = if known.len() == items.len() { mean() } else { item_size.or_else(mean) };
+        let texts = if self.params.learning_rate.text_encoder > 0.0 { " with texts" } else { "" };
+        let again = if self.params.checkpointing { " with checkpointing" } else { "" };
+        let amount = each? * self.settings(items.len() as u64).total() as f64;
+        Some(Effort { amount, like: format!("{base}{texts}{again}") })
+    }
+
+    fn reached(&self, inputs: &Resolved, state: &Path, is_published: &dyn Fn(&str) -> bool) -> Reached {
+        let images = inputs.items("images").len() as u64;
+        let settings = self.settings(images.max(1));
+        let total = settings.total();
+        let checkpoints = settings.checkpoints();
+        let is_taken_up = |seen: u64| {
+            let mut passed = checkpoints.iter().take_while(|checkpoint| checkpoint.seen <= seen);
+            seen <= total && passed.all(|checkpoint| is_published(&checkpoint.name))
+        };
+        // Which states are sound is known when they are read.
+        let states = StateFolder::new(state).seen().unwrap_or_default();
+        match states.into_iter().find(|seen| is_taken_up(*seen)) {
+            None | Some(0) => Reached::Start,
+            Some(seen) => Reached::Part { share: seen as f64 / total as f64, words: reached(seen, images.max(1), &settings) },
+        }
+    }
+
     fn horizon_components(&self) -> &'static [&'static str] {
         match self.params.learning_rate.schedule {
             ScheduleParam::Constant => &["epochs", "save_every", "stop_at"],
@@ -449,6 +482,16 @@ impl Train {
         };
         items.iter().map(example).collect()
     }
+}
+
+/// How far a training came: "in epoch 13 of 30 (290 of 720 images)"
+fn reached(seen: u64, images: u64, settings: &Settings) -> String {
+    let (epochs, total) = (settings.epochs, settings.total());
+    let epoch = match (seen / images, seen % images) {
+        (done, 0) => format!("after epoch {done}"),
+        (done, _) => format!("in epoch {}", done + 1),
+    };
+    format!("{epoch} of {epochs} ({seen} of {total} images)")
 }
 
 /// Pixels of a side for one of a latent's, in every model of Stable Diffusion.

@@ -10,6 +10,7 @@ mod foreign;
 #[cfg(feature = "nn")]
 mod keys;
 mod reading;
+mod running;
 mod selection;
 mod single_stage;
 mod standstill;

@@ -45,6 +45,12 @@ pub struct Bed {
 #[derive(Default)]
 pub struct Heard(Mutex<Vec<Event>>);
 
+impl Heard {
+    pub fn into_events(self) -> Vec<Event> {
+        self.0.into_inner().expect("no test panics while it listens")
+    }
+}
+
 impl Observer for Heard {
     fn event(&self, event: Event) {
         self.0.lock().expect("no test panics while it listens").push(event);
@@ -167,7 +173,7 @@ impl Bed {
         let record = self.try_run(&heard).expect("the run itself does not fail");
         let mut did: Vec<String> = self.log().split_off(before);
         did.sort();
-        (did, record, heard.0.into_inner().expect("no test panics while it listens"))
+        (did, record, heard.into_events())
     }
 
     /// Runs, expects that all goes well, and gives what was written down, sorted. A plan beforehand must have said the same stages.

@@ -28,6 +28,7 @@ fn drawings_are_made_between_two_epochs() {
             "save 2",
             "draw e002-0",
             "draw e002-1",
+            "grid of 2",
             "learn 3",
             "learn 4",
             "save 4",
@@ -58,7 +59,7 @@ fn a_further_prompt_redraws_nothing_and_trains_nothing() {
     let bed = Bed::new(TRAIN);
     bed.run();
     bed.stages(&TRAIN.replace("[a, b]", "[a, b, c]"));
-    assert_eq!(bed.run(), ["draw e002-2", "draw e004-2", "grid of 6"]);
+    assert_eq!(bed.run(), ["draw e002-2", "draw e004-2", "grid of 5", "grid of 6"]);
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn a_selected_checkpoint_is_drawn_as_soon_as_it_is_there() {
     bed.run();
     assert_eq!(
         bed.log(),
-        ["learn 1", "learn 2", "save 2", "draw e002-0", "draw e002-1", "learn 3", "learn 4", "save 4", "grid of 2"]
+        ["learn 1", "learn 2", "save 2", "draw e002-0", "draw e002-1", "grid of 2", "learn 3", "learn 4", "save 4"]
     );
 }
 
@@ -105,9 +106,9 @@ fn if_training_fails_what_was_published_stays() {
     let (_, record, _) = bed.run_all();
     assert_eq!(record.stage("learn").unwrap().state, StageState::Failed);
     assert_eq!(record.stage("draw").unwrap().state, StageState::Blocked);
-    assert_eq!(bed.log()[2..], ["save 2", "draw e002-0", "draw e002-1"]);
+    assert_eq!(bed.log()[2..], ["save 2", "draw e002-0", "draw e002-1", "grid of 2"]);
     bed.stages(TRAIN);
-    assert_eq!(bed.run(), ["draw e004-0", "draw e004-1", "grid of 4", "learn 3", "learn 4", "save 4"]);
+    assert_eq!(bed.run(), ["draw e004-0", "draw e004-1", "grid of 3", "grid of 4", "learn 3", "learn 4", "save 4"]);
 }
 
 #[test]
@@ -127,8 +128,8 @@ fn an_interrupted_run_goes_on_and_gives_what_an_undisturbed_one_gives() {
     let mut bed = bed;
     bed.wishes = Default::default();
     bed.stages(TRAIN);
-    assert_eq!(bed.reasons("learn"), ["goes on where it was interrupted, with 1 published"]);
-    assert_eq!(bed.run(), ["draw e004-0", "draw e004-1", "grid of 4", "learn 3", "learn 4", "save 4"]);
+    assert_eq!(bed.reasons("learn"), ["goes on where it was interrupted, after epoch 2 of 4, with 1 published"]);
+    assert_eq!(bed.run(), ["draw e004-0", "draw e004-1", "grid of 3", "grid of 4", "learn 3", "learn 4", "save 4"]);
     let undisturbed = Bed::new(TRAIN);
     undisturbed.run();
     for stage in ["learn", "draw"] {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use loramill::pipeline::params::{ParamDoc, Params};
 use loramill::pipeline::reference::Reference;
 use loramill::pipeline::retry::MayPass;
 use loramill::pipeline::stage::{
-    Content, Context, Draft, Editable, Ended, Files, Form, ImpliedInput, InputShape, InputUse, ItemStage, LoadScope, Resolved,
-    Stage, StageKind, WholeStage, Wish, Work, Worker,
+    Content, Context, Draft, Editable, Effort, Ended, Files, Form, ImpliedInput, InputShape, InputUse, ItemSize, ItemStage,
+    LoadScope, Reached, Resolved, Stage, StageKind, WholeStage, Wish, Work, Worker,
 };
 use loramill::pipeline::tree::Node;
 use serde_json::json;
@@ -93,6 +94,8 @@ params! {
         result suffix: String = String::new(),
         /// Changes nothing but the cost.
         execution speed: u64 = 0,
+        /// How large its items are.
+        execution size: u64 = 0,
         /// Comes after the text and the suffix, as if another device had done the work.
         execution accent: String = String::new(),
         /// Milliseconds for each item.
@@ -116,6 +119,9 @@ impl Stage for Echo {
     }
     fn form(&self) -> Form<'_> {
         Form::Items(self)
+    }
+    fn item_size(&self) -> ItemSize {
+        if self.size > 0 { ItemSize::Fixed(self.size as f64) } else { ItemSize::AsTaken }
     }
 }
 
@@ -170,6 +176,9 @@ impl Stage for Cut {
 }
 
 impl ItemStage for Cut {
+    fn effort(&self, _work: &Work, item_size: Option<f64>) -> Option<Effort> {
+        Some(Effort { amount: item_size.unwrap_or(1.0), ..Effort::default() })
+    }
     fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> anyhow::Result<Vec<Work>> {
         Ok(inputs.items("images").iter().map(|item| Work::of_item(item, &["image"])).collect())
     }
@@ -196,6 +205,8 @@ params! {
         input images: Reference,
         /// What comes before the text.
         result prefix: String = "a ".to_string(),
+        /// Is asked also where it is not known who wrote a text.
+        execution quick: bool = false,
         /// Where to write down what was done.
         execution log: String = String::new(),
     }
@@ -215,7 +226,7 @@ impl Stage for Caption {
         Form::Items(self)
     }
     fn editable(&self) -> Option<Editable> {
-        Some(Editable { field: "caption", folder: "captions", extension: "txt" })
+        Some(Editable { field: "caption", folder: "captions", extension: "txt", is_quick: self.quick })
     }
 }
 
@@ -332,6 +343,22 @@ impl WholeStage for Learn {
             fs::rename(&next, &state)?;
         }
         Ok(Ended::Done)
+    }
+
+    fn effort(&self, inputs: &Resolved, item_size: Option<f64>) -> Option<Effort> {
+        let base = self.base.as_ref().and_then(|_| inputs.one("base", "model").ok());
+        let amount = item_size.unwrap_or(1.0) * (self.epochs * inputs.items("images").len() as u64) as f64;
+        Some(Effort { amount, like: base.map(|base| base.digest.short()).unwrap_or_default() })
+    }
+
+    fn reached(&self, _inputs: &Resolved, state: &Path, _is_published: &dyn Fn(&str) -> bool) -> Reached {
+        let done = fs::read_to_string(state.join("epoch")).ok().and_then(|done| done.trim().parse::<u64>().ok());
+        match done {
+            None => Reached::Start,
+            Some(done) => {
+                Reached::Part { share: done as f64 / self.epochs as f64, words: format!("after epoch {done} of {}", self.epochs) }
+            }
+        }
     }
 
     fn forecast(&self, _inputs: &Resolved) -> Vec<(String, BTreeMap<String, String>)> {

@@ -33,10 +33,10 @@ fn a_matrix_runs_what_a_plain_stage_has_not_done_and_a_further_value_only_itself
     assert_eq!(bed.reasons("learn[rate=1]"), ["never ran"]);
     let did = bed.run();
     assert!(counted(&did).values().all(|count| *count == 1), "{did:?}");
-    assert_eq!(did.len(), 4 + 2 + 2 + 1, "one training, two drawings, a grid");
+    assert_eq!(did.len(), 4 + 2 + 2 + 2, "one training, two drawings, a grid at each checkpoint");
     bed.stages(&MATRIX.replace("[1, 2.0]", "[4, 1e0, 2]"));
     let did = bed.run();
-    assert_eq!(did.len(), 4 + 2 + 2 + 1, "{did:?}");
+    assert_eq!(did.len(), 4 + 2 + 2 + 2, "{did:?}");
     assert!(bed.run().is_empty());
     bed.stages(LEARN);
     assert!(bed.run().is_empty(), "and back");
@@ -140,7 +140,7 @@ fn a_skipped_photo_is_left_out_of_what_is_collected() {
 fn one_variant_is_forced_or_run_alone() {
     let mut bed = Bed::new(MATRIX);
     bed.targets = vec!["draw[rate=2]"];
-    assert_eq!(bed.run().len(), 4 + 2 + 2 + 1);
+    assert_eq!(bed.run().len(), 4 + 2 + 2 + 2);
     bed.targets = vec!["learn"];
     assert_eq!(bed.run().len(), 4 + 2, "the other training");
     bed.force = vec![("learn[rate=1]", "")];

@@ -21,3 +21,4 @@ pub mod oracle;
 mod processes;
 mod restoring;
 mod selection;
+mod showing;
