@@ -74,6 +74,21 @@ fn the_example_teaches_the_star_and_runs_again_only_what_changed() {
     }
 }
 
+#[test]
+fn the_memory_that_training_the_example_announces_is_what_it_takes() {
+    let folder = example();
+    let shorter = ["--set", "train.epochs=2", "--set", "train.save_every=2"];
+    let (code, _, stderr) =
+        said(&loramill(folder.path(), &[&["run", "-v", "--device", "cpu"], &shorter[..], &["train"]].concat()));
+    assert_eq!(code, 0, "{stderr}");
+    let megabytes = |after: &str| -> f64 {
+        let said = stderr.split(after).nth(1).unwrap_or_else(|| panic!("`{after}` is not said: {stderr}"));
+        said.split(" MB").next().and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("no megabytes: {said}"))
+    };
+    let (announced, taken) = (megabytes("needs about "), megabytes("peak memory "));
+    assert!(announced <= 1.3 * taken && taken <= 1.3 * announced, "announced {announced} MB, took {taken} MB");
+}
+
 /// A copy of the example in a folder of its own, without what a run has left there.
 pub fn example() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
