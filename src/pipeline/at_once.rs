@@ -34,7 +34,7 @@ impl Run<'_> {
         let tree = ItemTree::of(items);
         match self.show_outputs(index, &tree) {
             Ok(0) => {}
-            Ok(removed) => self.say(index, &words_for_removed(&stage.folder(), removed)),
+            Ok(removed) => self.say(index, &words_for_removed(&stage.folder(), removed, stage.keep)),
             Err(error) => self.say(index, &format!("what there is so far could not be shown: {error:#}")),
         }
         let folder = out_folder(self.pipeline).join(stage.folder());
@@ -54,11 +54,10 @@ impl Run<'_> {
     }
 }
 
-fn words_for_removed(folder: &str, removed: usize) -> String {
+fn words_for_removed(folder: &str, removed: usize, is_kept: bool) -> String {
+    let remain = if is_kept { "stay in the cache" } else { "can be made again" };
     let files = if removed == 1 { "1 file".to_string() } else { format!("{removed} files") };
-    format!(
-        "`out/{folder}` holds what this run makes from here on; {files} of an earlier result went from it and stay in the cache"
-    )
+    format!("`out/{folder}` holds what this run makes from here on; {files} of an earlier result went from it and {remain}")
 }
 
 /// The items of works that are done: by an earlier run, by a person, or as `outputs` says by place.
