@@ -73,7 +73,10 @@ fn pickle(tensors: &BTreeMap<String, TensorInfo>) -> Result<Vec<u8>> {
 /// `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`.
 fn tensor(out: &mut Vec<u8>, index: usize, info: &TensorInfo) -> Result<()> {
     let Some(class) = info.dtype.storage() else {
-        bail!("PyTorch's pickles have no storage of type {}: write safetensors instead", info.dtype.name());
+        bail!(
+            "PyTorch's pickles have no storage of type {}: write safetensors instead, or give weights a `dtype`",
+            info.dtype.name()
+        );
     };
     let elements = info.elements().context("its shape overflows")?;
     out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");

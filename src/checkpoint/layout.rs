@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::checkpoint::carry::scale_of;
 use crate::checkpoint::keys::{Key, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::tensor::TensorInfo;
@@ -115,9 +116,27 @@ impl Layout {
 /// Shapes by name, with errors that say what was looked for.
 struct Shapes<'a> {
     tensors: &'a BTreeMap<String, TensorInfo>,
+    /// What cannot be read, with the reason.
+    unreadable: &'a BTreeMap<String, String>,
 }
 
-impl Shapes<'_> {
+/// The longest side of a weight that is believed, and the most levels of a network: sizes reckoned from them stay far from overflow.
+const MAX_SIDE: usize = 1 << 24;
+const MAX_LEVELS: usize = 16;
+
+impl<'a> Shapes<'a> {
+    fn of(file: &'a ModelFile) -> Self {
+        Self { tensors: file.tensors(), unreadable: file.unreadable() }
+    }
+
+    /// Why there is no tensor of that name.
+    fn lack(&self, name: &str, expected: &str) -> String {
+        match self.unreadable.get(name) {
+            Some(reason) => format!("tensor `{name}` cannot be read: {reason}"),
+            None => format!("tensor `{name}` is missing: expected {expected}"),
+        }
+    }
+
     fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -128,9 +147,10 @@ impl Shapes<'_> {
     }
 
     fn get<const SIDES: usize>(&self, name: &str, what: &str) -> Result<[usize; SIDES]> {
-        let info = self.tensors.get(name).with_context(|| format!("tensor `{name}` is missing: expected {what}"))?;
-        let shape = info.shape.as_slice();
-        shape.try_into().ok().with_context(|| format!("tensor `{name}` has shape {shape:?}: expected {what}"))
+        let info = self.tensors.get(name).with_context(|| self.lack(name, what))?;
+        let is_plain = info.shape.iter().all(|side| (1..=MAX_SIDE).contains(side));
+        let shape = info.shape.as_slice().try_into().ok().filter(|_| is_plain);
+        shape.with_context(|| format!("tensor `{name}` has shape {}: expected {what}", info.sides()))
     }
 
     /// Finds which of some names, each with a prefix and style it stands for, is there.
@@ -160,13 +180,16 @@ impl Shapes<'_> {
         for key in keys {
             let name = names.in_file(key);
             match self.tensors.get(&name) {
-                None => problems.push(format!("tensor `{name}` is missing: expected shape {:?}", key.shape)),
+                None => problems.push(self.lack(&name, &format!("shape {:?}", key.shape))),
                 Some(info) if squeezed(&info.shape) != squeezed(&key.shape) => {
-                    problems.push(format!("tensor `{name}` has shape {:?}: expected {:?}", info.shape, key.shape));
+                    problems.push(format!("tensor `{name}` has shape {}: expected {:?}", info.sides(), key.shape));
                 }
-                Some(info) if !info.dtype.is_float() => {
+                Some(info) if !info.dtype.holds_floats() => {
                     problems.push(format!("tensor `{name}` is {}: expected F16, BF16, F32 or F64", info.dtype.name()));
                 }
+                Some(info) if info.dtype.is_float8() => problems.extend(scale_of(self.tensors, &name).map(|scale| {
+                    format!("tensor `{name}` is {} and scaled by `{scale}`: expected the model in fp16", info.dtype.name())
+                })),
                 Some(_) => {}
             }
         }
@@ -212,6 +235,7 @@ impl Level {
 fn blocks_per_level(levels: &[Level]) -> Result<usize> {
     let count = levels.first().map_or(0, |level| level.convolutions.len());
     ensure!(count > 0, "its first level has no ResBlock");
+    ensure!(levels.len() <= MAX_LEVELS, "it has {} levels: expected at most {MAX_LEVELS}", levels.len());
     for level in levels {
         let here = level.convolutions.len();
         ensure!(here == count, "the level of `{}` has {here} ResBlocks, the first has {count}", level.convolutions[0]);
@@ -222,7 +246,7 @@ fn blocks_per_level(levels: &[Level]) -> Result<usize> {
 impl UnetLayout {
     /// Of the UNet in `file`: LDM's or diffusers' names, in a whole model or alone.
     pub fn infer(file: &ModelFile) -> Result<Self> {
-        let shapes = Shapes { tensors: file.tensors() };
+        let shapes = Shapes::of(file);
         let names = shapes.naming(
             "UNet",
             &[
@@ -302,7 +326,7 @@ impl UnetLayout {
 impl VaeLayout {
     /// Of the VAE in `file`: a whole model, or a `.vae.pt` whose names lack `first_stage_model.`.
     pub fn infer(file: &ModelFile) -> Result<Self> {
-        let shapes = Shapes { tensors: file.tensors() };
+        let shapes = Shapes::of(file);
         let (ldm, diffusers) = ("encoder.down.0.block.0.conv2.weight", "encoder.down_blocks.0.resnets.0.conv2.weight");
         let mut names = shapes.naming(
             "VAE",
@@ -348,7 +372,7 @@ impl VaeLayout {
 impl TextLayout {
     /// Of the CLIP text encoder in `file`.
     pub fn infer(file: &ModelFile) -> Result<Self> {
-        let shapes = Shapes { tensors: file.tensors() };
+        let shapes = Shapes::of(file);
         let (whole, bare) = ("text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight");
         let names = shapes.naming(
             "text encoder",

@@ -8,6 +8,7 @@ pub mod safetensors;
 
 mod pickle;
 mod torch;
+mod zip_members;
 
 pub mod ckpt;
 
@@ -17,6 +18,7 @@ pub mod layout;
 pub mod metadata;
 pub mod modules;
 
+pub mod carry;
 pub mod convert;
 
 use std::fs::File;

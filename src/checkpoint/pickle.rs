@@ -1,20 +1,30 @@
 //! An interpreter for the part of Python's pickle language that model files need. It can build plain data, storages and tensors and
-//! nothing else: a global it does not know becomes an opaque value, and nothing is ever called.
+//! nothing else: a global it does not know becomes an opaque value, and nothing is ever called. A pickle that names what would run code is
+//! refused as a whole (`code`).
 //!
 //! Objects live in one arena and refer to each other by index: a pickle that refers to itself, or nests a million deep, costs no stack and
-//! is freed like any other. Every opcode makes at most a few objects, so memory is bounded by the length of the pickle.
+//! is freed like any other. Every opcode makes at most a few objects, and what one opcode can copy (names, sides of tensors, pairs) is
+//! counted: memory is bounded by the `MAX_` numbers here, some 300 MB, and time by the length of the pickle.
 
 mod calls;
+mod code;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::checkpoint::model_file::shown;
 use crate::checkpoint::tensor::Dtype;
 
 /// Enough for a checkpoint with optimiser state, at some 40 objects a tensor.
 const MAX_OBJECTS: usize = 2_000_000;
+
+/// Letters of modules and names that are put together from texts: one of a program's classes has some 60.
+const MAX_GLOBAL_LETTERS: usize = 8 << 20;
+
+/// Sides of all tensors together. One has four.
+const MAX_SIDES: usize = 2_000_000;
 
 /// An index into `Pickle::objects`.
 pub(super) type Id = u32;
@@ -34,7 +44,7 @@ pub(super) enum Object {
     /// `module name`, as the pickle gives it. Never imported.
     Global(Rc<str>),
     Storage(StorageRef),
-    Tensor(TensorRef),
+    Tensor(Rc<TensorRef>),
     /// Something this program does not build: what it was made by.
     Opaque(Rc<str>),
 }
@@ -52,6 +62,8 @@ pub(super) struct StorageRef {
 #[derive(Clone, Debug)]
 pub(super) struct TensorRef {
     pub(super) storage: StorageRef,
+    /// Of its elements; a storage without a type of its own says `U8`.
+    pub(super) dtype: Dtype,
     /// In elements.
     pub(super) offset: u64,
     pub(super) shape: Vec<u64>,
@@ -66,18 +78,26 @@ pub(super) struct Pickle {
     pub(super) root: Id,
     /// The bytes the pickle took.
     pub(super) length: usize,
+    /// Calls of what is not built here, by what was called: `module name`.
+    pub(super) strangers: BTreeMap<Rc<str>, usize>,
+    /// Storages of types that are not read, by key: the type.
+    pub(super) foreign: HashMap<Rc<str>, Rc<str>>,
 }
 
 impl Pickle {
     /// Runs the pickle at the start of `bytes`.
     ///
     /// # Errors
-    /// If it is cut short, pops what is not there, or uses an opcode unknown to Python.
+    /// If it carries code, is cut short, pops what is not there, uses an opcode unknown to Python, or makes more than a model could need.
     pub(super) fn run(bytes: &[u8]) -> Result<Self> {
-        let mut machine =
-            Machine { bytes, at: 0, objects: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), copied: 0 };
-        let root = machine.run().with_context(|| format!("the pickle is not valid at byte {}", machine.at))?;
-        Ok(Self { objects: machine.objects, root, length: machine.at })
+        let mut machine = Machine { bytes, ..Machine::default() };
+        let ended = machine.run();
+        if let Some(code) = machine.code {
+            bail!("this file carries code: its pickle names `{code}`, which weights do not need; get the model as safetensors");
+        }
+        let root = ended.with_context(|| format!("the pickle is not valid at byte {}", machine.at))?;
+        let (strangers, foreign) = (machine.strangers, machine.foreign);
+        Ok(Self { objects: machine.objects, root, length: machine.at, strangers, foreign })
     }
 
     pub(super) fn get(&self, id: Id) -> &Object {
@@ -107,6 +127,7 @@ impl Pickle {
     }
 }
 
+#[derive(Default)]
 struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -117,6 +138,14 @@ struct Machine<'a> {
     memo: HashMap<u64, Id>,
     /// Pairs that calls have copied out of lists.
     copied: usize,
+    /// Letters of globals that were put together from texts.
+    global_letters: usize,
+    /// Of all tensors.
+    sides: usize,
+    strangers: BTreeMap<Rc<str>, usize>,
+    foreign: HashMap<Rc<str>, Rc<str>>,
+    /// The first global that stands for code.
+    code: Option<String>,
 }
 
 impl Machine<'_> {
@@ -249,9 +278,9 @@ impl Machine<'_> {
                 self.set_items(&items)?;
             }
             0x8f => self.push(Object::Opaque("set".into()))?,
-            0x90 => drop(self.pop_mark()?), // ADDITEMS: what a set holds is of no use here
+            0x90 => self.drop_set()?, // ADDITEMS
             0x91 => {
-                self.pop_mark()?;
+                self.drop_set()?;
                 self.push(Object::Opaque("frozenset".into()))?;
             }
 
@@ -282,18 +311,21 @@ impl Machine<'_> {
             0x94 => self.remember(self.memo.len() as u64)?,
 
             b'c' => {
-                let module = self.line()?.to_string();
-                let name = self.line()?;
-                let global = format!("{module} {name}");
-                self.push(Object::Global(global.into()))?;
+                let global = self.global_of_lines()?;
+                self.push(Object::Global(global))?;
             }
             0x93 => {
                 let names = self.pop_many(2)?;
-                let [Object::Text(module), Object::Text(name)] = [0, 1].map(|i| &self.objects[names[i] as usize]) else {
+                let [Object::Text(module), Object::Text(name)] = [0, 1].map(|i| self.objects[names[i] as usize].clone()) else {
                     bail!("STACK_GLOBAL without two texts");
                 };
-                let global = format!("{module} {name}");
-                self.push(Object::Global(global.into()))?;
+                self.global_letters += module.len() + name.len();
+                ensure!(
+                    self.global_letters <= MAX_GLOBAL_LETTERS,
+                    "the names of classes have more than {MAX_GLOBAL_LETTERS} letters together"
+                );
+                let global = self.global(&module, &name)?;
+                self.push(Object::Global(global))?;
             }
             // EXT1, EXT2, EXT4: copyreg's registry, which is never asked.
             0x82 => self.extension(1)?,
@@ -314,11 +346,9 @@ impl Machine<'_> {
                 self.build(class, arguments)?;
             }
             b'i' => {
-                let module = self.line()?.to_string();
-                let name = self.line()?;
-                let global = format!("{module} {name}");
+                let global = self.global_of_lines()?;
                 self.pop_mark()?;
-                self.push(Object::Opaque(global.into()))?;
+                self.stranger(global)?;
             }
             // State set on an object: attributes such as a state_dict's `_metadata`, hooks. None of it is a tensor by name.
             b'b' => drop(self.pop()?),
@@ -332,6 +362,30 @@ impl Machine<'_> {
             }
             _ => bail!("unknown opcode 0x{opcode:02x}"),
         }
+        Ok(())
+    }
+
+    /// `module name` of GLOBAL and INST.
+    fn global_of_lines(&mut self) -> Result<Rc<str>> {
+        let module = self.line()?.to_string();
+        let name = self.line()?.to_string();
+        self.global(&module, &name)
+    }
+
+    /// Notes what stands for code, and ends the pickle there.
+    fn global(&mut self, module: &str, name: &str) -> Result<Rc<str>> {
+        if code::is_code(module, name) {
+            self.code = Some(shown(&format!("{module}.{name}")));
+            bail!("it carries code");
+        }
+        Ok(format!("{module} {name}").into())
+    }
+
+    /// What a set holds has no name, and is of no use here unless it is a tensor.
+    fn drop_set(&mut self) -> Result<()> {
+        let items = self.pop_mark()?;
+        let is_tensor = |id: &Id| matches!(self.objects[*id as usize], Object::Tensor(_));
+        ensure!(!items.iter().any(is_tensor), "a set holds a tensor, which has no name there");
         Ok(())
     }
 
@@ -437,6 +491,7 @@ impl Machine<'_> {
     fn remember(&mut self, index: u64) -> Result<()> {
         let top = *self.stack.last().context("PUT on an empty stack")?;
         self.memo.insert(index, top);
+        ensure!(self.memo.len() <= MAX_OBJECTS, "more than {MAX_OBJECTS} remembered objects");
         Ok(())
     }
 
@@ -450,7 +505,8 @@ impl Machine<'_> {
         let target = *self.stack.last().context("APPEND on an empty stack")?;
         match &mut self.objects[target as usize] {
             Object::List(list) => list.extend(items),
-            Object::Opaque(_) => {}
+            // An object that is a list too. Its class is counted among the strangers.
+            opaque @ Object::Opaque(_) => *opaque = Object::List(items),
             _ => bail!("APPEND to something that is no list"),
         }
         Ok(())
@@ -460,7 +516,8 @@ impl Machine<'_> {
         let target = *self.stack.last().context("SETITEM on an empty stack")?;
         match &mut self.objects[target as usize] {
             Object::Dict(entries) => entries.extend(pairs(items)?),
-            Object::Opaque(_) => {}
+            // An object that is a dictionary too, as programs keep a state_dict in. Its class is counted among the strangers.
+            opaque @ Object::Opaque(_) => *opaque = Object::Dict(pairs(items)?),
             _ => bail!("SETITEM on something that is no dictionary"),
         }
         Ok(())
@@ -481,9 +538,42 @@ mod tests {
     }
 
     #[test]
-    fn a_call_of_a_system_function_is_a_value_like_any_other() {
-        let pickle = Pickle::run(b"cos\nsystem\n(S'touch /nothing'\ntR.").unwrap();
-        assert!(matches!(pickle.get(pickle.root), Object::Opaque(name) if &**name == "os system"));
+    fn a_pickle_that_carries_code_is_refused_and_says_which() {
+        let named = |bytes: &[u8]| refused(bytes).split('`').nth(1).unwrap().to_string();
+        let says =
+            "this file carries code: its pickle names `os.system`, which weights do not need; get the model as safetensors";
+        assert_eq!(refused(b"cos\nsystem\n(S'touch /nothing'\ntR."), says);
+        // Named and not called; by texts; made by INST; behind an end that is not valid.
+        assert_eq!(named(b"cos\nsystem\n."), "os.system");
+        assert_eq!(named(b"\x8c\x08builtins\x8c\x04eval\x93."), "builtins.eval");
+        assert_eq!(named(b"(S'x'\nisubprocess\nPopen\n."), "subprocess.Popen");
+        assert_eq!(named(b"crunpy\nrun_path\n\xff"), "runpy.run_path");
+    }
+
+    #[test]
+    fn calls_of_strangers_are_passed_over_and_counted() {
+        let pickle = Pickle::run(b"(cnumpy.core.multiarray\nscalar\n)Rclightning\nThing\n)\x81clightning\nThing\n)Rt.").unwrap();
+        let counted: Vec<(&str, usize)> = pickle.strangers.iter().map(|(name, count)| (&**name, *count)).collect();
+        assert_eq!(counted, [("lightning Thing", 2), ("numpy.core.multiarray scalar", 1)]);
+    }
+
+    #[test]
+    fn names_that_are_put_together_again_and_again_are_refused() {
+        // A name of 1 MB, remembered, and two bytes for each copy of it.
+        let mut bytes = b"\x80\x02X\0\0\x10\0".to_vec();
+        bytes.extend(std::iter::repeat_n(b'a', 1 << 20));
+        bytes.extend(b"q\x00");
+        bytes.extend(b"h\x00h\x00\x93".repeat(1000));
+        bytes.push(b'.');
+        assert!(refused(&bytes).ends_with("the names of classes have more than 8388608 letters together"));
+    }
+
+    #[test]
+    fn two_million_remembered_objects_are_the_limit() {
+        let mut bytes = b"N".to_vec();
+        bytes.extend(std::iter::repeat_n(0x94, MAX_OBJECTS + 1));
+        bytes.push(b'.');
+        assert!(refused(&bytes).ends_with("more than 2000000 remembered objects"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::checkpoint::carry::{Carried, refuse_average_alone, refuse_broken};
 use crate::checkpoint::layout::{TextLayout, UnetLayout};
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::modules::{Layer, ModulePath, Network, text_layers, unet_layers};
@@ -15,19 +16,20 @@ const DROPPED: &[&str] = &["model_ema."];
 
 /// A model with LoRAs to be added, tensor by tensor as they are asked for.
 pub struct Merge<'a> {
-    base: &'a ModelFile,
+    base: Carried<'a>,
     /// By the name of the weight in the base: strength and factors.
     changes: BTreeMap<String, Vec<(f32, &'a LoraModule)>>,
-    /// The type of all floating-point tensors of the result; `None` keeps each as it is.
-    dtype: Option<Dtype>,
 }
 
 impl<'a> Merge<'a> {
-    /// Finds the weight of every module of every LoRA.
+    /// Finds the weight of every module of every LoRA. `dtype`: the type of all floating-point tensors of the result; `None` keeps each as
+    /// it is.
     ///
     /// # Errors
-    /// If a LoRA has a module that the base has not, or one of another shape.
+    /// If a LoRA has a module that the base has not, or one of another shape; if a changed weight would be rounded to 8 bits; if the base has
+    /// tensors that cannot be carried over, or its UNet only as a running average.
     pub fn new(base: &'a ModelFile, loras: &'a [(Lora, f64)], dtype: Option<Dtype>) -> Result<Self> {
+        refuse_average_alone(base)?;
         let mut layers: BTreeMap<ModulePath, Layer> = BTreeMap::new();
         let uses = |network: Network| loras.iter().any(|(lora, _)| lora.modules.keys().any(|m| m.network == network));
         if uses(Network::Unet) {
@@ -36,6 +38,7 @@ impl<'a> Merge<'a> {
         if uses(Network::TextEncoder) {
             layers.extend(text_layers(&TextLayout::infer(base)?).into_iter().map(|layer| (layer.module.clone(), layer)));
         }
+        let carried = Carried::new(base, dtype, |name| !DROPPED.iter().any(|prefix| name.starts_with(prefix)))?;
         let mut changes: BTreeMap<String, Vec<(f32, &LoraModule)>> = BTreeMap::new();
         for (lora, strength) in loras {
             for (module, factors) in &lora.modules {
@@ -54,35 +57,45 @@ impl<'a> Merge<'a> {
                     layer.tensor,
                     base.path().display()
                 );
+                let stored = carried.infos().get(&layer.tensor).map(|info| info.dtype);
+                ensure!(
+                    stored.is_none_or(|dtype| !dtype.is_float8()),
+                    "`{}` of `{}` has numbers of 8 bits, in which a LoRA's change is lost: give `dtype: fp16`",
+                    layer.tensor,
+                    base.path().display()
+                );
                 changes.entry(layer.tensor.clone()).or_default().push((*strength as f32, factors));
             }
         }
-        Ok(Self { base, changes, dtype })
+        Ok(Self { base: carried, changes })
     }
 
     /// What the result holds.
     pub fn tensors(&self) -> BTreeMap<String, TensorInfo> {
-        let kept = self.base.tensors().iter().filter(|(name, _)| !DROPPED.iter().any(|prefix| name.starts_with(prefix)));
-        kept.map(|(name, info)| (name.clone(), TensorInfo { dtype: self.dtype_of(info), shape: info.shape.clone() })).collect()
+        self.base.infos().clone()
     }
 
-    fn dtype_of(&self, info: &TensorInfo) -> Dtype {
-        self.dtype.filter(|_| info.dtype.is_float()).unwrap_or(info.dtype)
+    /// What of the base is passed over or not carried as it is, as lines for the user.
+    pub fn remarks(&self) -> Vec<String> {
+        self.base.remarks()
     }
 
     /// One tensor of the result.
+    ///
+    /// # Errors
+    /// If it or the result is not finite, or too large for its type.
     pub fn tensor(&self, name: &str) -> Result<TensorData> {
+        let Some(changes) = self.changes.get(name) else { return self.base.cast(name) };
         let tensor = self.base.read(name)?;
-        let dtype = self.dtype_of(&tensor.info());
-        let Some(changes) = self.changes.get(name) else {
-            return if dtype.is_float() { tensor.cast(dtype) } else { Ok(tensor) }.with_context(|| format!("tensor `{name}`"));
-        };
+        let dtype = self.base.infos()[name].dtype;
         let mut values = tensor.to_f32()?;
         for (strength, factors) in changes {
             for (value, change) in values.iter_mut().zip(&factors.delta().values) {
                 *value += strength * change;
             }
         }
-        TensorData::from_f32(&tensor.shape, &values).cast(dtype).with_context(|| format!("tensor `{name}` of the merge"))
+        let merged = TensorData::of_f32(&tensor.shape, &values)?;
+        let stored = refuse_broken(&merged, name).and_then(|()| merged.cast(dtype));
+        stored.with_context(|| format!("tensor `{name}` of the merge"))
     }
 }

@@ -1,8 +1,11 @@
 //! The kind `convert`: a model or a LoRA in another container, type or naming.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use crate::cache::digest::Digest;
+use crate::checkpoint::carry::refuse_unreadable;
 use crate::checkpoint::convert::Plan;
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::{ckpt, safetensors};
@@ -58,7 +61,8 @@ impl StageKind for ConvertKind {
     }
 
     fn version(&self) -> u32 {
-        1
+        // 2: lists of positions are whole numbers from 0.
+        2
     }
 
     fn doc(&self) -> &'static str {
@@ -162,6 +166,8 @@ impl Worker for Converter<'_> {
                 Layout::Diffusers => Some(LoraNames::Diffusers),
                 Layout::Keep | Layout::Ldm => None,
             };
+            refuse_unreadable(&file, |_| true)?;
+            file.remark().iter().for_each(|remark| context.say(remark));
             let (tensors, metadata) = converted(&file, names, dtype)?;
             let path = scratch(&work.name);
             match self.params.to {
@@ -173,8 +179,10 @@ impl Worker for Converter<'_> {
         let plans = match self.params.layout {
             Layout::Ldm => vec![Plan::to_ldm(&file, dtype)?],
             Layout::Diffusers => Plan::to_diffusers(&file, dtype)?,
-            Layout::Keep | Layout::Kohya => vec![Plan::same_names(&file, dtype)],
+            Layout::Keep | Layout::Kohya => vec![Plan::same_names(&file, dtype)?],
         };
+        let remarks: BTreeSet<String> = plans.iter().flat_map(Plan::remarks).collect();
+        remarks.iter().for_each(|remark| context.say(remark));
         let mut drafts = Vec::new();
         for plan in plans {
             let mut draft = draft_of(work);
@@ -183,7 +191,7 @@ impl Worker for Converter<'_> {
                 draft.name = format!("{}/{place}", work.name);
             }
             let path = scratch(&draft.name);
-            plan.write(&file, &path, self.params.to.target())?;
+            plan.write(&path, self.params.to.target())?;
             drafts.push(draft.field("model", Content::File { path, extension }));
         }
         Ok(drafts)

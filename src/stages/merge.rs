@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cache::digest::Digest;
+use crate::checkpoint::carry::refuse_unreadable;
 use crate::checkpoint::convert::{self, Target};
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::tensor::Dtype;
@@ -95,7 +96,8 @@ impl StageKind for MergeKind {
     }
 
     fn version(&self) -> u32 {
-        1
+        // 2: lists of positions are whole numbers from 0.
+        2
     }
 
     fn doc(&self) -> &'static str {
@@ -203,7 +205,10 @@ impl Worker for Merger<'_> {
         let base = ModelFile::open(&context.path(&work.inputs["base"])?)?;
         let mut loras = Vec::new();
         for (index, lora) in self.params.lora.iter().enumerate() {
-            let read = Lora::read(&ModelFile::open(&context.path(&work.inputs[&format!("lora[{index}]")])?)?)?;
+            let file = ModelFile::open(&context.path(&work.inputs[&format!("lora[{index}]")])?)?;
+            refuse_unreadable(&file, |_| true)?;
+            file.remark().iter().for_each(|remark| context.say(remark));
+            let read = Lora::read(&file)?;
             if read.metadata.get("ss_num_reg_images").is_some_and(|count| count == "0") {
                 context.say(&format!(
                     "`{}` was trained without class images: merged, it leaks into prompts without the trigger",
@@ -213,6 +218,7 @@ impl Worker for Merger<'_> {
             loras.push((read, lora.strength));
         }
         let merge = Merge::new(&base, &loras, self.params.dtype.dtype())?;
+        merge.remarks().iter().for_each(|remark| context.say(remark));
         let extension = self.params.to.word();
         let path = context.scratch().join(format!("{}.{extension}", Digest::of(work.name.as_bytes()).short()));
         convert::write(&path, self.params.to.target(), &merge.tensors(), |name| merge.tensor(name))?;

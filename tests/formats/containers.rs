@@ -98,7 +98,7 @@ fn a_tensor_of_an_unknown_kind_is_named_with_the_reason() {
     assert_eq!(file.read_f32("good").unwrap(), [1.0, 1.0]);
     let error = format!("{:#}", file.read("sparse").unwrap_err());
     assert!(
-        error.ends_with("cannot be read: it is made by `torch._utils._rebuild_sparse_tensor`, which is not supported"),
+        error.ends_with("cannot be read: it is sparse (`torch._utils._rebuild_sparse_tensor`): save it with `.to_dense()`"),
         "{error}"
     );
 }

@@ -4,7 +4,7 @@
 
 Versions: torch 2.9.1, safetensors 0.6 or later. Every file holds the tensors of `values()`, which the test computes again.
 """
-import collections, io, os, pickle, sys, types, zipfile
+import collections, io, json, os, pickle, sys, types, zipfile
 
 import torch
 from safetensors.torch import save_file
@@ -77,6 +77,18 @@ def main():
 
     # A tensor that PyTorch makes in a way that is not supported: it must be named, not dropped.
     torch.save({'good': torch.ones(2), 'sparse': torch.eye(3).to_sparse()}, at('sparse.pt'))
+
+    # Types that have no storage class, and tensors that are none: each must be read or named.
+    ones = torch.ones(4)
+    torch.save({'state_dict': {
+        'w': ones, 'c': ones.to(torch.complex64), 'q': torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8), 'sp': torch.ones(4, 4).to_sparse(),
+        'f8': ones.to(torch.float8_e4m3fn), 'u16': ones.to(torch.uint16),
+    }}, at('mixed.ckpt'))
+    header = json.dumps({
+        'good': {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}, 'lost_complex': {'dtype': 'C64', 'shape': [2], 'data_offsets': [16, 32]},
+        'lost_e8m0': {'dtype': 'F8_E8M0', 'shape': [4], 'data_offsets': [32, 36]},
+    }).encode()
+    open(at('mixed.safetensors'), 'wb').write(len(header).to_bytes(8, 'little') + header + b'\x01' * 36)
     for name in sorted(os.listdir(os.path.join(HERE, 'containers'))): print(name, os.path.getsize(at(name)))
 
 

@@ -53,3 +53,8 @@ fn record_logs() {
 fn other_files_of_a_cache() {
     try_again("forms");
 }
+
+#[test]
+fn model_files() {
+    try_again("model");
+}

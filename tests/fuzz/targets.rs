@@ -10,6 +10,9 @@ use loramill::cache::Cache;
 use loramill::cache::digest::Digest;
 use loramill::cache::fsck::{Damage, Depth};
 use loramill::cache::records::Record;
+use loramill::checkpoint::carry::Carried;
+use loramill::checkpoint::model_file::ModelFile;
+use loramill::checkpoint::tensor::Dtype;
 use loramill::cli::render;
 use loramill::pipeline::diagnostic::Diagnostics;
 use loramill::pipeline::graph::Producer;
@@ -25,7 +28,8 @@ use loramill::stages;
 pub type Target = fn(&Ground, &[u8]);
 
 /// By name.
-pub const TARGETS: &[(&str, Target)] = &[("pipeline", pipeline), ("lock", lock), ("records", records), ("forms", forms)];
+pub const TARGETS: &[(&str, Target)] =
+    &[("pipeline", pipeline), ("lock", lock), ("records", records), ("forms", forms), ("model", model)];
 
 /// The first line of a log, and of an index of it.
 const LOG_HEADER: &[u8] = b"loramill-log 1\n\0";
@@ -311,4 +315,44 @@ fn notes(ground: &Ground, content: &[u8], name: &str) {
 fn write_below(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().expect("below a folder")).expect("made");
     fs::write(path, bytes).expect("written");
+}
+
+/// A model file: a byte of choices, then the file. Choices: 1 puts a zip archive with one storage around it, which is a pickle.
+fn model(ground: &Ground, bytes: &[u8]) {
+    let Some((choices, content)) = bytes.split_first() else { return };
+    let path = ground.at("model");
+    let content = if choices & 1 == 0 { content.to_vec() } else { archive(&[("a/data.pkl", content), ("a/data/0", &[0; 64])]) };
+    fs::write(&path, &content).expect("written");
+    let Ok(file) = ModelFile::open(&path) else { return };
+    file.remark();
+    for (name, info) in file.tensors() {
+        let length = info.byte_length().expect("checked when the file was opened");
+        assert!(length <= 16 * content.len() + (9 << 20), "{length} bytes out of {}", content.len());
+        if let Ok(tensor) = file.read(name) {
+            assert_eq!(tensor.bytes.len(), length);
+        }
+    }
+    let Ok(carried) = Carried::new(&file, Some(Dtype::F16), |_| true) else { return };
+    carried.remarks();
+    for (name, info) in carried.infos() {
+        if let Ok(tensor) = carried.cast(name) {
+            assert_eq!(tensor.info(), *info);
+        }
+    }
+}
+
+/// A zip archive of members that are stored, without checksums.
+fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut archive, mut directory) = (Vec::new(), Vec::new());
+    for (name, bytes) in members {
+        let sizes = [[0; 4], (bytes.len() as u32).to_le_bytes(), (bytes.len() as u32).to_le_bytes()].concat();
+        let name_length = (name.len() as u16).to_le_bytes();
+        let start = (archive.len() as u32).to_le_bytes();
+        archive.extend([b"PK\x03\x04".as_slice(), &[0; 10], &sizes, &name_length, &[0; 2], name.as_bytes(), bytes].concat());
+        let row = [b"PK\x01\x02".as_slice(), &[0; 12], &sizes, &name_length, &[0; 12], &start, name.as_bytes()];
+        directory.extend(row.concat());
+    }
+    let place = [(directory.len() as u32).to_le_bytes(), (archive.len() as u32).to_le_bytes()].concat();
+    let end = [b"PK\x05\x06".as_slice(), &[0; 8], &place, &[0; 2]].concat();
+    [archive, directory, end].concat()
 }

@@ -190,6 +190,34 @@ fn a_model_goes_to_a_diffusers_folder() {
 }
 
 #[test]
+fn what_is_not_carried_as_it_is_is_said_or_refused() {
+    let shelf = Shelf::default();
+    let file = |name: &str| std::fs::read(crate::formats::fixture(name)).unwrap();
+    let of = |name: &str, extension| shelf.item("base", [("model", shelf.put(file(name), extension))]);
+    let convert = |yaml: &str, item| run(&*loaded(&ConvertKind, yaml), &resolved([("from", vec![item])]), &shelf);
+    let error = convert("{ from: base }", of("mixed.ckpt", "ckpt")).unwrap_err();
+    assert!(format!("{error:#}").contains("holds what cannot be carried over: tensor `q`: it is quantised"), "{error:#}");
+    let models = convert("{ from: base, dtype: fp16 }", of("lightning.ckpt", "ckpt")).unwrap();
+    assert_eq!(open(&shelf, &models[0].fields["model"]).info("float").unwrap().dtype, Dtype::F16);
+    let said = shelf.said.lock().unwrap().join("; ");
+    let told = "were passed over: `pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint` (2)";
+    assert!(said.starts_with("2 objects of other programs in `") && said.ends_with(told), "{said}");
+}
+
+#[test]
+fn a_lora_with_a_tensor_that_cannot_be_read_is_refused_by_its_name() {
+    let shelf = Shelf::default();
+    let item = shelf.item("star", [("lora", shelf.put(std::fs::read(crate::formats::fixture("mixed.ckpt")).unwrap(), "pt"))]);
+    let inputs = resolved([("lora", vec![item.clone()])]);
+    let converted = run(&*loaded(&ConvertKind, "{ lora: star }"), &inputs, &shelf).unwrap_err();
+    let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", vec![item])]);
+    let merged = run(&*loaded(&MergeKind, "{ base: base, lora: star }"), &inputs, &shelf).unwrap_err();
+    for error in [converted, merged] {
+        assert!(format!("{error:#}").contains("holds what cannot be carried over: tensor `q`: it is quantised"), "{error:#}");
+    }
+}
+
+#[test]
 fn a_lora_is_converted_to_other_names_and_back() {
     let shelf = Shelf::default();
     let source = checkpoint(&shelf, 20, 0.3, &[]);
