@@ -23,6 +23,8 @@ use crate::cache::regular_file::{self, Links};
 
 /// A folder on the way, opened without following its name; it can be listed and made durable.
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Nothing above, and no link on the way.
+const NO_LINKS: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 /// A link was put in the place of a folder while the kernel walked: it asks to be asked again.
 const ATTEMPTS: usize = 16;
 
@@ -67,9 +69,8 @@ impl Root {
     /// A folder below, opened without following a link.
     pub(crate) fn enter(&self, below: &Path) -> io::Result<OwnedFd> {
         if !WALKS_ALONE.load(Ordering::Relaxed) {
-            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
             for _ in 0..ATTEMPTS {
-                match rustix::fs::openat2(self.folder(), below, FOLDER, Mode::empty(), resolve) {
+                match rustix::fs::openat2(self.folder(), below, FOLDER, Mode::empty(), NO_LINKS) {
                     Err(Errno::AGAIN) => {}
                     Err(Errno::NOSYS | Errno::PERM) => {
                         WALKS_ALONE.store(true, Ordering::Relaxed);
@@ -241,8 +242,18 @@ impl Place {
 
     /// Opens a regular file: for reading, or with flags of one's own.
     pub(crate) fn open(&self, flags: OFlags) -> io::Result<File> {
+        if let Some(opened) = self.open_at_once(flags) {
+            return regular_file::only_regular(opened.into());
+        }
         let (around, name) = self.around()?;
         regular_file::open_as(around, Path::new(name), Links::Refused, flags)
+    }
+
+    /// A file that is there, below a cache, in one call. `None` if the kernel cannot, or where there is something to tell: the longer way does.
+    fn open_at_once(&self, flags: OFlags) -> Option<OwnedFd> {
+        let root = self.root.as_ref().filter(|_| self.around.is_none() && !flags.contains(OFlags::CREATE))?;
+        let below = self.path.strip_prefix(root.path()).ok().filter(|_| !WALKS_ALONE.load(Ordering::Relaxed))?;
+        rustix::fs::openat2(root.folder(), below, flags | OFlags::NOFOLLOW | regular_file::WARY, Mode::empty(), NO_LINKS).ok()
     }
 
     /// A new file for writing; the umask takes its share of `mode`.

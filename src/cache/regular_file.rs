@@ -53,6 +53,9 @@ impl From<Refusal> for io::Error {
     }
 }
 
+/// Waits for nobody who would write to a pipe, and makes no terminal that of this process.
+pub(crate) const WARY: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
 /// Opens a regular file for reading. Waits for nobody, whatever lies there.
 ///
 /// # Errors
@@ -68,15 +71,18 @@ pub fn open_at(folder: impl AsFd, path: &Path, links: Links) -> io::Result<File>
 
 /// As `open_at`, with flags of one's own: `RDWR`, `APPEND`.
 pub(crate) fn open_as(folder: impl AsFd, path: &Path, links: Links, flags: OFlags) -> io::Result<File> {
-    let wary = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let no_links = if links == Links::Refused { OFlags::NOFOLLOW } else { OFlags::empty() };
-    let opened = openat(folder, path, flags | wary | no_links, Mode::from_raw_mode(0o666));
-    let file = match opened {
-        Ok(opened) => File::from(opened),
-        Err(Errno::LOOP) if links == Links::Refused => return Err(Refusal::Link.into()),
-        Err(Errno::NXIO) => return Err(Refusal::Socket.into()),
-        Err(error) => return Err(error.into()),
-    };
+    let opened = openat(folder, path, flags | WARY | no_links, Mode::from_raw_mode(0o666));
+    match opened {
+        Ok(opened) => only_regular(opened.into()),
+        Err(Errno::LOOP) if links == Links::Refused => Err(Refusal::Link.into()),
+        Err(Errno::NXIO) => Err(Refusal::Socket.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What was opened with `WARY`, if it is a regular file.
+pub(crate) fn only_regular(file: File) -> io::Result<File> {
     match FileType::from_raw_mode(fstat(&file)?.st_mode) {
         FileType::RegularFile => Ok(file),
         FileType::Directory => Err(Errno::ISDIR.into()),
