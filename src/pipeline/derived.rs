@@ -11,7 +11,7 @@ use anyhow::Result;
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::manifest::{ComponentList, Covered, Section};
-use crate::cache::records::Record;
+use crate::cache::records::{Completeness, Record};
 use crate::cache::stat_index::FileStat;
 use crate::pipeline::recorded::TREE_FIELD;
 use crate::pipeline::{item_set, out_manifest};
@@ -45,7 +45,12 @@ pub fn derived_since(cache: &Cache, damaged: &[Digest]) -> Result<Vec<Derived>> 
         return Ok(Vec::new());
     }
     let mut results = Vec::new();
-    cache.each_record(&mut |_, record| results.push(told(&record)))?;
+    cache.each_record(&mut |completeness, record| {
+        // What was published before the end does not say what it took.
+        if completeness == Completeness::Complete {
+            results.push(told(&record));
+        }
+    })?;
     list_outputs(cache, &mut results);
     let mut lists: HashMap<Digest, Vec<Digest>> = HashMap::new();
     let mut found: Vec<Option<Derived>> = results.iter().map(|_| None).collect();
