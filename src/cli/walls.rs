@@ -41,7 +41,12 @@ impl Reach {
 
     /// The same, unless a network may run on a card.
     pub fn unless_on_card(self, device: &str) -> Self {
-        if needs_card(device) { Self::Everything } else { self }
+        match (needs_card(device), cfg!(feature = "libtorch")) {
+            (true, _) => Self::Everything,
+            // Some builds of OpenMP, which libtorch computes with, end the process if they cannot leave a note there.
+            (false, true) => self.and([PathBuf::from("/dev/shm")]),
+            (false, false) => self,
+        }
     }
 
     /// An existing cache around a folder or a file.
