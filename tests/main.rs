@@ -7,6 +7,9 @@ mod engine;
 mod example;
 mod formats;
 mod fuzz;
+mod hostile;
+#[path = "hostile/light.rs"]
+mod hostile_light;
 mod libtorch;
 mod machines;
 mod measure;
