@@ -11,6 +11,8 @@ mod foreign;
 mod keys;
 mod reading;
 mod running;
+#[cfg(feature = "nn")]
+mod readme;
 mod selection;
 mod single_stage;
 mod standstill;
