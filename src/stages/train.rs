@@ -360,11 +360,12 @@ impl Train {
         let clip_skip = self.params.clip_skip as usize;
         ensure!(clip_skip <= layers, "`clip_skip` is {clip_skip}, and the text encoder has {layers} layers");
         context.say(&format!(
-            "{} pictures, {} modules of rank {}, {} parameters, {} steps",
+            "{} pictures, {} modules of rank {}, {} parameters, {} steps (images seen), {} optimiser steps",
             items.len(),
             network.targets.len(),
             network.rank,
             network.parameters(),
+            settings.total(),
             settings.batches.steps(0..settings.epochs)
         ));
         context.say(&memory);

@@ -33,14 +33,14 @@ impl Observer for Publisher<'_> {
 
     fn step(&mut self, report: &StepReport) {
         if let Some(scale) = report.overflowed {
-            let after = report.steps;
+            let after = report.seen;
             self.context.say(&format!("the gradients after step {after} overflowed fp16 and were left out; loss scale {scale}"));
         }
         self.context.progress(Progress {
             done: report.seen,
             total: report.total,
             unit: "images",
-            values: vec![("loss", f64::from(report.loss)), ("rate", report.rate), ("step", report.steps as f64)],
+            values: vec![("loss", f64::from(report.loss)), ("rate", report.rate), ("optimiser step", report.steps as f64)],
         });
     }
 

@@ -1,6 +1,7 @@
 //! The training loop. Unaware of the pipeline, of files and of what a network computes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,18 @@ impl Checkpoint {
     }
 }
 
+/// A place in a training, for messages: `1880 (optimiser step 470)`. A step is an image seen, as for sd_dreambooth_extension.
+struct Step {
+    seen: u64,
+    optimiser: u64,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (optimiser step {})", self.seen, self.optimiser)
+    }
+}
+
 /// What a step was like.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport {
@@ -207,7 +220,7 @@ pub fn train(
         recent.push(report.loss);
         recent.drain(..recent.len().saturating_sub(CONSTANT_STEPS));
         if recent.len() == CONSTANT_STEPS && recent.iter().all(|loss| *loss == recent[0]) {
-            bail!("the loss was {} for {CONSTANT_STEPS} steps in a row: the network does not see its input", recent[0]);
+            bail!("the loss was {} for {CONSTANT_STEPS} optimiser steps in a row: the network does not see its input", recent[0]);
         }
         observer.step(&report);
 
@@ -279,7 +292,7 @@ impl Training {
         for batch in objective.together(&images, settings.batch_size) {
             let (losses, batch_gradients) = objective.gradients(&self.network, &batch, weight * scale)?;
             for (image, image_loss) in batch.iter().zip(&losses) {
-                let step = self.state.steps + 1;
+                let step = Step { seen: image.seen + 1, optimiser: self.state.steps + 1 };
                 ensure!(
                     image_loss.is_finite(),
                     "the loss became {image_loss} at step {step}, {}: try a lower learning rate or `precision: fp32`",
@@ -309,11 +322,12 @@ impl Training {
             rate: settings.learning_rate.at(peak, self.state.seen),
             overflowed: None,
         };
+        let step = Step { seen: report.seen, optimiser: self.state.steps + 1 };
         if let Some(scale) = &mut self.state.loss_scale {
             if norm.is_finite() {
                 scale.went_well();
             } else {
-                scale.overflowed().with_context(|| format!("at step {}", self.state.steps + 1))?;
+                scale.overflowed().with_context(|| format!("at step {step}"))?;
                 self.state.seen = report.seen;
                 report.overflowed = Some(scale.factor());
                 return Ok(report);
@@ -321,7 +335,7 @@ impl Training {
         }
         if !norm.is_finite() {
             let images: Vec<String> = images.iter().map(|image| objective.describe(*image)).collect();
-            bail!("the gradients became {norm} at step {}: {}", self.state.steps + 1, images.join("; "));
+            bail!("the gradients became {norm} at step {step}: {}", images.join("; "));
         }
 
         self.state.steps += 1;
@@ -366,7 +380,7 @@ impl Training {
             let mut ups =
                 self.network.factors.iter().filter(|f| f.name.starts_with(prefix) && f.name.ends_with("lora_up.weight"));
             if rate > 0.0 && ups.all(|up| up.values.iter().all(|value| *value == 0.0)) {
-                bail!("every `up` of the {network} is still zero after {} steps: nothing reaches it", self.state.steps);
+                bail!("every `up` of the {network} is still zero after {} optimiser steps: nothing reaches it", self.state.steps);
             }
         }
         Ok(())

@@ -10,9 +10,9 @@ mod foreign;
 #[cfg(feature = "nn")]
 mod keys;
 mod reading;
-mod running;
 #[cfg(feature = "nn")]
 mod readme;
+mod running;
 mod selection;
 mod single_stage;
 mod standstill;

@@ -318,12 +318,12 @@ fn failure(broken: Option<(u64, f32)>, constant: bool) -> String {
 fn a_loss_that_is_no_number_names_step_and_image() {
     let image = settings().batches.step(8)[1].image;
     let error = failure(Some((9, f32::NAN)), false);
-    assert!(error.contains(&format!("the loss became NaN at step 3, image number {image}")), "{error}");
+    assert!(error.contains(&format!("the loss became NaN at step 10 (optimiser step 3), image number {image}")), "{error}");
 }
 
 #[test]
 fn a_loss_that_never_changes_ends_the_training() {
-    assert!(failure(None, true).contains("the loss was 1 for 10 steps in a row"));
+    assert!(failure(None, true).contains("the loss was 1 for 10 optimiser steps in a row"));
 }
 
 #[test]
@@ -343,7 +343,10 @@ fn a_network_that_learns_nothing_is_not_a_result() {
     let mut deaf = Deaf(Pull { batches: settings().batches, broken: None, constant: false });
     let folder = tempfile::tempdir().unwrap();
     let result = train(&settings(), network(), &mut deaf, &StateFolder::new(folder.path()), &mut Notebook::default());
-    assert_eq!(result.unwrap_err().to_string(), "every `up` of the text encoder is still zero after 6 steps: nothing reaches it");
+    assert_eq!(
+        result.unwrap_err().to_string(),
+        "every `up` of the text encoder is still zero after 6 optimiser steps: nothing reaches it"
+    );
 }
 
 #[test]
@@ -416,6 +419,6 @@ fn an_interrupted_training_keeps_its_loss_scale() {
 fn gradients_that_no_scale_brings_into_fp16_end_the_training() {
     let (ending, notebook) = in_fp16(1e-3, Vec::new(), &tempfile::tempdir().unwrap());
     let error = format!("{:#}", ending.unwrap_err());
-    assert!(error.contains("at step 1") && error.contains("too large for fp16"), "{error}");
+    assert!(error.contains(" (optimiser step 1)") && error.contains("too large for fp16"), "{error}");
     assert_eq!(notebook.overflowed.len(), 16);
 }
