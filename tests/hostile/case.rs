@@ -19,6 +19,7 @@ pub struct Case {
 }
 
 /// So many lines of a case are tried by the tests, the first ones.
+#[allow(dead_code, reason = "the bench tries all lines")]
 const LIGHT_LINES: usize = 2;
 
 /// Commands that need not open a model or a photo.
@@ -90,6 +91,7 @@ impl Case {
     }
 
     /// The lines that the tests try; none of a case that only the bench tries.
+    #[allow(dead_code, reason = "the bench tries all lines")]
     pub fn light_lines(&self) -> &[Vec<String>] {
         if self.is_light { &self.lines[..self.lines.len().min(LIGHT_LINES)] } else { &[] }
     }
