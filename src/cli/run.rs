@@ -27,6 +27,7 @@ use crate::pipeline::commit::out_folder;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::execute::{self, RunOptions};
 use crate::pipeline::graph::{Found, Pipeline, Producer};
+use crate::pipeline::picture_files::READ;
 use crate::pipeline::progress::StageState;
 use crate::pipeline::run_record::RunRecord;
 use crate::pipeline::standstill::{self, Footing, Hearing, Repeated};
@@ -145,7 +146,7 @@ fn refuse_empty_folders(pipeline: &Pipeline) -> anyhow::Result<()> {
             && files.is_empty()
             && skipped.is_empty()
         {
-            let hint = format!("JPEG, PNG and WebP are read; looked in `{}`", folder.display());
+            let hint = format!("{READ} are read; looked in `{}`", folder.display());
             diagnostics.report(&input.span, format!("`{}` holds no photos", input.written)).hint(hint);
         }
     }

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use anyhow::{Context, ensure};
 use regex::Regex;
 
+use crate::pipeline::picture_files::repeats_of;
+
 /// A caption with places for what differs from picture to picture.
 ///
 /// `{name}` is the picture's name without its folders, `_` and `-` read as spaces; `{folder}` the folder it lies in, likewise, and empty
@@ -112,9 +114,10 @@ pub fn name_in_words(item: &str) -> String {
     in_words(item.rsplit('/').next().unwrap_or(item))
 }
 
-/// The folder of an item in words; empty at the top.
+/// The folder of an item in words, without a number of repeats in front (`10_star`); empty at the top.
 pub fn folder_in_words(item: &str) -> String {
-    item.rsplit('/').nth(1).map_or_else(String::new, in_words)
+    let folder = item.rsplit('/').nth(1).unwrap_or_default();
+    in_words(repeats_of(folder).map_or(folder, |(_, concept)| concept))
 }
 
 fn in_words(text: &str) -> String {
@@ -177,6 +180,7 @@ mod tests {
     #[test]
     fn names_become_words() {
         assert_eq!(name_in_words("garden/red_star-2"), "red star 2");
+        assert_eq!(folder_in_words("photos/10_red_star/x"), "red star");
         assert_eq!((folder_in_words("my_photos/red garden/x"), folder_in_words("x")), ("red garden".into(), String::new()));
     }
 

@@ -91,7 +91,7 @@ impl Files for ArtifactFiles<'_> {
 
     fn read(&self, artifact: &Artifact) -> Result<Vec<u8>> {
         if let Some(path) = self.intake.places.get(&artifact.digest) {
-            return read_unchanged(path, &artifact.digest);
+            return read_unchanged(path, &artifact.digest, artifact.size);
         }
         if self.cache.contains(&artifact.digest, artifact.size) {
             return self.cache.read(&artifact.digest);

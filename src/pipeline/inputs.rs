@@ -1,7 +1,8 @@
 //! What lies in an input: the photos of a folder with their names and sidecars. Reads names and sizes, decodes nothing.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::ffi::OsStr;
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -9,15 +10,11 @@ use rayon::prelude::*;
 use unicode_normalization::UnicodeNormalization;
 use walkdir::WalkDir;
 
+use crate::cache::regular_file::{self, Links};
+use crate::pipeline::picture_files::{Kind, MOST_BYTES, Told, is_junk_folder, named_kind};
+
 /// The fields of a photo's item; `sidecar` is missing where no text lies beside it.
 pub const FIELDS: &[&str] = &["image", "photo", "sidecar"];
-
-/// What the image decoder reads, by extension in lower case.
-const PICTURES: &[&str] = &["jpg", "jpeg", "png", "webp"];
-
-/// Pictures that people have and that are not read: worth a word, where other files are passed over.
-const OTHER_PICTURES: &[&str] =
-    &["heic", "heif", "avif", "bmp", "tif", "tiff", "gif", "jxl", "psd", "raw", "dng", "cr2", "nef", "arw"];
 
 /// What a git-lfs pointer begins with; <https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
@@ -41,7 +38,9 @@ pub struct Listing {
     /// In the order of their names.
     pub files: Vec<InputFile>,
     /// Pictures in a format that is not read.
-    pub unread: Vec<PathBuf>,
+    pub unread: Vec<(Kind, PathBuf)>,
+    /// Pictures by their contents whose names, without their endings, belong to photos: `IMG_1.jpg_original` beside `IMG_1.jpg`.
+    pub copies: Vec<PathBuf>,
     /// The names of photos that are left out. Nothing is known of their contents, and nothing can be wrong with them.
     pub skipped: BTreeSet<String>,
 }
@@ -57,6 +56,10 @@ pub enum Unusable {
     Pointer { path: PathBuf },
     #[error("the name of `{}` is not valid UTF-8: rename it", path.display())]
     NotText { path: PathBuf },
+    #[error("`{}` has {} MB, and photos of up to {} MB are read: make it smaller, or leave it out by `skip:`", path.display(), size >> 20, MOST_BYTES >> 20)]
+    TooLarge { path: PathBuf, size: u64 },
+    #[error("`{}` is called like a photo and is no file: take it out of the folder", path.display())]
+    NoFile { path: PathBuf },
 }
 
 /// The photos below `folder` in the order of their names.
@@ -65,8 +68,8 @@ pub fn list(folder: &Path) -> anyhow::Result<Vec<InputFile>> {
     if problems.is_empty() { Ok(listing.files) } else { Err(problems.swap_remove(0).into()) }
 }
 
-/// What lies below `folder`, and everything that is wrong with it. Hidden files and folders are passed over, and so are photos of whose names
-/// `is_skipped` is true.
+/// What lies below `folder`, and everything that is wrong with it. Passed over are hidden files and folders, those in which systems keep thumbnails
+/// and what was deleted, and photos of whose names `is_skipped` is true. Links are followed: people keep photos elsewhere.
 pub fn survey(folder: &Path, is_skipped: &(dyn Fn(&str) -> bool + Sync)) -> (Listing, Vec<Unusable>) {
     let mut listing = Listing::default();
     let mut problems = Vec::new();
@@ -74,7 +77,14 @@ pub fn survey(folder: &Path, is_skipped: &(dyn Fn(&str) -> bool + Sync)) -> (Lis
     for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(is_visible) {
         match entry {
             Ok(entry) if entry.file_type().is_file() => paths.push(entry.into_path()),
-            Ok(_) => {}
+            Ok(entry) if entry.file_type().is_dir() => {}
+            Ok(entry) => {
+                let path = entry.into_path();
+                let is_skipped = item_name(folder, &path).is_some_and(|name| is_skipped(&name));
+                if named_kind(&path).is_some_and(Kind::is_read) && !is_skipped {
+                    problems.push(Unusable::NoFile { path });
+                }
+            }
             Err(error) => {
                 let path = error.path().unwrap_or(folder).to_path_buf();
                 problems.push(Unusable::Unreadable { path, source: error.into() });
@@ -82,22 +92,23 @@ pub fn survey(folder: &Path, is_skipped: &(dyn Fn(&str) -> bool + Sync)) -> (Lis
         }
     }
     let mut sidecars = HashMap::new();
+    let mut unusual = Vec::new();
     let met: Vec<Met> = paths.into_par_iter().with_min_len(64).map(|path| Met::of(folder, path, is_skipped)).collect();
     for met in met {
         match met {
-            Met::Photo { file, is_pointer } => {
-                if is_pointer {
-                    problems.push(Unusable::Pointer { path: file.image.clone() });
-                }
+            Met::Photo { file, problem } => {
+                problems.extend(problem);
                 listing.files.push(file);
             }
+            Met::Unusual(file) => unusual.push(file),
             Met::Skipped(name) => drop(listing.skipped.insert(name)),
             Met::Sidecar { name, path } => drop(sidecars.insert(name, path)),
-            Met::OtherPicture(path) => listing.unread.push(path),
+            Met::OtherPicture(kind, path) => listing.unread.push((kind, path)),
             Met::NotText(path) => problems.push(Unusable::NotText { path }),
             Met::Nothing => {}
         }
     }
+    take_unusual(unusual, &mut listing);
     listing.files.sort_by(|a, b| (&a.name, &a.image).cmp(&(&b.name, &b.image)));
     listing.unread.sort();
     if !sidecars.is_empty() {
@@ -113,15 +124,17 @@ pub fn survey(folder: &Path, is_skipped: &(dyn Fn(&str) -> bool + Sync)) -> (Lis
 enum Met {
     Photo {
         file: InputFile,
-        is_pointer: bool,
+        problem: Option<Unusable>,
     },
+    /// A photo by its contents alone.
+    Unusual(InputFile),
     /// The name of a photo that is left out.
     Skipped(String),
     Sidecar {
         name: String,
         path: PathBuf,
     },
-    OtherPicture(PathBuf),
+    OtherPicture(Kind, PathBuf),
     /// Its name.
     NotText(PathBuf),
     Nothing,
@@ -129,33 +142,67 @@ enum Met {
 
 impl Met {
     fn of(folder: &Path, path: PathBuf, is_skipped: &dyn Fn(&str) -> bool) -> Self {
-        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-        let is_among = |known: &[&str]| known.iter().any(|known| extension == *known);
-        let is_picture = is_among(PICTURES);
-        if !is_picture && extension != "txt" {
-            return if is_among(OTHER_PICTURES) { Self::OtherPicture(path) } else { Self::Nothing };
+        let is_text = is_sidecar(&path);
+        let told = if is_text { Told::NoPicture } else { Told::of(&path) };
+        match told {
+            Told::NoPicture if !is_text => return Self::Nothing,
+            Told::ByName(kind) | Told::ByContents(kind) if !kind.is_read() => return Self::OtherPicture(kind, path),
+            _ => {}
         }
         let Some(name) = item_name(folder, &path) else { return Self::NotText(path) };
-        if !is_picture {
+        if is_text {
             return Self::Sidecar { name, path };
         }
         if is_skipped(&name) {
             return Self::Skipped(name);
         }
-        let is_pointer = fs::metadata(&path).is_ok_and(|m| m.len() < LFS_POINTER_SIZE) && is_lfs_pointer(&path);
-        Self::Photo { file: InputFile { name, image: path, sidecar: None }, is_pointer }
+        if matches!(told, Told::ByContents(_)) {
+            return Self::Unusual(InputFile { name, image: path, sidecar: None });
+        }
+        let size = fs::metadata(&path).map_or(0, |found| found.len());
+        let problem = if size > MOST_BYTES {
+            Some(Unusable::TooLarge { path: path.clone(), size })
+        } else {
+            (size < LFS_POINTER_SIZE && is_lfs_pointer(&path)).then(|| Unusable::Pointer { path: path.clone() })
+        };
+        Self::Photo { file: InputFile { name, image: path, sidecar: None }, problem }
     }
 }
 
-/// False of hidden files and folders, wherever the folder itself lies.
-pub(crate) fn is_visible(entry: &walkdir::DirEntry) -> bool {
-    entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".")
+/// Adds photos that only their contents tell, unless a photo or one that is left out has their name: programs keep copies so.
+fn take_unusual(unusual: Vec<InputFile>, listing: &mut Listing) {
+    if unusual.is_empty() {
+        return;
+    }
+    let taken: BTreeSet<String> =
+        listing.files.iter().map(|file| &file.name).chain(&listing.skipped).map(|name| folded(name)).collect();
+    for file in unusual {
+        if taken.contains(&folded(&file.name)) {
+            listing.copies.push(file.image);
+        } else {
+            listing.files.push(file);
+        }
+    }
+    listing.copies.sort();
 }
 
-/// Whether a file of this name would be read from a folder of photos: a picture, or a text beside one.
+/// False of hidden files and folders, and of those that a system keeps for itself, wherever the folder itself lies.
+pub(crate) fn is_visible(entry: &walkdir::DirEntry) -> bool {
+    entry.depth() == 0 || is_visible_name(entry.file_name())
+}
+
+/// As `is_visible`, of a part of a path below the folder.
+pub fn is_visible_name(name: &OsStr) -> bool {
+    !name.as_encoded_bytes().starts_with(b".") && !is_junk_folder(name)
+}
+
+/// Whether a file would be read from a folder of photos: a picture, or a text beside one.
 pub fn is_read(path: &Path) -> bool {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    PICTURES.contains(&extension.as_str()) || extension == "txt"
+    is_sidecar(path) || Told::of(path).is_readable()
+}
+
+fn is_sidecar(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"))
 }
 
 /// Path of `file` below `folder` without its extension, NFC, with `/`; `None` if it is not UTF-8.
@@ -169,7 +216,8 @@ pub fn item_name(folder: &Path, file: &Path) -> Option<String> {
 /// True of the small text that git-lfs leaves where a file has not been fetched.
 pub fn is_lfs_pointer(path: &Path) -> bool {
     let mut start = [0; LFS_POINTER.len()];
-    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == LFS_POINTER
+    let read = regular_file::open(path, Links::Followed).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == LFS_POINTER
 }
 
 /// Names that are equal, or would be on a file system that ignores case.
@@ -177,8 +225,7 @@ fn equal_names(files: &[InputFile]) -> Vec<Unusable> {
     let mut seen: HashMap<String, &InputFile> = HashMap::with_capacity(files.len());
     let mut problems = Vec::new();
     for file in files {
-        let name = &file.name;
-        let folded = if name.is_ascii() { name.to_ascii_lowercase() } else { name.to_lowercase().nfc().collect() };
+        let folded = folded(&file.name);
         match seen.get(&folded) {
             Some(first) => problems.push(Unusable::SameName {
                 name: file.name.clone(),
@@ -191,6 +238,11 @@ fn equal_names(files: &[InputFile]) -> Vec<Unusable> {
         }
     }
     problems
+}
+
+/// The name as file systems see it that ignore case.
+fn folded(name: &str) -> String {
+    if name.is_ascii() { name.to_ascii_lowercase() } else { name.to_lowercase().nfc().collect() }
 }
 
 #[cfg(test)]
@@ -250,9 +302,54 @@ mod tests {
 
     #[test]
     fn formats_that_are_not_read_are_counted_and_other_files_are_not() {
-        let folder = folder(&["a.heic", "b.BMP", "c.jpg", "readme.md"]);
+        let folder = folder(&["a.heic", "b.NEF", "c.jpg", "readme.md", "d.bmp", "e.jfif", "f.tiff"]);
         let (listing, problems) = survey(folder.path(), &|_| false);
-        assert_eq!((listing.files.len(), listing.unread.len(), problems.len()), (1, 2, 0));
+        assert_eq!((listing.files.len(), problems.len()), (4, 0));
+        assert_eq!(listing.unread.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [Kind::Heic, Kind::Raw]);
+    }
+
+    #[test]
+    fn a_jpeg_under_another_ending_is_a_photo_unless_it_is_a_copy_of_one() {
+        let folder = folder(&["a.jpg", "c.dat"]);
+        for name in ["a.jpg_original", "b.jpg_1", "plain"] {
+            fs::write(folder.path().join(name), b"\xff\xd8\xff\xe0").expect("written");
+        }
+        let (listing, problems) = survey(folder.path(), &|_| false);
+        let names: Vec<&str> = listing.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!((names, problems.len()), (vec!["a", "b", "plain"], 0));
+        assert_eq!(listing.copies, [folder.path().join("a.jpg_original")]);
+        assert!(is_read(&folder.path().join("plain")) && !is_read(&folder.path().join("c.dat")));
+    }
+
+    #[test]
+    fn thumbnails_and_trash_of_systems_are_no_photos() {
+        let folder = folder(&[
+            "a.jpg",
+            "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
+            "__MACOSX/a.jpg",
+            "$RECYCLE.BIN/x.png",
+            "day/#recycle/b.jpg",
+        ]);
+        let names: Vec<String> = list(folder.path()).expect("listed").into_iter().map(|file| file.name).collect();
+        assert_eq!(names, ["a"]);
+    }
+
+    #[test]
+    fn a_photo_too_large_or_no_file_is_an_error_before_it_is_opened_unless_it_is_skipped() {
+        let folder = folder(&["a.jpg"]);
+        fs::File::create(folder.path().join("large.jpg")).expect("made").set_len(3 << 30).expect("sparse");
+        let pipe = folder.path().join("pipe.png");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0)
+            .expect("made");
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("zero.webp")).expect("linked");
+        let (_, problems) = survey(folder.path(), &|_| false);
+        let mut texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        texts.sort();
+        assert_eq!(texts.len(), 3, "{texts:?}");
+        assert!(texts[0].contains("large.jpg` has 3072 MB") && texts[0].contains("`skip:`"), "{texts:?}");
+        assert!(texts[1].contains("pipe.png` is called like a photo") && texts[2].contains("zero.webp"), "{texts:?}");
+        let (listing, problems) = survey(folder.path(), &|name| name != "a");
+        assert_eq!((listing.files.len(), listing.skipped.len(), problems.len()), (1, 1, 0));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The pipeline's inputs as items: everything that is read from disk, by content. Unaware of who reads it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -13,6 +14,7 @@ use crate::pipeline::graph::{Found, Input, Pipeline, Producer};
 use crate::pipeline::inputs::{InputFile, is_lfs_pointer};
 use crate::pipeline::item::{Artifact, Fields, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
+use crate::pipeline::picture_files::READ;
 
 /// What is read whole is a picture, a text or a list of boxes; models are read in parts.
 const LARGEST: u64 = 1 << 30;
@@ -121,7 +123,7 @@ fn photos(input: &Input, folder: &Path, files: &[InputFile], cache: &Cache, inta
         items.push(input_item(file.name.clone(), fields));
     }
     if items.is_empty() {
-        bail!("input `{}`: no photos in `{}` (JPEG, PNG and WebP are read)", input.name, folder.display());
+        bail!("input `{}`: no photos in `{}` ({READ} are read)", input.name, folder.display());
     }
     let size = items.iter().filter_map(|item| item.fields.get("image")).map(|image| image.size).sum();
     let tree = ItemTree::of(items);
@@ -188,10 +190,14 @@ fn extension(path: &Path) -> SmolStr {
     path.extension().map(|e| e.to_string_lossy().to_lowercase().into()).unwrap_or_default()
 }
 
-/// The bytes of an input file, which must still be those that were hashed.
-pub fn read_unchanged(path: &Path, digest: &Digest) -> Result<Vec<u8>> {
-    let bytes = regular_file::read(path, Links::Followed, LARGEST).with_context(|| format!("reading `{}`", path.display()))?;
-    if Digest::of(&bytes) != *digest {
+/// The bytes of an input file, which must still be those that were hashed: no more of them are read than there were then.
+pub fn read_unchanged(path: &Path, digest: &Digest, size: u64) -> Result<Vec<u8>> {
+    // A person may keep photos elsewhere and link to them.
+    let bytes = match regular_file::read(path, Links::Followed, size.min(LARGEST)) {
+        Err(error) if error.kind() == ErrorKind::FileTooLarge && size <= LARGEST => Vec::new(),
+        read => read.with_context(|| format!("reading `{}`", path.display()))?,
+    };
+    if bytes.len() as u64 != size || Digest::of(&bytes) != *digest {
         bail!("`{}` was changed while the run was reading it: run again", path.display());
     }
     Ok(bytes)

@@ -1,6 +1,6 @@
 //! What stages remark on their inputs: nothing that stops a run. Unaware of who reads it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -56,7 +56,7 @@ impl Grounds<'_> {
             Verdict::Works(works) => works.key.is_some(),
             Verdict::Whole(whole) => whole.key.is_some(),
         };
-        let files = WithTexts { files: self.files, unstored };
+        let files = WithTexts { files: self.files, unstored, skipped: self.pipeline.skipped_photos() };
         Ok(Lints::of(stage.stage.lint(&self.resolve(&decision.taken, complete)?, &files)))
     }
 }
@@ -82,11 +82,16 @@ impl UnstoredTexts {
 struct WithTexts<'a> {
     files: &'a dyn Files,
     unstored: &'a UnstoredTexts,
+    skipped: BTreeSet<&'a str>,
 }
 
 impl Files for WithTexts<'_> {
     fn path(&self, artifact: &Artifact) -> Result<PathBuf> {
         self.files.path(artifact)
+    }
+
+    fn is_left_out(&self, photo: &str) -> bool {
+        self.skipped.contains(photo)
     }
 
     fn read(&self, artifact: &Artifact) -> Result<Vec<u8>> {

@@ -18,6 +18,7 @@ mod shown;
 pub mod stage;
 
 pub mod inputs;
+pub mod picture_files;
 
 pub mod scalar;
 pub mod spec;

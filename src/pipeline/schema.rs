@@ -37,7 +37,7 @@ fn schema(kinds: &[&dyn StageKind]) -> Value {
             "trigger": { "type": "string", "description": "The word that calls the concept in a prompt; the concept's name unless given." },
             "seed": or_variable(json!({ "type": "integer", "minimum": 0, "default": 42, "description": "Training draws from it." })),
             "skip": {
-                "description": "Items that training leaves out, as globs of their names.",
+                "description": "Photos that are left out from the first stage on, and other items that training leaves out, as globs of their names.",
                 "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
             },
             "pick": or_variable(json!({ "type": "integer", "minimum": 0, "description": "The epoch that `@pick` takes." })),

@@ -1,7 +1,7 @@
 //! What an input names: a folder of photos, a file, `model://name` or `hf://org/repo/file@revision`. Looks at names and sizes and fetches
 //! nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,8 @@ use walkdir::WalkDir;
 
 use crate::pipeline::diagnostic::{Diagnostics, nearest};
 use crate::pipeline::graph::{Found, Input, Skip};
-use crate::pipeline::inputs::{Unusable, is_lfs_pointer, survey};
+use crate::pipeline::inputs::{Listing, Unusable, is_lfs_pointer, survey};
+use crate::pipeline::picture_files::{Kind, READ, repeats_of};
 use crate::pipeline::spec;
 use crate::pipeline::tree::{Key, Node, Value};
 use crate::pipeline::vars::Environment;
@@ -212,19 +213,76 @@ fn photos(
             diagnostics.report(&node.span, message).hint("run `git lfs pull`");
         }
     }
-    let formats = "JPEG, PNG and WebP are read";
-    if let Some(first) = listing.unread.first() {
-        let count = listing.unread.len();
-        let which = if count == 1 { String::new() } else { format!(" and {} more", count - 1) };
-        remarks.push(format!("`{}`{which} left aside: {formats}", first.display()));
-    }
+    remarks.extend(unread(name, &listing));
+    remarks.extend(copies(name, &listing));
+    remarks.extend(repeated(name, &folder, &listing));
     if problems.is_empty() && listing.files.is_empty() && listing.skipped.is_empty() {
-        remarks.push(format!("`{name}` has no photos yet: {formats}; looked in `{}`", folder.display()));
+        remarks.push(format!("`{name}` has no photos yet: {READ} are read; looked in `{}`", folder.display()));
     }
     if listing.files.len() == 1 {
         remarks.push(format!("`{name}` is a single photo: training will learn that picture rather than the concept"));
     }
     Some(Found::Photos { folder, files: listing.files, skipped: listing.skipped })
+}
+
+/// One word on all pictures of a folder that are not read: how many of what, and what to do.
+fn unread(input: &str, listing: &Listing) -> Option<String> {
+    let (first_kind, first) = listing.unread.first()?;
+    let mut counts: BTreeMap<Kind, usize> = BTreeMap::new();
+    for (kind, _) in &listing.unread {
+        *counts.entry(*kind).or_default() += 1;
+    }
+    let counted: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+    let names: BTreeSet<&str> = listing.files.iter().filter_map(|file| file.name.rsplit('/').next()).collect();
+    let is_beside = |path: &Path| path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| names.contains(stem));
+    let beside = listing.unread.iter().filter(|(_, path)| is_beside(path)).count();
+    let beside = match beside {
+        0 => String::new(),
+        count => format!(" ({count} of them beside a photo of the same name)"),
+    };
+    let shown = first.display();
+    let converted = first.with_extension("jpg");
+    let remedy = match first_kind {
+        Kind::Raw => format!("develop raw photos to JPEG, as by `darktable-cli {shown} {}`", converted.display()),
+        Kind::Heic => format!("convert them, as by `heif-convert -q 95 {shown} {}`", converted.display()),
+        _ => format!("convert them, as by `magick {shown} -quality 95 {}`", converted.display()),
+    };
+    let count = listing.unread.len();
+    let are = if count == 1 { "picture is" } else { "pictures are" };
+    Some(format!("`{input}`: {count} {are} not read: {}{beside}; {READ} are. {remedy}", counted.join(", ")))
+}
+
+/// Files that are pictures by their contents and have the name of a photo.
+fn copies(input: &str, listing: &Listing) -> Option<String> {
+    let first = listing.copies.first()?;
+    let rest = match listing.copies.len() - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!("`{input}`: `{}`{rest} left aside: a photo of the same name is read", first.display()))
+}
+
+/// Folders that kohya's scripts would take several times.
+fn repeated(input: &str, folder: &Path, listing: &Listing) -> Option<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for file in &listing.files {
+        // Of the folder itself the name may say so too.
+        let own = folder.file_name().and_then(|name| name.to_str());
+        let parent = file.name.rsplit('/').nth(1).or(own);
+        if let Some(parent) = parent.filter(|parent| repeats_of(parent).is_some()) {
+            *counts.entry(parent).or_default() += 1;
+        }
+    }
+    if counts.is_empty() {
+        return None;
+    }
+    let shown = |(folder, count): (&&str, &usize)| {
+        let (repeats, _) = repeats_of(folder).expect("it was asked before");
+        format!("`{folder}` ({count} photos, {repeats} times)")
+    };
+    let shown: Vec<String> = counts.iter().map(shown).collect();
+    let what = "numbers of repeats in names of folders count for nothing yet, each photo is taken once";
+    Some(format!("`{input}`: {}: {what}", shown.join(", ")))
 }
 
 /// By its path below a model folder; else, if it is only a name, anywhere in one.

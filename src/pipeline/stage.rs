@@ -220,7 +220,7 @@ pub enum InputShape {
     One,
     /// Any number of items, at least one.
     Many,
-    /// As `Many`, and the pipeline's `skip:` leaves items out.
+    /// As `Many`, and the pipeline's `skip:` leaves out items of names that stages made. Photos it leaves out of every stage.
     Training,
 }
 
@@ -402,6 +402,11 @@ pub trait Files: Sync {
 
     /// The bytes, checked against the digest.
     fn read(&self, artifact: &Artifact) -> anyhow::Result<Vec<u8>>;
+
+    /// Whether a photo of this name is here and `skip:` leaves it out. For remarks alone: nothing that is made may depend on it.
+    fn is_left_out(&self, _photo: &str) -> bool {
+        false
+    }
 }
 
 /// What a running stage may use.

@@ -6,11 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::pipeline::graph::{Found, Pipeline};
-use crate::pipeline::inputs::is_read;
+use crate::pipeline::inputs::{is_read, is_visible_name};
+use crate::pipeline::picture_files::PASSING;
 use crate::pipeline::texts;
-
-/// Endings of files that editors and browsers keep beside a file that they write.
-const PASSING: &[&str] = &["swp", "swo", "swx", "tmp", "temp", "part", "crdownload", "download", "bak", "orig", "kate-swp"];
 
 /// What a pipeline reads from disk. Every path is absolute.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,9 +88,7 @@ impl Places {
         if self.files.iter().any(|file| file == path) || self.is_above(path) {
             return true;
         }
-        let is_shown = |folder: &Path| {
-            path.strip_prefix(folder).is_ok_and(|below| !below.iter().any(|part| part.as_encoded_bytes().starts_with(b".")))
-        };
+        let is_shown = |folder: &Path| path.strip_prefix(folder).is_ok_and(|below| below.iter().all(is_visible_name));
         // What is gone, and what is no file, may be a folder of any name.
         let may_be_folder = !path.is_file();
         let has = |extension: &str| path.extension().is_some_and(|found| found == extension);
@@ -158,6 +154,8 @@ mod tests {
             ("images/notes.md", false),
             ("images/.hidden.jpg", false),
             ("images/.git/a.jpg", false),
+            ("images/@eaDir/a.jpg", false),
+            ("images/a.jfif", true),
             ("captions/.a.txt.swp", false),
             ("captions/a.txt~", false),
             ("captions/4913", false),
