@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cli::terminal::print;
-use crate::cli::{Global, PipelineArguments, counted, open};
+use crate::cli::{Global, PipelineArguments, check_photos, counted, open};
 use crate::pipeline::graph::{Found, Pipeline};
 
 /// Check a pipeline file without running anything
@@ -14,12 +14,18 @@ use crate::pipeline::graph::{Found, Pipeline};
 pub struct Arguments {
     #[command(flatten)]
     pipeline: PipelineArguments,
+    /// Open every photo too, and say which cannot be read
+    #[arg(long)]
+    photos: bool,
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&arguments.pipeline)?;
     for remark in pipeline.remarks.iter().chain(&absent(&pipeline)) {
         global.say(&format!("note: {remark}"));
+    }
+    if arguments.photos {
+        check_photos::check(&pipeline, global)?;
     }
     print(&format!("{}\n", summary(&pipeline)))?;
     Ok(ExitCode::SUCCESS)
@@ -31,10 +37,14 @@ fn summary(pipeline: &Pipeline) -> String {
         pipeline.stages.iter().filter(|stage| stage.owner.is_none()).map(|stage| stage.base_name.as_str()).collect();
     let variants = pipeline.stages.iter().filter(|stage| stage.owner.is_none()).count();
     let mut photos = 0;
+    let mut skipped = 0;
     let mut files = 0;
     for input in &pipeline.inputs {
         match &input.found {
-            Found::Photos { files, .. } => photos += files.len(),
+            Found::Photos { files, skipped: left_out, .. } => {
+                photos += files.len();
+                skipped += left_out.len();
+            }
             Found::File(_) => files += 1,
             Found::Absent(_) => {}
         }
@@ -42,6 +52,7 @@ fn summary(pipeline: &Pipeline) -> String {
     let mut parts = vec![counted(written.len(), "stage")];
     parts.extend((variants > written.len()).then(|| format!("{variants} with all variants")));
     parts.extend((photos > 0).then(|| counted(photos, "photo")));
+    parts.extend((skipped > 0).then(|| format!("{skipped} skipped")));
     parts.extend((files > 0).then(|| counted(files, "file")));
     format!("{}: {}, fine", pipeline.file.display(), parts.join(", "))
 }

@@ -28,6 +28,7 @@ mod bench;
 mod best_device;
 mod cache_folder;
 mod check;
+mod check_photos;
 #[cfg(feature = "nn")]
 mod compared;
 mod completions;

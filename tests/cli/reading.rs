@@ -40,6 +40,73 @@ fn check_counts_what_is_fine_and_notes_what_is_not_here() {
 }
 
 #[test]
+fn check_opens_every_photo_that_is_not_skipped_if_asked_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pictures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pictures");
+    fs::create_dir(folder.path().join("images")).expect("made");
+    let put = |from: &str, to: &str| {
+        fs::copy(format!("{pictures}/{from}"), folder.path().join("images").join(to)).expect("copied");
+    };
+    put("files/grey.jpg", "a.jpg");
+    put("colour/p3.png", "b.png");
+    put("files/transparent.png", "c.png");
+    put("odd/profile-of-noise.png", "d.png");
+    put("broken/cut.jpg", "e.jpg");
+    put("broken/cut.png", "f.png");
+    let pipeline = |skip: &str| {
+        let text =
+            format!("concept: x\nskip: [{skip}]\ninputs: {{ photos: images/ }}\nstages: {{ crop: {{ images: photos }} }}\n");
+        fs::write(folder.path().join("pipeline.yaml"), text).expect("written");
+    };
+    pipeline("f");
+    assert_eq!(said(&loramill(folder.path(), &["check"])).0, 0, "without being asked it opens none");
+    let (code, stdout, stderr) = said(&loramill(folder.path(), &["check", "--photos"]));
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    for expected in [
+        "1 photo is not in sRGB, and converted by the first stage: b\n",
+        "1 photo is transparent in parts",
+        "d.png` cannot be used, and its colours are taken as sRGB",
+        "1 of 5 photos cannot be read; `loramill skip 'e'` leaves one out",
+        "e.jpg`: the JPEG ends early",
+    ] {
+        assert!(stderr.contains(expected), "{expected}: {stderr}");
+    }
+    pipeline("e, f");
+    let (code, stdout, stderr) = said(&loramill(folder.path(), &["check", "--photos"]));
+    assert_eq!((code, stdout.as_str()), (0, "pipeline.yaml: 1 stage, 4 photos, 2 skipped, fine\n"), "{stderr}");
+    // A box that somebody drew for a photo that is left out is no slip.
+    let text = "concept: x\nskip: [e, f]\ninputs: { photos: images/, boxes: crops.yaml }\nstages: { crop: { images: photos, boxes: boxes } }\n";
+    fs::write(folder.path().join("pipeline.yaml"), text).expect("written");
+    fs::write(folder.path().join("crops.yaml"), "e: [0, 0, 9, 9]\nq: [0, 0, 9, 9]\n").expect("written");
+    let (code, stdout, stderr) = said(&loramill(folder.path(), &["plan"]));
+    let said = format!("{stdout}{stderr}");
+    assert!(code == 0 && said.contains("a box for `q`") && !said.contains("a box for `e`"), "{said}");
+}
+
+#[test]
+fn pictures_left_aside_are_counted_in_one_note_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["10_red star/a.jpg", "10_red star/b.jfif", "x.heic", "a.nef", "b.NEF", "c.jpg_original", "c.jpg", "@eaDir/d.jpg"]
+    {
+        let path = folder.path().join("images").join(name);
+        fs::create_dir_all(path.parent().expect("below")).expect("made");
+        let contents: &[u8] = if name.contains(".j") { b"\xff\xd8\xff\xe0" } else { b"?" };
+        fs::write(path, contents).expect("written");
+    }
+    let text = "concept: x\ninputs: { photos: images/ }\nstages: { crop: { images: photos } }\n";
+    fs::write(folder.path().join("pipeline.yaml"), text).expect("written");
+    let (code, stdout, stderr) = said(&loramill(folder.path(), &["check"]));
+    assert_eq!((code, stdout.as_str()), (0, "pipeline.yaml: 1 stage, 3 photos, fine\n"), "{stderr}");
+    for expected in [
+        "note: `photos`: 3 pictures are not read: 1 HEIC, 2 raw (2 of them beside a photo of the same name); JPEG, PNG, WebP, TIFF and BMP are.",
+        "c.jpg_original` left aside: a photo of the same name is read",
+        "`10_red star` (2 photos, 10 times): numbers of repeats in names of folders count for nothing yet",
+    ] {
+        assert!(stderr.contains(expected), "{expected}: {stderr}");
+    }
+}
+
+#[test]
 fn a_wrong_file_is_exit_code_2_with_all_problems_on_stderr() {
     let folder = folder();
     let (code, stdout, stderr) =
