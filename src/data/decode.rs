@@ -1,4 +1,4 @@
-//! Picture files in: JPEG, PNG and WebP become upright 8-bit RGB. Unaware of where the bytes come from.
+//! Picture files in: they become upright 8-bit sRGB. Unaware of where the bytes come from.
 //!
 //! What a file may hold beside 8-bit RGB, and what becomes of it:
 //!
@@ -7,114 +7,165 @@
 //! | EXIF orientation, all eight | turned upright, as every viewer shows it |
 //! | grey, palette | the same colour in RGB |
 //! | 16 bits a channel | scaled to 8 bits with rounding |
-//! | transparency | dropped: the stored colour counts, as in webui's `convert('RGB')`, so that a folder trains as it did there |
-//! | CMYK, YCCK (JPEG) | Adobe's inverted inks, `R = C · K / 255`, as Pillow reads it |
-//! | colour profile | left alone: numbers are taken as sRGB, as webui and every trainer do |
+//! | a colour profile | converted to sRGB as Pillow's `ImageCms` does, see `colour`; one that cannot be read is said, and the numbers are taken as sRGB |
+//! | Adobe RGB named in EXIF (`R03`), Display P3 by PNG's `cICP` | converted as by a profile |
+//! | PNG's `gAMA` and `cHRM` | left alone, as Pillow does |
+//! | transparency | laid over a colour, or dropped: the stored colour counts then, as in webui's `convert('RGB')` |
+//! | CMYK, YCCK (JPEG) | by its profile; without one `R = C · K / 255` of Adobe's inverted inks, as Pillow reads it |
 //! | several frames | the first one |
 //!
 //! The format is told from the contents, never from the name: a PNG called `x.jpg` is a PNG.
 
 use std::io::Cursor;
 
-use anyhow::{Context, bail, ensure};
-use image::codecs::png::PngDecoder;
+use anyhow::{bail, ensure};
+use image::codecs::bmp::BmpDecoder;
+use image::codecs::tiff::TiffDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, Limits, RgbImage};
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageError, Limits, RgbImage};
 
-use crate::data::jpeg;
+use crate::data::colour::{Conversion, Numbers};
+use crate::data::{exif, jpeg, png_in};
+use crate::pipeline::picture_files::{Kind, MOST_BYTES, READ};
 
 /// The most pixels of a picture: twice what the largest cameras make, and 600 MB in memory.
 pub const MOST_PIXELS: u64 = 200_000_000;
-/// The most bytes of a picture file.
-pub const MOST_BYTES: usize = 512 << 20;
 /// The longest side: what a JPEG can have at most.
 const LONGEST_SIDE: u32 = 65_535;
+
+/// What lies behind transparent parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Background {
+    /// Red, green and blue, sRGB.
+    Colour([u8; 3]),
+    /// The colour that the file has there, whatever it is.
+    Stored,
+}
+
+impl Background {
+    pub const WHITE: Self = Self::Colour([255; 3]);
+}
 
 /// A picture as it will be used, and what was in the file beside it.
 #[derive(Debug)]
 pub struct Decoded {
-    /// Upright.
+    /// Upright, sRGB.
     pub picture: RgbImage,
-    pub format: Format,
+    pub format: Kind,
     /// The file stores the picture turned or mirrored, and says so.
     pub was_turned: bool,
     /// Some pixel was not opaque.
     pub was_transparent: bool,
+    pub colours: Colours,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Jpeg,
-    Png,
-    WebP,
+/// What became of the colours that a file names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Colours {
+    /// They are sRGB, by name or for want of one.
+    Srgb,
+    /// They were others, and are sRGB now.
+    Converted,
+    /// Why they were taken as sRGB although the file names others.
+    NotUnderstood(String),
 }
 
-impl Format {
-    /// The usual end of such a file's name, without the dot.
-    pub const fn extension(self) -> &'static str {
-        match self {
-            Self::Jpeg => "jpg",
-            Self::Png => "png",
-            Self::WebP => "webp",
-        }
-    }
+/// What a file says of its colours.
+#[derive(Debug)]
+pub(super) enum Named {
+    Nothing,
+    Profile(Vec<u8>),
+    AdobeRgb,
+    DisplayP3,
+    /// Why that cannot be known.
+    Unreadable(String),
+}
 
-    /// From the first bytes; the error says what the file is instead.
-    fn of(bytes: &[u8]) -> anyhow::Result<Self> {
-        let starts = |magic: &[u8]| bytes.starts_with(magic);
-        let at_4 = |magic: &[u8]| bytes.get(4..).is_some_and(|rest| rest.starts_with(magic));
-        if starts(b"\xff\xd8\xff") {
-            return Ok(Self::Jpeg);
-        }
-        if starts(b"\x89PNG\r\n\x1a\n") {
-            return Ok(Self::Png);
-        }
-        if starts(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
-            return Ok(Self::WebP);
-        }
-        ensure!(!bytes.is_empty(), "the file is empty; copy it again, or take it out of the folder");
-        ensure!(!starts(b"version https://git-lfs"), "this is a git-lfs pointer, not the picture; run `git lfs pull`");
-        let known = if starts(b"GIF8") {
-            "a GIF"
-        } else if starts(b"BM") {
-            "a BMP"
-        } else if starts(b"II*\0") || starts(b"MM\0*") {
-            "a TIFF or a raw photo"
-        } else if at_4(b"ftyphe") || at_4(b"ftypmif1") {
-            "a HEIC"
-        } else if at_4(b"ftypavi") {
-            "an AVIF"
-        } else if starts(b"\xff\x0a") || at_4(b"JXL ") {
-            "a JPEG XL"
-        } else if std::str::from_utf8(&bytes[..bytes.len().min(64)]).is_ok() {
-            bail!("this is a text file, not a picture; take it out of the folder");
-        } else {
-            bail!("this is no picture known here; JPEG, PNG and WebP can be read: convert it, or take it out of the folder");
-        };
-        bail!("this is {known}; JPEG, PNG and WebP can be read: convert it, or take it out of the folder")
+impl Decoded {
+    /// Whether the pixels are those of the file, in its order.
+    pub fn is_as_stored(&self) -> bool {
+        !self.was_turned && !self.was_transparent && self.colours != Colours::Converted
     }
 }
 
-/// Reads a picture file. Errors say what is wrong and what to do; the caller adds which file it is.
+/// Reads a picture file; transparent parts are laid over white. Errors say what is wrong and what to do; the caller adds which file it is.
 pub fn decode(bytes: &[u8]) -> anyhow::Result<Decoded> {
-    ensure!(bytes.len() <= MOST_BYTES, "the file has {} MB; at most {} MB are read", bytes.len() >> 20, MOST_BYTES >> 20);
-    let format = Format::of(bytes)?;
+    decode_over(bytes, Background::WHITE)
+}
+
+/// As `decode`, with what lies behind transparent parts.
+pub fn decode_over(bytes: &[u8], background: Background) -> anyhow::Result<Decoded> {
+    ensure!(bytes.len() as u64 <= MOST_BYTES, "the file has {} MB; at most {} MB are read", bytes.len() >> 20, MOST_BYTES >> 20);
+    let format = format_of(bytes)?;
+    let given_up = |error| given_up(error, format);
     match format {
-        Format::Jpeg => {
-            let (picture, orientation) = jpeg::decode(bytes)?;
-            Ok(upright(DynamicImage::ImageRgb8(picture), orientation, format))
+        Kind::Jpeg => {
+            let (picture, orientation, colours) = jpeg::decode(bytes)?;
+            Ok(Decoded {
+                was_turned: is_turn(orientation),
+                was_transparent: false,
+                picture: upright(picture, orientation),
+                format,
+                colours,
+            })
         }
-        Format::Png => {
-            let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits());
-            from_decoder(decoder, format).context("the PNG is damaged or ends early; copy it again, or take it out of the folder")
+        Kind::Png => {
+            let (stored, orientation, named) = png_in::decode(bytes).map_err(given_up)?;
+            Ok(finish(stored, orientation, named, background, format))
         }
-        Format::WebP => {
-            let decoder = WebPDecoder::new(Cursor::new(bytes));
-            from_decoder(decoder, format)
-                .context("the WebP is damaged or ends early; copy it again, or take it out of the folder")
+        Kind::WebP => {
+            let (stored, orientation, named) = from_decoder(WebPDecoder::new(Cursor::new(bytes))).map_err(given_up)?;
+            Ok(finish(stored, orientation, named, background, format))
         }
+        Kind::Tiff => {
+            exif::refuse_raw_photo(bytes)?;
+            let decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(|error| given_up(error.into()))?;
+            let is_of_inks = matches!(decoder.original_color_type(), ExtendedColorType::Cmyk8 | ExtendedColorType::Cmyk16);
+            ensure!(!is_of_inks, "this is a TIFF of inks (CMYK); save it as RGB");
+            let (stored, orientation, _) = from_decoder(Ok(decoder)).map_err(given_up)?;
+            // The decoder does not find it where Pillow and libtiff write it.
+            let named = exif::profile_of_tiff(bytes).map_or(Named::Nothing, |profile| Named::Profile(profile.to_vec()));
+            Ok(finish(stored, orientation, named, background, format))
+        }
+        Kind::Bmp => {
+            let (stored, orientation, named) = from_decoder(BmpDecoder::new(Cursor::new(bytes))).map_err(given_up)?;
+            Ok(finish(stored, orientation, named, background, format))
+        }
+        _ => bail!("this is {}; {READ} can be read: convert it, or take it out of the folder", format.with_article()),
     }
+}
+
+/// Why a decoder gave up, and what to do. What is said here already stays as it is.
+fn given_up(error: anyhow::Error, format: Kind) -> anyhow::Error {
+    let name = format.name();
+    let (of_image, of_png) = (error.downcast_ref(), error.downcast_ref());
+    let said = match (of_image, of_png) {
+        (None, None) => return error,
+        (Some(ImageError::Limits(_)), _) | (_, Some(png::DecodingError::LimitsExceeded)) => {
+            format!(
+                "the {name} needs more memory than is given to one picture; save it again without what it carries beside the pixels"
+            )
+        }
+        (Some(ImageError::Unsupported(_)), _) => {
+            format!("this is a kind of {name} that is not read; save it as PNG, or take it out of the folder")
+        }
+        _ => format!("the {name} is damaged or ends early; copy it again, or take it out of the folder"),
+    };
+    error.context(said)
+}
+
+/// From the first bytes; the error says what the file is instead.
+fn format_of(bytes: &[u8]) -> anyhow::Result<Kind> {
+    if let Some(kind) = Kind::of(bytes) {
+        return Ok(kind);
+    }
+    ensure!(!bytes.is_empty(), "the file is empty; copy it again, or take it out of the folder");
+    ensure!(!bytes.starts_with(b"version https://git-lfs"), "this is a git-lfs pointer, not the picture; run `git lfs pull`");
+    if std::str::from_utf8(&bytes[..bytes.len().min(64)]).is_ok() {
+        bail!("this is a text file, not a picture; take it out of the folder");
+    }
+    bail!("this is no picture known here; {READ} can be read: convert it, or take it out of the folder")
 }
 
 /// Width and height before any allocation of the size they ask for.
@@ -129,24 +180,42 @@ pub(super) fn check_size(width: u64, height: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a decoder may allocate: 16-bit RGBA of the largest picture, and some.
-fn limits() -> Limits {
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MOST_PIXELS * 8 + (64 << 20));
-    limits
+/// The most bytes of pixels as a file stores them: 8-bit RGB of the largest picture, 16-bit RGB of one half as large. A file of a few thousand bytes
+/// may claim as much.
+pub(super) const MOST_STORED: u64 = 640 << 20;
+
+/// The most memory that a decoder may take beside the pixels.
+pub(super) const MOST_BESIDE: u64 = 64 << 20;
+
+/// As `check_size`, of the bytes that the pixels will take.
+pub(super) fn check_stored(bytes: u64) -> anyhow::Result<()> {
+    let (megabytes, most) = (bytes >> 20, MOST_STORED >> 20);
+    ensure!(
+        bytes <= MOST_STORED,
+        "the picture claims {megabytes} MB of pixels; up to {most} MB are read: make it smaller, or save it with 8 bits a channel"
+    );
+    Ok(())
 }
 
-fn from_decoder(decoder: image::ImageResult<impl ImageDecoder>, format: Format) -> anyhow::Result<Decoded> {
+fn from_decoder(decoder: image::ImageResult<impl ImageDecoder>) -> anyhow::Result<(DynamicImage, Orientation, Named)> {
     let mut decoder = decoder?;
     let (width, height) = decoder.dimensions();
     check_size(width.into(), height.into())?;
-    decoder.set_limits(limits())?;
+    check_stored(decoder.total_bytes())?;
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MOST_STORED + MOST_BESIDE);
+    decoder.set_limits(limits)?;
     // A damaged EXIF block costs the orientation, not the picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    Ok(upright(DynamicImage::from_decoder(decoder)?, orientation, format))
+    let named = match decoder.icc_profile() {
+        Ok(Some(profile)) => Named::Profile(profile),
+        Ok(None) => Named::Nothing,
+        Err(error) => Named::Unreadable(error.to_string()),
+    };
+    Ok((DynamicImage::from_decoder(decoder)?, orientation, named))
 }
 
-fn upright(mut stored: DynamicImage, orientation: Orientation, format: Format) -> Decoded {
+fn finish(stored: DynamicImage, orientation: Orientation, named: Named, background: Background, format: Kind) -> Decoded {
     let was_transparent = match &stored {
         DynamicImage::ImageRgba8(picture) => picture.pixels().any(|pixel| pixel[3] < u8::MAX),
         DynamicImage::ImageLumaA8(picture) => picture.pixels().any(|pixel| pixel[1] < u8::MAX),
@@ -154,8 +223,54 @@ fn upright(mut stored: DynamicImage, orientation: Orientation, format: Format) -
         DynamicImage::ImageLumaA16(picture) => picture.pixels().any(|pixel| pixel[1] < u16::MAX),
         _ => false,
     };
-    stored.apply_orientation(orientation);
-    Decoded { picture: stored.into_rgb8(), format, was_turned: orientation != Orientation::NoTransforms, was_transparent }
+    let numbers = if stored.color().has_color() { Numbers::Rgb } else { Numbers::Grey };
+    let opacity: Option<Vec<u8>> = match background {
+        Background::Colour(_) if was_transparent => Some(stored.to_rgba8().pixels().map(|pixel| pixel[3]).collect()),
+        _ => None,
+    };
+    let mut picture = stored.into_rgb8();
+    let colours = to_srgb(&mut picture, numbers, named);
+    if let (Some(opacity), Background::Colour(behind)) = (opacity, background) {
+        for (pixel, opacity) in picture.pixels_mut().zip(opacity) {
+            pixel.0 = [0, 1, 2].map(|channel| laid_over(pixel.0[channel], behind[channel], opacity));
+        }
+    }
+    Decoded { was_turned: is_turn(orientation), picture: upright(picture, orientation), format, was_transparent, colours }
+}
+
+/// As Pillow's `paste` with a mask rounds it.
+fn laid_over(front: u8, behind: u8, opacity: u8) -> u8 {
+    let [front, behind, opacity] = [front, behind, opacity].map(u32::from);
+    ((front * opacity + behind * (255 - opacity) + 127) / 255) as u8
+}
+
+/// Brings a picture of RGB or grey numbers to sRGB.
+pub(super) fn to_srgb(picture: &mut RgbImage, numbers: Numbers, named: Named) -> Colours {
+    let conversion = match named {
+        Named::Nothing => return Colours::Srgb,
+        Named::Unreadable(why) => return Colours::NotUnderstood(why),
+        Named::AdobeRgb => Conversion::of_adobe_rgb(),
+        Named::DisplayP3 => Conversion::of_display_p3(),
+        Named::Profile(profile) => match Conversion::of(&profile, numbers) {
+            Ok(conversion) => conversion,
+            Err(error) => return Colours::NotUnderstood(format!("{error:#}")),
+        },
+    };
+    conversion.apply(picture);
+    if matches!(conversion, Conversion::None) { Colours::Srgb } else { Colours::Converted }
+}
+
+fn is_turn(orientation: Orientation) -> bool {
+    orientation != Orientation::NoTransforms
+}
+
+fn upright(picture: RgbImage, orientation: Orientation) -> RgbImage {
+    if !is_turn(orientation) {
+        return picture;
+    }
+    let mut picture = DynamicImage::ImageRgb8(picture);
+    picture.apply_orientation(orientation);
+    picture.into_rgb8()
 }
 
 #[cfg(test)]
@@ -185,6 +300,12 @@ mod tests {
         crc.update(&png[12..]);
         png.extend(crc.sum().to_be_bytes());
         png.extend(b"\0\0\0\0IDAT\x35\xaf\x06\x1e");
-        assert!(problem(&png).contains("65535×65535"), "{}", problem(&png));
+        let problem = problem(&png);
+        assert!(problem.contains("65535×65535") && !problem.contains("damaged"), "{problem}");
+    }
+
+    #[test]
+    fn half_transparent_parts_mix_with_the_background() {
+        assert_eq!([0, 255, 128].map(|opacity| laid_over(10, 210, opacity)), [210, 10, 110]);
     }
 }

@@ -1,7 +1,12 @@
 //! Pictures and the texts beside them: reading, selecting, scaling, writing. Knows nothing of stages and networks.
 
+mod colour;
+mod colour_grid;
+mod colour_tables;
 pub mod decode;
+mod exif;
 mod jpeg;
+mod png_in;
 
 pub mod encode;
 pub mod png_text;

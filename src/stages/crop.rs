@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::data::crop::{self, Aspect, DrawnBox};
-use crate::data::{crop_boxes, decode, encode};
+use crate::data::decode::Background;
+use crate::data::{crop_boxes, encode};
 use crate::pipeline::diagnostic::{Diagnostics, nearest};
 use crate::pipeline::item::Artifact;
 use crate::pipeline::params::{ParamDoc, ParamValue, Params};
@@ -16,6 +17,7 @@ use crate::pipeline::stage::{
     Worker,
 };
 use crate::pipeline::tree::{Node, Value};
+use crate::stages::photo_use;
 use crate::{choice, params};
 
 pub struct CropKind;
@@ -23,10 +25,11 @@ pub struct CropKind;
 params! {
     /// Cuts each photo to one shape: the largest box of the aspect, in the middle or around a box you drew.
     ///
-    /// Photos are turned upright first, as their EXIF orientation says. Only selects pixels; `resize` scales them. A photo that is
-    /// upright and needs no cut passes as it is; the others come out as 8-bit RGB PNG.
+    /// Photos are turned upright first, as their EXIF orientation says, and brought to sRGB from the colour profile that they carry. Only
+    /// selects pixels; `resize` scales them. A photo that is upright, sRGB and opaque and needs no cut passes as it is; the others come out as
+    /// 8-bit RGB PNG.
     pub struct CropParams {
-        /// The photos: a folder (JPEG, PNG, WebP) or a stage.
+        /// The photos: a folder (JPEG, PNG, WebP, TIFF, BMP) or a stage.
         input images: Reference,
         /// Width to height as `w:h`, or `keep` for the shape the photo or the drawn box has.
         result aspect: Aspect = Aspect::Ratio(1, 1),
@@ -36,6 +39,9 @@ params! {
         /// the photo's name without its ending, in pixels of the upright photo; four numbers of at most 1 are shares of its size. A box
         /// may be rough: it grows to the aspect inside the photo and never cuts what you drew. Changing one box redoes one photo.
         input boxes: Option<Reference> = None,
+        /// What lies behind transparent parts: `white`, `grey`, `black` or `"#rrggbb"`; `stored` for the colour that the file has there, which
+        /// nobody has seen and most programs leave black.
+        result background: Background = Background::WHITE,
     }
 }
 
@@ -86,7 +92,7 @@ impl StageKind for CropKind {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn doc(&self) -> &'static str {
@@ -115,8 +121,11 @@ impl StageKind for CropKind {
 }
 
 impl Stage for CropParams {
+    /// Without a background at the value that stands for what was done when there was none.
     fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
+        let mut components = Params::components(self);
+        components.retain(|(name, _)| name != "background" || self.background != Background::Stored);
+        components
     }
 
     fn inputs(&self) -> Vec<InputUse> {
@@ -143,7 +152,7 @@ impl Stage for CropParams {
         // A file that cannot be read is an error of `expand`.
         let boxes = self.drawn_boxes(inputs, files).unwrap_or_default();
         let names: Vec<&str> = inputs.items("images").iter().map(|item| item.name.as_str()).collect();
-        let unknown = boxes.keys().filter(|name| !names.contains(&name.as_str()));
+        let unknown = boxes.keys().filter(|name| !names.contains(&name.as_str()) && !files.is_left_out(name));
         unknown
             .map(|name| match nearest(name, names.iter().copied()) {
                 Some(near) => format!("there is a box for `{name}`, but no photo; did you mean `{near}`?"),
@@ -183,9 +192,13 @@ impl Worker for CropParams {
     fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
         let photo = &work.inputs["image"];
         let file = format!("{}.{}", work.name, photo.extension);
-        let decoded = decode::decode(&context.read(photo)?).with_context(|| format!("reading `{file}`"))?;
+        let decoded = photo_use::read(work, self.background, context)?;
         if decoded.was_transparent {
-            context.say(&format!("`{file}` has transparent parts: they show the colour stored there"));
+            let shown = match self.background {
+                Background::Stored => "they show the colour stored there".to_string(),
+                Background::Colour(_) => format!("they are laid over {}", self.background.canonical()),
+            };
+            context.say(&format!("`{file}` has transparent parts: {shown}"));
         }
         let (width, height) = decoded.picture.dimensions();
         let area = match work.values.get("box") {
@@ -199,7 +212,7 @@ impl Worker for CropParams {
                 area
             }
         };
-        let image = if !decoded.was_turned && (area.width, area.height) == (width, height) {
+        let image = if decoded.is_as_stored() && (area.width, area.height) == (width, height) {
             Content::Same(Artifact { extension: decoded.format.extension().into(), ..photo.clone() })
         } else {
             Content::Bytes { bytes: encode::png_between_stages(&crop::cut(&decoded.picture, area)), extension: "png" }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use image::imageops;
 use rayon::prelude::*;
 
-use crate::data::{captions, decode, encode};
+use crate::data::decode::Background;
+use crate::data::{captions, encode};
 use crate::params;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::params::{ParamDoc, Params};
@@ -15,6 +16,7 @@ use crate::pipeline::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
 };
 use crate::pipeline::tree::Node;
+use crate::stages::photo_use::{self, cover_photo};
 
 pub struct FlipKind;
 
@@ -24,7 +26,7 @@ const SUFFIX: &str = "-flip";
 params! {
     /// Adds a mirrored copy of each picture, `<name>-flip`, and keeps the original.
     ///
-    /// After `caption` both share one text, unless there is a text for the mirror alone (`captions/<name>-flip.txt`). A caption that says
+    /// The mirror of a photo with transparent parts is laid over white. After `caption` both share one text, unless there is a text for the mirror alone (`captions/<name>-flip.txt`). A caption that says
     /// *left* or *right* is wrong of a mirror, and the program says so. Leave the stage out where sides matter: writing, a parting, a scar.
     pub struct FlipParams {
         /// The pictures, with or without captions.
@@ -102,7 +104,12 @@ impl ItemStage for FlipParams {
                 "the mirror of `{name}` would be called `{mirror}`, and there is a picture of that name; rename one of them"
             );
         }
-        Ok(items.iter().map(|item| Work::of_item(item, &["image", "caption-flip"])).collect())
+        let work = items.iter().map(|item| {
+            let mut work = Work::of_item(item, &["image", "caption-flip"]);
+            cover_photo(&mut work, item, Background::WHITE);
+            work
+        });
+        Ok(work.collect())
     }
 
     fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
@@ -113,8 +120,7 @@ impl ItemStage for FlipParams {
 impl Worker for FlipParams {
     fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
         let image = &work.inputs["image"];
-        let reading = || format!("reading `{}.{}`", work.name, image.extension);
-        let mut picture = decode::decode(&context.read(image)?).with_context(reading)?.picture;
+        let mut picture = photo_use::read(work, Background::WHITE, context)?.picture;
         imageops::flip_horizontal_in_place(&mut picture);
         let original = Draft { origin: work.origin.clone(), ..Draft::new(&work.name) };
         let origin = work.origin.clone().unwrap_or_else(|| work.name.clone());

@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 
 use crate::checkpoint::safetensors::to_bytes;
 use crate::checkpoint::tensor::TensorData;
-use crate::data::decode;
+use crate::data::decode::Background;
 use crate::device;
 use crate::params;
 use crate::pipeline::diagnostic::Diagnostics;
@@ -21,6 +21,7 @@ use crate::pipeline::stage::{
 use crate::pipeline::tree::Node;
 use crate::stages::linked::linked;
 use crate::stages::networks;
+use crate::stages::photo_use::{self, cover_photo};
 use crate::training::latent;
 
 pub struct LatentsKind;
@@ -98,6 +99,7 @@ impl ItemStage for LatentsParams {
         let works = inputs.items("images").iter().map(|item| {
             let mut work = Work::of_item(item, &["image"]);
             work.inputs.insert("base".into(), base.clone());
+            cover_photo(&mut work, item, Background::WHITE);
             work
         });
         Ok(works.collect())
@@ -126,9 +128,7 @@ impl Worker for LatentsParams {
 impl LatentsParams {
     /// The latent of one picture.
     pub fn encode(work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
-        let image = &work.inputs["image"];
-        let reading = || format!("reading `{}.{}`", work.name, image.extension);
-        let picture = decode::decode(&context.read(image)?).with_context(reading)?.picture;
+        let picture = photo_use::read(work, Background::WHITE, context)?.picture;
         let vae = networks::vae(context, &work.inputs["base"])?;
         let vae = vae.lock().ok().context("another stage broke down while it used the VAE")?;
         let device = device::named(context.device())?;

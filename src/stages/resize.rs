@@ -1,10 +1,10 @@
 //! The kind `resize`: brings pictures to the size, or the sizes, that training works in.
 
-use anyhow::Context as _;
 use serde_json::json;
 
 use crate::data::buckets::Buckets;
-use crate::data::{decode, encode, resize};
+use crate::data::decode::Background;
+use crate::data::{encode, resize};
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::params::{ParamDoc, ParamValue, Params};
 use crate::pipeline::reference::Reference;
@@ -13,6 +13,7 @@ use crate::pipeline::stage::{
     Worker,
 };
 use crate::pipeline::tree::{Node, Value};
+use crate::stages::photo_use::{self, cover_photo};
 use crate::{choice, params};
 
 pub struct ResizeKind;
@@ -32,6 +33,9 @@ params! {
         result buckets: Option<BucketUse> = None,
         /// What happens to a picture of another shape.
         result mode: Mode = Mode::Crop,
+        /// What lies behind transparent parts of photos: `white`, `grey`, `black`, `"#rrggbb"`, or `stored` for the colour that the file has
+        /// there. What comes from `crop` is opaque.
+        result background: Background = Background::WHITE,
     }
 }
 
@@ -192,11 +196,11 @@ impl StageKind for ResizeKind {
 }
 
 impl Stage for ResizeParams {
-    /// Without the one of `size` and `buckets` that nothing depends on.
+    /// Without the one of `size` and `buckets` that nothing depends on, and without what `cover_photo` puts into the keys that it concerns.
     fn components(&self) -> Vec<(String, serde_json::Value)> {
         let unused = if self.buckets.is_some() { "size" } else { "buckets" };
         let mut components = Params::components(self);
-        components.retain(|(name, _)| name != unused);
+        components.retain(|(name, _)| name != unused && name != "background");
         components
     }
 
@@ -220,7 +224,12 @@ impl Stage for ResizeParams {
 
 impl ItemStage for ResizeParams {
     fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> anyhow::Result<Vec<Work>> {
-        Ok(inputs.items("images").iter().map(|item| Work::of_item(item, &["image"])).collect())
+        let work = inputs.items("images").iter().map(|item| {
+            let mut work = Work::of_item(item, &["image"]);
+            cover_photo(&mut work, item, self.background);
+            work
+        });
+        Ok(work.collect())
     }
 
     fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
@@ -230,9 +239,7 @@ impl ItemStage for ResizeParams {
 
 impl Worker for ResizeParams {
     fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
-        let image = &work.inputs["image"];
-        let reading = || format!("reading `{}.{}`", work.name, image.extension);
-        let picture = decode::decode(&context.read(image)?).with_context(reading)?.picture;
+        let picture = photo_use::read(work, self.background, context)?.picture;
         let (width, height) = match &self.buckets {
             Some(BucketUse(buckets)) => buckets.of(picture.width(), picture.height()),
             None => (self.size.width, self.size.height),

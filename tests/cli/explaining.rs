@@ -66,7 +66,7 @@ fn an_output_says_what_made_it_also_when_it_lies_elsewhere_under_another_name() 
         "out/resize/star-00.png\n  image of `resize`, item star-00; ",
         "\n  current: `resize` gives the same now\n  made by `resize`, version 1, just now\n    mode  \"crop\"\n    size  [32,32]\n",
         "    from image: star-00 (",
-        "made by `crop`, version 1\n      aspect: \"1:1\", focus: \"center\"\n      from image: images/star-00.jpg (",
+        "made by `crop`, version 2\n      aspect: \"1:1\", background: \"#ffffff\", focus: \"center\"\n      from image: images/star-00.jpg (",
         "), read from disk as `photos`\n",
     ] {
         assert!(shown.contains(line), "{line}: {shown}");

@@ -58,6 +58,66 @@ fn a_photo_that_needs_no_cut_passes_as_it_is() {
     assert_eq!(outputs[0].fields["image"], photo.fields["image"]);
 }
 
+/// A file among those that tests/pictures has.
+fn file_of(shelf: &Shelf, path: &str) -> Item {
+    let bytes = std::fs::read(format!("{}/tests/pictures/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (_, extension) = path.rsplit_once('.').unwrap();
+    let file = shelf.put(bytes, extension);
+    shelf.item("a", [("image", file.clone()), ("photo", file)])
+}
+
+#[test]
+fn crop_makes_srgb_of_a_photo_in_other_colours_and_passes_one_that_is_srgb_by_name() {
+    let shelf = Shelf::default();
+    let stage = load(&CropKind, "{ images: photos, aspect: keep }").unwrap();
+    let cropped = |path: &str| {
+        let photo = file_of(&shelf, path);
+        let outputs = run(&*stage, &resolved([("images", vec![photo.clone()])]), &shelf).unwrap();
+        (photo.fields["image"].clone(), outputs[0].fields["image"].clone())
+    };
+    let (before, after) = cropped("colour/srgb-of-littlecms.png");
+    assert_eq!(before, after);
+    let (before, after) = cropped("colour/p3.png");
+    assert_ne!(before, after);
+    let decoded = decode::decode(&shelf.bytes(&after)).unwrap();
+    assert_eq!(decoded.colours, decode::Colours::Srgb, "what comes out names no other colours");
+    assert_eq!(decoded.picture, decode::decode(&shelf.bytes(&before)).unwrap().picture);
+}
+
+#[test]
+fn the_background_of_transparent_parts_is_stated_and_in_the_keys_that_it_concerns() {
+    let shelf = Shelf::default();
+    let photo = file_of(&shelf, "files/transparent.png");
+    let inputs = resolved([("images", vec![photo.clone()])]);
+    let corner = |kind: &dyn StageKind, yaml: &str| {
+        let outputs = run(&*load(kind, yaml).unwrap(), &inputs, &shelf).unwrap();
+        picture(&shelf, &outputs[0]).get_pixel(1, 0).0
+    };
+    // All but transparent there.
+    let is_near = |pixel: [u8; 3], colour: [u8; 3]| pixel.iter().zip(colour).all(|(a, b)| a.abs_diff(b) <= 6);
+    assert!(is_near(corner(&CropKind, "images: photos"), [255; 3]));
+    assert!(is_near(corner(&CropKind, "{ images: photos, background: '#0000ff' }"), [0, 0, 255]));
+    assert!(is_near(corner(&ResizeKind, "{ images: photos, size: [40, 24], background: black }"), [0; 3]));
+    let stored = corner(&ResizeKind, "{ images: photos, size: [40, 24], background: stored }");
+    assert!(!is_near(stored, [0; 3]) && !is_near(stored, [255; 3]));
+    assert!(problem(&CropKind, "{ images: photos, background: teal }").contains("`\"#rrggbb\"`"));
+
+    // The value that stands for what was done before there was a choice is in no key, and a picture of a stage's is opaque.
+    let of_crop = |yaml: &str| load(&CropKind, yaml).unwrap().components();
+    assert!(of_crop("images: photos").contains(&("background".to_string(), "#ffffff".into())));
+    assert!(of_crop("{ images: photos, background: stored }").iter().all(|(name, _)| name != "background"));
+    let values = |item: &Item| {
+        let stage = load(&ResizeKind, "{ images: photos, background: grey }").unwrap();
+        assert!(stage.components().iter().all(|(name, _)| name != "background"));
+        expand(&*stage, &resolved([("images", vec![item.clone()])]), &shelf).unwrap()[0].values.clone()
+    };
+    let of_photo = values(&photo);
+    assert_eq!((&of_photo["background"], &of_photo["colours"]), (&"#808080".into(), &"srgb".into()));
+    let mut made = photo.clone();
+    made.fields.insert("image".into(), shelf.put(encode::png(&map(4, 4)), "png"));
+    assert!(values(&made).is_empty(), "its key is the one of before");
+}
+
 #[test]
 fn a_changed_box_is_in_the_work_of_its_own_photo_only() {
     let shelf = Shelf::default();
