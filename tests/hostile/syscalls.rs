@@ -108,7 +108,7 @@ impl Judge<'_> {
             "connect" => call.text.contains("AF_INET").then(|| "spoke to the network".to_string()),
             "open" | "openat" | "openat2" | "creat" => self.opened(call, &paths),
             _ => {
-                let outside = paths.iter().find(|path| !self.is_own(path))?;
+                let outside = real(paths.iter().find(|path| !self.is_own(path))?);
                 // A program that is refused a change of a standard stream's mode tries it by this name.
                 (!outside.starts_with("/dev/") && !outside.starts_with("/proc/"))
                     .then(|| format!("{} `{}`", call.name, outside.display()))
