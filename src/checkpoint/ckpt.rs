@@ -18,6 +18,15 @@ const ROOT: &str = "archive";
 /// From here on a zip member needs 64-bit sizes.
 const ZIP64_FROM: usize = u32::MAX as usize;
 
+/// Whether the tensors lie in a dictionary of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrapping {
+    /// `{"state_dict": {name: tensor, …}}`, as models are kept.
+    StateDict,
+    /// `{name: tensor, …}`, as LoRAs are: sd-scripts, diffusers and webui take every key of the file for a tensor's name.
+    Flat,
+}
+
 /// Writes `{"state_dict": {name: tensor, …}}` atomically, asking `produce` for one tensor at a time, in the order of the names.
 ///
 /// # Errors
@@ -25,9 +34,18 @@ const ZIP64_FROM: usize = u32::MAX as usize;
 pub fn write_each(
     path: &Path,
     tensors: &BTreeMap<String, TensorInfo>,
+    produce: impl FnMut(&str) -> Result<TensorData>,
+) -> Result<()> {
+    write_wrapped(path, tensors, Wrapping::StateDict, produce)
+}
+
+fn write_wrapped(
+    path: &Path,
+    tensors: &BTreeMap<String, TensorInfo>,
+    wrapping: Wrapping,
     mut produce: impl FnMut(&str) -> Result<TensorData>,
 ) -> Result<()> {
-    let pickle = pickle(tensors)?;
+    let pickle = pickle(tensors, wrapping)?;
     crate::checkpoint::write_atomically(path, |file| {
         let mut archive = zip::ZipWriter::new(BufWriter::with_capacity(1 << 20, file));
         let mut member = |name: &str, bytes: &[u8]| -> Result<()> {
@@ -57,16 +75,32 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<()> 
     write_each(path, &infos, |name| Ok(tensors[name].clone()))
 }
 
+/// Writes the tensors of a LoRA, all in memory, as `{name: tensor, …}`.
+///
+/// # Errors
+/// As [`write_each`].
+pub fn write_flat(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<()> {
+    let infos = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.info())).collect();
+    write_wrapped(path, &infos, Wrapping::Flat, |name| Ok(tensors[name].clone()))
+}
+
 /// Protocol 2, without a memo.
-fn pickle(tensors: &BTreeMap<String, TensorInfo>) -> Result<Vec<u8>> {
+fn pickle(tensors: &BTreeMap<String, TensorInfo>, wrapping: Wrapping) -> Result<Vec<u8>> {
     let mut out = vec![0x80, 2, b'}'];
-    text(&mut out, "state_dict");
-    out.extend(b"}(");
+    if wrapping == Wrapping::StateDict {
+        text(&mut out, "state_dict");
+        out.push(b'}');
+    }
+    out.push(b'(');
     for (index, (name, info)) in tensors.iter().enumerate() {
         text(&mut out, name);
         tensor(&mut out, index, info).with_context(|| format!("tensor `{name}`"))?;
     }
-    out.extend(b"us.");
+    out.push(b'u');
+    if wrapping == Wrapping::StateDict {
+        out.push(b's');
+    }
+    out.push(b'.');
     Ok(out)
 }
 

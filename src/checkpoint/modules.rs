@@ -68,11 +68,32 @@ const COMPOUNDS: &[&str] = &[
     "k_proj",
     "v_proj",
     "out_proj",
+    // Of LDM's.
+    "input_blocks",
+    "middle_block",
+    "output_blocks",
+    "in_layers",
+    "out_layers",
+    "emb_layers",
+    "skip_connection",
+    "time_embed",
+    "label_emb",
 ];
 
+/// In front of the text encoder's paths; transformers 5 leaves it out.
+const TEXT_MODEL: &str = "text_model.";
+
+/// What the text encoder's paths begin with behind `text_model.`.
+const TEXT_PARTS: &[&str] = &["encoder.layers.", "embeddings.", "final_layer_norm"];
+
 impl ModulePath {
+    /// A path of the text encoder as transformers 5 has it gets the `text_model.` of all others.
     pub fn new(network: Network, path: impl Into<String>) -> Self {
-        Self { network, path: path.into() }
+        let mut path = path.into();
+        if network == Network::TextEncoder && TEXT_PARTS.iter().any(|part| path.starts_with(part)) {
+            path.insert_str(0, TEXT_MODEL);
+        }
+        Self { network, path }
     }
 
     /// kohya's name: the path with `_` for `.`.
@@ -95,7 +116,7 @@ impl ModulePath {
     /// From kohya's name.
     ///
     /// # Errors
-    /// If it begins otherwise than kohya's names of an SD 1.x model, or with a name that LDM uses.
+    /// If it begins otherwise than kohya's names of an SD 1.x model. The path of one that LDM names is LDM's.
     pub fn from_kohya(name: &str) -> Result<Self> {
         let (network, rest) = if let Some(rest) = name.strip_prefix("lora_unet_") {
             (Network::Unet, rest)
@@ -106,7 +127,7 @@ impl ModulePath {
         } else {
             bail!("`{name}` is no module of kohya's: expected `lora_unet_…` or `lora_te_…`");
         };
-        Ok(Self { network, path: dotted(rest) })
+        Ok(Self::new(network, dotted(rest)))
     }
 
     /// From a name of diffusers or peft.
@@ -119,7 +140,8 @@ impl ModulePath {
             return Ok(Self::new(Network::Unet, path));
         }
         let text = bare.strip_prefix("text_encoder.");
-        if let Some(path) = text.or_else(|| bare.starts_with("text_model.").then_some(bare)) {
+        let is_text = |bare: &str| bare.starts_with(TEXT_MODEL) || bare.starts_with(TEXT_PARTS[0]);
+        if let Some(path) = text.or_else(|| is_text(bare).then_some(bare)) {
             return Ok(Self::new(Network::TextEncoder, path));
         }
         if ["down_blocks.", "up_blocks.", "mid_block.", "conv_in", "conv_out", "time_embedding."]
@@ -159,6 +181,13 @@ pub fn lora_targets(layout: &Layout) -> Vec<Layer> {
 /// Of the UNet: 192 in SD 1.5.
 pub fn unet_targets(layout: &UnetLayout) -> Vec<Layer> {
     unet_layers(layout).into_iter().filter(|layer| layer.module.path.contains(".attentions.")).collect()
+}
+
+/// What kohya's sd-scripts adapt beside that with `conv_dim`: every convolution and linear layer of the UNet's ResNets and samplers. 86 in
+/// SD 1.5.
+pub fn unet_convolutions(layout: &UnetLayout) -> Vec<Layer> {
+    let is_one = |path: &str| [".resnets.", ".downsamplers.", ".upsamplers."].iter().any(|part| path.contains(part));
+    unet_layers(layout).into_iter().filter(|layer| is_one(&layer.module.path)).collect()
 }
 
 /// Of the text encoder: 72 in SD 1.5.
@@ -213,6 +242,9 @@ mod tests {
     #[test]
     fn sd_1_5_has_kohyas_264_targets_and_their_parameters() {
         let (unet, text) = sd15();
+        let convolutions = unet_convolutions(&unet);
+        let is_3x3 = |layer: &&Layer| layer.shape.ends_with(&[3, 3]);
+        assert_eq!((convolutions.len(), convolutions.iter().filter(is_3x3).count()), (86, 50));
         let (unet, text) = (unet_targets(&unet), text_targets(&text));
         assert_eq!((unet.len(), text.len()), (192, 72));
         assert_eq!(unet.iter().filter(|layer| layer.shape.len() == 4).count(), 32);

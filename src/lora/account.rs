@@ -116,6 +116,8 @@ pub fn account(file: &ModelFile) -> Result<Account> {
     let tags = tags(metadata, &datasets);
     let is_said = |wanted: &str| match wanted {
         "tags" => !tags.is_empty(),
+        // Of a base whose name is not told its hash tells which it is.
+        "base" => facts.iter().any(|(name, _)| *name == "base" || *name == "base hash"),
         // One of three will do.
         "rate" => facts.iter().any(|(name, _)| name.starts_with("rate")),
         wanted => value_of(&facts, wanted).is_some(),

@@ -1,15 +1,18 @@
-//! A LoRA in memory: for every adapted layer its two factors and alpha. Reads the names of kohya, diffusers and peft, writes any of them.
-//! Unaware of the model it was trained on.
+//! A LoRA in memory: for every adapted layer its two factors and alpha. Reads whatever `names` knows, writes kohya's or diffusers' names.
+//! Unaware of how names and numbers become layers of a model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::checkpoint::metadata;
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::modules::{ModulePath, Network};
 use crate::checkpoint::tensor::{Dtype, TensorData};
-use crate::checkpoint::{keys, metadata};
+use crate::lora::adapter_config::{self, AdapterConfig};
 use crate::lora::matrix::Matrix;
+use crate::lora::names::{Address, Meaning, PEFT_PREFIX, Part, meaning};
+use crate::lora::placing::{Structure, placed};
 
 /// The factors of one layer. Its weight changes by `strength · alpha / rank · up · down`.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +31,8 @@ pub struct LoraModule {
 pub struct Lora {
     pub modules: BTreeMap<ModulePath, LoraModule>,
     pub metadata: BTreeMap<String, String>,
+    /// What the user should know of how the file was read: "alpha is nowhere written: taken as the rank".
+    pub remarks: Vec<String>,
 }
 
 /// How a file names its tensors.
@@ -66,59 +71,6 @@ impl LoraModule {
     }
 }
 
-/// Which of a module's tensors a name means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Factor {
-    Down,
-    Up,
-    Alpha,
-}
-
-/// Endings of names, of kohya and of diffusers and peft through the years.
-const ENDINGS: &[(&str, Factor)] = &[
-    (".lora_down.weight", Factor::Down),
-    (".lora_up.weight", Factor::Up),
-    (".lora_A.weight", Factor::Down),
-    (".lora_B.weight", Factor::Up),
-    (".lora_A.default.weight", Factor::Down),
-    (".lora_B.default.weight", Factor::Up),
-    (".lora.down.weight", Factor::Down),
-    (".lora.up.weight", Factor::Up),
-    (".lora_linear_layer.down.weight", Factor::Down),
-    (".lora_linear_layer.up.weight", Factor::Up),
-    (".alpha", Factor::Alpha),
-];
-
-/// The names of diffusers' first LoRA files, `….attn1.processor.to_q_lora.down.weight`: the layer is named by the middle.
-const PROCESSORS: &[(&str, &str)] =
-    &[("to_q_lora", "to_q"), ("to_k_lora", "to_k"), ("to_v_lora", "to_v"), ("to_out_lora", "to_out.0")];
-
-fn parse(name: &str) -> Result<(ModulePath, Factor)> {
-    for (word, layer) in PROCESSORS {
-        for (end, factor) in [("down", Factor::Down), ("up", Factor::Up)] {
-            if let Some(path) = name.strip_suffix(&format!(".processor.{word}.{end}.weight")) {
-                return Ok((ModulePath::from_diffusers(&format!("{path}.{layer}"))?, factor));
-            }
-        }
-    }
-    for (ending, factor) in ENDINGS {
-        if let Some(module) = name.strip_suffix(ending) {
-            let module = match module.starts_with("lora_") {
-                true => ModulePath::from_kohya(module)?,
-                false => ModulePath::from_diffusers(module)?,
-            };
-            return Ok((module, *factor));
-        }
-    }
-    for (word, kind) in [("hada_", "LoHa"), ("lokr_", "LoKr"), ("dora_scale", "DoRA"), ("lora_mid", "a Tucker-decomposed LoCon")]
-    {
-        if name.contains(word) {
-            bail!("tensor `{name}` belongs to {kind}: only LoRA and LoCon are supported");
-        }
-    }
-    bail!("tensor `{name}` is no part of a LoRA: expected names like `lora_unet_….lora_down.weight` or `unet.….lora_A.weight`")
-}
-
 /// What the tensors of a LoRA tell without their numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outline {
@@ -139,54 +91,147 @@ pub fn outline(file: &ModelFile) -> Result<Option<Outline>> {
     let mut ranks: Vec<usize> = Vec::new();
     let mut alphas: Vec<f64> = Vec::new();
     for (name, info) in file.tensors() {
-        let Ok((module, factor)) = parse(name) else { return Ok(None) };
-        match factor {
-            Factor::Down => ranks.extend(info.shape.first()),
-            Factor::Alpha => alphas.extend(file.read(name)?.to_f32()?.first().map(|alpha| f64::from(*alpha))),
-            Factor::Up => {}
+        let (address, part) = match meaning(name) {
+            Ok(Meaning::Part(address, part)) => (address, part),
+            Ok(Meaning::Embedding(_)) => continue,
+            Err(_) => return Ok(None),
+        };
+        match part {
+            Part::Down => ranks.extend(info.shape.first()),
+            Part::Alpha => alphas.extend(file.read(name)?.to_f32()?.first().map(|alpha| f64::from(*alpha))),
+            Part::Up => {}
         }
-        modules.insert(module);
+        modules.insert(address);
     }
     let (Some(least), Some(most)) = (ranks.iter().min(), ranks.iter().max()) else { return Ok(None) };
-    let unet_modules = modules.iter().filter(|module| module.network == Network::Unet).count();
+    let is_text = |address: &&Address| match address {
+        Address::Layer(module) => module.network == Network::TextEncoder,
+        Address::Ldm(_) => false,
+        Address::Numbered(network, _) => *network == Some(Network::TextEncoder),
+    };
+    let text_encoder_modules = modules.iter().filter(is_text).count();
     let range = alphas.iter().copied().reduce(f64::min).zip(alphas.iter().copied().reduce(f64::max));
-    Ok(Some(Outline { text_encoder_modules: modules.len() - unet_modules, unet_modules, ranks: (*least, *most), alphas: range }))
+    let unet_modules = modules.len() - text_encoder_modules;
+    Ok(Some(Outline { text_encoder_modules, unet_modules, ranks: (*least, *most), alphas: range }))
+}
+
+/// cloneofsimo's mark, in the metadata, of a tensor that is an embedding.
+const EMBEDDING: &str = "<embed>";
+
+/// The factors of one layer, before they are read, and what else a file holds.
+#[derive(Default)]
+struct Parts {
+    by_layer: BTreeMap<Address, BTreeMap<Part, TensorData>>,
+    embeddings: BTreeSet<String>,
+    /// Whether names are peft's, which keeps alpha in a file of its own.
+    are_peft: bool,
+}
+
+impl Parts {
+    fn read(file: &ModelFile) -> Result<Self> {
+        let mut parts = Self::default();
+        for name in file.tensors().keys() {
+            if file.metadata().get(name).is_some_and(|mark| mark == EMBEDDING) {
+                parts.embeddings.insert(name.clone());
+                continue;
+            }
+            match meaning(name)? {
+                Meaning::Embedding(word) => drop(parts.embeddings.insert(word)),
+                Meaning::Part(address, part) => {
+                    let old = parts.by_layer.entry(address).or_default().insert(part, file.read(name)?);
+                    ensure!(old.is_none(), "tensor `{name}` is there under two names");
+                }
+            }
+            parts.are_peft |= name.starts_with(PEFT_PREFIX);
+        }
+        ensure!(!parts.by_layer.is_empty(), "it has no tensors of a LoRA");
+        Ok(parts)
+    }
 }
 
 impl Lora {
-    /// Reads a LoRA.
+    /// Reads a LoRA of which nothing but its file is known.
+    ///
+    /// # Errors
+    /// As [`Self::read_for`].
+    pub fn read(file: &ModelFile) -> Result<Self> {
+        Self::read_for(file, None, None)
+    }
+
+    /// Reads a LoRA: with peft's configuration that lies beside it, and for a model of that structure.
     ///
     /// # Errors
     /// If a tensor belongs to no LoRA, a factor is missing, shapes do not fit, or a value is not finite.
-    pub fn read(file: &ModelFile) -> Result<Self> {
-        Self::read_inner(file).with_context(|| format!("reading the LoRA `{}`", file.path().display()))
+    pub fn read_for(file: &ModelFile, beside: Option<&AdapterConfig>, model: Option<&Structure>) -> Result<Self> {
+        Self::read_inner(file, beside, model).with_context(|| format!("reading the LoRA `{}`", file.path().display()))
     }
 
-    fn read_inner(file: &ModelFile) -> Result<Self> {
-        if file.tensors().contains_key("0") && file.tensors().contains_key("1") {
-            bail!(
-                "it is a list without names, as sd_dreambooth_extension wrote it: which layer a factor belongs to is not in the file; \
-                 use the checkpoint that its Generate Ckpt makes, and `extract`"
-            );
+    /// The layers of a LoRA with the shapes of their factors and none of their numbers: what the header of its file tells.
+    ///
+    /// # Errors
+    /// As [`Self::read_for`], as far as the header tells.
+    pub fn sketch(file: &ModelFile, model: Option<&Structure>) -> Result<Self> {
+        let read = || -> Result<Self> {
+            let mut shapes: BTreeMap<Address, BTreeMap<Part, &[usize]>> = BTreeMap::new();
+            for (name, info) in file.tensors() {
+                if file.metadata().get(name).is_none_or(|mark| mark != EMBEDDING)
+                    && let Meaning::Part(address, part) = meaning(name)?
+                {
+                    shapes.entry(address).or_default().insert(part, &info.shape);
+                }
+            }
+            ensure!(!shapes.is_empty(), "it has no tensors of a LoRA");
+            let mut modules = BTreeMap::new();
+            for (address, parts) in shapes {
+                let sizes = Sizes::of(parts.get(&Part::Down).copied(), parts.get(&Part::Up).copied());
+                let sizes = sizes.with_context(|| format!("module `{}`", layer_name(&address)))?;
+                let matrix = |rows, columns| Matrix { rows, columns, values: Vec::new() };
+                let (down, up) = (matrix(sizes.rank, sizes.columns), matrix(sizes.outputs, sizes.rank));
+                modules.insert(address, LoraModule { down, up, alpha: sizes.rank as f32, kernel: sizes.kernel });
+            }
+            Ok(Self { modules: placed(modules, model)?, ..Self::default() })
+        };
+        read().with_context(|| format!("reading the LoRA `{}`", file.path().display()))
+    }
+
+    fn read_inner(file: &ModelFile, beside: Option<&AdapterConfig>, model: Option<&Structure>) -> Result<Self> {
+        let parts = Parts::read(file)?;
+        let noted = AdapterConfig::of_metadata(file.metadata())?;
+        let config = noted.as_ref().or(beside.filter(|_| parts.are_peft));
+        let mut remarks = Vec::new();
+        if beside.is_some() && !parts.are_peft {
+            let name = adapter_config::FILE_NAME;
+            remarks.push(format!("the `{name}` beside it is not used: the names of its tensors are not peft's"));
         }
-        let mut parts: BTreeMap<ModulePath, BTreeMap<Factor, TensorData>> = BTreeMap::new();
-        for name in file.tensors().keys() {
-            let (module, factor) = parse(name)?;
-            let old = parts.entry(module).or_default().insert(factor, file.read(name)?);
-            ensure!(old.is_none(), "tensor `{name}` is there under two names");
-        }
-        ensure!(!parts.is_empty(), "it has no tensors");
-        let alphas = Alphas::of(file.metadata())?;
         let mut modules = BTreeMap::new();
-        for (module, mut factors) in parts {
-            let alpha = match factors.remove(&Factor::Alpha) {
-                Some(tensor) => *tensor.to_f32()?.first().with_context(|| format!("module `{module}`: its alpha is empty"))?,
-                None => alphas.of_module(&module),
+        let (mut unsaid, mut idle) = (0, 0);
+        for (address, mut factors) in parts.by_layer {
+            let name = layer_name(&address);
+            let (down, up, alpha) = (factors.remove(&Part::Down), factors.remove(&Part::Up), factors.remove(&Part::Alpha));
+            let read = || -> Result<(LoraModule, Option<f32>)> {
+                let mut module = LoraModule::assemble(down, up)?;
+                let alpha = match (&alpha, &address, config) {
+                    (Some(alpha), ..) => Some(*alpha.to_f32()?.first().context("its alpha is empty")?),
+                    (None, Address::Layer(path), Some(config)) => config.alpha(path, module.rank())?,
+                    (None, ..) => None,
+                };
+                module.alpha = alpha.unwrap_or(module.rank() as f32);
+                ensure!(module.alpha.is_finite(), NOT_FINITE);
+                Ok((module, alpha))
             };
-            let read = LoraModule::assemble(factors.remove(&Factor::Down), factors.remove(&Factor::Up), alpha);
-            modules.insert(module.clone(), read.with_context(|| format!("module `{module}`"))?);
+            let (module, alpha) = read().with_context(|| format!("module `{name}`"))?;
+            // cloneofsimo's forms have no alpha: their scale is 1.
+            unsaid += usize::from(alpha.is_none() && !matches!(address, Address::Numbered(..)));
+            idle += usize::from(alpha == Some(0.0));
+            modules.insert(address, module);
         }
-        Ok(Self { modules, metadata: file.metadata().clone() })
+        remarks.extend(on_alphas(modules.len(), unsaid, idle, parts.are_peft && config.is_none()));
+        remarks.extend(
+            parts.embeddings.iter().map(|word| {
+                format!("it brings the embedding `{word}`, which is left out: `{word}` in a prompt stays plain words")
+            }),
+        );
+        Ok(Self { modules: placed(modules, model)?, metadata: file.metadata().clone(), remarks })
     }
 
     /// The largest rank of its modules.
@@ -234,110 +279,124 @@ impl Lora {
         Ok(tensors)
     }
 
-    /// kohya's metadata for this LoRA, with hashes over `tensors`. `more` is added and wins.
+    /// kohya's metadata for this LoRA, with rank, alpha and hashes of `tensors`. What else `more` says is added and wins.
     pub fn kohya_metadata(
         &self,
         tensors: &BTreeMap<String, TensorData>,
         more: &BTreeMap<String, String>,
     ) -> Result<BTreeMap<String, String>> {
-        let alpha = self.modules.values().map(|module| f64::from(module.alpha)).fold(0.0, f64::max);
-        let mut metadata = metadata::of_lora(self.rank(), alpha, more);
+        let mut metadata = metadata::of_lora(self.rank(), self.rank() as f64, more);
+        follow_tensors(tensors, &mut metadata)?;
         metadata::add_hashes(tensors, &mut metadata)?;
         Ok(metadata)
     }
 }
 
-impl LoraModule {
-    fn assemble(down: Option<TensorData>, up: Option<TensorData>, alpha: f32) -> Result<Self> {
+/// Puts the rank and the alpha of `tensors` into `ss_network_dim` and `ss_network_alpha`, those of convolutions that have others into
+/// `ss_network_args`; `Dynamic` where modules differ otherwise, as sd-scripts' `resize_lora.py` writes.
+pub(super) fn follow_tensors(tensors: &BTreeMap<String, TensorData>, metadata: &mut BTreeMap<String, String>) -> Result<()> {
+    // As Python prints a float: `8.0`.
+    let float = |number: f64| format!("{number:?}");
+    // Of each module: whether it is a convolution, rank and alpha.
+    let mut modules: BTreeMap<Address, (bool, usize, Option<String>)> = BTreeMap::new();
+    for (name, tensor) in tensors {
+        let Ok(Meaning::Part(address, part)) = meaning(name) else { continue };
+        let module = modules.entry(address).or_default();
+        match part {
+            Part::Down => {
+                module.0 = tensor.shape.len() == 4 && tensor.shape[2..] != [1, 1];
+                module.1 = tensor.shape.first().copied().unwrap_or_default();
+            }
+            Part::Alpha => module.2 = tensor.to_f32()?.first().map(|alpha| float(f64::from(*alpha))),
+            Part::Up => {}
+        }
+    }
+    let sizes = |convolutions: bool| -> BTreeSet<(usize, String)> {
+        let of = modules.values().filter(|(is_convolution, ..)| *is_convolution == convolutions);
+        of.map(|(_, rank, alpha)| (*rank, alpha.clone().unwrap_or_else(|| float(*rank as f64)))).collect()
+    };
+    let (mut plain, convolutions) = (sizes(false), sizes(true));
+    if plain.len() == 1 && convolutions.len() == 1 && plain != convolutions {
+        let [(rank, alpha)] = [convolutions.first().expect("there is one")];
+        let args = serde_json::json!({ "conv_dim": rank.to_string(), "conv_alpha": alpha });
+        metadata.insert("ss_network_args".into(), args.to_string());
+    } else {
+        plain.extend(convolutions);
+    }
+    let one = |values: BTreeSet<String>| if values.len() == 1 { values.into_iter().next() } else { None };
+    if !plain.is_empty() {
+        let dynamic = || "Dynamic".to_string();
+        let ranks = one(plain.iter().map(|(rank, _)| rank.to_string()).collect());
+        metadata.insert("ss_network_dim".into(), ranks.unwrap_or_else(dynamic));
+        metadata
+            .insert("ss_network_alpha".into(), one(plain.into_iter().map(|(_, alpha)| alpha).collect()).unwrap_or_else(dynamic));
+    }
+    Ok(())
+}
+
+const NOT_FINITE: &str = "it holds a value that is not finite: the training that made it broke";
+
+/// What the user should know of the strengths of `all` modules.
+fn on_alphas(all: usize, unsaid: usize, idle: usize, lacks_config: bool) -> Vec<String> {
+    let share = |count: usize| if count == all { "its modules".to_string() } else { format!("{count} of its {all} modules") };
+    let mut remarks = Vec::new();
+    if idle > 0 {
+        remarks.push(format!("alpha is 0 in {}: they change nothing", share(idle)));
+    }
+    if unsaid > 0 {
+        let place = if lacks_config { format!(", and no `{}` lies beside it", adapter_config::FILE_NAME) } else { String::new() };
+        remarks.push(format!("alpha is not written for {}{place}: it is taken as the rank, which is scale 1", share(unsaid)));
+    }
+    remarks
+}
+
+/// For messages.
+fn layer_name(address: &Address) -> String {
+    match address {
+        Address::Layer(path) => path.to_string(),
+        Address::Ldm(path) => path.clone(),
+        Address::Numbered(_, index) => format!("number {index}"),
+    }
+}
+
+/// The sizes of one layer's factors.
+struct Sizes {
+    rank: usize,
+    outputs: usize,
+    /// Of `down`: inputs times the area of the kernel.
+    columns: usize,
+    kernel: Option<[usize; 2]>,
+}
+
+impl Sizes {
+    fn of(down: Option<&[usize]>, up: Option<&[usize]>) -> Result<Self> {
         let down = down.context("it has no down factor (`lora_down.weight`)")?;
         let up = up.context("it has no up factor (`lora_up.weight`)")?;
-        let rank = *down.shape.first().context("its down factor is a single number")?;
-        let fits = up.shape.len() >= 2 && up.shape[1] == rank && rank > 0 && up.shape[2..].iter().all(|side| *side == 1);
-        ensure!(fits, "its factors do not fit: down {:?}, up {:?}", down.shape, up.shape);
-        let kernel = match down.shape[..] {
+        let rank = *down.first().context("its down factor is a single number")?;
+        let fits = up.len() >= 2 && up[1] == rank && rank > 0 && up[2..].iter().all(|side| *side == 1);
+        ensure!(fits, "its factors do not fit: down {down:?}, up {up:?}");
+        let kernel = match down {
             [_, _] => None,
-            [_, _, height, width] => Some([height, width]),
-            _ => bail!("its down factor has shape {:?}: expected two or four sides", down.shape),
+            [_, _, height, width] => Some([*height, *width]),
+            _ => bail!("its down factor has shape {down:?}: expected two or four sides"),
         };
-        let columns = down.shape[1..].iter().product();
-        let (down, up) = (
-            Matrix::new(rank, columns, down.to_f32().context("its down factor")?),
-            Matrix::new(up.shape[0], rank, up.to_f32().context("its up factor")?),
+        ensure!(
+            kernel.is_none_or(|[height, width]| height.checked_mul(width).is_some_and(|area| area > 0)),
+            "its down factor has shape {down:?}"
         );
-        let finite = down.values.iter().chain(&up.values).chain([&alpha]).all(|value| value.is_finite());
-        ensure!(finite, "it holds a value that is not finite: the training that made it broke");
-        // kohya writes 0 or nothing where alpha shall be the rank.
-        let alpha = if alpha == 0.0 { rank as f32 } else { alpha };
-        Ok(Self { down, up, alpha, kernel })
+        Ok(Self { rank, outputs: up[0], columns: down[1..].iter().product(), kernel })
     }
 }
 
-/// What diffusers notes in `lora_adapter_metadata`: alpha by network, and by module where it differs.
-struct Alphas {
-    notes: serde_json::Map<String, serde_json::Value>,
-}
-
-impl Alphas {
-    fn of(metadata: &BTreeMap<String, String>) -> Result<Self> {
-        let notes = match metadata.get("lora_adapter_metadata") {
-            Some(text) => serde_json::from_str(text).context("its `lora_adapter_metadata` is no JSON object")?,
-            None => serde_json::Map::new(),
-        };
-        Ok(Self { notes })
+impl LoraModule {
+    /// With alpha at the rank.
+    fn assemble(down: Option<TensorData>, up: Option<TensorData>) -> Result<Self> {
+        let shape = |tensor: &Option<TensorData>| tensor.as_ref().map(|tensor| tensor.shape.clone());
+        let sizes = Sizes::of(shape(&down).as_deref(), shape(&up).as_deref())?;
+        let values = |tensor: Option<TensorData>| tensor.map(|tensor| tensor.to_f32()).transpose().map(Option::unwrap_or_default);
+        let down = Matrix::new(sizes.rank, sizes.columns, values(down).context("its down factor")?);
+        let up = Matrix::new(sizes.outputs, sizes.rank, values(up).context("its up factor")?);
+        ensure!(down.values.iter().chain(&up.values).all(|value| value.is_finite()), NOT_FINITE);
+        Ok(Self { down, up, alpha: sizes.rank as f32, kernel: sizes.kernel })
     }
-
-    /// 0 where nothing is noted.
-    fn of_module(&self, module: &ModulePath) -> f32 {
-        let full = module.diffusers();
-        let network = full.split('.').next().expect("split gives at least one part");
-        let number = |value: &serde_json::Value| value.as_f64().map(|value| value as f32);
-        let patterns = self.notes.get(&format!("{network}.alpha_pattern")).and_then(serde_json::Value::as_object);
-        let special = patterns.and_then(|patterns| {
-            let mine = |pattern: &str| module.path == pattern || module.path.ends_with(&format!(".{pattern}"));
-            patterns.iter().find(|(pattern, _)| mine(pattern)).and_then(|(_, value)| number(value))
-        });
-        special.or_else(|| self.notes.get(&format!("{network}.lora_alpha")).and_then(number)).unwrap_or(0.0)
-    }
-}
-
-/// A LoRA file in other names (`None` keeps them, and then any kind of LoRA will do) and another type (`None` keeps each tensor's): its
-/// tensors and metadata.
-///
-/// # Errors
-/// If it is no LoRA, or a value is too large for `dtype`.
-pub fn converted(
-    file: &ModelFile,
-    names: Option<LoraNames>,
-    dtype: Option<Dtype>,
-) -> Result<(BTreeMap<String, TensorData>, BTreeMap<String, String>)> {
-    let first = file.tensors().keys().next().with_context(|| format!("`{}` holds no tensors", file.path().display()))?;
-    let is_model = file.tensors().keys().any(|name| name.starts_with(keys::UNET_PREFIX) || name.starts_with(keys::VAE_PREFIX));
-    ensure!(!is_model, "`{}` is a model and no LoRA (it has `{first}`): give it as `from`", file.path().display());
-    let (tensors, mut metadata) = match names {
-        None => {
-            let mut tensors = BTreeMap::new();
-            for name in file.tensors().keys() {
-                let tensor = file.read(name)?;
-                let tensor = if let Some(dtype) = dtype { tensor.cast(dtype) } else { Ok(tensor) };
-                tensors.insert(name.clone(), tensor.with_context(|| format!("tensor `{name}` of `{}`", file.path().display()))?);
-            }
-            (tensors, file.metadata().clone())
-        }
-        Some(names) => {
-            let lora = Lora::read(file)?;
-            let widest = file.tensors().values().map(|info| info.dtype).filter(|dtype| dtype.is_float()).max();
-            let tensors = lora.tensors(names, dtype.or(widest).unwrap_or(Dtype::F32))?;
-            let mut metadata = lora.metadata.clone();
-            // Its scale is now in alpha or in the factors.
-            metadata.remove("lora_adapter_metadata");
-            if names == LoraNames::Kohya {
-                metadata = lora.kohya_metadata(&tensors, &metadata)?;
-            }
-            (tensors, metadata)
-        }
-    };
-    if metadata.contains_key("sshs_model_hash") {
-        metadata::add_hashes(&tensors, &mut metadata)?;
-    }
-    Ok((tensors, metadata))
 }

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 
 use crate::checkpoint::carry::{Carried, refuse_average_alone, refuse_broken};
+use crate::checkpoint::family::Predicts;
 use crate::checkpoint::layout::{TextLayout, UnetLayout};
 use crate::checkpoint::model_file::ModelFile;
-use crate::checkpoint::modules::{Layer, ModulePath, Network, text_layers, unet_layers};
+use crate::checkpoint::modules::Network;
 use crate::checkpoint::tensor::{Dtype, TensorData, TensorInfo};
 use crate::lora::file::{Lora, LoraModule};
+use crate::lora::fit;
+use crate::lora::placing::Structure;
 
 /// Weights that only training needs: the running average of LDM.
 const DROPPED: &[&str] = &["model_ema."];
@@ -19,6 +22,8 @@ pub struct Merge<'a> {
     base: Carried<'a>,
     /// By the name of the weight in the base: strength and factors.
     changes: BTreeMap<String, Vec<(f32, &'a LoraModule)>>,
+    /// By which the result says what its UNet predicts, where the base says it in metadata: not every container has any.
+    marks: Vec<&'static str>,
 }
 
 impl<'a> Merge<'a> {
@@ -30,33 +35,18 @@ impl<'a> Merge<'a> {
     /// tensors that cannot be carried over, or its UNet only as a running average.
     pub fn new(base: &'a ModelFile, loras: &'a [(Lora, f64)], dtype: Option<Dtype>) -> Result<Self> {
         refuse_average_alone(base)?;
-        let mut layers: BTreeMap<ModulePath, Layer> = BTreeMap::new();
         let uses = |network: Network| loras.iter().any(|(lora, _)| lora.modules.keys().any(|m| m.network == network));
-        if uses(Network::Unet) {
-            layers.extend(unet_layers(&UnetLayout::infer(base)?).into_iter().map(|layer| (layer.module.clone(), layer)));
-        }
-        if uses(Network::TextEncoder) {
-            layers.extend(text_layers(&TextLayout::infer(base)?).into_iter().map(|layer| (layer.module.clone(), layer)));
-        }
+        let structure = Structure {
+            unet: uses(Network::Unet).then(|| UnetLayout::infer(base)).transpose()?,
+            text: uses(Network::TextEncoder).then(|| TextLayout::infer(base)).transpose()?,
+        };
+        let layers = structure.layers();
         let carried = Carried::new(base, dtype, |name| !DROPPED.iter().any(|prefix| name.starts_with(prefix)))?;
         let mut changes: BTreeMap<String, Vec<(f32, &LoraModule)>> = BTreeMap::new();
         for (lora, strength) in loras {
+            fit::check(lora, &layers, &base.path().display().to_string())?;
             for (module, factors) in &lora.modules {
-                let layer = layers.get(module).with_context(|| {
-                    format!(
-                        "the LoRA changes `{module}`, which `{}` has not: it was trained on another model",
-                        base.path().display()
-                    )
-                })?;
-                let (found, expected) = (factors.weight_shape(), &layer.shape);
-                // Old LoRAs of SD 2.x adapt its linear projections as 1×1 convolutions, and the other way round.
-                let plain = |shape: &[usize]| shape.strip_suffix(&[1, 1]).unwrap_or(shape).to_vec();
-                ensure!(
-                    plain(&found) == plain(expected),
-                    "module `{module}` of the LoRA is for a weight of shape {found:?}, and `{}` of `{}` has {expected:?}",
-                    layer.tensor,
-                    base.path().display()
-                );
+                let layer = &layers[module];
                 let stored = carried.infos().get(&layer.tensor).map(|info| info.dtype);
                 ensure!(
                     stored.is_none_or(|dtype| !dtype.is_float8()),
@@ -67,12 +57,15 @@ impl<'a> Merge<'a> {
                 changes.entry(layer.tensor.clone()).or_default().push((*strength as f32, factors));
             }
         }
-        Ok(Self { base: carried, changes })
+        let marks = Predicts::of(base).ok().flatten().map_or(&[][..], Predicts::marks);
+        let marks = marks.iter().copied().filter(|mark| !base.tensors().contains_key(*mark)).collect();
+        Ok(Self { base: carried, changes, marks })
     }
 
     /// What the result holds.
     pub fn tensors(&self) -> BTreeMap<String, TensorInfo> {
-        self.base.infos().clone()
+        let marks = self.marks.iter().map(|mark| (mark.to_string(), TensorInfo { dtype: Dtype::F32, shape: vec![0] }));
+        self.base.infos().clone().into_iter().chain(marks).collect()
     }
 
     /// What of the base is passed over or not carried as it is, as lines for the user.
@@ -85,6 +78,9 @@ impl<'a> Merge<'a> {
     /// # Errors
     /// If it or the result is not finite, or too large for its type.
     pub fn tensor(&self, name: &str) -> Result<TensorData> {
+        if self.marks.contains(&name) {
+            return Ok(TensorData::from_f32(&[0], &[]));
+        }
         let Some(changes) = self.changes.get(name) else { return self.base.cast(name) };
         let tensor = self.base.read(name)?;
         let dtype = self.base.infos()[name].dtype;

@@ -2,8 +2,14 @@
 //! what joins them with a model. Unaware of the pipeline.
 
 pub mod account;
+pub mod adapter_config;
+pub mod convert;
+pub mod difference;
 pub mod file;
+pub mod fit;
 pub mod matrix;
+pub mod names;
+pub mod placing;
 
 pub mod network;
 #[cfg(feature = "nn")]

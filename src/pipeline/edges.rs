@@ -1,11 +1,12 @@
 //! Joins stages by their references: who reads whom, whether it can be read, and the order to run in. Unaware of YAML.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::DfsPostOrder;
 
+use crate::pipeline::companions;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::graph::{Collected, Edge, Found, Input, LoadedStage, Producer};
 use crate::pipeline::inputs;
@@ -22,14 +23,18 @@ pub struct Failed<'a> {
     pub any: bool,
 }
 
+/// What there is beside the stages.
+pub struct Scene<'a> {
+    pub inputs: &'a [Input],
+    pub failed: Failed<'a>,
+    pub variants: &'a Variants,
+    /// Every name that the file gives.
+    pub names: &'a BTreeMap<String, Span>,
+}
+
 /// Fills the edges of `stages` and puts each stage after those it reads.
-pub fn join(
-    mut stages: Vec<LoadedStage>,
-    inputs: &[Input],
-    failed: Failed<'_>,
-    variants: &Variants,
-    diagnostics: &mut Diagnostics,
-) -> Vec<LoadedStage> {
+pub fn join(mut stages: Vec<LoadedStage>, scene: &Scene<'_>, diagnostics: &mut Diagnostics) -> Vec<LoadedStage> {
+    let Scene { inputs, failed, variants, names } = *scene;
     let edges: Vec<Vec<Edge>> = {
         let joining = Joining::new(&stages, inputs, failed, variants);
         (0..stages.len()).map(|index| joining.edges(index, diagnostics)).collect()
@@ -38,7 +43,8 @@ pub fn join(
         stage.edges = edges;
     }
     for index in 0..stages.len() {
-        let implied = implied_edges(index, &stages, diagnostics);
+        let mut implied = implied_edges(index, &stages, diagnostics);
+        implied.extend(companions::edges(&stages[index], &stages[index].edges, inputs, names));
         stages[index].edges.extend(implied);
     }
     let Some(order) = order(&stages, diagnostics) else { return stages };

@@ -1,22 +1,28 @@
 //! The kind `convert`: a model or a LoRA in another container, type or naming.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use anyhow::Result;
 
 use crate::cache::digest::Digest;
 use crate::checkpoint::carry::refuse_unreadable;
 use crate::checkpoint::convert::Plan;
+use crate::checkpoint::family::{Predicts, V_PRED};
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::{ckpt, safetensors};
-use crate::lora::file::{LoraNames, converted};
+use crate::lora::convert::{Converted, converted};
+use crate::lora::file::LoraNames;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
+    Companion, Content, Context, Draft, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
+    StageKind, Work, Worker,
 };
 use crate::pipeline::tree::Node;
+use crate::stages::headers;
+use crate::stages::lora_use;
 use crate::stages::merge::{Container, FileDtype, draft_of};
 
 crate::choice! {
@@ -106,10 +112,13 @@ impl StageKind for ConvertKind {
     }
 }
 
+/// The param that names LoRAs, and the field that is read of them.
+const LORA: &str = "lora";
+
 impl ConvertParams {
     /// The param in use and the field it reads.
     fn source(&self) -> (&'static str, &Option<Reference>, &'static [&'static str]) {
-        if self.from.is_some() { ("from", &self.from, &["model"]) } else { ("lora", &self.lora, &["lora"]) }
+        if self.from.is_some() { ("from", &self.from, &["model"]) } else { (LORA, &self.lora, &[LORA]) }
     }
 }
 
@@ -129,6 +138,17 @@ impl Stage for ConvertParams {
         reference.iter().map(input).collect()
     }
 
+    fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
+        let findings = headers::of_base(files, "from", |_| Ok(()));
+        // Whatever is kept under its names may be any kind of adapter.
+        let lora = (self.layout != Layout::Keep).then(|| headers::of_lora(files, "from", LORA));
+        findings.into_iter().chain(lora.unwrap_or_else(|| headers::of_base(files, LORA, |_| Ok(())))).collect()
+    }
+
+    fn companions(&self) -> Vec<Companion> {
+        self.lora.iter().map(|_| lora_use::companion(LORA)).collect()
+    }
+
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }
@@ -140,6 +160,9 @@ impl ItemStage for ConvertParams {
         let work = |item| {
             let mut work = Work::of_item(item, reads);
             work.carry.clear();
+            if param == LORA {
+                lora_use::add_config(LORA, inputs, &mut work.inputs);
+            }
             work
         };
         Ok(inputs.items(param).iter().map(work).collect())
@@ -168,11 +191,13 @@ impl Worker for Converter<'_> {
             };
             refuse_unreadable(&file, |_| true)?;
             file.remark().iter().for_each(|remark| context.say(remark));
-            let (tensors, metadata) = converted(&file, names, dtype)?;
+            let config = lora_use::config(LORA, &work.inputs, context)?;
+            let Converted { tensors, metadata, remarks } = converted(&file, config.as_ref(), names, dtype)?;
+            remarks.iter().for_each(|remark| context.say(&format!("`{}`: {remark}", work.name)));
             let path = scratch(&work.name);
             match self.params.to {
                 Container::Safetensors => safetensors::write(&path, &tensors, &metadata)?,
-                Container::Ckpt | Container::Pt => ckpt::write(&path, &tensors)?,
+                Container::Ckpt | Container::Pt => ckpt::write_flat(&path, &tensors)?,
             }
             return Ok(vec![draft_of(work).field("lora", Content::File { path, extension })]);
         }
@@ -183,6 +208,10 @@ impl Worker for Converter<'_> {
         };
         let remarks: BTreeSet<String> = plans.iter().flat_map(Plan::remarks).collect();
         remarks.iter().for_each(|remark| context.say(remark));
+        let says_v = Predicts::of(&file).ok().flatten().is_some_and(|predicts| !predicts.marks().is_empty());
+        if says_v && !plans.iter().any(|plan| plan.tensors().contains_key(V_PRED)) {
+            context.say(&format!("`{}` says that it predicts velocity, and the result has no place for that", work.name));
+        }
         let mut drafts = Vec::new();
         for plan in plans {
             let mut draft = draft_of(work);

@@ -1,10 +1,14 @@
 //! A LoRA with the strength at which it is used: `train@20`, or `{ from: train@20, strength: 0.8 }`.
 
+use anyhow::{Context as _, ensure};
 use serde_json::json;
 
+use crate::lora::adapter_config::{self, AdapterConfig};
 use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::item::Fields;
 use crate::pipeline::params::{ParamValue, check_mapping};
 use crate::pipeline::reference::Reference;
+use crate::pipeline::stage::{Companion, Files, Resolved};
 use crate::pipeline::tree::{Node, Value};
 
 /// One LoRA of a list.
@@ -47,4 +51,47 @@ impl ParamValue for LoraUse {
     fn references(&self, path: &str, found: &mut Vec<(String, Reference)>) {
         found.push((path.to_string(), self.from.clone()));
     }
+}
+
+/// The field of what peft writes beside a LoRA.
+const CONFIG: &str = "adapter_config";
+
+fn config_param(lora: &str) -> String {
+    format!("{lora}.{CONFIG}")
+}
+
+/// What peft writes beside the LoRA that the param `lora` names.
+pub fn companion(lora: &str) -> Companion {
+    Companion {
+        param: config_param(lora),
+        beside: lora.to_string(),
+        file: adapter_config::FILE_NAME,
+        never_alone: "adapter_model",
+        reads: &[CONFIG],
+    }
+}
+
+/// Gives a piece of work what lies beside the LoRA that the param `lora` names, if anything does.
+pub fn add_config(lora: &str, inputs: &Resolved, work: &mut Fields) {
+    let param = config_param(lora);
+    if let Some(config) = inputs.items(&param).first().and_then(|item| item.fields.get(CONFIG)) {
+        work.insert(param.as_str().into(), config.clone());
+    }
+}
+
+/// What `add_config` gave.
+///
+/// # Errors
+/// If it cannot be read or is none of a LoRA.
+pub fn config(lora: &str, work: &Fields, files: &dyn Files) -> anyhow::Result<Option<AdapterConfig>> {
+    let Some(config) = work.get(config_param(lora).as_str()) else { return Ok(None) };
+    let name = adapter_config::FILE_NAME;
+    ensure!(
+        config.size <= adapter_config::MAX_SIZE,
+        "the `{name}` beside the LoRA has {} bytes: at most {} are read",
+        config.size,
+        adapter_config::MAX_SIZE
+    );
+    let bytes = files.read(config).with_context(|| format!("reading the `{name}` beside the LoRA"))?;
+    AdapterConfig::of_file(&bytes).map(Some)
 }

@@ -1,25 +1,29 @@
 //! The kind `merge`: LoRAs added to a base model, as a model file of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cache::digest::Digest;
 use crate::checkpoint::carry::refuse_unreadable;
 use crate::checkpoint::convert::{self, Target};
+use crate::checkpoint::layout::UnetLayout;
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::tensor::Dtype;
 use crate::lora::file::Lora;
 use crate::lora::merge::Merge;
+use crate::lora::placing::Structure;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::params::{ParamDoc, ParamValue, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
-    Worth,
+    Companion, Content, Context, Draft, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
+    StageKind, Work, Worker, Worth,
 };
 use crate::pipeline::tree::Node;
-use crate::stages::lora_use::LoraUse;
+use crate::stages::headers;
+use crate::stages::lora_use::{self, LoraUse};
 
 crate::choice! {
     /// How a model file is wrapped.
@@ -155,6 +159,18 @@ impl Stage for MergeParams {
         inputs
     }
 
+    fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
+        let mut findings = headers::of_base(files, "base", |base| Ok(drop(UnetLayout::infer(base)?)));
+        for index in 0..self.lora.len() {
+            findings.extend(headers::of_lora(files, "base", &format!("lora[{index}]")));
+        }
+        findings
+    }
+
+    fn companions(&self) -> Vec<Companion> {
+        (0..self.lora.len()).map(|index| lora_use::companion(&format!("lora[{index}]"))).collect()
+    }
+
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }
@@ -185,6 +201,7 @@ impl ItemStage for MergeParams {
                 let Some(item) = item else { return Ok(Vec::new()) };
                 let lora = item.fields.get("lora").with_context(|| format!("`{}` of `{param}` has no `lora`", item.name))?;
                 work.inputs.insert(param.as_str().into(), lora.clone());
+                lora_use::add_config(param, inputs, &mut work.inputs);
             }
             works.push(work);
         }
@@ -203,12 +220,16 @@ struct Merger<'a> {
 impl Worker for Merger<'_> {
     fn run(&self, work: &Work, context: &dyn Context) -> Result<Vec<Draft>> {
         let base = ModelFile::open(&context.path(&work.inputs["base"])?)?;
+        let structure = Structure::of(&base);
         let mut loras = Vec::new();
         for (index, lora) in self.params.lora.iter().enumerate() {
-            let file = ModelFile::open(&context.path(&work.inputs[&format!("lora[{index}]")])?)?;
+            let param = format!("lora[{index}]");
+            let config = lora_use::config(&param, &work.inputs, context)?;
+            let file = ModelFile::open(&context.path(&work.inputs[&param])?)?;
             refuse_unreadable(&file, |_| true)?;
             file.remark().iter().for_each(|remark| context.say(remark));
-            let read = Lora::read(&file)?;
+            let read = Lora::read_for(&file, config.as_ref(), Some(&structure))?;
+            read.remarks.iter().for_each(|remark| context.say(&format!("the LoRA of `{}`: {remark}", work.name)));
             if read.metadata.get("ss_num_reg_images").is_some_and(|count| count == "0") {
                 context.say(&format!(
                     "`{}` was trained without class images: merged, it leaks into prompts without the trigger",

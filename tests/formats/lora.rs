@@ -10,8 +10,9 @@ use loramill::checkpoint::model_file::ModelFile;
 use loramill::checkpoint::modules::lora_targets;
 use loramill::checkpoint::safetensors;
 use loramill::checkpoint::tensor::{Dtype, TensorData};
+use loramill::lora::convert::{Converted, converted};
 use loramill::lora::extract::{self, Extraction};
-use loramill::lora::file::{Lora, LoraModule, LoraNames, converted};
+use loramill::lora::file::{Lora, LoraModule, LoraNames};
 use loramill::lora::matrix::Matrix;
 use loramill::lora::merge::Merge;
 use loramill::lora::svd;
@@ -175,7 +176,7 @@ fn what_was_merged_is_extracted_again() {
     let base = ModelFile::open(&tiny_sd()).unwrap();
     let lora = drawn_lora(4, 0.3);
     let tuned = merged(&base, &[(lora.clone(), 0.8)], Some(Dtype::F32), &folder.path().join("tuned.ckpt"));
-    let how = Extraction { rank: 4, clamp_quantile: 1.0, min_diff: 1e-6 };
+    let how = Extraction { rank: 4, conv_rank: None, clamp_quantile: 1.0, min_diff: 1e-6 };
     let found = extract::extract(&tuned, &base, how, |_, _| Ok(())).unwrap();
     assert_eq!(found.modules.keys().collect::<Vec<_>>(), lora.modules.keys().collect::<Vec<_>>());
     for (name, module) in &found.modules {
@@ -193,7 +194,7 @@ fn an_untouched_text_encoder_is_left_out() {
     let mut lora = drawn_lora(2, 0.3);
     lora.modules.retain(|module, _| module.kohya().starts_with("lora_unet_"));
     let tuned = merged(&base, &[(lora, 1.0)], Some(Dtype::F32), &folder.path().join("tuned.safetensors"));
-    let how = Extraction { rank: 2, clamp_quantile: 0.99, min_diff: 1e-6 };
+    let how = Extraction { rank: 2, conv_rank: None, clamp_quantile: 0.99, min_diff: 1e-6 };
     let found = extract::extract(&tuned, &base, how, |_, _| Ok(())).unwrap();
     assert_eq!(found.modules.len(), 84);
     assert!(found.modules.keys().all(|module| module.kohya().starts_with("lora_unet_")));
@@ -234,7 +235,7 @@ fn a_lora_of_another_model_is_refused() {
     lora.modules.insert(stranger, module.clone());
     let error = Merge::new(&base, &[(lora.clone(), 1.0)], None).err().unwrap();
     assert!(
-        format!("{error:#}").starts_with("the LoRA changes `lora_te_text_model_encoder_layers_7_mlp_fc1`, which"),
+        format!("{error:#}").starts_with("the LoRA changes `lora_te_text_model_encoder_layers_7_mlp_fc1`, which `"),
         "{error:#}"
     );
     lora.modules.retain(|module, _| !module.path.contains("layers.7"));
@@ -287,12 +288,9 @@ fn every_naming_of_a_lora_reads_as_the_same() {
 }
 
 #[test]
-fn alpha_is_the_rank_where_it_is_missing_or_zero() {
+fn alpha_is_the_rank_where_it_is_missing() {
     let folder = tempfile::tempdir().unwrap();
-    let mut lora = drawn_lora(4, 0.3);
-    lora.modules.values_mut().for_each(|module| module.alpha = 0.0);
-    let zero = Lora::read(&saved(&lora, LoraNames::Kohya, &folder.path().join("zero.safetensors"))).unwrap();
-    assert!(zero.modules.values().all(|module| module.alpha == 4.0));
+    let lora = drawn_lora(4, 0.3);
     let mut tensors = lora.tensors(LoraNames::Kohya, Dtype::F32).unwrap();
     tensors.retain(|name, _| !name.ends_with(".alpha"));
     // What diffusers notes beside its own names holds there only.
@@ -340,11 +338,11 @@ fn a_broken_lora_is_named_with_what_is_wrong() {
     let error = refused(&[(down, &[2, 4], 0.0), (up, &[4, 2], f32::NAN)]);
     assert_eq!(error, format!("{module}: it holds a value that is not finite: the training that made it broke"));
     let error = refused(&[("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", &[2, 4], 0.0)]);
-    assert!(error.ends_with("belongs to LoHa: only LoRA and LoCon are supported"), "{error}");
+    assert!(error.ends_with("belongs to a LoHa, which is no LoRA: LoRA and LoCon are read"), "{error}");
     let error = refused(&[("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_up.weight", &[2, 4], 0.0)]);
-    assert!(error.contains("second text encoder of SDXL"), "{error}");
-    let error = refused(&[("0", &[2, 4], 0.0), ("1", &[2, 4], 0.0)]);
-    assert!(error.starts_with("it is a list without names, as sd_dreambooth_extension wrote it"), "{error}");
+    assert!(error.contains("SDXL (its second text encoder)"), "{error}");
+    let error = refused(&[("0", &[4, 2], 0.0), ("1", &[2, 4], 0.0)]);
+    assert!(error.starts_with("it names layers by LDM's blocks or by numbers, and fits neither"), "{error}");
 }
 
 #[test]
@@ -352,7 +350,7 @@ fn a_converted_lora_is_the_same_lora() {
     let folder = tempfile::tempdir().unwrap();
     let lora = drawn_lora(4, 0.3);
     let source = saved(&lora, LoraNames::Diffusers, &folder.path().join("source.safetensors"));
-    let (tensors, metadata) = converted(&source, Some(LoraNames::Kohya), Some(Dtype::F16)).unwrap();
+    let Converted { tensors, metadata, .. } = converted(&source, None, Some(LoraNames::Kohya), Some(Dtype::F16)).unwrap();
     assert_eq!(metadata["ss_network_dim"], "4");
     assert!(tensors.values().all(|tensor| tensor.dtype == Dtype::F16));
     let path = folder.path().join("kohya.safetensors");
@@ -361,7 +359,7 @@ fn a_converted_lora_is_the_same_lora() {
         // Both factors rounded to fp16: relative 2^-11 each, on sums of four products of up to 1.
         assert_close(&name.kohya(), &module.delta().values, &lora.modules[&name].delta().values, 5e-4, 1e-3);
     }
-    let error = converted(&ModelFile::open(&tiny_sd()).unwrap(), None, None).unwrap_err();
+    let error = converted(&ModelFile::open(&tiny_sd()).unwrap(), None, None, None).unwrap_err();
     assert!(format!("{error:#}").contains("is a model and no LoRA"), "{error:#}");
 }
 

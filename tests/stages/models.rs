@@ -56,7 +56,7 @@ fn the_keys_of_the_defaults_stay() {
     assert_eq!(components(&MergeKind, "{ base: base, lora: train }"), r#"dtype="auto" lora[0].strength=1.0 to="safetensors""#);
     assert_eq!(
         components(&ExtractKind, "{ tuned: merge, base: base }"),
-        r#"clamp_quantile=0.99 dtype="auto" min_diff=1e-6 rank=8"#
+        r#"clamp_quantile=1.0 dtype="auto" min_diff=1e-6 rank=8"#
     );
     assert_eq!(components(&ConvertKind, "{ from: merge }"), r#"dtype="auto" layout="keep" to="safetensors""#);
 }
@@ -157,7 +157,8 @@ fn the_whole_way_gives_the_same_bytes_every_time() {
         let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", vec![checkpoint(&shelf, 20, 0.3, &[])])]);
         let merged = run(&*loaded(&MergeKind, "{ base: base, lora: train, dtype: fp32 }"), &inputs, &shelf).unwrap();
         let inputs = resolved([("tuned", merged.clone()), ("base", vec![base(&shelf)])]);
-        let extracted = run(&*loaded(&ExtractKind, "{ tuned: merge, base: base, rank: 2 }"), &inputs, &shelf).unwrap();
+        let extracted =
+            run(&*loaded(&ExtractKind, "{ tuned: merge, base: base, rank: 2, clamp_quantile: 0.99 }"), &inputs, &shelf).unwrap();
         let lora = Lora::read(&open(&shelf, &extracted[0].fields["lora"])).unwrap();
         let inputs = resolved([("from", merged.clone())]);
         let converted = run(&*loaded(&ConvertKind, "{ from: merge, to: ckpt, dtype: fp16 }"), &inputs, &shelf).unwrap();
