@@ -3,7 +3,10 @@
 use anyhow::Result;
 use burn::tensor::Device;
 
+use crate::checkpoint::drawable::{self, GROUPS};
+use crate::checkpoint::family::Predicts;
 use crate::checkpoint::model_file::ModelFile;
+use crate::diffusion::prediction::Prediction;
 
 mod denoiser;
 mod file_weights;
@@ -12,8 +15,17 @@ mod vae;
 pub use denoiser::{Denoiser, Numbers, load_text_encoder, load_unet};
 pub use vae::{LATENT_SCALE, Vae};
 
-/// Groups of every group norm of UNet and VAE; no tensor's shape tells them.
-const GROUPS: usize = 32;
+/// What the UNet of `base` predicts, if it says so.
+///
+/// # Errors
+/// If it says that it predicts something that is not known here.
+pub fn prediction(base: &ModelFile) -> Result<Option<Prediction>> {
+    Ok(Predicts::of(base)?.map(|predicts| match predicts {
+        Predicts::Epsilon => Prediction::Epsilon,
+        Predicts::Velocity => Prediction::Velocity,
+        Predicts::VelocityAtZeroSnr => Prediction::VelocityAtZeroSnr,
+    }))
+}
 
 /// The three networks of a checkpoint.
 #[derive(Debug)]
@@ -26,8 +38,9 @@ impl StableDiffusion {
     /// Reads the networks onto `device`, one without autodiff. The VAE is that of `vae`, if given, else that of `base`.
     ///
     /// # Errors
-    /// If a file lacks a tensor or holds one of another shape; the message names file and tensor.
+    /// If a file lacks a tensor or holds one of another shape, or is another model than this program knows; the message names it.
     pub fn load(base: &ModelFile, vae: Option<&ModelFile>, device: &Device) -> Result<Self> {
+        drawable::check(base, vae)?;
         let denoiser = Denoiser::load(base, Numbers::F32, device)?;
         Ok(Self::new(denoiser, Vae::load(vae.unwrap_or(base), device)?))
     }

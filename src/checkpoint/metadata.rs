@@ -1,8 +1,11 @@
 //! The metadata of a LoRA file as kohya's sd-scripts write it, as far as it follows from the contents: no dates, hosts or paths.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sha2::{Digest as _, Sha256};
 
 use crate::checkpoint::safetensors;
@@ -54,6 +57,29 @@ pub fn add_hashes(tensors: &BTreeMap<String, TensorData>, metadata: &mut BTreeMa
     metadata.insert("sshs_model_hash".into(), hex(&hash.finalize()));
     metadata.insert("sshs_legacy_hash".into(), hex(&legacy.finalize())[..8].to_string());
     Ok(())
+}
+
+/// What sd-scripts note of the base by its contents: SHA-256 of the file, and its first 8 digits over a part of it, webui's old hash.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn of_base(path: &Path) -> Result<BTreeMap<String, String>> {
+    let hash = || -> std::io::Result<(String, String)> {
+        let (mut file, mut buffer) = (File::open(path)?, vec![0; 1 << 20]);
+        let (mut hash, mut legacy, mut at) = (Sha256::new(), Sha256::new(), 0);
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break Ok((hex(&hash.finalize()), hex(&legacy.finalize())[..8].to_string())),
+                count => {
+                    hash.update(&buffer[..count]);
+                    legacy.update(part(&buffer[..count], at));
+                    at += count;
+                }
+            }
+        }
+    };
+    let (new, legacy) = hash().with_context(|| format!("reading `{}` for its hash", path.display()))?;
+    Ok(BTreeMap::from([("ss_new_sd_model_hash".to_string(), new), ("ss_sd_model_hash".to_string(), legacy)]))
 }
 
 /// The part of `bytes`, which lie at `at` in the file, that the old hash covers.

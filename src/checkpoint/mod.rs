@@ -12,6 +12,8 @@ mod zip_members;
 
 pub mod ckpt;
 
+pub mod drawable;
+pub mod family;
 pub mod keys;
 pub mod layout;
 

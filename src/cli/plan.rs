@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cache::Cache;
-use crate::cli::Global;
 use crate::cli::progress_line::duration;
 use crate::cli::run::{TargetArguments, open_cache};
 use crate::cli::selection::SelectionArguments;
 use crate::cli::terminal::{print, print_json};
 use crate::cli::walls::Reach;
+use crate::cli::{Global, WrongFile};
 use crate::pipeline::estimate::Estimate;
+use crate::pipeline::examine::examine;
 use crate::pipeline::freshness::worded;
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::plan::{Plan, PlannedStage, PlannedState, plan};
@@ -54,6 +55,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 }
 
 pub fn show(pipeline: &Pipeline, cache: &Cache, selection: &Selection, json: bool, exit_code: bool) -> anyhow::Result<ExitCode> {
+    refuse_unusable(pipeline, &selection.needed(pipeline))?;
     let plan = plan(pipeline, cache, selection)?;
     if json {
         print_json(&plan.to_json())?;
@@ -61,6 +63,15 @@ pub fn show(pipeline: &Pipeline, cache: &Cache, selection: &Selection, json: boo
         print(&format!("{}{}{}", table(&plan), remarks(&plan), in_all(&plan)))?;
     }
     Ok(if exit_code && !plan.is_fresh() { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
+}
+
+/// Files that are here and cannot be what stages read them as.
+///
+/// # Errors
+/// `WrongFile` with all of them.
+pub fn refuse_unusable(pipeline: &Pipeline, stages: &[usize]) -> anyhow::Result<()> {
+    let problems = examine(pipeline, stages);
+    if problems.is_empty() { Ok(()) } else { Err(WrongFile(problems).into()) }
 }
 
 /// One line for each stage.

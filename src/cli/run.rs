@@ -16,6 +16,7 @@ use crate::cli::console::{Console, Format, Verb};
 use crate::cli::device_line::DeviceLine;
 use crate::cli::keys::hearing_keys;
 use crate::cli::launch::{Passing, Request, asks_first, check_device, device_for, done_elsewhere};
+use crate::cli::plan::refuse_unusable;
 use crate::cli::progress_line::duration;
 use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::selection::{SelectionArguments, stages_named};
@@ -187,6 +188,9 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let cache = open_cache(&pipeline, global)?;
     if arguments.dry_run {
         return crate::cli::plan::show(&pipeline, &cache, &selection, false, false);
+    }
+    if !arguments.keep_going {
+        refuse_unusable(&pipeline, &selection.needed(&pipeline))?;
     }
     if asks_first(&arguments.device, &pipeline, &cache, &selection, global) {
         let passing = Passing { pipeline: &pipeline, cache: &cache, console: &console, wishes: &wishes };

@@ -5,6 +5,9 @@
 /// Timesteps of SD 1.x and 2.x; `timesteps` in CompVis' configs.
 pub const TIMESTEPS: usize = 1000;
 
+/// ᾱ of the last timestep at zero terminal SNR. webui's and ComfyUI's number in the place of 0, which would have no finite sigma.
+const LAST_ALPHA: f64 = 4.897_345_189_085_343_5e-8;
+
 /// The noise schedule of one model.
 #[derive(Clone, Debug)]
 pub struct NoiseSchedule {
@@ -33,6 +36,18 @@ impl NoiseSchedule {
             })
             .collect();
         Self { alphas_cumprod }
+    }
+
+    /// The same with nothing left of the image at the last timestep: Lin et al. 2024, algorithm 1.
+    pub fn with_zero_terminal_snr(mut self) -> Self {
+        let (first, last) = (self.alphas_cumprod[0].sqrt(), self.alphas_cumprod[self.alphas_cumprod.len() - 1].sqrt());
+        for alpha in &mut self.alphas_cumprod {
+            *alpha = ((alpha.sqrt() - last) * first / (first - last)).powi(2);
+        }
+        if let Some(end) = self.alphas_cumprod.last_mut() {
+            *end = LAST_ALPHA;
+        }
+        self
     }
 
     /// ᾱ of each timestep.
@@ -84,6 +99,24 @@ mod tests {
         }
         assert_near(schedule.sigma(0), 0.029_167_158_2, 1e-8);
         assert_near(schedule.sigma(999), 14.614_641_2, 1e-8);
+    }
+
+    #[test]
+    fn at_zero_terminal_snr_the_sigmas_are_webuis() {
+        let schedule = NoiseSchedule::stable_diffusion().with_zero_terminal_snr();
+        // Computed in f64 by the formula of webui and ComfyUI.
+        let expected = [
+            (0, 0.029_167_158),
+            (1, 0.042_067_566),
+            (500, 1.774_557_474),
+            (900, 18.351_919_27),
+            (998, 2254.237_978),
+            (999, 4518.763_699),
+        ];
+        for (t, sigma) in expected {
+            assert_near(schedule.sigma(t), sigma, 1e-6);
+        }
+        assert_near(schedule.alphas_cumprod()[500], 0.241_018_782_8, 1e-8);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the UNet predicts, and what follows from it for the image; classifier-free guidance. Unaware of samplers.
 
+use crate::diffusion::noise_schedule::NoiseSchedule;
+
 /// What the UNet predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prediction {
@@ -7,14 +9,44 @@ pub enum Prediction {
     Epsilon,
     /// √ᾱ · noise − √(1 − ᾱ) · image, Salimans and Ho 2022: the 768-pixel SD 2.x.
     Velocity,
+    /// The same, of a model trained with zero terminal SNR: its last timestep is pure noise, Lin et al. 2024.
+    VelocityAtZeroSnr,
 }
 
 impl Prediction {
+    /// The noise schedule that such a model was trained with.
+    pub fn schedule(self) -> NoiseSchedule {
+        let schedule = NoiseSchedule::stable_diffusion();
+        match self {
+            Self::Epsilon | Self::Velocity => schedule,
+            Self::VelocityAtZeroSnr => schedule.with_zero_terminal_snr(),
+        }
+    }
+
+    /// What the UNet is to learn of an image and its noise.
+    pub fn target(self, image: &[f32], noise: &[f32], alpha_cumprod: f64) -> Vec<f32> {
+        match self {
+            Self::Epsilon => noise.to_vec(),
+            Self::Velocity | Self::VelocityAtZeroSnr => {
+                let (signal, share) = (alpha_cumprod.sqrt() as f32, (1.0 - alpha_cumprod).sqrt() as f32);
+                image.iter().zip(noise).map(|(image, noise)| signal * noise - share * image).collect()
+            }
+        }
+    }
+
+    /// As `modelspec.prediction_type` names it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Epsilon => "epsilon",
+            Self::Velocity | Self::VelocityAtZeroSnr => "v",
+        }
+    }
+
     /// The noise that `output` says is in `noisy` = √ᾱ · image + √(1 − ᾱ) · noise.
     pub fn epsilon(self, noisy: &[f32], output: Vec<f32>, alpha_cumprod: f64) -> Vec<f32> {
         match self {
             Self::Epsilon => output,
-            Self::Velocity => {
+            Self::Velocity | Self::VelocityAtZeroSnr => {
                 let (signal, noise) = (alpha_cumprod.sqrt() as f32, (1.0 - alpha_cumprod).sqrt() as f32);
                 output.into_iter().zip(noisy).map(|(v, x)| signal * v + noise * x).collect()
             }
@@ -26,7 +58,7 @@ impl Prediction {
         let variance = sigma * sigma + 1.0;
         let (kept, scale) = match self {
             Self::Epsilon => (1.0, -sigma as f32),
-            Self::Velocity => (variance.recip() as f32, (-sigma / variance.sqrt()) as f32),
+            Self::Velocity | Self::VelocityAtZeroSnr => (variance.recip() as f32, (-sigma / variance.sqrt()) as f32),
         };
         noisy.iter().zip(output).map(|(x, out)| kept * x + scale * out).collect()
     }
@@ -54,6 +86,8 @@ mod tests {
         let unit = [(alpha.sqrt() * image + (1.0 - alpha).sqrt() * noise) as f32];
         let exploded = [(image + sigma * noise) as f32];
 
+        assert_eq!(Prediction::Velocity.target(&[image as f32], &[noise as f32], alpha), [velocity]);
+        assert_eq!(Prediction::Epsilon.target(&[image as f32], &[noise as f32], alpha), [noise as f32]);
         assert!((Prediction::Velocity.epsilon(&unit, vec![velocity], alpha)[0] - noise as f32).abs() < 1e-6);
         assert!((Prediction::Velocity.denoised(&exploded, &[velocity], sigma)[0] - image as f32).abs() < 1e-6);
         assert!((Prediction::Epsilon.denoised(&exploded, &[noise as f32], sigma)[0] - image as f32).abs() < 1e-6);

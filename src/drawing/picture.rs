@@ -6,7 +6,6 @@ use anyhow::{Result, ensure};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use image::RgbImage;
 
-use crate::diffusion::noise_schedule::NoiseSchedule;
 use crate::diffusion::prediction::{Prediction, guided};
 use crate::diffusion::sampler::Sampler;
 use crate::prompt::chunks::{self, Padding};
@@ -59,7 +58,7 @@ pub fn draw(model: &StableDiffusion, request: &Request, before_step: &mut dyn Fn
         ensure!(predicted.iter().all(|value| value.is_finite()), "the UNet gave a value that is not finite at step {done}");
         Ok(predicted)
     };
-    let (schedule, mut noise) = (NoiseSchedule::stable_diffusion(), Generator::new(request.seed));
+    let (schedule, mut noise) = (request.prediction.schedule(), Generator::new(request.seed));
     let count = shape.iter().product();
     let latent = request.sampler.sample(&schedule, request.prediction, request.steps, &mut noise, count, &mut predict)?;
     let decoded = numbers(model.vae().decode(tensor(latent, shape, model.device())))?;

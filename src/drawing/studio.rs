@@ -1,7 +1,7 @@
 //! A loaded model that puts on whatever LoRAs a picture wants, kept from picture to picture. Unaware of where pictures go.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -9,20 +9,28 @@ use burn::tensor::Device;
 use image::RgbImage;
 use sha2::{Digest as _, Sha256};
 
-use crate::checkpoint::model_file::ModelFile;
+use crate::checkpoint::model_file::{Container, ModelFile};
 use crate::diffusion::infotext::Infotext;
 use crate::diffusion::prediction::Prediction;
 use crate::drawing::adapt::adapt;
 use crate::drawing::picture::{Request, draw};
+use crate::lora::adapter_config::AdapterConfig;
 use crate::lora::file::Lora;
-use crate::stable_diffusion::StableDiffusion;
+use crate::lora::fit;
+use crate::lora::placing::Structure;
+use crate::stable_diffusion::{self, StableDiffusion};
 
 /// A base with its VAE on a device.
 pub struct Studio {
     model: StableDiffusion,
+    base: PathBuf,
     /// SHA-256 in hex.
     base_hash: String,
     vae_hash: Option<String>,
+    /// What the base says that it predicts.
+    prediction: Option<Prediction>,
+    /// Layers of the base, by which a LoRA names its own.
+    structure: Structure,
     /// What the model carries; `None` while that is being changed.
     worn: Option<Vec<Worn>>,
 }
@@ -31,6 +39,8 @@ pub struct Studio {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraFile {
     pub path: PathBuf,
+    /// What peft wrote beside it.
+    pub config: Option<AdapterConfig>,
     pub strength: f64,
 }
 
@@ -40,13 +50,17 @@ struct Worn {
     /// What webui knows it by, 12 hex digits.
     hash: String,
     clip_skip: Option<usize>,
-    prediction: Prediction,
+    /// `None` if it does not say so.
+    prediction: Option<Prediction>,
+    remarks: Vec<String>,
 }
 
 /// A picture and how it was drawn.
 pub struct Drawn {
     pub picture: RgbImage,
     pub infotext: Infotext,
+    /// What the user should know of how the LoRAs were read, each with its file's hash.
+    pub remarks: Vec<String>,
 }
 
 impl Studio {
@@ -56,9 +70,12 @@ impl Studio {
     /// If a file cannot be read or is no such model.
     pub fn open(base: &Path, vae: Option<&Path>, device: &Device) -> Result<Self> {
         let vae_file = vae.map(ModelFile::open).transpose()?;
-        let model = StableDiffusion::load(&ModelFile::open(base)?, vae_file.as_ref(), device)?;
-        let (base_hash, vae_hash) = (sha256(base)?, vae.map(sha256).transpose()?);
-        Ok(Self { model, base_hash, vae_hash, worn: Some(Vec::new()) })
+        let base_file = ModelFile::open(base)?;
+        let model = StableDiffusion::load(&base_file, vae_file.as_ref(), device)?;
+        let (base_hash, vae_hash) = (sha256(base, 0)?, vae.map(|vae| sha256(vae, 0)).transpose()?);
+        let (prediction, structure) = (stable_diffusion::prediction(&base_file)?, Structure::of(&base_file));
+        let base = base.to_path_buf();
+        Ok(Self { model, base, base_hash, vae_hash, prediction, structure, worn: Some(Vec::new()) })
     }
 
     /// Draws one picture with these LoRAs. `clip_skip` overrules what the first LoRA was trained with; the last layer is taken where
@@ -78,11 +95,14 @@ impl Studio {
         let trained = worn.iter().find_map(|lora| lora.clip_skip);
         let request = Request {
             clip_skip: clip_skip.or(trained).unwrap_or(1),
-            prediction: worn.first().map_or(Prediction::Epsilon, |lora| lora.prediction),
+            // A LoRA's own word counts where the base, which predicts, says nothing.
+            prediction: self.prediction.or(worn.first().and_then(|lora| lora.prediction)).unwrap_or(Prediction::Epsilon),
             ..request.clone()
         };
         let picture = draw(&self.model, &request, before_step)?;
-        Ok(Drawn { picture, infotext: self.infotext(&request, worn) })
+        let remarks =
+            worn.iter().flat_map(|lora| lora.remarks.iter().map(move |remark| format!("the LoRA {}: {remark}", lora.hash)));
+        Ok(Drawn { picture, infotext: self.infotext(&request, worn), remarks: remarks.collect() })
     }
 
     fn wear(&mut self, loras: &[LoraFile]) -> Result<()> {
@@ -94,19 +114,23 @@ impl Studio {
         let mut read = Vec::new();
         let mut worn = Vec::new();
         for file in loras {
-            let lora = Lora::read(&ModelFile::open(&file.path)?)?;
+            let opened = ModelFile::open(&file.path)?;
+            let lora = Lora::read_for(&opened, file.config.as_ref(), Some(&self.structure))?;
+            fit::check(&lora, &self.structure.layers(), &self.base.display().to_string())
+                .with_context(|| format!("putting `{}` on the model", file.path.display()))?;
             let noted = |key: &str| lora.metadata.get(key);
             worn.push(Worn {
-                hash: noted("sshs_model_hash")
-                    .map_or_else(|| sha256(&file.path), |hash| Ok(hash.clone()))?
-                    .chars()
-                    .take(12)
-                    .collect(),
+                hash: lora_hash(&opened)?.chars().take(12).collect(),
                 clip_skip: noted("ss_clip_skip").and_then(|skip| skip.parse().ok()),
                 prediction: match noted("modelspec.prediction_type").map(String::as_str) {
-                    Some("v") => Prediction::Velocity,
-                    _ => Prediction::Epsilon,
+                    Some("v") if noted("ss_zero_terminal_snr").is_some_and(|said| said == "True") => {
+                        Some(Prediction::VelocityAtZeroSnr)
+                    }
+                    Some("v") => Some(Prediction::Velocity),
+                    Some("epsilon") => Some(Prediction::Epsilon),
+                    _ => None,
                 },
+                remarks: lora.remarks.clone(),
                 file: file.clone(),
             });
             read.push((lora, file.strength));
@@ -141,10 +165,26 @@ impl Studio {
     }
 }
 
-/// SHA-256 of a file in hex: what webui calls its hash.
-fn sha256(path: &Path) -> Result<String> {
+/// What webui knows a LoRA by: what sd-scripts noted, else the hash of what is behind the header of a safetensors file, else of the whole
+/// file. Source: webui's `extensions-builtin/Lora/network.py`, `addnet_hash_safetensors` in its `modules/hashes.py`.
+pub fn lora_hash(file: &ModelFile) -> Result<String> {
+    if let Some(noted) = file.metadata().get("sshs_model_hash").filter(|hash| !hash.is_empty()) {
+        return Ok(noted.clone());
+    }
+    if file.container() != Container::Safetensors {
+        return sha256(file.path(), 0);
+    }
+    let mut length = [0; 8];
+    let opened = File::open(file.path()).and_then(|mut opened| opened.read_exact(&mut length));
+    opened.with_context(|| format!("reading `{}` for its hash", file.path().display()))?;
+    sha256(file.path(), 8 + u64::from_le_bytes(length))
+}
+
+/// SHA-256 of a file from byte `start` on, in hex: what webui calls its hash.
+fn sha256(path: &Path, start: u64) -> Result<String> {
     let read = || -> std::io::Result<String> {
         let (mut file, mut hasher, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 1 << 20]);
+        file.seek(SeekFrom::Start(start))?;
         loop {
             match file.read(&mut buffer)? {
                 0 => break Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use globset::{GlobBuilder, GlobSetBuilder};
 
 use crate::cache::digest::Digest;
+use crate::pipeline::checkpoints;
+use crate::pipeline::companions;
 use crate::pipeline::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::pipeline::edges;
 use crate::pipeline::graph::{Found, Input, LoadedStage, Pipeline, Producer, Skip};
@@ -154,7 +156,7 @@ impl Loader<'_> {
         let pick = self.decode::<u64>("pick");
         let skip = self.skip();
         let names = self.names();
-        let inputs = self.inputs(&names, &skip);
+        let mut inputs = self.inputs(&names, &skip);
         let mut failed: Vec<String> =
             names.keys().filter(|name| !inputs.iter().any(|input| input.name == **name)).cloned().collect();
         let scope = FileScope { concept: &concept, trigger: &trigger, seed };
@@ -165,10 +167,14 @@ impl Loader<'_> {
         let (stages, variants) = load_stages(self.root, &names, &scope, self.kinds, self.diagnostics);
         failed.extend(self.names_under_mistyped_keys());
         failed.retain(|name| !stages.iter().any(|stage| stage.base_name == *name));
+        inputs.extend(companions::find(&stages, &inputs, &names));
         let inputs_are_readable =
             matches!(self.root.get("inputs").map(|node| &node.value), None | Some(Value::Map(_) | Value::Null));
         let failed = edges::Failed { names: &failed, any: !inputs_are_readable };
-        let mut stages = edges::join(stages, &inputs, failed, &variants, self.diagnostics);
+        let scene = edges::Scene { inputs: &inputs, failed, variants: &variants, names: &names };
+        let mut stages = edges::join(stages, &scene, self.diagnostics);
+        let picked = pick.and_then(|epoch| Some((epoch, &self.root.get("pick")?.span)));
+        checkpoints::check(&stages, picked, self.diagnostics);
         tell_readers(&mut stages);
         self.remark_on(&inputs, &stages, &skip);
         Pipeline {

@@ -38,6 +38,8 @@ pub mod variants;
 
 pub mod graph;
 
+mod checkpoints;
+mod companions;
 pub mod edges;
 pub mod load;
 mod load_stages;
@@ -68,6 +70,7 @@ pub mod origin;
 pub mod causes;
 mod differences;
 pub mod estimate;
+pub mod examine;
 pub mod explain;
 pub mod file_account;
 pub mod lints;

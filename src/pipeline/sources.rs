@@ -16,7 +16,7 @@ use crate::pipeline::tree::{Key, Node, Value};
 use crate::pipeline::vars::Environment;
 
 /// Model folders are a few levels deep: `models/Stable-diffusion/photo/x.ckpt`.
-const MODEL_DEPTH: usize = 4;
+pub const MODEL_DEPTH: usize = 4;
 
 /// Whether folders of photos are looked into, and what is left out of them.
 #[derive(Clone, Copy, Debug)]

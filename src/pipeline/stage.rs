@@ -101,6 +101,17 @@ pub trait Stage: Send + Sync {
         Vec::new()
     }
 
+    /// What it cannot use among the files that inputs name, as far as their first bytes tell: found before anything runs. `files` are
+    /// those that are here, by the param that reads them.
+    fn examine(&self, _files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    /// Files that it reads where they lie beside a file that it reads.
+    fn companions(&self) -> Vec<Companion> {
+        Vec::new()
+    }
+
     /// Stages that belong to this one and are not written in the file: `latents` of `train`. This stage refers to them by
     /// `<stage>/<sub-stage>`.
     fn sub_stages(&self) -> Vec<SubStage> {
@@ -204,6 +215,30 @@ pub struct ImpliedInput {
     pub reads: &'static [&'static str],
     /// Why it is needed, for a message: "`[filewords]` in a prompt". Said at the place of `through` if there is no such input.
     pub purpose: &'static str,
+}
+
+/// Why a file cannot be what a stage reads it as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// That reads the file.
+    pub param: String,
+    /// Lower case, backticks around names, no trailing full stop.
+    pub problem: String,
+}
+
+/// A file that belongs to another because it lies beside it. Not written in the pipeline; an input all the same.
+#[derive(Clone, Debug)]
+pub struct Companion {
+    /// Names the input in keys and in `Resolved`, as `InputUse::param` does: `lora[0].adapter_config`.
+    pub param: String,
+    /// The param that names the file beside which it lies: `lora[0]`. What a stage makes has no companions.
+    pub beside: String,
+    /// What it is called: `adapter_config.json`.
+    pub file: &'static str,
+    /// The stem of files that never come without it: `adapter_model`.
+    pub never_alone: &'static str,
+    /// As `InputUse::reads`.
+    pub reads: &'static [&'static str],
 }
 
 impl InputUse {
@@ -338,10 +373,29 @@ pub trait WholeStage: Send + Sync {
         Reached::Untold
     }
 
+    /// After which epochs it publishes when nobody disturbs it; `None` if it knows no epochs.
+    fn epochs(&self) -> Option<Epochs> {
+        None
+    }
+
     /// Names of components that do not change what an interrupted run has done so far: the state of a run that differs only in these is
     /// taken up. `epochs` where the schedule does not depend on the horizon.
     fn horizon_components(&self) -> &'static [&'static str] {
         &[]
+    }
+}
+
+/// Epochs after which a stage publishes: every so many, and the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epochs {
+    /// At least 1.
+    pub every: u64,
+    pub last: u64,
+}
+
+impl Epochs {
+    pub fn contain(self, epoch: u64) -> bool {
+        (1..=self.last).contains(&epoch) && (epoch.is_multiple_of(self.every) || epoch == self.last)
     }
 }
 

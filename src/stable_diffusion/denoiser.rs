@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use crate::checkpoint::drawable;
 use crate::checkpoint::layout::{TextLayout, UnetLayout};
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::tensor::Dtype;
@@ -41,8 +42,9 @@ impl Denoiser {
     /// Reads both networks onto `device`, one without autodiff, as `numbers` says.
     ///
     /// # Errors
-    /// If the file lacks a tensor or holds one of another shape; the message names file and tensor.
+    /// If the file lacks a tensor or holds one of another shape, or is another model than this program knows; the message names it.
     pub fn load(base: &ModelFile, numbers: Numbers, device: &Device) -> Result<Self> {
+        drawable::check_denoiser(base)?;
         let text_encoder = Some(text_encoder(base, numbers, device)?);
         Ok(Self { text_encoder, unet: unet(base, numbers, device)?, device: device.clone() })
     }

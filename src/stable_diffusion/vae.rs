@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
 
-use crate::checkpoint::layout::VaeLayout;
+use crate::checkpoint::drawable;
 use crate::checkpoint::model_file::ModelFile;
 use crate::models::vae::{AutoencoderKl, VaeConfig};
 use crate::models::weights::{Source, Weights};
@@ -25,7 +25,7 @@ impl Vae {
     /// # Errors
     /// If the file lacks a tensor or holds one of another shape.
     pub fn load(file: &ModelFile, device: &Device) -> Result<Self> {
-        let layout = VaeLayout::infer(file).with_context(|| format!("reading the VAE of `{}`", file.path().display()))?;
+        let layout = drawable::check_vae(file).with_context(|| format!("reading the VAE of `{}`", file.path().display()))?;
         let config = VaeConfig {
             channels: layout.channels.clone(),
             resnets: layout.res_blocks,

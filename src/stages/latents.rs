@@ -1,10 +1,12 @@
 //! The kind `latents`: pictures as the networks see them. A sub-stage of `train`, so that an edited caption encodes nothing again.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use safetensors::SafeTensors;
 
+use crate::checkpoint::drawable;
 use crate::checkpoint::safetensors::to_bytes;
 use crate::checkpoint::tensor::TensorData;
 use crate::data::decode::Background;
@@ -15,10 +17,11 @@ use crate::pipeline::item::Item;
 use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Content, Context, Draft, Effort, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
+    Content, Context, Draft, Effort, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
     Worker,
 };
 use crate::pipeline::tree::Node;
+use crate::stages::headers;
 use crate::stages::linked::linked;
 use crate::stages::networks;
 use crate::stages::photo_use::{self, cover_photo};
@@ -78,6 +81,10 @@ impl Stage for LatentsParams {
             InputUse { param: "images".into(), reference: images, reads: &["image"], shape: InputShape::Many },
             InputUse { param: "base".into(), reference: self.base.clone(), reads: &["model"], shape: InputShape::One },
         ]
+    }
+
+    fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
+        headers::of_base(files, "base", |base| Ok(drop(drawable::check_vae(base)?)))
     }
 
     fn form(&self) -> Form<'_> {

@@ -7,6 +7,7 @@ pub mod resize;
 pub mod caption;
 pub mod flip;
 
+pub mod headers;
 #[cfg(feature = "nn")]
 pub mod linked;
 pub mod lora_use;
@@ -27,6 +28,8 @@ pub mod train;
 pub mod train_checkpoints;
 #[cfg(feature = "nn")]
 pub mod train_memory;
+#[cfg(feature = "nn")]
+pub mod train_metadata;
 
 pub mod convert;
 pub mod extract;

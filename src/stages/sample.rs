@@ -1,10 +1,13 @@
 //! The kind `sample`: pictures drawn with a model and its LoRA checkpoints, and a sheet of all of them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::checkpoint::drawable;
+use crate::checkpoint::model_file::ModelFile;
 use crate::data::{decode, encode, grid, png_text};
 use crate::device;
 use crate::diffusion::sampler::Sampler;
@@ -14,12 +17,13 @@ use crate::pipeline::item::{Fields, Item};
 use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Content, Context, Draft, Effort, Files, Form, ImpliedInput, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved,
+    Companion, Content, Context, Draft, Effort, Files, Finding, Form, ImpliedInput, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved,
     Stage, StageKind, Wish, Work, Worker,
 };
 use crate::pipeline::tree::Node;
+use crate::stages::headers;
 use crate::stages::linked::linked;
-use crate::stages::lora_use::LoraUse;
+use crate::stages::lora_use::{self, LoraUse};
 use crate::stages::picture_settings::PictureSettings;
 use crate::stages::prompt_use::{PromptSettings, PromptUse, check_grammar};
 use crate::stages::resize::Size;
@@ -71,7 +75,7 @@ impl StageKind for SampleKind {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn doc(&self) -> &'static str {
@@ -187,6 +191,21 @@ impl Stage for SampleParams {
             purpose: "`[filewords]` in a prompt",
         };
         if self.lacks_captions() { vec![captions] } else { Vec::new() }
+    }
+
+    fn companions(&self) -> Vec<Companion> {
+        (0..self.lora.len()).map(|index| lora_use::companion(&format!("lora[{index}]"))).collect()
+    }
+
+    fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
+        let mut findings = headers::of_base(files, "base", |base| {
+            let vae = files.get("vae").map(|vae| ModelFile::open(vae)).transpose()?;
+            drawable::check(base, vae.as_ref())
+        });
+        for index in 0..self.lora.len() {
+            findings.extend(headers::of_lora(files, "base", &format!("lora[{index}]")));
+        }
+        findings
     }
 
     fn form(&self) -> Form<'_> {
@@ -306,6 +325,7 @@ impl SampleParams {
                 let Some(item) = item else { return Ok(columns) };
                 let lora = item.fields.get("lora").with_context(|| format!("`{}` of `{param}` has no `lora`", item.name))?;
                 column_inputs.insert(param.as_str().into(), lora.clone());
+                lora_use::add_config(param, inputs, &mut column_inputs);
             }
             let attribute = |key: &str| Some((key.to_string(), checkpoint.attributes.get(key)?.clone()));
             // Checkpoints of several trainings together have the variant before their names: `rank=8/e020`.
@@ -356,8 +376,10 @@ impl Painter {
         let request = settings.request()?;
         let mut loras = Vec::new();
         for (index, strength) in settings.strengths.iter().enumerate() {
-            let lora = work.inputs.get(format!("lora[{index}]").as_str()).context("a strength without a LoRA")?;
-            loras.push(LoraFile { path: context.path(lora)?, strength: *strength });
+            let param = format!("lora[{index}]");
+            let lora = work.inputs.get(param.as_str()).context("a strength without a LoRA")?;
+            let config = lora_use::config(&param, &work.inputs, context)?;
+            loras.push(LoraFile { path: context.path(lora)?, config, strength: *strength });
         }
         let clip_skip = settings.clip_skip.map(usize::try_from).transpose()?;
         let studio = studio(work, context)?;
@@ -369,6 +391,13 @@ impl Painter {
             context.progress(Progress { done: done as u64, total, unit: "steps", values: Vec::new() });
             Ok(())
         })?;
+        for remark in &drawn.remarks {
+            // Once in a run: each picture of a LoRA finds the same.
+            context.shared(&format!("remark {remark}"), &mut || {
+                context.say(remark);
+                Ok(Arc::new(()))
+            })?;
+        }
         let bytes = png_text::png_with_text(&drawn.picture, png_text::PARAMETERS, &drawn.infotext.to_string());
         let draft = Draft { attributes: work.attributes.clone(), ..Draft::new(&work.name) };
         Ok(vec![draft.field("image", Content::Bytes { bytes, extension: "png" })])

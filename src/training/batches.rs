@@ -42,6 +42,12 @@ impl Batches {
         (epochs.end - epochs.start) * self.images.div_ceil(self.per_step)
     }
 
+    /// Optimiser steps that were taken when `seen` images have been seen; the last step of each epoch takes what is left of it.
+    pub fn steps_until(&self, seen: u64) -> u64 {
+        let (epochs, rest) = (seen / self.images, seen % self.images);
+        self.steps(0..epochs) + rest.div_ceil(self.per_step)
+    }
+
     /// `count` normal numbers for an image.
     pub fn noise(&self, draw: Draw, count: usize) -> Vec<f32> {
         stream(self.seed, "noise", draw.seen).normal(count)
@@ -56,6 +62,13 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn optimiser_steps_are_counted_with_the_short_one_of_each_epoch() {
+        let batches = Batches { seed: 1, images: 10, per_step: 4 };
+        let steps: Vec<u64> = [0, 4, 8, 10, 14, 18, 20].into_iter().map(|seen| batches.steps_until(seen)).collect();
+        assert_eq!(steps, [0, 1, 2, 3, 4, 5, 6]);
+    }
 
     fn epoch(batches: &Batches, number: u64) -> Vec<Vec<Draw>> {
         let (mut seen, mut steps) = (number * batches.images, Vec::new());

@@ -1,4 +1,4 @@
-//! What Stable Diffusion learns by: the noise in a noisy latent, told its timestep and its text. Unaware of steps and rates.
+//! What Stable Diffusion learns by: the noise in a noisy latent, or its velocity, told its timestep and its text. Unaware of steps and rates.
 //!
 //! Ho et al. 2020, eq. 14, in latents (Rombach et al. 2022), with the gradient taken by the factors of a LoRA alone.
 
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::diffusion::noise_schedule::{NoiseSchedule, TIMESTEPS};
+use crate::diffusion::prediction::Prediction;
 use crate::lora::network::{Factor, LoraNetwork};
 use crate::lora::targets::{Placed, detach};
 use crate::stable_diffusion::Denoiser;
@@ -36,6 +37,7 @@ pub struct Denoising<'a> {
     examples: &'a [Example],
     batches: Batches,
     clip_skip: usize,
+    prediction: Prediction,
     schedule: NoiseSchedule,
     checkpointing: bool,
     /// Of each example, where the text encoder is frozen: `[1, tokens, width]`.
@@ -70,8 +72,9 @@ impl<'a> Denoising<'a> {
             drop(lent.take_text_encoder());
         }
         drop(lent);
-        let schedule = NoiseSchedule::stable_diffusion();
-        Ok(Self { model, device, examples, batches, clip_skip, schedule, checkpointing: false, contexts })
+        let prediction = Prediction::Epsilon;
+        let schedule = prediction.schedule();
+        Ok(Self { model, device, examples, batches, clip_skip, prediction, schedule, checkpointing: false, contexts })
     }
 
     /// As [`Self::new`] with a frozen text encoder, whose outputs are given: `[tokens, width]` of each example.
@@ -89,8 +92,15 @@ impl<'a> Denoising<'a> {
             Tensor::from_data(TensorData::new(values, shape), (&device, DType::F32))
         };
         let contexts = Some(contexts.into_iter().map(place).collect());
-        let schedule = NoiseSchedule::stable_diffusion();
-        Ok(Self { model, device: device.clone(), examples, batches, clip_skip: 1, schedule, checkpointing: false, contexts })
+        let prediction = Prediction::Epsilon;
+        let schedule = prediction.schedule();
+        let device = device.clone();
+        Ok(Self { model, device, examples, batches, clip_skip: 1, prediction, schedule, checkpointing: false, contexts })
+    }
+
+    /// For a model that predicts something else than the noise.
+    pub fn predicting(self, prediction: Prediction) -> Self {
+        Self { prediction, schedule: prediction.schedule(), ..self }
     }
 
     /// Keeps what goes into each segment of the UNet and runs it again on the way back: less memory, more time, the same
@@ -99,12 +109,12 @@ impl<'a> Denoising<'a> {
         Self { checkpointing, ..self }
     }
 
-    /// Means of the squared differences between the noise and what the UNet takes for it: `[batch]`.
+    /// Means of the squared differences between the target and what the UNet takes for it: `[batch]`.
     ///
     /// - both: `[batch, 4, height / 8, width / 8]`
-    fn losses(predicted: Tensor<4>, noise: Tensor<4>) -> Tensor<1> {
-        let [batch, channels, height, width] = noise.dims();
-        let difference = predicted - noise;
+    fn losses(predicted: Tensor<4>, target: Tensor<4>) -> Tensor<1> {
+        let [batch, channels, height, width] = target.dims();
+        let difference = predicted - target;
         (difference.clone() * difference).reshape([batch, channels * height * width]).mean_dim(1).reshape([batch])
     }
 
@@ -168,18 +178,20 @@ impl Denoising<'_> {
         );
 
         // 1. noise, on the host
-        let mut noisy = Vec::new();
+        let (mut noisy, mut target) = (Vec::new(), Vec::new());
         for ((image, timestep), noise) in images.iter().zip(timesteps).zip(noises) {
             let kept = self.schedule.alphas_cumprod()[*timestep as usize];
             let (signal, noise_share) = (kept.sqrt() as f32, (1.0 - kept).sqrt() as f32);
-            noisy.extend(self.examples[image.image].latent.iter().zip(noise).map(|(z, n)| signal * z + noise_share * n));
+            let latent = &self.examples[image.image].latent;
+            noisy.extend(latent.iter().zip(noise).map(|(z, n)| signal * z + noise_share * n));
+            target.extend(self.prediction.target(latent, noise, kept));
         }
         let [channels, height, width] = shape;
         let device = self.device.clone().autodiff();
         let place = |values: Vec<f32>| -> Tensor<4> {
             Tensor::from_data(TensorData::new(values, [images.len(), channels, height, width]), (&device, DType::F32))
         };
-        let (noisy, noise) = (place(noisy), place(noises.concat()));
+        let (noisy, target) = (place(noisy), place(target));
 
         // 2. forward and backward
         let mut lent = self.model.lock().ok().context("another stage broke down while it used the networks")?;
@@ -201,7 +213,7 @@ impl Denoising<'_> {
             };
             let mut losses = None;
             let of_loss = |predicted: Tensor<4>| {
-                let of_images = losses.insert(Self::losses(predicted, noise));
+                let of_images = losses.insert(Self::losses(predicted, target));
                 Ok((of_images.clone().sum() * weight).backward())
             };
             let mut found = checkpointing::gradients(lent.networks().0, &placed, question, of_loss)?;
@@ -214,7 +226,7 @@ impl Denoising<'_> {
             }
             (losses.context("no loss was taken")?, found.factors)
         } else {
-            let losses = Self::losses(lent.predict(noisy, &timesteps, &context), noise);
+            let losses = Self::losses(lent.predict(noisy, &timesteps, &context), target);
             let gradients = (losses.clone().sum() * weight).backward();
             (losses, placed.factors().iter().map(|factor| factor.grad(&gradients)).collect())
         };

@@ -127,7 +127,7 @@ fn main() -> anyhow::Result<()> {
 /// Prints how many stars and shapes come out right.
 fn count(base: &Path, lora: &Path, rounds: u64, device: &Device) -> anyhow::Result<()> {
     let mut studio = Studio::open(base, None, device)?;
-    let lora = [LoraFile { path: lora.to_path_buf(), strength: 1.0 }];
+    let lora = [LoraFile { path: lora.to_path_buf(), config: None, strength: 1.0 }];
     let mut right = 0;
     for round in 0..rounds {
         let stars = measure::draw::stars(&mut studio, &lora, 1 + 16 * round);

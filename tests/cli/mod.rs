@@ -7,6 +7,7 @@ mod doctor;
 mod edits;
 mod explaining;
 mod foreign;
+mod headers;
 #[cfg(feature = "nn")]
 mod keys;
 mod reading;

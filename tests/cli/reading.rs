@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Stdio;
 
 use super::{command, loramill, said};
+use crate::formats::tiny_sd;
 
 const PIPELINE: &str = "\
 concept: star
@@ -19,9 +20,9 @@ stages:
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("pipeline.yaml"), PIPELINE).expect("written");
-    for name in ["base.safetensors", "star.safetensors"] {
-        fs::write(folder.path().join(name), "x").expect("written");
-    }
+    fs::copy(tiny_sd(), folder.path().join("base.safetensors")).expect("copied");
+    let lora = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats/lora/files/alpha_none.safetensors");
+    fs::copy(lora, folder.path().join("star.safetensors")).expect("copied");
     folder
 }
 
@@ -33,6 +34,7 @@ fn check_counts_what_is_fine_and_notes_what_is_not_here() {
     assert_eq!(
         stderr,
         "note: no stage reads the input `other`\n\
+         note: `base` is Stable Diffusion 1.x\n\
          note: `other` (model://other.safetensors) is not here yet: set LORAMILL_MODELS to the folder of your models\n"
     );
     let (code, _, stderr) = said(&loramill(folder.path(), &["check", "-q", "."]));

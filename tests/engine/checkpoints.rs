@@ -92,12 +92,16 @@ fn without_a_pick_the_consumer_waits_and_the_run_is_fine() {
 }
 
 #[test]
-fn a_checkpoint_that_was_never_saved_is_an_error_that_names_those_that_are() {
+fn a_checkpoint_that_will_never_be_saved_is_a_problem_of_the_file() {
     let bed = Bed::new(&TRAIN.replace("lora: learn", "lora: learn@3"));
-    let (_, record, _) = bed.run_all();
-    let draw = record.stage("draw").unwrap();
-    assert_eq!(draw.state, StageState::Failed);
-    assert!(draw.note.as_ref().unwrap().contains("no epoch 3; it has 2, 4"), "{draw:?}");
+    assert_eq!(bed.problems(), ["`learn` saves nothing after epoch 3"]);
+    bed.file("pick: 5", &TRAIN.replace("lora: learn", "lora: learn@pick"));
+    assert_eq!(bed.problems(), ["`learn` saves nothing after epoch 5"]);
+    bed.stages(&TRAIN.replace("lora: learn", "lora: \"learn@[2, 6]\"").replace("log: LOG }\n", "log: LOG, epochs: 6 }\n"));
+    bed.load();
+    // What nothing picks is no matter.
+    bed.file("pick: 5", TRAIN);
+    bed.load();
 }
 
 #[test]

@@ -14,7 +14,7 @@ use loramill::pipeline::params::{ParamDoc, Params};
 use loramill::pipeline::reference::Reference;
 use loramill::pipeline::retry::MayPass;
 use loramill::pipeline::stage::{
-    Content, Context, Draft, Editable, Effort, Ended, Files, Form, ImpliedInput, InputShape, InputUse, ItemSize, ItemStage,
+    Content, Context, Draft, Editable, Effort, Ended, Epochs, Files, Form, ImpliedInput, InputShape, InputUse, ItemSize, ItemStage,
     LoadScope, Reached, Resolved, Stage, StageKind, WholeStage, Wish, Work, Worker,
 };
 use loramill::pipeline::tree::Node;
@@ -359,6 +359,10 @@ impl WholeStage for Learn {
                 Reached::Part { share: done as f64 / self.epochs as f64, words: format!("after epoch {done} of {}", self.epochs) }
             }
         }
+    }
+
+    fn epochs(&self) -> Option<Epochs> {
+        Some(Epochs { every: self.save_every, last: self.epochs })
     }
 
     fn forecast(&self, _inputs: &Resolved) -> Vec<(String, BTreeMap<String, String>)> {

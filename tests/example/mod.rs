@@ -26,7 +26,7 @@ fn the_example_teaches_the_star_and_runs_again_only_what_changed() {
     let (code, status, stderr) = said(&loramill(at, &["status"]));
     assert!(code == 0 && status.contains("captions: 24 texts, 24 by the machine\n"), "{status}{stderr}");
     let base = at.join("models/tiny-sd.safetensors");
-    let trained = LoraFile { path: at.join("out/train/e030.safetensors"), strength: 1.0 };
+    let trained = LoraFile { path: at.join("out/train/e030.safetensors"), config: None, strength: 1.0 };
     let mut with_lora = studio(&base);
     let rounds: Vec<Right> =
         (0..ROUNDS).map(|round| stars(&mut with_lora, std::slice::from_ref(&trained), 1 + 16 * round)).collect();
@@ -44,7 +44,7 @@ fn the_example_teaches_the_star_and_runs_again_only_what_changed() {
     let merged = stars(&mut studio(&only_file(&at.join("out/merge"))), &[], 1);
     println!("stars drawn with the merged model: {merged:?}");
     assert_eq!(merged.shape, learned.shape, "{merged:?} merged, {learned:?} with the LoRA");
-    let extracted = LoraFile { path: only_file(&at.join("out/extract")), strength: 1.0 };
+    let extracted = LoraFile { path: only_file(&at.join("out/extract")), config: None, strength: 1.0 };
     let extracted: Right = stars(&mut studio(&base), &[extracted], 1);
     println!("stars drawn with the extracted LoRA: {extracted:?}");
     assert!(extracted.shape + 1 >= learned.shape, "{extracted:?} extracted, {learned:?} before");

@@ -21,6 +21,8 @@ mod pictures;
 mod sample;
 #[cfg(feature = "nn")]
 mod train;
+#[cfg(feature = "nn")]
+mod velocity;
 
 /// Artifacts in memory, and what the stages said.
 struct Shelf {

@@ -15,6 +15,7 @@ use crate::cli::console::{Console, Format};
 use crate::cli::device_line::DeviceLine;
 use crate::cli::do_kind::stand_in::StandIn;
 use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere};
+use crate::cli::plan::refuse_unusable;
 use crate::cli::run::listen_to_signals;
 use crate::cli::walls::{Reach, made};
 use crate::cli::{Global, PipelineArguments, WrongArguments, WrongFile, cache_folder, open};
@@ -62,7 +63,10 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let file = folder.path().join("pipeline.yaml");
     // JSON is YAML.
     fs::write(&file, &stand_in.text).with_context(|| format!("writing `{}`", file.display()))?;
-    let pipeline = open(&PipelineArguments::new(Some(file.clone()), Vec::new()));
+    let pipeline = open(&PipelineArguments::new(Some(file.clone()), Vec::new())).and_then(|pipeline| {
+        refuse_unusable(&pipeline, &pipeline.by_default())?;
+        Ok(pipeline)
+    });
     let pipeline = pipeline.map_err(|error| match error.downcast() {
         Ok(WrongFile(problems)) => WrongFile(stand_in.on_command_line(&file, problems)).into(),
         Err(error) => error,

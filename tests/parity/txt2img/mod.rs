@@ -31,7 +31,7 @@ fn a_lora_changes_a_picture_as_its_sum_with_the_weights_does() {
     let scene = Scene::read();
     let mut studio = scene.studio();
     let folder = tempfile::tempdir().unwrap();
-    let lora = LoraFile { path: scene.write_lora(folder.path()), strength: scene.number("strength") };
+    let lora = LoraFile { path: scene.write_lora(folder.path()), config: None, strength: scene.number("strength") };
     for sampler in Sampler::ALL {
         let request = scene.request(sampler, "prompt");
         scene.assert_draws(&mut studio, &request, std::slice::from_ref(&lora), &format!("{}.lora", sampler.word()));
