@@ -1,14 +1,15 @@
 //! Finds a LoRA between two models: the best low-rank approximation of the difference of their weights, by kohya's conventions
 //! (sd-scripts, `networks/extract_lora_from_models.py`).
 //!
-//! The singular values go into `up` as a whole; both factors are clamped at a quantile of their *signed* values; alpha is the rank. One
-//! default differs: `min_diff` is 1e-6, because kohya's 0.01 drops the text encoder of many LoRAs in silence.
+//! The singular values go into `up` as a whole; alpha is the rank. Two defaults differ: `min_diff` is 1e-6, because kohya's 0.01 drops the
+//! text encoder of many LoRAs in silence, and nothing is clamped, because kohya's quantile of 0.99 costs several percent of the change.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::checkpoint::layout::{TextLayout, UnetLayout};
 use crate::checkpoint::model_file::ModelFile;
-use crate::checkpoint::modules::{Layer, text_targets, unet_targets};
+use crate::checkpoint::modules::{Layer, text_targets, unet_convolutions, unet_targets};
+use crate::lora::difference::{Differences, percent};
 use crate::lora::file::{Lora, LoraModule};
 use crate::lora::matrix::Matrix;
 use crate::lora::svd;
@@ -18,16 +19,19 @@ use crate::lora::svd;
 pub struct Extraction {
     /// At least 1; a layer with a shorter side gets that.
     pub rank: usize,
+    /// Of the 3×3 convolutions of ResNets and samplers; `None` leaves these blocks out.
+    pub conv_rank: Option<usize>,
     /// The quantile at which factors are clamped, 0 to 1; 1 clamps nothing.
     pub clamp_quantile: f64,
     /// The text encoder is left out if no weight of it differs by more.
     pub min_diff: f32,
 }
 
-/// Extracts a LoRA. `progress` is told the number of modules done and of all, and says whether to go on.
+/// Extracts a LoRA; its remarks say how much of the change it holds. `progress` is told the number of modules done and of all, and says
+/// whether to go on.
 ///
 /// # Errors
-/// If the models differ in structure, are equal, or hold values that are not finite.
+/// If the models differ in structure, are equal or differ only where no module is looked at, or hold values that are not finite.
 pub fn extract(
     tuned: &ModelFile,
     base: &ModelFile,
@@ -41,36 +45,105 @@ pub fn extract(
     let (text, base_text) = (TextLayout::infer(tuned)?, TextLayout::infer(base)?);
     let same = TextLayout { names: base_text.names.clone(), ..text.clone() } == base_text;
     ensure!(same, "the text encoders of `{}` and `{}` differ in structure", tuned.path().display(), base.path().display());
-    let text = pairs(text_targets(&text), text_targets(&base_text));
-    let unet = pairs(unet_targets(&unet), unet_targets(&base_unet));
+    let text_layers = pairs(text_targets(&text), text_targets(&base_text));
+    let mut unet_layers = pairs(unet_targets(&unet), unet_targets(&base_unet));
+    if how.conv_rank.is_some() {
+        unet_layers.extend(pairs(unet_convolutions(&unet), unet_convolutions(&base_unet)));
+    }
 
-    let all = text.len() + unet.len();
+    let all = text_layers.len() + unet_layers.len();
     let mut lora = Lora::default();
-    let (mut text_differs, mut unet_differs) = (false, false);
-    for (index, (layer, base_layer)) in text.iter().chain(&unet).enumerate() {
+    let (mut of_text, mut of_unet) = (Looked::default(), Looked::default());
+    for (index, (layer, base_layer)) in text_layers.iter().chain(&unet_layers).enumerate() {
         progress(index, all)?;
         let difference = difference(tuned, base, layer, base_layer)?;
-        let differs = difference.largest();
-        if index < text.len() {
-            text_differs |= differs > how.min_diff;
-        } else {
-            unet_differs |= differs > 0.0;
-        }
-        lora.modules.insert(layer.module.clone(), module(&difference, layer, how));
+        let module = module(&difference, layer, how);
+        let looked = if index < text_layers.len() { &mut of_text } else { &mut of_unet };
+        looked.add(&difference, &module, how.clamp_quantile);
+        lora.modules.insert(layer.module.clone(), module);
     }
     progress(all, all)?;
-    if !text_differs {
-        for (layer, _) in &text {
-            lora.modules.remove(&layer.module);
-        }
+    let outside = Differences::outside((tuned, &unet, &text), (base, &base_unet, &base_text), &lora.modules)?;
+    let differs = of_text.largest > how.min_diff;
+    if !differs {
+        lora.modules.retain(|module, _| !text_layers.iter().any(|(layer, _)| layer.module == *module));
     }
-    ensure!(
-        text_differs || unet_differs,
-        "`{}` and `{}` have the same weights: there is nothing to extract",
-        tuned.path().display(),
-        base.path().display()
-    );
+    if !differs && of_unet.largest == 0.0 {
+        let (tuned, base) = (tuned.path().display(), base.path().display());
+        bail!("{}", nothing_to_extract(&format!("`{tuned}` and `{base}`"), &of_text, &outside, how));
+    }
+    lora.remarks = remarks(&lora, &of_text, &of_unet, &outside, how);
     Ok(lora)
+}
+
+/// What was found in the layers of one network.
+#[derive(Default)]
+struct Looked {
+    largest: f32,
+    /// Sums of squares: of the differences, and of what of them the factors hold.
+    change: f64,
+    held: f64,
+}
+
+impl Looked {
+    fn add(&mut self, difference: &Matrix, module: &LoraModule, clamp_quantile: f64) {
+        self.largest = self.largest.max(difference.largest());
+        let change = squares(&difference.values);
+        self.change += change;
+        // The singular vectors are of length 1, so the columns of `up` are as long as the singular values; unless they are cut off.
+        self.held += if clamp_quantile < 1.0 {
+            let held = module.delta();
+            let rest = difference.values.iter().zip(&held.values);
+            change - rest.map(|(whole, held)| f64::from(whole - held).powi(2)).sum::<f64>()
+        } else {
+            squares(&module.up.values).min(change)
+        };
+    }
+}
+
+fn squares(values: &[f32]) -> f64 {
+    values.iter().map(|value| f64::from(*value).powi(2)).sum()
+}
+
+fn nothing_to_extract(models: &str, of_text: &Looked, outside: &Differences, how: Extraction) -> String {
+    if of_text.largest > 0.0 {
+        let (largest, min_diff) = (of_text.largest, how.min_diff);
+        return format!(
+            "{models} differ by at most {largest:e}, in the text encoder: `min_diff` is {min_diff:e}, so nothing is left to extract"
+        );
+    }
+    match outside.told(outside.change()) {
+        Some(told) => format!("{models} differ only outside the layers that are looked at: {told}"),
+        None if outside.vae_differs => format!("{models} differ only in the VAE, which no LoRA holds"),
+        None => format!("{models} have the same weights: there is nothing to extract"),
+    }
+}
+
+/// How much of the change the LoRA holds, and what it leaves out.
+fn remarks(lora: &Lora, of_text: &Looked, of_unet: &Looked, outside: &Differences, how: Extraction) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let keeps_text = of_text.largest > how.min_diff;
+    let (change, held) = match keeps_text {
+        true => (of_text.change + of_unet.change, of_text.held + of_unet.held),
+        false => (of_unet.change, of_unet.held),
+    };
+    if change > 0.0 {
+        let ranks = match how.conv_rank {
+            Some(conv_rank) => format!("rank {}, {conv_rank} in convolutions,", how.rank),
+            None => format!("rank {}", how.rank),
+        };
+        remarks.push(format!("{ranks} holds {} of the change in its {} layers", percent(held / change), lora.modules.len()));
+    }
+    let whole = of_text.change + of_unet.change + outside.change();
+    remarks.extend(outside.told(whole));
+    if !keeps_text && of_text.largest > 0.0 {
+        let (largest, min_diff) = (of_text.largest, how.min_diff);
+        remarks.push(format!("the text encoder is left out: it differs by at most {largest:e}, and `min_diff` is {min_diff:e}"));
+    }
+    if outside.vae_differs {
+        remarks.push("the VAEs differ too: no LoRA holds that".to_string());
+    }
+    remarks
 }
 
 /// `[out, in · height · width]`
@@ -84,19 +157,24 @@ fn difference(tuned: &ModelFile, base: &ModelFile, layer: &Layer, base_layer: &L
 }
 
 fn module(difference: &Matrix, layer: &Layer, how: Extraction) -> LoraModule {
-    let (mut up, mut down) = factors(difference, how.rank);
-    if how.clamp_quantile < 1.0 {
-        clamp(&mut up, &mut down, how.clamp_quantile);
-    }
     let kernel = match layer.shape[..] {
         [_, _, height, width] => Some([height, width]),
         _ => None,
     };
+    let is_convolution = kernel.is_some_and(|kernel| kernel != [1, 1]);
+    let (mut up, mut down) = factors(difference, how.conv_rank.filter(|_| is_convolution).unwrap_or(how.rank));
+    if how.clamp_quantile < 1.0 {
+        clamp(&mut up, &mut down, how.clamp_quantile);
+    }
     LoraModule { alpha: up.columns as f32, up, down, kernel }
 }
 
 /// `up` and `down` whose product is the best approximation of a difference: `up` holds the singular values.
 pub fn factors(difference: &Matrix, rank: usize) -> (Matrix, Matrix) {
+    if difference.largest() == 0.0 {
+        let rank = rank.min(difference.rows).min(difference.columns);
+        return (Matrix::zeros(difference.rows, rank), Matrix::zeros(rank, difference.columns));
+    }
     let svd = svd::leading(difference, rank);
     let mut up = svd.u;
     for row in up.values.chunks_exact_mut(svd.s.len()) {
