@@ -17,8 +17,8 @@ use crate::pipeline::item::Item;
 use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Content, Context, Draft, Effort, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
-    Worker,
+    Content, Context, Draft, Effort, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
+    StageKind, Work, Worker,
 };
 use crate::pipeline::tree::Node;
 use crate::stages::headers;

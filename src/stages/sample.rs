@@ -17,8 +17,8 @@ use crate::pipeline::item::{Fields, Item};
 use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Companion, Content, Context, Draft, Effort, Files, Finding, Form, ImpliedInput, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved,
-    Stage, StageKind, Wish, Work, Worker,
+    Companion, Content, Context, Draft, Effort, Files, Finding, Form, ImpliedInput, InputShape, InputUse, ItemStage, LoadScope,
+    Progress, Resolved, Stage, StageKind, Wish, Work, Worker,
 };
 use crate::pipeline::tree::Node;
 use crate::stages::headers;

@@ -1,29 +1,35 @@
 //! The kind `train`: pictures with captions become a LoRA, checkpoint by checkpoint.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use burn::tensor::DType;
 use serde_json::json;
 
+use crate::checkpoint::drawable;
+use crate::checkpoint::model_file::ModelFile;
+use crate::diffusion::prediction::Prediction;
 use crate::lora::network::LoraNetwork;
 use crate::lora::targets;
+use crate::models::unet::UnetConfig;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::item::{Item, by_content};
 use crate::pipeline::params::{ParamDoc, Params};
 use crate::pipeline::reference::Reference;
 use crate::pipeline::stage::{
-    Context, Effort, Ended, Files, Form, InputShape, InputUse, LoadScope, Reached, Resolved, Stage, StageKind, SubStage,
-    WholeStage, Worth,
+    Context, Effort, Ended, Epochs, Files, Finding, Form, InputShape, InputUse, LoadScope, Reached, Resolved, Stage, StageKind,
+    SubStage, WholeStage, Worth,
 };
 use crate::pipeline::tree::Node;
 use crate::prompt::chunks::CHUNK;
+use crate::stable_diffusion;
+use crate::stages::headers;
 use crate::stages::latents::{self, LatentsKind, LatentsParams};
 use crate::stages::linked::linked;
 use crate::stages::networks::{self, Precision};
 use crate::stages::train_checkpoints::{Publisher, attributes};
-use crate::stages::train_memory;
+use crate::stages::{train_memory, train_metadata};
 use crate::training::adamw::AdamW;
 use crate::training::batches::Batches;
 use crate::training::denoising::{Denoising, Example};
@@ -150,7 +156,7 @@ impl StageKind for TrainKind {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn doc(&self) -> &'static str {
@@ -266,6 +272,14 @@ impl Stage for Train {
         ]
     }
 
+    fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
+        // A VAE of its own is seen by `latents`.
+        headers::of_base(files, "base", |base| match self.params.vae {
+            None => drawable::check(base, None),
+            Some(_) => Ok(drop(drawable::check_denoiser(base)?)),
+        })
+    }
+
     fn form(&self) -> Form<'_> {
         Form::Whole(self)
     }
@@ -335,7 +349,7 @@ impl Train {
                 context.say(&format!("weights and files in {}, arithmetic in f32", precision.word()));
             }
             let settings = Settings { scales_loss: arithmetic == DType::F16, ..self.settings(items.len() as u64) };
-            fits(&examples, lent.unet().config().channels.len())?;
+            fits(&examples, lent.unet().config())?;
             let (unet, text_encoder) = lent.networks();
             let mut adapted = Vec::new();
             if settings.unet_rate > 0.0 {
@@ -370,10 +384,19 @@ impl Train {
         ));
         context.say(&memory);
         let train_text_encoder = settings.text_encoder_rate > 0.0;
+        let base_file = ModelFile::open(&context.path(base)?)?;
+        let prediction = stable_diffusion::prediction(&base_file)?.unwrap_or(Prediction::Epsilon);
+        if prediction != Prediction::Epsilon {
+            context.say("the base says that it predicts velocity: so the LoRA learns to");
+        }
         let mut objective = Denoising::new(&model, &examples, settings.batches, clip_skip, train_text_encoder)?
-            .with_checkpointing(self.params.checkpointing);
+            .with_checkpointing(self.params.checkpointing)
+            .predicting(prediction);
         let states = StateFolder::new(context.state()?);
-        let mut publisher = Publisher { params: &self.params, seed: self.seed, context, sizes: sizes(&examples) };
+        let captions = items.iter().map(|item| caption(item, context)).collect::<anyhow::Result<Vec<_>>>()?;
+        let account = train_metadata::account(&base_file, &self.instance_token, &captions, prediction)?;
+        let (params, batches, sizes) = (&self.params, settings.batches, sizes(&examples));
+        let mut publisher = Publisher { params, seed: self.seed, context, batches, account, sizes };
         Ok(match train(&settings, network, &mut objective, &states, &mut publisher)? {
             Ending::Finished => Ended::Done,
             Ending::Stopped { epoch } => Ended::Stopped(format!("stopped at epoch {epoch} of {}", self.params.epochs)),
@@ -431,6 +454,10 @@ impl WholeStage for Train {
             None | Some(0) => Reached::Start,
             Some(seen) => Reached::Part { share: seen as f64 / total as f64, words: reached(seen, images.max(1), &settings) },
         }
+    }
+
+    fn epochs(&self) -> Option<Epochs> {
+        Some(Epochs { every: self.params.save_every, last: self.params.stop_at.unwrap_or(self.params.epochs) })
     }
 
     fn horizon_components(&self) -> &'static [&'static str] {
@@ -498,10 +525,15 @@ fn reached(seen: u64, images: u64, settings: &Settings) -> String {
 /// Pixels of a side for one of a latent's, in every model of Stable Diffusion.
 const FACTOR: usize = 8;
 
-/// That a UNet of so many levels can halve every latent often enough.
-fn fits(examples: &[Example], levels: usize) -> anyhow::Result<()> {
-    let unit = 1 << (levels - 1);
-    for Example { name, shape: [_, height, width], .. } in examples {
+/// That a UNet takes latents of these channels, and can halve every one often enough.
+fn fits(examples: &[Example], unet: &UnetConfig) -> anyhow::Result<()> {
+    let unit = 1 << (unet.channels.len() - 1);
+    for Example { name, shape: [channels, height, width], .. } in examples {
+        ensure!(
+            *channels == unet.in_channels,
+            "the latent of `{name}` has {channels} channels, and this model takes {}: the VAE belongs to another model",
+            unet.in_channels
+        );
         ensure!(
             height % unit == 0 && width % unit == 0,
             "the latent of `{name}` is {width} by {height}, and this model learns from sides in multiples of {unit}: put a `resize` before \

@@ -9,6 +9,7 @@ use crate::lora::network::LoraNetwork;
 use crate::pipeline::item::Artifact;
 use crate::pipeline::stage::{Content, Context, Draft, Progress, Wish as StageWish};
 use crate::stages::train::TrainParams;
+use crate::training::batches::Batches;
 use crate::training::run::{Checkpoint, Observer, StepReport, Wish};
 
 /// The engine, as the training sees it.
@@ -16,7 +17,9 @@ pub struct Publisher<'a> {
     pub params: &'a TrainParams,
     pub seed: u64,
     pub context: &'a dyn Context,
-    /// Channels, height and width of each latent.
+    pub batches: Batches,
+    /// What all checkpoints say of the training.
+    pub account: BTreeMap<String, String>,
     /// Width and height in pixels of the pictures, and how many have them.
     pub sizes: BTreeMap<[usize; 2], usize>,
 }
@@ -87,8 +90,7 @@ impl Publisher<'_> {
                 ("ss_max_token_length", self.params.max_token_length.to_string()),
                 ("ss_seed", self.seed.to_string()),
                 ("ss_cache_latents", "True".to_string()),
-                ("ss_steps", checkpoint.seen.to_string()),
-                ("modelspec.prediction_type", "epsilon".to_string()),
+                ("ss_steps", self.batches.steps_until(checkpoint.seen).to_string()),
                 ("modelspec.resolution", format!("{width}x{height}")),
             ]
             .map(|(name, value)| (name.to_string(), value)),
@@ -101,6 +103,7 @@ impl Publisher<'_> {
             metadata.insert("ss_enable_bucket".into(), "True".into());
             metadata.insert("ss_bucket_info".into(), serde_json::json!({ "buckets": buckets }).to_string());
         }
+        metadata.extend(self.account.clone());
         metadata.extend(checkpoint.epoch.map(|epoch| ("ss_epoch".to_string(), epoch.to_string())));
         metadata
     }

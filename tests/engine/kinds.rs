@@ -14,8 +14,8 @@ use loramill::pipeline::params::{ParamDoc, Params};
 use loramill::pipeline::reference::Reference;
 use loramill::pipeline::retry::MayPass;
 use loramill::pipeline::stage::{
-    Content, Context, Draft, Editable, Effort, Ended, Epochs, Files, Form, ImpliedInput, InputShape, InputUse, ItemSize, ItemStage,
-    LoadScope, Reached, Resolved, Stage, StageKind, WholeStage, Wish, Work, Worker,
+    Content, Context, Draft, Editable, Effort, Ended, Epochs, Files, Form, ImpliedInput, InputShape, InputUse, ItemSize,
+    ItemStage, LoadScope, Reached, Resolved, Stage, StageKind, WholeStage, Wish, Work, Worker,
 };
 use loramill::pipeline::tree::Node;
 use serde_json::json;

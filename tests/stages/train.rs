@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use loramill::cache::digest::Digest;
 use loramill::checkpoint::model_file::ModelFile;
 use loramill::data::{decode, encode, resize};
+use loramill::lora::account::account;
 use loramill::lora::file::Lora;
 use loramill::pipeline::item::{Artifact, Item};
 use loramill::pipeline::stage::{Content, Context, Draft, Ended, Files, Form, Progress, Stage, Wish};
@@ -253,7 +254,15 @@ fn a_checkpoint_is_a_kohya_file() {
     fs::write(&path, &workshop.published.lock().unwrap()["e002"].1).unwrap();
     let file = ModelFile::open(&path).unwrap();
     assert_eq!(file.metadata()["ss_epoch"], "2");
-    assert_eq!(file.metadata()["ss_steps"], "4");
+    // Four images seen, two a step.
+    assert_eq!(file.metadata()["ss_steps"], "2");
+    assert_eq!(file.metadata()["modelspec.trigger_phrase"], "star");
+    assert_eq!(file.metadata()["modelspec.prediction_type"], "epsilon");
+    assert_eq!(file.metadata()["ss_num_train_images"], "2");
+    let told = account(&file).unwrap();
+    assert_eq!(told.not_said, Vec::<&str>::new());
+    assert_eq!(told.folders, [("1_star".to_string(), 2, 1)]);
+    assert!(!told.tags.is_empty());
     assert_eq!(file.metadata()["ss_network_dim"], "2");
     let up = "lora_te_text_model_encoder_layers_1_mlp_fc2.lora_up.weight";
     assert!(file.read_f32(up).unwrap().iter().any(|value| *value != 0.0));
