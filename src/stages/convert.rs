@@ -67,7 +67,7 @@ impl StageKind for ConvertKind {
     }
 
     fn version(&self) -> u32 {
-        // 2: lists of positions are whole numbers from 0.
+        // 2: lists of positions are whole numbers from 0; the strength and metadata of LoRAs.
         2
     }
 
