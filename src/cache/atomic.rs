@@ -3,25 +3,36 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use anyhow::Result;
 use rustix::fs::{FileType, OFlags};
 
+use crate::cache::digest::Digest;
 use crate::cache::faults;
 use crate::cache::file_lock;
 use crate::cache::place::Place;
-use crate::cache::trouble::disk_trouble;
+use crate::cache::trouble::{disk_trouble, user_disk_trouble};
+
+/// Of a name in bytes, that something may be put before. Most file systems take names of 255; eCryptfs, which encrypts home folders, 143.
+const LONGEST: usize = 120;
 
 /// Writes `bytes` beside `place`, makes them durable and renames.
 pub(crate) fn replace(place: impl Into<Place>, bytes: &[u8]) -> Result<()> {
-    replace_as(&place.into(), bytes, Durability::Synced)
+    replace_as(&place.into(), bytes, Durability::Synced, disk_trouble)
+}
+
+/// As `replace`, of a file outside of the cache.
+pub(crate) fn replace_users(place: impl Into<Place>, bytes: &[u8]) -> Result<()> {
+    replace_as(&place.into(), bytes, Durability::Synced, user_disk_trouble)
 }
 
 /// As `replace`, but after a power cut the file may be the old one, or empty: for what is of use only while the machine is up, or is known
 /// by a checksum.
 pub(crate) fn replace_unsynced(place: impl Into<Place>, bytes: &[u8]) -> Result<()> {
-    replace_as(&place.into(), bytes, Durability::Unsynced)
+    replace_as(&place.into(), bytes, Durability::Unsynced, disk_trouble)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,8 +41,11 @@ enum Durability {
     Unsynced,
 }
 
-fn replace_as(place: &Place, bytes: &[u8], durability: Durability) -> Result<()> {
-    let trouble = |error| disk_trouble(error, "writing", place);
+/// Words for what a disk answers.
+type Told = fn(io::Error, &str, &Path) -> anyhow::Error;
+
+fn replace_as(place: &Place, bytes: &[u8], durability: Durability, told: Told) -> Result<()> {
+    let trouble = |error| told(error, "writing", place);
     // The mode a plain `create` asks for; the umask takes its share. That of a link says nothing.
     let old = place.stat().ok().filter(|old| FileType::from_raw_mode(old.st_mode).is_file());
     let mut new = Replacement::begin(place, old.map_or(0o666, |old| old.st_mode)).map_err(trouble)?;
@@ -108,7 +122,11 @@ pub(crate) fn sweep(target: impl Into<Place>) {
 
 fn place_beside(target: &Place) -> io::Result<Place> {
     let mut name = OsString::from(".loramill-");
-    name.push(target.file_name().ok_or(ErrorKind::InvalidInput)?);
+    match target.file_name().ok_or(ErrorKind::InvalidInput)? {
+        // With more before it the name could be too long for the disk.
+        long if long.len() > LONGEST => name.push(Digest::of(long.as_bytes()).short()),
+        short => name.push(short),
+    }
     Ok(target.beside(name))
 }
 
@@ -203,6 +221,17 @@ mod tests {
         });
         let text = fs::read(&path).unwrap();
         assert_eq!(text, vec![text[0]; 10_000]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_with_the_longest_name_is_replaced_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x".repeat(255));
+        for bytes in [b"old", b"new"] {
+            replace(&path, bytes).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -6,7 +6,7 @@
 //! records          key → outputs, a log that only grows; record-index finds a key in it
 //! stat-index       what files contained, by stat; text-index the same for captions
 //! state/<key>/     what an interrupted run goes on from
-//! displaced/       files that made room for others in the user's folders, for 30 days
+//! displaced/       files that made room for others in the user's folders, for 30 days; displaced-ages on how many of them something ran
 //! outputs/         what was written into `out/` folders
 //! locks/  roots/   who works on what; which repositories use this cache
 //! runs/            how far a run is, the wish that it stop, and what it rests on
@@ -31,6 +31,7 @@ pub mod stat_index;
 
 pub mod regular_file;
 
+mod displaced_age;
 pub mod locate;
 pub mod locks;
 mod run_files;
@@ -62,6 +63,7 @@ use rustix::fs::OFlags;
 
 use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
+use crate::cache::displaced_age::Ages;
 use crate::cache::objects::{Damaged, Objects};
 use crate::cache::place::{Place, Root};
 use crate::cache::record_log::RecordLog;
@@ -75,12 +77,15 @@ use crate::cache::trust::Named;
 use crate::cache::uses::Uses;
 use crate::cache::workspace::Workspace;
 
-/// Displaced files are kept this long.
+/// In bytes. Most file systems take names of 255; eCryptfs, which encrypts home folders, takes 143.
+const LONGEST_NAME: usize = 143;
+
+/// Displaced files are kept at least this long.
 const DISPLACED_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Replaces a file of the user's as a whole: at no moment is it half-written.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    atomic::replace(path, bytes)
+    atomic::replace_users(path, bytes)
 }
 
 /// A cache folder. Any number of processes may have it open; threads share one.
@@ -347,9 +352,19 @@ impl Cache {
         faults::pass("displace.folder")
             .and_then(|()| folder.make_folder())
             .map_err(|error| disk_trouble(error, "creating", &folder))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = now();
         for number in 0u32.. {
-            let target = folder.inside(format!("{}.{:09}.{number}.{name}", now.as_secs(), now.subsec_nanos()));
+            let stamp = format!("{}.{:09}.{number}", now.as_secs(), now.subsec_nanos());
+            let alone = folder.inside(&stamp);
+            // Together they could be too long for the disk.
+            let is_long = stamp.len() + 1 + name.len() > LONGEST_NAME;
+            if is_long {
+                match alone.make_new_folder() {
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                    made => made.map_err(|error| disk_trouble(error, "creating", &alone))?,
+                }
+            }
+            let target = if is_long { alone.inside(name) } else { folder.inside(format!("{stamp}.{name}")) };
             let moved = match faults::pass("displace.rename").and_then(|()| rename_new(&place, &target)) {
                 Err(error) if error.kind() == ErrorKind::CrossesDevices => move_by_copy(&place, &target),
                 moved => moved,
@@ -357,30 +372,56 @@ impl Cache {
             match moved {
                 Ok(()) => return Ok(target.to_path_buf()),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(disk_trouble(error, &format!("moving `{}` to", place.display()), &target)),
+                Err(error) => {
+                    if is_long && !faults::is_dead() {
+                        // Nothing lies in it.
+                        let _ = alone.remove_empty_folder();
+                    }
+                    return Err(disk_trouble(error, &format!("moving `{}` to", place.display()), &target));
+                }
             }
         }
         unreachable!("there is always another number")
     }
 
-    /// Removes displaced files that are older than 30 days.
+    /// For a run: removes displaced files that are older than 30 days, by the clock and by the days on which pipelines ran.
     pub fn forget_old_displaced(&self) -> Result<()> {
-        for path in self.old_displaced()? {
+        self.forget_old_displaced_at(now())
+    }
+
+    /// `now`: since 1970.
+    fn forget_old_displaced_at(&self, now: Duration) -> Result<()> {
+        let place = self.displaced_ages();
+        let mut ages = Ages::read(&place);
+        let displaced = list(&self.place("displaced"))?;
+        let names = displaced.iter().filter_map(|path| path.file_name()?.to_str());
+        if !(displaced.is_empty() && ages == Ages::default()) && ages.count(now.as_secs() / (24 * 60 * 60), names) {
+            ages.write(&place)?;
+        }
+        for path in self.old_displaced_at(now)? {
             path.remove_all().map_err(|error| disk_trouble(error, "removing", &path))?;
         }
         Ok(())
     }
 
-    /// Displaced files that are older than 30 days.
+    /// Displaced files that a run would remove.
     pub(crate) fn old_displaced(&self) -> Result<Vec<Place>> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.old_displaced_at(now())
+    }
+
+    fn old_displaced_at(&self, now: Duration) -> Result<Vec<Place>> {
+        let ages = Ages::read(&self.displaced_ages());
         let mut old = list(&self.place("displaced"))?;
         old.retain(|path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            let since = name.and_then(|name| name.split('.').next()?.parse().ok()).map(Duration::from_secs);
-            since.is_some_and(|since| now.saturating_sub(since) > DISPLACED_FOR)
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+            let since = name.split('.').next().and_then(|since| since.parse().ok()).map(Duration::from_secs);
+            ages.is_old(name) && since.is_some_and(|since| now.saturating_sub(since) > DISPLACED_FOR)
         });
         Ok(old)
+    }
+
+    fn displaced_ages(&self) -> Place {
+        self.place("displaced-ages")
     }
 
     fn records(&self) -> Result<&RecordLog> {
@@ -400,6 +441,11 @@ impl Cache {
         // Of two threads one finds its workspace in place, the other drops its own.
         Ok(self.workspace.get_or_init(|| made))
     }
+}
+
+/// Since 1970.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 impl Drop for Cache {

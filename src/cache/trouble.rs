@@ -5,20 +5,32 @@ use std::path::Path;
 
 use anyhow::Error;
 
-/// For a full disk.
-const FREE_SPACE: &str = "; free space there or name another place with `--cache DIR`, then run again: what is done stays done";
+/// How every remedy for a full disk begins.
+const FREE_SPACE: &str = "; free space there";
+/// How it goes on in a cache, which may lie anywhere.
+const OR_ELSEWHERE: &str = " or name another place with `--cache DIR`";
+const THEN: &str = ", then run again: what is done stays done";
 
-/// `error` as a sentence: what was tried (`writing`), on which path, and what the user can do about a full or a broken disk.
+/// `error` as a sentence: what was tried (`writing`), on which path of the cache, and what the user can do about a full or a broken disk.
 pub(crate) fn disk_trouble(error: io::Error, trying: &str, path: &Path) -> Error {
+    trouble(error, trying, path, OR_ELSEWHERE)
+}
+
+/// As `disk_trouble`, on a path of the user's, where no other cache would help.
+pub(crate) fn user_disk_trouble(error: io::Error, trying: &str, path: &Path) -> Error {
+    trouble(error, trying, path, "")
+}
+
+fn trouble(error: io::Error, trying: &str, path: &Path, elsewhere: &str) -> Error {
     let remedy = match error.kind() {
-        kind if is_full(kind) => FREE_SPACE,
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-            "; make the folder writable or name another place with `--cache DIR`"
-        }
+        kind if is_full(kind) => format!("{FREE_SPACE}{elsewhere}{THEN}"),
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => format!("; make the folder writable{elsewhere}"),
+        io::ErrorKind::InvalidFilename => "; the disk takes no name that long: give it a shorter one".to_string(),
         _ if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
-            "; the disk reports a defect: check it, or name another place with `--cache DIR`"
+            let or = if elsewhere.is_empty() { String::new() } else { format!(",{elsewhere}") };
+            format!("; the disk reports a defect: check it{or}")
         }
-        _ => "",
+        _ => String::new(),
     };
     let message = format!("{trying} `{}`: {error}{remedy}", path.display());
     Error::new(error).context(message)
@@ -30,7 +42,7 @@ pub(crate) fn told(error: &Error) -> String {
     let text = format!("{error:#}");
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     let lacks_remedy = causes.any(|cause| is_full(cause.kind())) && !text.contains(FREE_SPACE);
-    if lacks_remedy { text + FREE_SPACE } else { text }
+    if lacks_remedy { text + FREE_SPACE + OR_ELSEWHERE + THEN } else { text }
 }
 
 fn is_full(kind: io::ErrorKind) -> bool {
@@ -49,6 +61,8 @@ mod tests {
         for error in [of_a_kind, ours] {
             assert_eq!(told(&error).matches("; free space there").count(), 1, "{}", told(&error));
         }
+        let outside = user_disk_trouble(full(), "writing", Path::new("out/a.png"));
+        assert!(told(&outside).ends_with("; free space there, then run again: what is done stays done"), "{}", told(&outside));
         let other = Error::new(io::Error::from(io::ErrorKind::NotFound)).context("reading `a.png`");
         assert!(!told(&other).contains("free space"));
     }

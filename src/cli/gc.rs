@@ -152,7 +152,7 @@ fn text(cache: &Cache, collected: &Collected, options: &CollectOptions) -> Strin
     add_kinds(&mut rows, goes, &collected.garbage);
     add_kinds(&mut rows, if collected.deleted { "evicted" } else { "would be evicted" }, &collected.evicted);
     rows.add(goes, "old states of trainings", collected.old_states);
-    rows.add(goes, "files displaced more than 30 days ago", collected.old_displaced);
+    rows.add(goes, "files displaced long ago", collected.old_displaced);
     text.push_str(&rows.to_text());
 
     let freed = collected.freed();

@@ -20,7 +20,7 @@ use crate::cache::faults;
 use crate::cache::place::{Place, Root};
 use crate::cache::renames::rename_new;
 use crate::cache::stat_index::FileStat;
-use crate::cache::trouble::disk_trouble;
+use crate::cache::trouble::user_disk_trouble;
 use crate::pipeline::item::Item;
 use crate::pipeline::names::is_plain_path;
 use crate::pipeline::out_manifest::{Entry, Manifest};
@@ -55,8 +55,8 @@ pub fn materialise(cache: &Cache, out: &Path, stage: &str, tree: &Digest, items:
         return Ok(Report::default());
     }
     let wanted = wanted(items, fields)?;
-    fs::create_dir_all(out).map_err(|error| disk_trouble(error, "creating", out))?;
-    let root = Root::open(out).map_err(|error| disk_trouble(error, "opening", out))?;
+    fs::create_dir_all(out).map_err(|error| user_disk_trouble(error, "creating", out))?;
+    let root = Root::open(out).map_err(|error| user_disk_trouble(error, "opening", out))?;
     let mut work = Work::new(cache, out, stage, &root);
     if !manifest.entries.is_empty() {
         // What is about to change is forgotten first: after a kill a file that is missing is not one that the user removed.
@@ -98,6 +98,9 @@ pub fn sweep(out: &Path) {
     // What cannot be removed now is emptied before it is used.
     let _ = Root::open(out).and_then(|root| root.place(SCRATCH).remove_all());
 }
+
+/// In bytes, of a name in most file systems.
+const LONGEST_NAME: usize = 255;
 
 /// Whether `<out>/<stage>/` shows `fields` of the items that `tree` lists, and nobody touched it: then there is nothing to do.
 pub fn is_shown(cache: &Cache, out: &Path, stage: &str, tree: &Digest, fields: &[&str]) -> bool {
@@ -163,10 +166,23 @@ pub(crate) fn shown_as(item: &Item, fields: &[&str]) -> Vec<(String, String)> {
         let Some(artifact) = item.fields.get(*field) else { continue };
         let extension = artifact.extension.as_str();
         let stem = if extensions.insert(extension) { item.name.clone() } else { format!("{}.{field}", item.name) };
-        let path = if extension.is_empty() { stem } else { format!("{stem}.{extension}") };
-        shown.push((field.to_string(), path));
+        let ending = if extension.is_empty() { String::new() } else { format!(".{extension}") };
+        shown.push((field.to_string(), fitting(stem, &ending)));
     }
     shown
+}
+
+/// The path of a file, its name cut and told apart by a digest where it would be too long for a disk.
+fn fitting(stem: String, ending: &str) -> String {
+    let start = stem.rfind('/').map_or(0, |slash| slash + 1);
+    let name = &stem[start..];
+    if name.len() + ending.len() <= LONGEST_NAME {
+        return stem + ending;
+    }
+    let mark = format!("~{}", Digest::of(name.as_bytes()).short());
+    let room = LONGEST_NAME.saturating_sub(ending.len() + mark.len());
+    let end = (0..=room.min(name.len())).rev().find(|&end| name.is_char_boundary(end)).unwrap_or_default();
+    format!("{}{mark}{ending}", &stem[..start + end])
 }
 
 /// A folder that is being brought up to date.
@@ -260,11 +276,11 @@ impl<'a> Work<'a> {
         let folders: BTreeSet<&Path> = missing.iter().filter_map(|(path, _)| Path::new(path).parent()).collect();
         for folder in folders {
             let folder = self.folder.inside(folder);
-            folder.make_folder().map_err(|error| disk_trouble(error, "creating", &folder))?;
+            folder.make_folder().map_err(|error| user_disk_trouble(error, "creating", &folder))?;
         }
         // Where many files are written, the folder is not looked for each time.
         for folder in [&mut self.folder, &mut self.scratch] {
-            *folder = folder.held().map_err(|error| disk_trouble(error, "opening", folder))?;
+            *folder = folder.held().map_err(|error| user_disk_trouble(error, "opening", folder))?;
         }
         let this = &*self;
         // Each is looked at before the first failure is told: all that is damaged is found at once.
@@ -277,9 +293,9 @@ impl<'a> Work<'a> {
     /// What the manifest says must still be true after a power cut.
     fn make_durable(&self, written: &[(&String, &Wanted)]) -> Result<()> {
         if written.len() > SYNCED_ALONE {
-            let open = self.folder.open_folder().map_err(|error| disk_trouble(error, "opening", &self.folder))?;
+            let open = self.folder.open_folder().map_err(|error| user_disk_trouble(error, "opening", &self.folder))?;
             let synced = rustix::fs::syncfs(open).map_err(io::Error::from);
-            return synced.map_err(|error| disk_trouble(error, "making durable", &self.folder));
+            return synced.map_err(|error| user_disk_trouble(error, "making durable", &self.folder));
         }
         // A folder may be new itself.
         let mut folders = BTreeSet::from([Path::new("")]);
@@ -287,12 +303,12 @@ impl<'a> Work<'a> {
             folders.extend(Path::new(path).ancestors().skip(1));
             let place = self.folder.inside(path);
             let synced = place.open(OFlags::RDONLY).and_then(|open| open.sync_all());
-            synced.map_err(|error| disk_trouble(error, "making durable", &place))?;
+            synced.map_err(|error| user_disk_trouble(error, "making durable", &place))?;
         }
         for folder in folders {
             let place = if folder == Path::new("") { self.folder.clone() } else { self.folder.inside(folder) };
             let synced = place.open_folder().and_then(|open| open.sync_all());
-            synced.map_err(|error| disk_trouble(error, "making durable", &place))?;
+            synced.map_err(|error| user_disk_trouble(error, "making durable", &place))?;
         }
         Ok(())
     }
@@ -314,7 +330,7 @@ impl<'a> Work<'a> {
         let stat = match full.stat() {
             Ok(stat) => stat,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Cleared::Nothing),
-            Err(error) => return Err(disk_trouble(error, "reading", &full)),
+            Err(error) => return Err(user_disk_trouble(error, "reading", &full)),
         };
         let found = FileStat::from(&stat);
         let is_file = FileType::from_raw_mode(stat.st_mode).is_file();
@@ -333,7 +349,7 @@ impl<'a> Work<'a> {
         }
         // Contents that the store has are nobody's work: an earlier run was killed before it noted what it wrote.
         if untouched.is_some() || digest.is_some_and(|digest| self.cache.contains(&digest, found.size)) {
-            full.remove().map_err(|error| disk_trouble(error, "removing", &full))?;
+            full.remove().map_err(|error| user_disk_trouble(error, "removing", &full))?;
             return Ok(Cleared::Ours);
         }
         let moved = self.move_to_yours(path, &full)?;
@@ -347,7 +363,7 @@ impl<'a> Work<'a> {
                 1 => self.yours.inside(path),
                 _ => self.yours.inside(format!("{number}")).inside(path),
             };
-            let trouble = |error| disk_trouble(error, &format!("moving `{}` to", full.display()), &target);
+            let trouble = |error| user_disk_trouble(error, &format!("moving `{}` to", full.display()), &target);
             target.folder().make_folder().map_err(trouble)?;
             match rename_new(full, &target) {
                 Ok(()) => return Ok(target.to_path_buf()),
@@ -371,11 +387,11 @@ impl<'a> Work<'a> {
                 let _ = scratch.remove();
             }
             match error.downcast::<io::Error>() {
-                Ok(error) => disk_trouble(error, "writing", &full),
+                Ok(error) => user_disk_trouble(error, "writing", &full),
                 Err(error) => error.context(format!("writing `{}`", full.display())),
             }
         })?;
-        let stat = full.stat().map_err(|error| disk_trouble(error, "reading", &full))?;
+        let stat = full.stat().map_err(|error| user_disk_trouble(error, "reading", &full))?;
         Ok(Entry { path: path.to_string(), digest: want.digest, stat: FileStat::from(&stat), linked })
     }
 
@@ -411,10 +427,10 @@ impl<'a> Work<'a> {
 
     fn empty_scratch(&self) -> Result<()> {
         match self.scratch.remove_all() {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(disk_trouble(error, "emptying", &self.scratch)),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(user_disk_trouble(error, "emptying", &self.scratch)),
             _ => {}
         }
-        self.scratch.make_folder().map_err(|error| disk_trouble(error, "creating", &self.scratch))
+        self.scratch.make_folder().map_err(|error| user_disk_trouble(error, "creating", &self.scratch))
     }
 
     fn remove_empty_folders(&self, path: &str) {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::stat_index::FileStat;
-use crate::cache::trouble::disk_trouble;
+use crate::cache::trouble::user_disk_trouble;
 use crate::pipeline::commit::out_folder;
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::item::Item;
@@ -80,7 +80,7 @@ impl Shown {
         match self.copy(&copy) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(disk_trouble(error, &format!("copying `{}` to", self.path.display()), &copy)),
+            Err(error) => return Err(user_disk_trouble(error, &format!("copying `{}` to", self.path.display()), &copy)),
         }
         let batch = cache.batch();
         let stored = batch.put_file(&copy)?;
