@@ -143,7 +143,7 @@ fn refuse_empty_folders(pipeline: &Pipeline) -> anyhow::Result<()> {
     let mut diagnostics = Diagnostics::default();
     for (index, input) in pipeline.inputs.iter().enumerate() {
         let is_read = pipeline.stages.iter().flat_map(|stage| &stage.edges).any(|edge| edge.from == Producer::Input(index));
-        if let (true, Found::Photos { folder, files, skipped }) = (is_read, &input.found)
+        if let (true, Found::Photos { folder, files, skipped, .. }) = (is_read, &input.found)
             && files.is_empty()
             && skipped.is_empty()
         {

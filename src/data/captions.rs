@@ -98,10 +98,37 @@ impl Template {
     }
 }
 
+/// Larger files are no captions.
+pub const LARGEST: u64 = 1 << 20;
+
+/// An error for a file that is too large for a caption: asked before it is read.
+pub fn check_size(bytes: u64) -> anyhow::Result<()> {
+    ensure!(bytes <= LARGEST, "the text is larger than 1 MiB, which is no caption");
+    Ok(())
+}
+
+/// A word before a training of which no picture has a caption, if that is so. `None` stands for a picture without one.
+pub fn all_empty<'c>(captions: impl IntoIterator<Item = Option<&'c str>>) -> Option<String> {
+    let mut count = 0;
+    for caption in captions {
+        if caption.is_some_and(|caption| !caption.trim().is_empty()) {
+            return None;
+        }
+        count += 1;
+    }
+    let all = if count == 1 { "the caption of the only picture is".to_string() } else { format!("all {count} captions are") };
+    (count > 0).then(|| {
+        format!("{all} empty: the concept is learned without words; put texts beside the photos or into `captions/`, if that is not meant")
+    })
+}
+
 /// The text of a file in the form in which captions are compared and kept: UTF-8 without a byte order mark, lines ended by LF, no spaces
 /// at the end of a line and no empty lines at the end.
 pub fn normalise(bytes: &[u8]) -> anyhow::Result<String> {
+    check_size(bytes.len() as u64)?;
     let text = std::str::from_utf8(bytes).context("the text is not UTF-8; save it as UTF-8")?;
+    let is_foreign = |letter: char| letter < ' ' && !matches!(letter, '\t' | '\n' | '\r' | '\x0b' | '\x0c');
+    ensure!(!text.chars().any(is_foreign), "the text holds NUL or other control characters, as UTF-16 does; save it as UTF-8");
     let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n").replace('\r', "\n");
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     let is_conflict = lines.iter().any(|line| line.starts_with("<<<<<<<") || line.starts_with(">>>>>>>"));
@@ -174,7 +201,18 @@ mod tests {
         assert_eq!(normalise(b"\xef\xbb\xbfa star, \r\nred  \r\n\r\n").unwrap(), "a star,\nred");
         assert_eq!(normalise(b"  \n").unwrap(), "");
         assert!(normalise(b"caf\xe9").unwrap_err().to_string().contains("UTF-8"));
+        let utf16: Vec<u8> = "a star".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        assert!(normalise(&utf16).unwrap_err().to_string().contains("save it as UTF-8"));
+        assert!(normalise(&vec![b'a'; LARGEST as usize + 1]).unwrap_err().to_string().contains("1 MiB"));
         assert!(normalise(b"a\n<<<<<<< ours\nb").unwrap_err().to_string().contains("conflict"));
+    }
+
+    #[test]
+    fn a_word_is_said_only_if_no_picture_has_a_caption() {
+        assert_eq!(all_empty([Some("a"), None]), None);
+        assert_eq!(all_empty([]), None);
+        assert!(all_empty([Some(" "), None]).unwrap().starts_with("all 2 captions are empty"));
+        assert!(all_empty([None]).unwrap().starts_with("the caption of the only picture is empty"));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Pipeline {
     pub stages: Vec<LoadedStage>,
     /// What is worth a word and no error: a single photo, an input that nothing reads.
     pub remarks: Vec<String>,
+    /// Which texts beside photos belong to none, and which photos have none: runs say it too.
+    pub text_remarks: Vec<String>,
 }
 
 /// Something that is read from disk.
@@ -53,6 +55,8 @@ pub enum Found {
         files: Vec<InputFile>,
         /// Photos that `skip:` leaves out, by name: nobody opens them.
         skipped: BTreeSet<String>,
+        /// The files that are no pictures.
+        beside: Vec<PathBuf>,
     },
     /// One file: one item with one field, see `InputUse::field_of_file`.
     File(PathBuf),

@@ -28,7 +28,7 @@ pub struct InputFile {
     /// Path below the folder without extension, NFC, with `/`.
     pub name: String,
     pub image: PathBuf,
-    /// The `.txt` file beside it with the same stem.
+    /// The text beside it, once `sidecars` has paired them.
     pub sidecar: Option<PathBuf>,
 }
 
@@ -43,6 +43,8 @@ pub struct Listing {
     pub copies: Vec<PathBuf>,
     /// The names of photos that are left out. Nothing is known of their contents, and nothing can be wrong with them.
     pub skipped: BTreeSet<String>,
+    /// The files that are no pictures: texts of photos are among them.
+    pub beside: Vec<PathBuf>,
 }
 
 /// Why a folder cannot be an input. `Display` says it to the user.
@@ -91,7 +93,6 @@ pub fn survey(folder: &Path, is_skipped: &(dyn Fn(&str) -> bool + Sync)) -> (Lis
             }
         }
     }
-    let mut sidecars = HashMap::new();
     let mut unusual = Vec::new();
     let met: Vec<Met> = paths.into_par_iter().with_min_len(64).map(|path| Met::of(folder, path, is_skipped)).collect();
     for met in met {
@@ -102,20 +103,14 @@ pub fn survey(folder: &Path, is_skipped: &(dyn Fn(&str) -> bool + Sync)) -> (Lis
             }
             Met::Unusual(file) => unusual.push(file),
             Met::Skipped(name) => drop(listing.skipped.insert(name)),
-            Met::Sidecar { name, path } => drop(sidecars.insert(name, path)),
+            Met::Other(path) => listing.beside.push(path),
             Met::OtherPicture(kind, path) => listing.unread.push((kind, path)),
             Met::NotText(path) => problems.push(Unusable::NotText { path }),
-            Met::Nothing => {}
         }
     }
     take_unusual(unusual, &mut listing);
     listing.files.sort_by(|a, b| (&a.name, &a.image).cmp(&(&b.name, &b.image)));
     listing.unread.sort();
-    if !sidecars.is_empty() {
-        for file in &mut listing.files {
-            file.sidecar = sidecars.remove(&file.name);
-        }
-    }
     problems.extend(equal_names(&listing.files));
     (listing, problems)
 }
@@ -130,29 +125,23 @@ enum Met {
     Unusual(InputFile),
     /// The name of a photo that is left out.
     Skipped(String),
-    Sidecar {
-        name: String,
-        path: PathBuf,
-    },
     OtherPicture(Kind, PathBuf),
     /// Its name.
     NotText(PathBuf),
-    Nothing,
+    Other(PathBuf),
 }
 
 impl Met {
     fn of(folder: &Path, path: PathBuf, is_skipped: &dyn Fn(&str) -> bool) -> Self {
-        let is_text = is_sidecar(&path);
+        let is_text = is_text(&path);
         let told = if is_text { Told::NoPicture } else { Told::of(&path) };
         match told {
-            Told::NoPicture if !is_text => return Self::Nothing,
+            Told::NoPicture if is_text && item_name(folder, &path).is_none() => return Self::NotText(path),
+            Told::NoPicture => return Self::Other(path),
             Told::ByName(kind) | Told::ByContents(kind) if !kind.is_read() => return Self::OtherPicture(kind, path),
             _ => {}
         }
         let Some(name) = item_name(folder, &path) else { return Self::NotText(path) };
-        if is_text {
-            return Self::Sidecar { name, path };
-        }
         if is_skipped(&name) {
             return Self::Skipped(name);
         }
@@ -196,12 +185,13 @@ pub fn is_visible_name(name: &OsStr) -> bool {
     !name.as_encoded_bytes().starts_with(b".") && !is_junk_folder(name)
 }
 
-/// Whether a file would be read from a folder of photos: a picture, or a text beside one.
-pub fn is_read(path: &Path) -> bool {
-    is_sidecar(path) || Told::of(path).is_readable()
+/// Whether a file would be read from a folder of photos as a picture.
+pub fn is_picture(path: &Path) -> bool {
+    !is_text(path) && Told::of(path).is_readable()
 }
 
-fn is_sidecar(path: &Path) -> bool {
+/// By its name, so that no text is opened to see that it is no picture.
+fn is_text(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"))
 }
 
@@ -268,8 +258,6 @@ mod tests {
         let files = list(folder.path()).expect("listed");
         let names: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "day 2/a", "day 2/x.y"]);
-        assert_eq!(files[0].sidecar.as_deref(), Some(folder.path().join("a.txt").as_path()));
-        assert!(files[1..].iter().all(|f| f.sidecar.is_none()));
     }
 
     #[test]
@@ -318,7 +306,7 @@ mod tests {
         let names: Vec<&str> = listing.files.iter().map(|file| file.name.as_str()).collect();
         assert_eq!((names, problems.len()), (vec!["a", "b", "plain"], 0));
         assert_eq!(listing.copies, [folder.path().join("a.jpg_original")]);
-        assert!(is_read(&folder.path().join("plain")) && !is_read(&folder.path().join("c.dat")));
+        assert!(is_picture(&folder.path().join("plain")) && !is_picture(&folder.path().join("c.dat")));
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub fn read(
     for index in used {
         let input = &pipeline.inputs[index];
         let given = match &input.found {
-            Found::Photos { folder, files, skipped } => {
+            Found::Photos { folder, files, skipped, .. } => {
                 if files.is_empty() && !skipped.is_empty() {
                     bail!(
                         "`skip:` leaves out all {} photos of input `{}`: nothing is left to train on",

@@ -16,6 +16,7 @@ use crate::pipeline::load_stages::{FileScope, load_stages};
 use crate::pipeline::names::is_name;
 use crate::pipeline::params::ParamValue;
 use crate::pipeline::settings::{self, TOP_LEVEL};
+use crate::pipeline::sidecars;
 use crate::pipeline::sources::{self, Photos, Surroundings};
 use crate::pipeline::spec;
 use crate::pipeline::stage::StageKind;
@@ -177,6 +178,8 @@ impl Loader<'_> {
         checkpoints::check(&stages, picked, self.diagnostics);
         tell_readers(&mut stages);
         self.remark_on(&inputs, &stages, &skip);
+        let mut text_remarks = Vec::new();
+        sidecars::pair_all(&mut inputs, &stages, &mut text_remarks, self.diagnostics);
         Pipeline {
             file: file.to_path_buf(),
             folder: self.folder.to_path_buf(),
@@ -190,6 +193,7 @@ impl Loader<'_> {
             inputs,
             stages,
             remarks: std::mem::take(&mut self.remarks),
+            text_remarks,
         }
     }
 

@@ -43,6 +43,7 @@ mod companions;
 pub mod edges;
 pub mod load;
 mod load_stages;
+pub mod sidecars;
 pub mod sources;
 
 pub mod schema;

@@ -154,7 +154,9 @@ fn local(
     }
     match path.metadata() {
         Ok(metadata) if metadata.is_dir() => match listed {
-            Photos::Unlisted => Some(Found::Photos { folder: path, files: Vec::new(), skipped: BTreeSet::new() }),
+            Photos::Unlisted => {
+                Some(Found::Photos { folder: path, files: Vec::new(), skipped: BTreeSet::new(), beside: Vec::new() })
+            }
             Photos::Listed(skip) => photos(name, written, path, node, skip, remarks, diagnostics),
         },
         Ok(metadata) if metadata.is_file() => Some(Found::File(path)),
@@ -222,7 +224,7 @@ fn photos(
     if listing.files.len() == 1 {
         remarks.push(format!("`{name}` is a single photo: training will learn that picture rather than the concept"));
     }
-    Some(Found::Photos { folder, files: listing.files, skipped: listing.skipped })
+    Some(Found::Photos { folder, files: listing.files, skipped: listing.skipped, beside: listing.beside })
 }
 
 /// One word on all pictures of a folder that are not read: how many of what, and what to do.

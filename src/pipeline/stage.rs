@@ -12,6 +12,7 @@ use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::item::{Artifact, Fields, Item, ItemSet};
 use crate::pipeline::params::ParamDoc;
 use crate::pipeline::reference::Reference;
+use crate::pipeline::sidecars::Endings;
 use crate::pipeline::tree::Node;
 
 /// A type of work: one file in `stages/`.
@@ -116,6 +117,11 @@ pub trait Stage: Send + Sync {
     /// `<stage>/<sub-stage>`.
     fn sub_stages(&self) -> Vec<SubStage> {
         Vec::new()
+    }
+
+    /// How the names of the texts beside photos end that it reads as `sidecar`; `None` if it reads none.
+    fn sidecar_endings(&self) -> Option<&Endings> {
+        None
     }
 
     /// The text field that people may edit in a folder beside the pipeline.

@@ -7,6 +7,7 @@ use crate::data::captions::{self, NotATemplate, Place, Template};
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::params::{ParamDoc, ParamValue, Params};
 use crate::pipeline::reference::Reference;
+use crate::pipeline::sidecars::Endings;
 use crate::pipeline::stage::{
     Content, Context, Draft, Editable, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
     Worker, Worth,
@@ -29,6 +30,9 @@ params! {
         /// The text of `model: template`, the same for every picture but for its places: `{name}` is the picture's name without folders and
         /// ending, `_` and `-` read as spaces; `{folder}` the folder it lies in; `{sidecar}` the text beside the photo; `{{` a brace.
         result template: Option<Template> = None,
+        /// How the names of the texts beside the photos end, one or several: `.caption`, `[.txt, .caption]`; `.png.txt` for
+        /// `IMG_1.png.txt` beside `IMG_1.png`. Two texts for one photo are an error.
+        input endings: Endings = Endings::usual(),
         /// Put before the text as written: end it with `, ` if it needs that.
         result prefix: String = String::new(),
         /// Put after the text as written.
@@ -144,6 +148,10 @@ impl Stage for CaptionParams {
         Form::Items(self)
     }
 
+    fn sidecar_endings(&self) -> Option<&Endings> {
+        self.asks_for(Place::Sidecar).then_some(&self.endings)
+    }
+
     fn editable(&self) -> Option<Editable> {
         Some(Editable { field: "caption", folder: "captions", extension: "txt", is_quick: true })
     }
@@ -187,8 +195,10 @@ impl Worker for CaptionParams {
     fn run(&self, work: &Work, context: &dyn Context) -> anyhow::Result<Vec<Draft>> {
         let sidecar = match work.inputs.get("sidecar") {
             None => String::new(),
-            Some(file) => captions::normalise(&context.read(file)?)
-                .with_context(|| format!("reading `{}.{}`", work.name, file.extension))?,
+            Some(file) => {
+                let reading = || format!("reading `{}.{}`", work.name, file.extension);
+                captions::check_size(file.size).and_then(|()| captions::normalise(&context.read(file)?)).with_context(reading)?
+            }
         };
         let value = |name: &str| work.values.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
         let text = match (self.model, &self.template) {

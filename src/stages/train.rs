@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::checkpoint::drawable;
 use crate::checkpoint::model_file::ModelFile;
+use crate::data::captions::all_empty;
 use crate::diffusion::prediction::Prediction;
 use crate::lora::network::LoraNetwork;
 use crate::lora::targets;
@@ -33,7 +34,7 @@ use crate::stages::{train_memory, train_metadata};
 use crate::training::adamw::AdamW;
 use crate::training::batches::Batches;
 use crate::training::denoising::{Denoising, Example};
-use crate::training::instance_prompt::{Doubling, InstancePrompt};
+use crate::training::instance_prompt::{Doubling, FILEWORDS, InstancePrompt};
 use crate::training::learning_rate::{LearningRate, Schedule};
 use crate::training::memory_plan::Load;
 use crate::training::run::{Checkpoint, Ending, Settings, train};
@@ -312,6 +313,11 @@ impl Stage for Train {
         let items = inputs.items("images");
         if items.len() == 1 {
             lines.push(format!("`{}` is the only picture: a LoRA learns it by heart", items[0].name));
+        }
+        if self.params.instance_prompt.contains(FILEWORDS) {
+            // A caption that is not made yet says nothing.
+            let captions: anyhow::Result<Vec<String>> = items.iter().map(|item| caption(item, files)).collect();
+            lines.extend(captions.ok().and_then(|captions| all_empty(captions.iter().map(|caption| Some(caption.as_str())))));
         }
         for item in items {
             let Ok(caption) = caption(item, files) else { continue };

@@ -321,3 +321,15 @@ fn one_picture_and_a_long_caption_are_remarked_on() {
         ]
     );
 }
+
+#[test]
+fn before_a_training_without_any_caption_that_is_said_once() {
+    let stage = load(&TrainKind, "{ base: base, images: flip }").expect("sound");
+    let shelf = Shelf::default();
+    let empty = |name: &str| shelf.item(name, [("caption", shelf.put(Vec::new(), "txt"))]);
+    let told = |items: Vec<_>| stage.lint(&resolved([("images", items)]), &shelf);
+    let lines = told(vec![empty("a"), empty("b")]);
+    assert_eq!(lines.iter().filter(|line| line.starts_with("all 2 captions are empty")).count(), 1, "{lines:?}");
+    let worded = shelf.item("b", [("caption", shelf.put(b"a star".to_vec(), "txt"))]);
+    assert!(told(vec![empty("a"), worded]).iter().all(|line| !line.contains("captions are empty")));
+}

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::pipeline::graph::{Found, Pipeline};
-use crate::pipeline::inputs::{is_read, is_visible_name};
+use crate::pipeline::inputs::{is_picture, is_visible_name};
 use crate::pipeline::picture_files::PASSING;
+use crate::pipeline::sidecars::Endings;
 use crate::pipeline::texts;
 
 /// What a pipeline reads from disk. Every path is absolute.
@@ -19,6 +20,8 @@ pub(super) struct Places {
     photos: Vec<PathBuf>,
     /// Folders of texts that people edit, and the extension of these.
     texts: Vec<(PathBuf, &'static str)>,
+    /// How the names of texts beside photos end.
+    endings: Vec<String>,
     /// What runs write.
     ignored: Vec<PathBuf>,
 }
@@ -44,6 +47,7 @@ impl Places {
             if let Some(editable) = stage.stage.editable() {
                 places.texts.push((absolute(&texts::folder(pipeline, stage, &editable)), editable.extension));
             }
+            places.endings.extend(stage.stage.sidecar_endings().into_iter().flat_map(Endings::list).cloned());
         }
         places.ignored = vec![absolute(&pipeline.out()), absolute(cache), absolute(&pipeline.lock_file())];
         places
@@ -92,8 +96,14 @@ impl Places {
         // What is gone, and what is no file, may be a folder of any name.
         let may_be_folder = !path.is_file();
         let has = |extension: &str| path.extension().is_some_and(|found| found == extension);
-        self.photos.iter().any(|folder| is_shown(folder) && (may_be_folder || is_read(path)))
+        self.photos.iter().any(|folder| is_shown(folder) && (may_be_folder || is_picture(path) || self.is_text(path)))
             || self.texts.iter().any(|(folder, extension)| is_shown(folder) && (may_be_folder || has(extension)))
+    }
+
+    /// Whether it may be the text of a photo.
+    fn is_text(&self, path: &Path) -> bool {
+        let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+        self.endings.iter().any(|ending| name.ends_with(&ending.to_lowercase()))
     }
 
     /// A folder that is watched, or one above it: what lies there may have come or gone as a whole.
@@ -131,6 +141,7 @@ mod tests {
             files: vec![folder.join("pipeline.yaml")],
             photos: vec![folder.join("images")],
             texts: vec![(folder.join("captions"), "txt")],
+            endings: vec![".txt".to_string(), ".caption".to_string()],
             ignored: vec![folder.join("out"), folder.join("cache")],
         }
     }
@@ -146,6 +157,7 @@ mod tests {
             ("images/day.2/a.PNG", true),
             ("images/day.2", true),
             ("images/a.txt", true),
+            ("images/a.CAPTION", true),
             ("captions/a.txt", true),
             ("captions/day/a.txt", true),
             ("images", true),
