@@ -14,6 +14,7 @@ use crate::cli::terminal::print;
 use crate::cli::{Global, PipelineArguments, check_photos, counted, open};
 use crate::pipeline::diagnostic::nearest;
 use crate::pipeline::graph::{Found, Pipeline, Producer};
+use crate::pipeline::lost_texts;
 use crate::pipeline::sources::MODEL_DEPTH;
 
 /// Extensions of model files.
@@ -39,11 +40,17 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&arguments.pipeline)?;
     let all: Vec<usize> = (0..pipeline.stages.len()).collect();
     refuse_unusable(&pipeline, &all)?;
-    for remark in pipeline.remarks.iter().chain(&models(&pipeline)).chain(&absent(&pipeline)) {
+    for remark in pipeline.remarks.iter().chain(&pipeline.text_remarks).chain(&models(&pipeline)).chain(&absent(&pipeline)) {
         global.say(&format!("note: {remark}"));
     }
     if arguments.photos {
         check_photos::check(&pipeline, global)?;
+    }
+    for reason in lost_texts::glance(&pipeline)? {
+        global.say(&format!("warning: {reason}"));
+    }
+    for sentence in lost_texts::unread_folders(&pipeline)? {
+        global.say(&format!("note: {sentence}"));
     }
     print(&format!("{}\n", summary(&pipeline)))?;
     Ok(ExitCode::SUCCESS)

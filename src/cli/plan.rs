@@ -14,8 +14,9 @@ use crate::cli::walls::Reach;
 use crate::cli::{Global, WrongFile};
 use crate::pipeline::estimate::Estimate;
 use crate::pipeline::examine::examine;
-use crate::pipeline::freshness::worded;
+use crate::pipeline::freshness::{Reason, worded};
 use crate::pipeline::graph::Pipeline;
+use crate::pipeline::lost_texts;
 use crate::pipeline::plan::{Plan, PlannedStage, PlannedState, plan};
 use crate::pipeline::selection::Selection;
 
@@ -60,7 +61,9 @@ pub fn show(pipeline: &Pipeline, cache: &Cache, selection: &Selection, json: boo
     if json {
         print_json(&plan.to_json())?;
     } else {
-        print(&format!("{}{}{}", table(&plan), remarks(&plan), in_all(&plan)))?;
+        let unread: String =
+            lost_texts::unread_folders(pipeline)?.iter().map(|sentence| format!("{:>9} {sentence}\n", "note")).collect();
+        print(&format!("{}{}{unread}{}", table(&plan), remarks(&plan), in_all(&plan)))?;
     }
     Ok(if exit_code && !plan.is_fresh() { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
 }
@@ -80,8 +83,13 @@ pub fn table(plan: &Plan) -> String {
     let width = plan.stages.iter().map(|stage| stage.name.chars().count()).max().unwrap_or_default();
     for stage in &plan.stages {
         let pad = " ".repeat(width - stage.name.chars().count());
-        let verb = if stage.is_kept { "as it is" } else { verb(stage.state) };
-        let _ = writeln!(text, "{verb:>9} {}{pad}  {}", stage.name, detail(stage));
+        let stops = stage.reasons.iter().find(|reason| matches!(reason, Reason::TextsLost { .. }));
+        let (verb, detail) = match stops {
+            Some(reason) => ("must stop", reason.to_string()),
+            None if stage.is_kept => ("as it is", detail(stage)),
+            None => (verb(stage.state), detail(stage)),
+        };
+        let _ = writeln!(text, "{verb:>9} {}{pad}  {detail}", stage.name);
     }
     text
 }
@@ -154,7 +162,6 @@ fn in_all(plan: &Plan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::freshness::Reason;
     use crate::pipeline::lints::Lints;
     use crate::pipeline::plan::PlannedItems;
 

@@ -13,6 +13,7 @@ use crate::cli::terminal::{print, print_json};
 use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, open, shown};
 use crate::edits::Provenance;
+use crate::pipeline::lost_texts;
 use crate::pipeline::plan::plan;
 use crate::pipeline::selection::Selection;
 use crate::pipeline::text_status::{StageTexts, text_status};
@@ -58,6 +59,9 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     for status in &texts {
         text.push_str(&text_lines(status));
     }
+    for sentence in lost_texts::unread_folders(&pipeline)? {
+        let _ = writeln!(text, "\nnote: {sentence}");
+    }
     if let Some(runner) = &runner {
         text.push_str(&running(runner, far.as_deref()));
     }
@@ -75,6 +79,7 @@ fn text_json(status: &StageTexts) -> serde_json::Value {
         "uncompared": status.uncompared().map(|text| text.name.as_str()).collect::<Vec<_>>(),
         "stale": names(Provenance::Stale),
         "orphans": names(Provenance::Orphan),
+        "lost": status.lost.as_ref().map(|lost| lost.texts.iter().map(|text| text.name.as_str()).collect::<Vec<_>>()),
         "unusable": status.unusable().filter_map(|text| text.unusable.as_deref()).collect::<Vec<_>>(),
     })
 }
@@ -86,6 +91,9 @@ fn text_lines(status: &StageTexts) -> String {
     let parts = [("edited", edited), ("stale", names(Provenance::Stale)), ("orphan", names(Provenance::Orphan))];
     for (word, names) in parts.iter().filter(|(_, names)| !names.is_empty()) {
         let _ = writeln!(text, "{word:>9} {}", some_of(names));
+    }
+    if let Some(lost) = &status.lost {
+        let _ = writeln!(text, "{:>9} {}", "gone", lost.reason());
     }
     for problem in status.unusable().filter_map(|text| text.unusable.as_deref()).take(LISTED) {
         let _ = writeln!(text, "{:>9} {problem}", "unusable");

@@ -1,4 +1,4 @@
-//! Brings the folder and the items together: moves texts after their photos, writes the machine's, and tells each item's text.
+//! Brings the folder and the items together: writes the machine's texts, and tells each item's text.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,15 +9,18 @@ use crate::cache::Cache;
 use crate::cache::artifact::{Artifact, Fields};
 use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
-use crate::edits::folder::{self, Contents, Folder, Found, read_text};
+use crate::edits::folder::{self, Contents, Found, read_text};
 use crate::edits::judge::{Action, Judgement, Provenance};
 use crate::edits::moves::Moves;
-use crate::edits::replace::{self, Outcome, Replacement, TakenAway};
+use crate::edits::replace::{self, Outcome, Replacement};
 use crate::edits::{EditableItem, Editing, text};
 use crate::pipeline::lock_file::{EditRow, EditRows};
 
 /// A person who saves the same file at the same moment this often has to stop first.
 const ROUNDS: usize = 8;
+
+/// In bytes, of a name in most file systems.
+const LONGEST_NAME: usize = 255;
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,76 +106,6 @@ impl Editing<'_> {
             fields.insert(self.field.as_str().into(), text);
         }
         AppliedItem { provenance: judgement.provenance, fields, failure }
-    }
-
-    /// Gives texts the names that their photos have now. Returns what cannot move, and says what did.
-    pub(crate) fn move_texts<'i>(&mut self, items: &'i [EditableItem]) -> Result<(Moves<'i>, Vec<String>)> {
-        let moves = Moves::find(self, items);
-        let mut notes = Vec::new();
-        if moves.steps().is_empty() {
-            return Ok((moves, notes));
-        }
-        for (from, to) in moves.steps() {
-            let Some(source) = self.found.texts.get(from).map(|found| found.path.clone()) else { continue };
-            let target = self.path_for(to)?;
-            // What lies there is the machine's text about another photo, or has moved away.
-            let in_the_way = self.found.texts.get(to).filter(|found| found.path.exists() && !self.found.is_copy(from, to));
-            if let Some(Found { path, contents: Contents::Text(digest, _) }) = in_the_way
-                && replace::take_away(self.cache, path, digest)? == TakenAway::Theirs
-            {
-                continue;
-            }
-            if !self.move_text(from, to)? {
-                continue;
-            }
-            notes.push(format!("moved `{}` to `{}`: its photo has that name now", source.display(), target.display()));
-            for suffix in Self::companion_suffixes() {
-                self.move_text(&format!("{from}{suffix}"), &format!("{to}{suffix}"))?;
-            }
-        }
-        let files: Vec<PathBuf> = moves.steps().iter().map(|(_, to)| self.path_for(to)).collect::<Result<_>>()?;
-        let sources = moves.steps().iter().filter_map(|(from, _)| self.found.texts.get(from)).map(|found| found.path.as_path());
-        replace::sync_folders(files.iter().map(PathBuf::as_path).chain(sources))?;
-        let taken: Vec<_> = moves.steps().iter().map(|(from, _)| self.rows.get(from).cloned().unwrap_or_default()).collect();
-        self.found = Folder::scan(self.cache, &self.folder, &self.extension)?;
-        let rows = self.rows.to_mut();
-        for ((from, to), taken) in moves.steps().iter().zip(taken) {
-            if self.found.texts.contains_key(to) {
-                rows.insert(to.clone(), taken);
-                if moves.moved_from(from).is_none() {
-                    rows.remove(from);
-                }
-            }
-        }
-        Ok((Moves::find(self, items), notes))
-    }
-
-    /// Moves a text to a name that is free or has the same text already; false if it is neither.
-    fn move_text(&self, from: &str, to: &str) -> Result<bool> {
-        match self.found.texts.get(from) {
-            None => Ok(false),
-            Some(Found { path, contents: Contents::Text(digest, _) }) if self.found.is_copy(from, to) => {
-                Ok(replace::take_away(self.cache, path, digest)? != TakenAway::Theirs)
-            }
-            Some(found) => replace::move_text(&found.path, &self.path_for(to)?),
-        }
-    }
-
-    /// Texts of photos that have another name now, where another text lies under that name.
-    fn blocked_moves(&self, items: &[EditableItem], moves: &Moves<'_>) -> Vec<String> {
-        if moves.is_settled() {
-            return Vec::new();
-        }
-        let blocked = items.iter().filter_map(|item| {
-            let source = moves.source_of(&item.name)?;
-            let (mine, theirs) = (self.found.texts.get(&item.name)?, self.found.texts.get(source)?);
-            Some(format!(
-                "`{}` is the text of a photo that was called `{source}`, but `{}` is there already: both stay as they are",
-                theirs.path.display(),
-                mine.path.display()
-            ))
-        });
-        blocked.collect()
     }
 
     /// Writes what the machine says where it is to be written; true if there was something.
@@ -274,14 +207,16 @@ impl Editing<'_> {
             .collect();
         for (item, judgement) in items.iter().zip(judgements) {
             let known = self.rows_of(item, moves);
+            let mirror = judgement.companions.values().next().map(|text| text.digest);
             let next = match (&judgement.action, judgement.provenance, item.key) {
                 (Action::Keep(text), Provenance::Machine, Some(key)) => {
-                    vec![EditRow { photo: item.photo, key, text: Some(text.digest) }]
+                    vec![EditRow { photo: item.photo, key, text: Some(text.digest), person: None, mirror }]
                 }
-                (Action::Keep(_), Provenance::Edited | Provenance::Stale, _) => {
-                    let row = known_row(known, item.key).map(|row| EditRow { photo: item.photo, ..*row });
+                (Action::Keep(text), Provenance::Edited | Provenance::Stale, _) => {
+                    let person = Some(text.digest);
+                    let row = known_row(known, item.key).map(|row| EditRow { photo: item.photo, person, mirror, ..*row });
                     // A text that was there before the machine was asked.
-                    let first = || item.key.map(|key| EditRow { photo: item.photo, key, text: None });
+                    let first = || item.key.map(|key| EditRow { photo: item.photo, key, text: None, person, mirror });
                     row.or_else(first).into_iter().collect()
                 }
                 _ => known.to_vec(),
@@ -299,7 +234,10 @@ impl Editing<'_> {
             name.split('/').all(is_plain),
             "`{name}` cannot be the name of a file: a part of it is empty or starts with a dot"
         );
-        Ok(self.folder.join(format!("{name}.{}", self.extension)))
+        let file = format!("{name}.{}", self.extension);
+        let is_too_long = file.rsplit('/').next().is_some_and(|last| last.len() > LONGEST_NAME);
+        ensure!(!is_too_long, "`{name}` is too long for the name of a file of its text: rename the photo");
+        Ok(self.folder.join(file))
     }
 }
 

@@ -138,6 +138,14 @@ fn read_and_learn(cache: &Cache, path: &Path, now: impl Fn(u64) -> i64) -> Resul
     Ok(contents)
 }
 
+/// The texts below `folder` by their names; of two with one name the first. Looks at names alone.
+pub(crate) fn names(folder: &Path, extension: &str) -> Result<BTreeMap<String, PathBuf>> {
+    let mut listed = Listed::default();
+    list(folder, "", extension, &mut listed)?;
+    listed.texts.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(listed.texts.into_iter().collect())
+}
+
 /// Files of ours that a killed run left below `folder`. Looks at names alone.
 pub(crate) fn left_behind(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let mut listed = Listed::default();
@@ -151,6 +159,23 @@ struct Listed {
     /// Names and paths.
     texts: Vec<(String, PathBuf)>,
     left_behind: Vec<PathBuf>,
+}
+
+impl Listed {
+    /// The texts in a folder of ours, or the folder if there is none.
+    fn leave_behind(&mut self, folder: &Path) -> std::io::Result<()> {
+        let before = self.left_behind.len();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                self.left_behind.push(entry.path());
+            }
+        }
+        if self.left_behind.len() == before {
+            self.left_behind.push(folder.to_path_buf());
+        }
+        Ok(())
+    }
 }
 
 /// `above`: the name of the folder itself, with a `/` after it.
@@ -167,7 +192,9 @@ fn list(folder: &Path, above: &str, extension: &str, listed: &mut Listed) -> Res
         let hidden = file_name.as_encoded_bytes().starts_with(b".");
         let kind = entry.file_type().with_context(reading)?;
         if kind.is_dir() {
-            if !hidden {
+            if file_name.as_encoded_bytes().starts_with(OURS.as_bytes()) {
+                listed.leave_behind(&entry.path()).with_context(reading)?;
+            } else if !hidden {
                 list(&entry.path(), &format!("{above}{}/", in_nfc(&file_name)), extension, listed)?;
             }
         } else if file_name.as_encoded_bytes().starts_with(OURS.as_bytes()) {
@@ -190,7 +217,7 @@ fn list(folder: &Path, above: &str, extension: &str, listed: &mut Listed) -> Res
 }
 
 fn stem<'n>(name: &'n Path, extension: &str) -> Option<&'n OsStr> {
-    name.extension().is_some_and(|found| found == extension).then(|| name.file_stem())?
+    name.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension)).then(|| name.file_stem())?
 }
 
 fn in_nfc(name: &OsStr) -> Cow<'_, str> {

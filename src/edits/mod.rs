@@ -20,10 +20,14 @@
 //! A file of the user's is only ever replaced by atomic exchange; what came out is read, and goes back if it is not what was expected.
 //! What made room is kept in the cache under `displaced/`.
 
+pub mod lost;
 pub mod merge;
 pub mod text;
 
+mod beside;
+mod circles;
 mod folder;
+mod follow;
 mod judge;
 mod moves;
 mod replace;

@@ -1,12 +1,13 @@
 //! Which texts belong to photos that have another name now. Reads nothing and writes nothing.
 //!
 //! A text follows its photo, but only to a name that is free: where no text lies, or the machine's text about another photo, or one
-//! that itself moves away, or the same text: a move that was interrupted may leave it under both names. When photos were swapped with a text under each name, nothing tells whether the texts were swapped as well,
-//! so they stay.
+//! that itself moves away, or the same text: a move that was interrupted may leave it under both names. Where photos changed places, with a
+//! text under each name, `circles` says which text goes where.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::cache::digest::Digest;
+use crate::edits::circles::Circle;
 use crate::edits::folder::{Contents, Found};
 use crate::edits::{EditableItem, Editing};
 
@@ -22,6 +23,7 @@ pub(crate) struct Moves<'i> {
     /// The same, from by to.
     moved: BTreeMap<String, String>,
     leaving: BTreeSet<String>,
+    circles: Vec<Circle>,
 }
 
 impl<'i> Moves<'i> {
@@ -80,6 +82,15 @@ impl<'i> Moves<'i> {
         moves.moved = steps.iter().map(|(from, to)| (to.clone(), from.clone())).collect();
         moves.leaving = steps.iter().map(|(from, _)| from.clone()).collect();
         moves.steps = steps;
+
+        // 4. photos that changed places
+        let waiting: Vec<(&str, &str)> = waiting.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+        let circles = Circle::find(editing, &waiting, |name| moves.is_item(name));
+        for turn in circles.iter().flat_map(Circle::turns) {
+            moves.moved.insert(turn.to.to_string(), turn.from.to_string());
+            moves.leaving.insert(turn.from.to_string());
+        }
+        moves.circles = circles;
         moves
     }
 
@@ -90,6 +101,11 @@ impl<'i> Moves<'i> {
 
     pub(crate) fn steps(&self) -> &[(String, String)] {
         &self.steps
+    }
+
+    /// Photos that changed places.
+    pub(crate) fn circles(&self) -> &[Circle] {
+        &self.circles
     }
 
     pub(crate) fn is_item(&self, name: &str) -> bool {

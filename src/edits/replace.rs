@@ -3,6 +3,7 @@
 //!
 //! A text is written to `.loramill-new-…`, made durable, renamed to `.loramill-swap-<its digest>-<name>`, and only then exchanged with the
 //! file that it replaces. What comes out lies under the swap name: if it is what was expected, it is displaced; if not, it goes back.
+//! A name that would be too long with all that before it keeps its own in a folder: `.loramill-swap-<its digest>/<name>`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,7 +16,8 @@ use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::faults;
 use crate::cache::renames::{self, is_unsupported, rename_new};
-use crate::cache::trouble::disk_trouble;
+use crate::cache::trouble::user_disk_trouble;
+use crate::edits::beside::{Beside, LeftBehind};
 use crate::edits::folder::{OURS, read_text};
 use crate::edits::text::file_form;
 
@@ -96,7 +98,7 @@ impl Prepared {
                 Err(error) => Err(error),
             }
         };
-        write().map_err(|error| disk_trouble(error, "writing", &replacement.target))
+        write().map_err(|error| user_disk_trouble(error, "writing", &replacement.target))
     }
 
     fn make_durable(&self) -> Result<()> {
@@ -110,7 +112,7 @@ impl Prepared {
                 Ok(rustix::fs::syncfs(File::open(first)?)?)
             }
         };
-        sync().map_err(|error| disk_trouble(error, "making texts durable like", first))
+        sync().map_err(|error| user_disk_trouble(error, "making texts durable like", first))
     }
 }
 
@@ -126,17 +128,17 @@ impl Drop for Prepared {
 
 fn place(cache: &Cache, replacement: &Replacement, new: &Path) -> Result<Outcome> {
     let target = &replacement.target;
-    let trouble = |error| disk_trouble(error, "replacing", target);
+    let trouble = |error| user_disk_trouble(error, "replacing", target);
     let ours = Digest::of(replacement.text.as_bytes());
     let file_name = file_name(target);
-    let swap = target.with_file_name(format!("{OURS}swap-{}-{file_name}", &ours.to_hex()[..16]));
+    let swap = Beside::swap(target, &ours).map_err(trouble)?;
 
     faults::pass("edits.ready").map_err(trouble)?;
     rename_new(new, &swap).map_err(trouble)?;
     // Until it is exchanged, what lies under the swap name is ours, and no litter is left beside the user's files.
     let given_up = |error| {
         if !faults::is_dead() && identity(&swap).is_ok_and(|found| found == Some(ours)) {
-            let _ = fs::remove_file(&swap);
+            let _ = fs::remove_file(&*swap);
         }
         trouble(error)
     };
@@ -149,7 +151,7 @@ fn place(cache: &Cache, replacement: &Replacement, new: &Path) -> Result<Outcome
         return match rename_new(&swap, target) {
             Ok(()) => Ok(Outcome::Written(None)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                faults::pass("edits.clear").and_then(|()| fs::remove_file(&swap)).map_err(trouble)?;
+                faults::pass("edits.clear").and_then(|()| fs::remove_file(&*swap)).map_err(trouble)?;
                 Ok(Outcome::Theirs)
             }
             Err(error) => Err(given_up(error)),
@@ -186,7 +188,7 @@ fn place(cache: &Cache, replacement: &Replacement, new: &Path) -> Result<Outcome
 
 /// Moves a text to a name that is free; false if it is not. `sync_folders` makes it durable.
 pub(crate) fn move_text(from: &Path, to: &Path) -> Result<bool> {
-    let trouble = |error| disk_trouble(error, &format!("moving `{}` to", from.display()), to);
+    let trouble = |error| user_disk_trouble(error, &format!("moving `{}` to", from.display()), to);
     if let Some(folder) = to.parent() {
         make_folder(folder)?;
     }
@@ -198,11 +200,37 @@ pub(crate) fn move_text(from: &Path, to: &Path) -> Result<bool> {
     }
 }
 
+/// Exchanges two texts; false if one of them is not there. `sync_folders` makes it durable.
+pub(crate) fn exchange_texts(cache: &Cache, one: &Path, other: &Path) -> Result<bool> {
+    let trouble = |error| user_disk_trouble(error, &format!("exchanging `{}` with", one.display()), other);
+    faults::pass("edits.turn").map_err(trouble)?;
+    match renames::exchange(one, other) {
+        Err(error) if is_unsupported(&error) => {}
+        exchanged => return exchanged.map_err(trouble),
+    }
+    let aside = Beside::aside(one).map_err(trouble)?;
+    match rename_new(one, &aside) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(trouble(error)),
+    }
+    match rename_new(other, one) {
+        Ok(()) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
+            put_back(cache, &aside, one, &file_name(one))?;
+            return Ok(false);
+        }
+        Err(error) => return Err(trouble(error)),
+    }
+    put_back(cache, &aside, other, &file_name(other))?;
+    Ok(true)
+}
+
 /// Takes a file away whose `identity` is expected; another stays. `sync_folders` makes it durable.
 pub(crate) fn take_away(cache: &Cache, target: &Path, expected: &Digest) -> Result<TakenAway> {
-    let trouble = |error| disk_trouble(error, "moving away", target);
+    let trouble = |error| user_disk_trouble(error, "moving away", target);
     let file_name = file_name(target);
-    let aside = target.with_file_name(format!("{OURS}aside-{}-{file_name}", "0".repeat(16)));
+    let aside = Beside::aside(target).map_err(trouble)?;
     match rename_new(target, &aside) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(TakenAway::Gone),
@@ -220,18 +248,24 @@ pub(crate) fn take_away(cache: &Cache, target: &Path, expected: &Digest) -> Resu
 pub(crate) fn recover(cache: &Cache, left_behind: &[PathBuf], is_machines: impl Fn(&Digest) -> bool) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for left in left_behind {
-        let trouble = |error| disk_trouble(error, "putting right", left);
-        let name = file_name(left);
-        let name = name.strip_prefix(OURS).unwrap_or(&name);
-        if name.starts_with("new-") {
-            // Never complete, and never the user's.
-            faults::pass("edits.clear").and_then(|()| fs::remove_file(left)).map_err(trouble)?;
-            continue;
-        }
-        let parts = name.strip_prefix("swap-").or_else(|| name.strip_prefix("aside-")).and_then(|rest| rest.split_once('-'));
-        let Some((ours, file_name)) = parts else { continue };
-        let target = left.with_file_name(file_name);
-        let is_ours = |digest: &Option<Digest>| digest.is_some_and(|digest| digest.to_hex().starts_with(ours));
+        let trouble = |error| user_disk_trouble(error, "putting right", left);
+        let (ours, target) = match LeftBehind::of(left) {
+            Some(LeftBehind::New) => {
+                // Never complete, and never the user's.
+                faults::pass("edits.clear").and_then(|()| fs::remove_file(left)).map_err(trouble)?;
+                continue;
+            }
+            Some(LeftBehind::Folder) => {
+                // Not empty if somebody else put something there.
+                let _ = fs::remove_dir(left);
+                continue;
+            }
+            Some(LeftBehind::Text { ours, target }) => (ours, target),
+            None => continue,
+        };
+        let left = &Beside::known(left);
+        let file_name = &file_name(&target);
+        let is_ours = |digest: &Option<Digest>| digest.is_some_and(|digest| digest.to_hex().starts_with(&ours));
         let text = identity(left)?;
         if is_ours(&text) || text.as_ref().is_some_and(&is_machines) {
             cache.displace(left, file_name)?;
@@ -258,7 +292,7 @@ fn put_back(cache: &Cache, aside: &Path, target: &Path, file_name: &str) -> Resu
     match rename_new(aside, target) {
         Ok(()) => Ok(None),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => cache.displace(aside, file_name).map(Some),
-        Err(error) => Err(disk_trouble(error, "putting back", target)),
+        Err(error) => Err(user_disk_trouble(error, "putting back", target)),
     }
 }
 
@@ -284,13 +318,7 @@ fn exchange(ours: &Path, target: &Path) -> io::Result<bool> {
 
 /// For file systems that cannot exchange: nothing is overwritten here either, but for a moment there is no file.
 fn exchange_in_steps(ours: &Path, target: &Path) -> io::Result<bool> {
-    // The other of the two names under which `recover` finds a file.
-    let name = file_name(ours);
-    let other = match name.strip_prefix(OURS).and_then(|name| name.strip_prefix("swap-")) {
-        Some(rest) => format!("{OURS}aside-{rest}"),
-        None => name.replacen("aside-", "swap-", 1),
-    };
-    let aside = ours.with_file_name(other);
+    let aside = Beside::other(ours)?;
     match rename_new(target, &aside) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
@@ -304,7 +332,7 @@ fn exchange_in_steps(ours: &Path, target: &Path) -> io::Result<bool> {
 
 fn make_folder(folder: &Path) -> Result<()> {
     let made = faults::pass("edits.folder").and_then(|()| fs::create_dir_all(folder));
-    made.map_err(|error| disk_trouble(error, "creating", folder))
+    made.map_err(|error| user_disk_trouble(error, "creating", folder))
 }
 
 fn file_name(path: &Path) -> String {
@@ -317,7 +345,7 @@ pub(crate) fn sync_folders<'a>(files: impl Iterator<Item = &'a Path>) -> Result<
     for folder in folders {
         let synced = faults::pass("edits.settle").and_then(|()| File::open(folder)).and_then(|open| open.sync_all());
         match synced {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(disk_trouble(error, "making durable", folder)),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(user_disk_trouble(error, "making durable", folder)),
             _ => {}
         }
     }

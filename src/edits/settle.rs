@@ -51,6 +51,8 @@ pub enum SettledText {
     Merged { text: String, kept: Option<PathBuf> },
     /// It was so already: says how.
     Nothing(&'static str),
+    /// It lies again where it says.
+    Restored { file: PathBuf },
     /// Nothing was done: says why, and what to do.
     Refused(String),
 }
@@ -114,7 +116,13 @@ impl Editing<'_> {
         let nothing = |how| Ok(Step::Done(SettledText::Nothing(how)));
         if let Some(item) = &text.mirror_of {
             return match decision {
-                Decision::Drop => self.take_away(text),
+                Decision::Drop => {
+                    let step = self.take_away(text)?;
+                    if step.is_away() {
+                        rows.get_mut(item).into_iter().flatten().for_each(|row| row.mirror = None);
+                    }
+                    Ok(step)
+                }
                 _ => refused(format!("it is for the mirror of `{item}`, where the machine writes nothing: `drop` puts it away")),
             };
         }
@@ -122,7 +130,7 @@ impl Editing<'_> {
             return match decision {
                 Decision::Prune => {
                     let step = self.take_away(text)?;
-                    if matches!(step, Step::Done(SettledText::TakenAway { .. } | SettledText::Nothing(_))) {
+                    if step.is_away() {
                         rows.remove(&text.name);
                     }
                     Ok(step)
@@ -144,7 +152,13 @@ impl Editing<'_> {
                 rows.insert(item.name.clone(), vec![self.accepted_row(text, item)?]);
                 Ok(Step::Done(SettledText::Accepted))
             }
-            (Decision::Drop, _) => self.drop_text(text, item),
+            (Decision::Drop, _) => {
+                let step = self.drop_text(text, item)?;
+                if step.is_away() {
+                    rows.get_mut(&item.name).into_iter().flatten().for_each(|row| row.person = None);
+                }
+                Ok(step)
+            }
             (Decision::Merge(form), _) => self.merge_text(text, item, form, rows),
         }
     }
@@ -153,7 +167,14 @@ impl Editing<'_> {
         let key = item.key.context("a stale text has a key to be stale against")?;
         // Where the machine was not asked, what it said last is the best that is known.
         let said = text.now.as_ref().map(|now| now.digest).or(text.before);
-        Ok(EditRow { photo: item.photo, key, text: said })
+        let (person, mirror) = self.used(&item.name);
+        Ok(EditRow { photo: item.photo, key, text: said, person, mirror })
+    }
+
+    /// The texts of people that the last run used for an item: its own, and that for its mirror.
+    fn used(&self, name: &str) -> (Option<Digest>, Option<Digest>) {
+        let rows = self.rows.get(name).map_or(&[][..], Vec::as_slice);
+        (rows.iter().find_map(|row| row.person), rows.iter().find_map(|row| row.mirror))
     }
 
     fn drop_text(&self, text: &SurveyedText, item: &EditableItem) -> Result<Step> {
@@ -163,7 +184,8 @@ impl Editing<'_> {
         };
         let target = text.file.clone().context("a person's text has a file")?;
         let replacement = Replacement { expected: identity(&target)?, target, text: self.machine_text(machine)? };
-        let row = EditRow { photo: item.photo, key, text: Some(machine.digest) };
+        let (_, mirror) = self.used(&item.name);
+        let row = EditRow { photo: item.photo, key, text: Some(machine.digest), person: None, mirror };
         Ok(Step::Write(Change { name: item.name.clone(), replacement, row, merged: None }))
     }
 
@@ -241,4 +263,11 @@ const CHANGED: &str = "it was saved at this very moment and stays as it is: deci
 enum Step {
     Done(SettledText),
     Write(Change),
+}
+
+impl Step {
+    /// Whether there is no file any more.
+    const fn is_away(&self) -> bool {
+        matches!(self, Self::Done(SettledText::TakenAway { .. } | SettledText::Nothing(_)))
+    }
 }

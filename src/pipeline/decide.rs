@@ -73,6 +73,19 @@ pub struct Works {
     pub reasons: Vec<Reason>,
 }
 
+impl Works {
+    /// Nothing of it runs, and nobody is given anything, before a person has decided.
+    fn withheld(mut works: Vec<KeyedWork>, reason: Reason) -> Self {
+        works.iter_mut().for_each(|keyed| keyed.state = WorkState::Unknown);
+        Self { key: None, works, reasons: vec![reason] }
+    }
+
+    /// Why a person has to decide before any of it runs.
+    pub fn waits_for_decision(&self) -> Option<&Reason> {
+        self.reasons.iter().find(|reason| matches!(reason, Reason::TextsLost { .. }))
+    }
+}
+
 pub struct KeyedWork {
     pub work: Work,
     pub key: Digest,
@@ -190,6 +203,9 @@ impl<'a> Grounds<'a> {
         // Whose text a file is can only be told from what the machine wrote, so a forced stage looks that up all the same.
         let mut works = self.look_up(stage, identity, works, false)?;
         if let (Some(editing), Some(editable)) = (&editing, &editable) {
+            if let Some(lost) = texts::lost(self, stage, editable, editing, &works)? {
+                return Ok(Verdict::Works(Works::withheld(works, lost.reason())));
+            }
             // The texts of a run with settings are not written, so there is nothing to tell apart.
             texts::judge(editing, editable, &mut works, ask, self.pipeline.settings.is_empty());
         } else {

@@ -26,6 +26,7 @@ use crate::pipeline::item::ItemSet;
 use crate::pipeline::item_tree::Given;
 use crate::pipeline::lints::UnstoredTexts;
 use crate::pipeline::lock_file::LockFile;
+use crate::pipeline::lost_texts;
 use crate::pipeline::materialise;
 use crate::pipeline::progress::{Counts, Event, Observer, StageState};
 use crate::pipeline::run_record::{RunRecord, StageReport};
@@ -145,6 +146,9 @@ pub fn run(
     let unknown: HashSet<Digest> = intake.absent.keys().copied().collect();
     if pipeline.settings.is_empty() {
         recover_texts(pipeline, &needed, cache, &lock, observer)?;
+    }
+    for message in pipeline.text_remarks.iter().cloned().chain(lost_texts::unread_folders(pipeline)?) {
+        observer.event(Event::Said { stage: None, message });
     }
     let shared = Shared::default();
     loop {

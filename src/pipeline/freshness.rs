@@ -101,6 +101,22 @@ pub enum Reason {
     InputAbsent {
         input: String,
     },
+    /// Texts that people wrote count no more, and nobody has said that the machine's may take their place.
+    TextsLost {
+        items: Vec<String>,
+        /// Where they would count.
+        folder: String,
+        /// The stage that they belong to, if the file has it no more.
+        former: Option<FormerStage>,
+    },
+}
+
+/// A stage that the file does not have any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FormerStage {
+    pub stage: String,
+    /// Of its texts.
+    pub folder: String,
 }
 
 impl fmt::Display for Reason {
@@ -155,6 +171,25 @@ impl fmt::Display for Reason {
                 write!(f, "`{input}` takes what is picked, and nothing is: write `pick: <epoch>` into the pipeline file")
             }
             Reason::InputAbsent { input } => write!(f, "`{input}` is not here yet"),
+            Reason::TextsLost { items, folder, former } => {
+                let texts = if items.len() == 1 { "1 text".to_string() } else { format!("{} texts", items.len()) };
+                let is = if items.len() == 1 { "is" } else { "are" };
+                match former {
+                    None => write!(
+                        f,
+                        "{texts} that people wrote {is} gone from `{folder}/`: {}; put the folder back, or `loramill edits restore` writes \
+                         what runs used",
+                        listed(items)
+                    )?,
+                    Some(FormerStage { stage, folder: there }) => write!(
+                        f,
+                        "{texts} that people wrote in `{there}/` for a stage `{stage}`, which is not in the file any more: {}; call this \
+                         stage `{stage}` again, or `loramill edits restore` brings them to `{folder}/`",
+                        listed(items)
+                    )?,
+                }
+                f.write_str("; `loramill edits drop --gone` lets the machine's take their place")
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //! when the stage's turn comes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -66,6 +67,9 @@ impl Run<'_> {
         let stage = &self.pipeline.stages[index];
         let Form::Items(form) = stage.stage.form() else { unreachable!("an item stage has works") };
         let Verdict::Works(works) = &decision.verdict else { unreachable!("asked for works only") };
+        if let Some(reason) = works.waits_for_decision() {
+            bail!("{reason}");
+        }
         let inline = self.board()[index].inline;
 
         let pieces = Pieces { index, form, works, files };
@@ -330,7 +334,8 @@ impl Run<'_> {
         let editing = texts::read(self.pipeline, self.cache, self.lock, stage, editable)?;
         let applied = editing.apply(&known, &batch)?;
         batch.flush()?;
-        for message in applied.notes {
+        let orphans = told_orphans(&applied.orphans, &texts::folder(self.pipeline, stage, editable));
+        for message in applied.notes.into_iter().chain(orphans) {
             self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
         }
         let places: HashMap<String, usize> = items.iter().enumerate().map(|(place, item)| (item.name.clone(), place)).collect();
@@ -411,6 +416,19 @@ impl Run<'_> {
         }
         guarded(|| form.finish(outputs, files))
     }
+}
+
+/// A sentence about texts that belong to no photo.
+fn told_orphans(orphans: &[String], folder: &Path) -> Option<String> {
+    const TOLD: usize = 5;
+    let names: Vec<String> = orphans.iter().take(TOLD).map(|name| format!("`{name}`")).collect();
+    let more = if orphans.len() > TOLD { format!(" and {} more", orphans.len() - TOLD) } else { String::new() };
+    let texts = if orphans.len() == 1 { "1 text".to_string() } else { format!("{} texts", orphans.len()) };
+    let folder = folder.file_name().unwrap_or_default().to_string_lossy();
+    (!orphans.is_empty()).then(|| {
+        let names = names.join(", ");
+        format!("{texts} in `{folder}/` without a photo: {names}{more}; `loramill edits prune` puts such away")
+    })
 }
 
 /// What is made of all outputs together.

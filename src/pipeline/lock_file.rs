@@ -1,7 +1,7 @@
 //! `pipeline.lock`: what the last run read and produced, as text that people commit and git merges. Unaware of how a stage runs.
 //!
 //! ```text
-//! edit caption/IMG_0012 photo=<digest> key=<digest> text=<digest>
+//! edit caption/IMG_0012 photo=<digest> key=<digest> text=<digest> person=<digest>
 //! input base blake3=<digest> size=1234
 //! stage train key=<digest> out=<digest> n=10
 //! ```
@@ -52,6 +52,10 @@ pub struct EditRow {
     pub key: Digest,
     /// The text that the machine wrote, normalised; `None` where a person's text was there first.
     pub text: Option<Digest>,
+    /// The text of a person that the last run used instead, normalised.
+    pub person: Option<Digest>,
+    /// The text of a person for the mirror of the picture that the last run used.
+    pub mirror: Option<Digest>,
 }
 
 /// The rows of an editable stage by item.
@@ -129,11 +133,17 @@ impl LockFile {
             }
             _ => {
                 let (stage, item) = name.split_once('/').filter(|(_, item)| is_plain_path(item))?;
-                let text = match value("text") {
-                    Some(text) => Some(text.parse().ok()?),
-                    None => None,
+                let optional = |name: &str| match value(name) {
+                    Some(text) => text.parse::<Digest>().ok().map(Some),
+                    None => Some(None),
                 };
-                let row = EditRow { photo: digest("photo")?, key: digest("key")?, text };
+                let row = EditRow {
+                    photo: digest("photo")?,
+                    key: digest("key")?,
+                    text: optional("text")?,
+                    person: optional("person")?,
+                    mirror: optional("mirror")?,
+                };
                 self.edits.entry(stage.to_string()).or_default().entry(item.to_string()).or_default().push(row);
             }
         }
@@ -145,7 +155,7 @@ impl LockFile {
         let mut digests: Vec<Digest> = self.inputs.values().flatten().map(|row| row.digest).collect();
         digests.extend(self.stages.values().flatten().flat_map(|row| [row.key, row.out]));
         let edits = self.edits.values().flat_map(|rows| rows.values()).flatten();
-        digests.extend(edits.flat_map(|row| [Some(row.photo), Some(row.key), row.text]).flatten());
+        digests.extend(edits.flat_map(|row| [Some(row.photo), Some(row.key), row.text, row.person, row.mirror]).flatten());
         let words = self.unknown.iter().flat_map(|row| row.split(' '));
         digests.extend(words.filter_map(|word| word.split_once('=')?.1.parse::<Digest>().ok()));
         digests
@@ -166,8 +176,9 @@ impl LockFile {
             for (item, rows) in items {
                 let name = escape(&format!("{stage}/{item}"));
                 lines.extend(rows.iter().map(|row| {
-                    let text = row.text.map(|text| format!(" text={text}")).unwrap_or_default();
-                    format!("edit {name} photo={} key={}{text}", row.photo, row.key)
+                    let word = |word: &str, text: Option<Digest>| text.map(|text| format!(" {word}={text}")).unwrap_or_default();
+                    let (text, person, mirror) = (word("text", row.text), word("person", row.person), word("mirror", row.mirror));
+                    format!("edit {name} photo={} key={}{text}{person}{mirror}", row.photo, row.key)
                 }));
             }
         }
@@ -188,7 +199,7 @@ impl LockFile {
         if present.as_deref().unwrap_or_default() == text.as_bytes() {
             return Ok(false);
         }
-        atomic::replace(path, text.as_bytes())?;
+        atomic::replace_users(path, text.as_bytes())?;
         Ok(true)
     }
 }
@@ -248,10 +259,16 @@ mod tests {
         lock.inputs.insert("base".into(), vec![InputRow { digest: digest("base"), size: 1234 }]);
         lock.stages.insert("train".into(), vec![StageRow { key: digest("key"), out: digest("out"), items: 10 }]);
         lock.stages.insert("train/latents".into(), vec![StageRow { key: digest("k"), out: digest("o"), items: 24 }]);
-        let row = EditRow { photo: digest("photo"), key: digest("key"), text: Some(digest("text")) };
+        let row = EditRow {
+            photo: digest("photo"),
+            key: digest("key"),
+            text: Some(digest("text")),
+            person: Some(digest("mine")),
+            mirror: Some(digest("mine, mirrored")),
+        };
         let captions = lock.edits.entry("caption".into()).or_default();
         captions.insert("IMG_0012".into(), vec![row]);
-        captions.insert("beach/été 2%=\u{2028}x".into(), vec![EditRow { text: None, ..row }]);
+        captions.insert("beach/été 2%=\u{2028}x".into(), vec![EditRow { text: None, mirror: None, ..row }]);
         lock
     }
 
@@ -297,7 +314,7 @@ mod tests {
             assert!(digests.contains(&digest), "{digest}");
             count += 1;
         }
-        assert_eq!(count, 1 + 2 + 2 + 3 + 2 + 1);
+        assert_eq!(count, 1 + 2 + 2 + 5 + 3 + 1);
     }
 
     #[test]

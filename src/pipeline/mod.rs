@@ -11,6 +11,7 @@ pub mod item;
 pub mod item_set;
 
 pub mod lock_file;
+pub mod lost_texts;
 pub mod materialise;
 mod out_manifest;
 mod out_shapes;

@@ -6,12 +6,16 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 
 use crate::cache::Cache;
-use crate::edits::{Decision, Provenance, Settled};
+use crate::cache::digest::Digest;
+use crate::cache::locks::PipelineLock;
+use crate::edits::lost::LostText;
+use crate::edits::{Decision, Provenance, Settled, SettledText};
 use crate::pipeline::decide::{Grounds, KeyedWork};
 use crate::pipeline::execute::wait_for_pipeline;
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::item::Artifact;
 use crate::pipeline::lock_file::LockFile;
+use crate::pipeline::lost_texts::{self, LostTexts};
 use crate::pipeline::on_demand::{self, Directed};
 use crate::pipeline::plan::walk;
 use crate::pipeline::progress::Event;
@@ -34,16 +38,8 @@ impl TextDesk<'_> {
     /// # Errors
     /// What concerns all of them: a cache or a folder that cannot be written, a stage that fails. What concerns one text is in the answer.
     pub fn settle(&self, index: usize, names: &[String], decision: Decision) -> Result<Settled> {
-        let Directed { observer, wishes, .. } = self.directed;
-        let Some(_lock) = wait_for_pipeline(self.pipeline, self.cache, observer, wishes)? else { bail!("interrupted") };
-        self.cache.register_root(&self.pipeline.folder)?;
-        // What is stored from here on is not deleted before the lock file names it.
-        self.cache.begin_uses(&self.pipeline.folder)?;
+        let (_held, mut lock) = self.begin(index)?;
         let stage = &self.pipeline.stages[index];
-        let say = |message: String| observer.event(Event::Said { stage: Some(stage.name.clone()), message });
-        let mut lock = LockFile::read(&self.pipeline.lock_file())?;
-        texts::recover(self.pipeline, self.cache, &lock, stage)?.into_iter().for_each(say);
-
         let settled = self.with_works(index, &mut |grounds, editable, works| {
             let stage = &grounds.pipeline.stages[index];
             let read = || texts::read(grounds.pipeline, grounds.cache, grounds.lock, stage, editable);
@@ -57,11 +53,86 @@ impl TextDesk<'_> {
             let items = texts::items(&*works, |_, work| texts::made(editable, work));
             read()?.settle(&items, names, decision)
         })?;
-        settled.notes.iter().cloned().for_each(say);
+        settled.notes.iter().cloned().for_each(|message| self.say(index, message));
         lock.edits.insert(stage.name.clone(), settled.rows.clone());
         lock.write(&self.pipeline.lock_file())?;
         self.cache.end_uses(false)?;
         Ok(settled)
+    }
+
+    /// Brings back the texts of people that count no more without anybody's wish: those of a stage that had another name from its folder,
+    /// those that are gone as runs used them. What became of each; nothing if none is lost.
+    ///
+    /// # Errors
+    /// What concerns all of them: a cache or a folder that cannot be written.
+    pub fn restore(&self, index: usize) -> Result<Vec<(String, SettledText)>> {
+        let (_held, mut lock) = self.begin(index)?;
+        let stage = &self.pipeline.stages[index];
+        let (restored, former) = self.with_works(index, &mut |grounds, editable, works| {
+            let stage = &grounds.pipeline.stages[index];
+            let own = texts::read(grounds.pipeline, grounds.cache, grounds.lock, stage, editable)?;
+            let Some(lost) = texts::lost(grounds, stage, editable, &own, works)? else { return Ok((Vec::new(), None)) };
+            let Some((former, _)) = lost.former else { return Ok((own.write_again(&lost.texts)?, None)) };
+            let (_, there) = lost_texts::read_former(grounds.pipeline, grounds.cache, grounds.lock, stage, editable, &former)?;
+            let mut restored = own.take_over(&there)?;
+            let is_told = |name: &str| restored.iter().any(|(told, _)| told == name);
+            let gone: Vec<LostText> = lost.texts.iter().filter(|text| !is_told(&text.name)).cloned().collect();
+            restored.extend(own.write_again(&gone)?);
+            Ok((restored, Some(former)))
+        })?;
+        if let Some(rows) = former.and_then(|former| lock.edits.remove(&former)) {
+            lock.edits.insert(stage.name.clone(), rows);
+        }
+        lock.write(&self.pipeline.lock_file())?;
+        self.cache.end_uses(false)?;
+        Ok(restored)
+    }
+
+    /// The machine's texts may take the place of those of people that count no more. No file is touched. Returns what was given up.
+    ///
+    /// # Errors
+    /// If the lock file cannot be written.
+    pub fn give_up(&self, index: usize) -> Result<Option<LostTexts>> {
+        let (_held, mut lock) = self.begin(index)?;
+        let stage = &self.pipeline.stages[index];
+        let lost = self.with_works(index, &mut |grounds, editable, works| {
+            let stage = &grounds.pipeline.stages[index];
+            let own = texts::read(grounds.pipeline, grounds.cache, grounds.lock, stage, editable)?;
+            texts::lost(grounds, stage, editable, &own, works)
+        })?;
+        match &lost {
+            Some(LostTexts { former: Some((former, _)), .. }) => drop(lock.edits.remove(former)),
+            Some(lost) => {
+                let texts: BTreeSet<Option<Digest>> = lost.texts.iter().map(|text| text.text).collect();
+                let rows = lock.edits.get_mut(&stage.name).into_iter().flat_map(|rows| rows.values_mut()).flatten();
+                for row in rows {
+                    row.person = row.person.filter(|text| !texts.contains(&Some(*text)));
+                    row.mirror = row.mirror.filter(|text| !texts.contains(&Some(*text)));
+                }
+            }
+            None => {}
+        }
+        lock.write(&self.pipeline.lock_file())?;
+        self.cache.end_uses(false)?;
+        Ok(lost)
+    }
+
+    /// Takes the lock of the pipeline, puts right what a killed run left behind, and reads the lock file.
+    fn begin(&self, index: usize) -> Result<(PipelineLock, LockFile)> {
+        let Directed { observer, wishes, .. } = self.directed;
+        let Some(held) = wait_for_pipeline(self.pipeline, self.cache, observer, wishes)? else { bail!("interrupted") };
+        self.cache.register_root(&self.pipeline.folder)?;
+        // What is stored from here on is not deleted before the lock file names it.
+        self.cache.begin_uses(&self.pipeline.folder)?;
+        let lock = LockFile::read(&self.pipeline.lock_file())?;
+        let recovered = texts::recover(self.pipeline, self.cache, &lock, &self.pipeline.stages[index])?;
+        recovered.into_iter().for_each(|message| self.say(index, message));
+        Ok((held, lock))
+    }
+
+    fn say(&self, index: usize, message: String) {
+        let stage = Some(self.pipeline.stages[index].name.clone());
+        self.directed.observer.event(Event::Said { stage, message });
     }
 
     /// What the machine says now of one item of the stage at `index`; it is asked where it has not been yet. Neither the folder of texts nor

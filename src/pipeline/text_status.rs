@@ -1,5 +1,6 @@
 //! Whose the texts of editable stages are, text by text. Reads only.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -7,6 +8,7 @@ use anyhow::Result;
 use crate::cache::Cache;
 use crate::edits::{Provenance, SurveyedText};
 use crate::pipeline::graph::Pipeline;
+use crate::pipeline::lost_texts::LostTexts;
 use crate::pipeline::plan::walk;
 use crate::pipeline::selection::Selection;
 use crate::pipeline::texts;
@@ -20,6 +22,8 @@ pub struct StageTexts {
     pub is_quick: bool,
     /// In the order of the names. Items that have no text yet are among them.
     pub texts: Vec<SurveyedText>,
+    /// Texts of people that count no more without anybody's wish.
+    pub lost: Option<LostTexts>,
 }
 
 impl StageTexts {
@@ -50,7 +54,8 @@ impl StageTexts {
 
     /// How many texts the machine wrote, or will write.
     pub fn by_machine(&self) -> usize {
-        self.of(Provenance::Machine).count()
+        let lost: BTreeSet<&str> = self.lost.iter().flat_map(|lost| &lost.texts).map(|text| text.name.as_str()).collect();
+        self.of(Provenance::Machine).filter(|text| !lost.contains(text.name.as_str())).count()
     }
 }
 
@@ -68,7 +73,9 @@ pub fn text_status(pipeline: &Pipeline, cache: &Cache) -> Result<Vec<StageTexts>
         let items = texts::items(&works, |_, work| texts::made(&editable, work));
         let editing = texts::read(pipeline, cache, grounds.lock, stage, &editable)?;
         let folder = texts::folder(pipeline, stage, &editable);
-        all.push(StageTexts { stage: stage.name.clone(), folder, is_quick: editable.is_quick, texts: editing.survey(&items) });
+        let lost = texts::lost(grounds, stage, &editable, &editing, &works)?;
+        let (is_quick, texts) = (editable.is_quick, editing.survey(&items));
+        all.push(StageTexts { stage: stage.name.clone(), folder, is_quick, texts, lost });
         Ok(())
     })?;
     Ok(all)

@@ -19,17 +19,18 @@ use crate::pipeline::inputs::item_name;
 use crate::pipeline::item::{Artifact, Fields};
 use crate::pipeline::item_set;
 use crate::pipeline::lock_file::{EditRows, LockFile};
+use crate::pipeline::lost_texts::{self, LostTexts};
 use crate::pipeline::selection::Ask;
 use crate::pipeline::stage::{Editable, Form};
 
 /// The folder of a stage's texts: that of its kind, or for a stage of another name one of its own.
 pub fn folder(pipeline: &Pipeline, stage: &LoadedStage, editable: &Editable) -> PathBuf {
-    let name = if stage.name == stage.kind.name() {
-        editable.folder.to_string()
-    } else {
-        format!("{}-{}", editable.folder, stage.name.replace('/', "-"))
-    };
-    pipeline.folder.join(name)
+    pipeline.folder.join(folder_name(&stage.name, stage.kind.name(), editable))
+}
+
+/// The folder of the texts of a stage with this name and of this kind, as it is called beside the pipeline.
+pub fn folder_name(stage: &str, kind: &str, editable: &Editable) -> String {
+    if stage == kind { editable.folder.to_string() } else { format!("{}-{}", editable.folder, stage.replace('/', "-")) }
 }
 
 /// What people wrote for a stage, as it lies there now.
@@ -163,6 +164,18 @@ pub fn machine_works(stage: &LoadedStage, decision: &Decision<'_>, grounds: &Gro
         Verdict::Whole(_) | Verdict::Kept { .. } | Verdict::Waits(_) => return Ok(None),
     };
     grounds.look_up(stage, &decision.identity, works, false).map(Some)
+}
+
+/// What is lost of the texts of a stage.
+pub fn lost(
+    grounds: &Grounds<'_>,
+    stage: &LoadedStage,
+    editable: &Editable,
+    own: &Editing<'_>,
+    works: &[KeyedWork],
+) -> Result<Option<LostTexts>> {
+    let items = || items(works, |_, keyed| made(editable, keyed));
+    lost_texts::find((grounds.pipeline, grounds.cache, grounds.lock), stage, editable, own, &items)
 }
 
 /// Lets what people wrote decide which pieces of work must run. `compares`: texts of which nothing tells who wrote them are compared with what

@@ -184,6 +184,9 @@ impl Run<'_> {
             let decision = self.grounds(&files).decide(consumer, &|producer| self.given(producer), Ask::Complete)?;
             let Verdict::Works(works) = &decision.verdict else { return Ok(None) };
             let Form::Items(form) = stage.stage.form() else { return Ok(None) };
+            if works.waits_for_decision().is_some() {
+                return Ok(None);
+            }
             // What was not kept comes back in its own turn: nothing else is made while this stage runs.
             if !self.missing(inputs_of_dirty(works)).is_empty() {
                 return Ok(None);

@@ -134,6 +134,106 @@ fn a_refused_decision_is_exit_code_1_and_the_others_are_taken() {
     assert!(!captions.join("gone.txt").exists());
 }
 
+#[test]
+fn texts_that_are_gone_are_told_by_every_command_with_the_way_back() {
+    let stars = stars();
+    run(stars.path());
+    let captions = stars.path().join("stars/captions");
+    fs::write(captions.join("star-03.txt"), "mine\n").expect("written");
+    run(stars.path());
+    fs::remove_dir_all(&captions).expect("removed");
+    let told = "1 text that people wrote is gone from `captions/`: star-03; put the folder back, or `loramill edits restore` writes what \
+                runs used; `loramill edits drop --gone` lets the machine's take their place";
+    for (arguments, expected) in [
+        (&["check", "stars"][..], 0),
+        (&["plan", "stars"], 0),
+        (&["run", "stars"], 1),
+        (&["run", "stars"], 1),
+        (&["status", "stars"], 0),
+        (&["edits", "list", "stars"], 0),
+    ] {
+        let (code, stdout, stderr) = said(&loramill(stars.path(), arguments));
+        assert!((stdout + &stderr).contains(told) && code == expected, "{arguments:?} {code} {stderr}");
+    }
+    let (_, stdout, _) = edits(stars.path(), &["list", "stars"]);
+    assert!(stdout.contains("     gone star-03  mine\n"), "{stdout}");
+    let (code, _, stderr) = edits(stars.path(), &["restore", "stars"]);
+    assert_eq!((code, stderr.as_str()), (0, "star-03: it lies in `stars/captions/star-03.txt` again\n"));
+    run(stars.path());
+    fs::remove_dir_all(&captions).expect("removed");
+    let (code, _, stderr) = edits(stars.path(), &["drop", "stars", "--gone"]);
+    let told = "caption: the machine's texts take the place of 1 text of people: star-03; the next run writes them\n";
+    assert_eq!((code, stderr.as_str()), (0, told));
+    run(stars.path());
+    for arguments in [&["drop", "stars", "--gone"][..], &["restore", "stars"]] {
+        assert_eq!(edits(stars.path(), arguments), (0, String::new(), "no text is gone\n".into()));
+    }
+    assert_eq!(edits(stars.path(), &["restore", "stars", "star-03"]).0, 2);
+}
+
+#[test]
+fn texts_beside_photos_are_counted_by_check_and_by_run() {
+    let stars = stars();
+    let images = stars.path().join("stars/images");
+    fs::rename(images.join("star-01.txt"), images.join("star-01.png.txt")).expect("renamed");
+    fs::rename(images.join("star-02.txt"), images.join("STAR-02.txt")).expect("renamed");
+    fs::rename(images.join("star-03.txt"), images.join("star-03.caption")).expect("renamed");
+    fs::write(images.join("notes.txt"), "of the day").expect("written");
+    let told = "`photos`: 21 of 24 photos have a text; 3 texts belong to no photo: `STAR-02.txt` (the photo is called `star-02.png`), \
+                `notes.txt`, `star-01.png.txt` (the text of `star-01.png` is called `star-01.txt`); 1 text ends in `.caption`, which \
+                `caption` reads with `endings: .caption`";
+    for arguments in [&["check", "stars"][..], &["run", "stars"]] {
+        let (code, stdout, stderr) = said(&loramill(stars.path(), arguments));
+        assert!(code == 0 && (stdout + &stderr).contains(told), "{arguments:?} {stderr}");
+    }
+    // The same contents under other names are the same captions.
+    let captions = files(&stars.path().join("stars/captions"));
+    let with_endings = PIPELINE.replace("model: sidecar", "model: sidecar, endings: [.txt, .caption, .png.txt]");
+    fs::write(stars.path().join("stars/pipeline.yaml"), with_endings).expect("written");
+    run(stars.path());
+    let read = |name: &str| fs::read_to_string(stars.path().join("stars/captions").join(name)).expect("there");
+    assert!(read("star-01.txt").contains("star") && read("star-03.txt").contains("star"));
+    assert_eq!(captions.iter().filter(|file| file.1.is_empty()).count(), 3, "they were empty before");
+    fs::write(images.join("star-04.caption"), "a second one").expect("written");
+    let (code, _, stderr) = said(&loramill(stars.path(), &["check", "stars"]));
+    assert!(code == 2 && stderr.contains("star-04.png` has two texts: `"), "{code} {stderr}");
+}
+
+#[test]
+fn endings_that_cannot_be_and_two_ways_to_read_one_folder_are_errors_with_their_place() {
+    let stars = stars();
+    for (endings, told) in [
+        ("caption", "`caption` is not the ending of a text"),
+        ("'../x.txt'", "is not the ending of a text"),
+        ("[.txt, .png]", "files that end in `.png` are pictures"),
+        ("[]", "there must be one ending at least"),
+        ("7", "7"),
+    ] {
+        let with_endings = PIPELINE.replace("model: sidecar", &format!("model: sidecar, endings: {endings}"));
+        fs::write(stars.path().join("stars/pipeline.yaml"), with_endings).expect("written");
+        let (code, _, stderr) = said(&loramill(stars.path(), &["check", "stars"]));
+        assert!(code == 2 && stderr.contains(told), "{endings}: {stderr}");
+    }
+    let both = PIPELINE.to_string() + "  tags: { kind: caption, images: resize, endings: .tags }\n";
+    fs::write(stars.path().join("stars/pipeline.yaml"), both).expect("written");
+    let (code, _, stderr) = said(&loramill(stars.path(), &["check", "stars"]));
+    let told = "`tags` reads texts beside `photos` that end in `.tags`, and `caption` those that end in `.txt`";
+    assert!(code == 2 && stderr.contains(told) && stderr.contains("a photo has one text"), "{stderr}");
+}
+
+#[test]
+fn captions_without_a_photo_are_named_by_the_run_that_meets_them() {
+    let stars = stars();
+    run(stars.path());
+    let captions = stars.path().join("stars/captions");
+    fs::write(captions.join("gone.txt"), "an orphan\n").expect("written");
+    fs::rename(captions.join("star-05.txt"), captions.join("star-05.TXT")).expect("renamed");
+    let (code, stdout, stderr) = said(&loramill(stars.path(), &["run", "stars"]));
+    let told = "caption: 1 text in `captions/` without a photo: `gone`; `loramill edits prune` puts such away";
+    assert!(code == 0 && (stdout + &stderr).contains(told), "{stderr}");
+    assert!(!captions.join("star-05.txt").exists(), "the one in capitals is the text of its photo");
+}
+
 fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .expect("readable")

@@ -3,8 +3,15 @@
 use std::fs;
 
 use loramill::edits::Provenance;
+use loramill::pipeline::execute::RunOptions;
+use loramill::pipeline::lost_texts;
+use loramill::pipeline::on_demand::Directed;
 use loramill::pipeline::plan::PlannedState;
+use loramill::pipeline::progress::{Silent, StageState};
+use loramill::pipeline::selection::Selection;
+use loramill::pipeline::text_decisions::TextDesk;
 use loramill::pipeline::text_status::text_status;
+use loramill::pipeline::wishes::Wishes;
 
 use crate::engine::bed::Bed;
 
@@ -181,4 +188,155 @@ fn a_first_run_with_set_reads_texts_of_people_and_leaves_their_files_alone() {
     bed.settings.clear();
     bed.run();
     assert!(bed.says("learn", "e002").contains("mine of two"));
+}
+
+/// After a run with two texts of a person.
+fn used() -> Bed {
+    let bed = Bed::new(STAGES);
+    bed.run();
+    bed.write("captions/one.txt", "mine of one");
+    bed.write("captions/two.txt", "mine of two");
+    bed.run();
+    bed
+}
+
+fn desk<T>(bed: &Bed, work: impl FnOnce(&TextDesk<'_>, usize) -> T) -> T {
+    let (pipeline, cache) = (bed.load(), bed.cache());
+    let options = RunOptions { selection: Selection::default(), keep_going: false, jobs: 1, device: "cpu".to_string() };
+    let wishes = Wishes::default();
+    let directed = Directed { options: &options, observer: &Silent, wishes: &wishes };
+    let index = pipeline.stages.iter().position(|stage| stage.stage.editable().is_some()).unwrap();
+    work(&TextDesk { pipeline: &pipeline, cache: &cache, directed }, index)
+}
+
+fn says(bed: &Bed, path: &str) -> String {
+    fs::read_to_string(bed.at(path)).unwrap()
+}
+
+/// Nothing runs, nothing is written, and it is said.
+fn stops(bed: &Bed, words: &[&str]) {
+    let lock = fs::read(bed.at("pipeline.lock")).unwrap();
+    let plan = bed.plan();
+    let caption = plan.stages.iter().find(|stage| stage.kind == "caption").unwrap();
+    assert!(!plan.is_fresh() && caption.dirty.is_empty(), "{caption:?}");
+    let glance = lost_texts::glance(&bed.load()).unwrap();
+    let (did, record, _) = bed.run_all();
+    assert!(did.is_empty() && !record.is_ok(), "{did:?} {record:?}");
+    let failed = record.stages.iter().find(|stage| stage.state == StageState::Failed).unwrap().note.clone().unwrap();
+    for said in [failed, caption.reasons[0].to_string(), glance[0].to_string()] {
+        for word in words {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+    assert_eq!(fs::read(bed.at("pipeline.lock")).unwrap(), lock);
+}
+
+#[test]
+fn without_the_folder_of_used_texts_nothing_is_trained_until_they_are_restored() {
+    let bed = used();
+    fs::remove_dir_all(bed.at("captions")).unwrap();
+    stops(&bed, &["2 texts that people wrote are gone from `captions/`: one, two", "edits restore", "edits drop --gone"]);
+    assert!(!bed.at("captions").exists(), "no machine's text is written");
+    let status = &text_status(&bed.load(), &bed.cache()).unwrap()[0];
+    assert_eq!((status.lost.as_ref().unwrap().texts.len(), status.by_machine()), (2, 1));
+    let restored = desk(&bed, |desk, index| desk.restore(index)).unwrap();
+    assert_eq!(restored.len(), 2);
+    assert_eq!(says(&bed, "captions/one.txt"), "mine of one\n");
+    assert!(bed.run().is_empty(), "all is as it was");
+    assert_eq!(says(&bed, "captions/three.txt"), "a text three\n");
+    assert!(desk(&bed, |desk, index| desk.restore(index)).unwrap().is_empty());
+}
+
+#[test]
+fn without_the_folder_of_used_texts_the_machines_count_once_a_person_says_so() {
+    let bed = used();
+    fs::rename(bed.at("captions"), bed.at("captions-old")).unwrap();
+    stops(&bed, &["one, two"]);
+    let unread = lost_texts::unread_folders(&bed.load()).unwrap();
+    assert!(unread[0].contains("`captions-old/` holds 3 texts that no stage reads"), "{unread:?}");
+    let lost = desk(&bed, |desk, index| desk.give_up(index)).unwrap().unwrap();
+    assert_eq!(lost.texts.len(), 2);
+    bed.run();
+    assert_eq!(says(&bed, "captions/two.txt"), "a text two\n");
+    assert_eq!(says(&bed, "captions-old/two.txt"), "mine of two", "nobody touched it");
+    assert!(bed.run().is_empty());
+    // What lies there counts again when the folder is put back, and would be missed again.
+    fs::remove_dir_all(bed.at("captions")).unwrap();
+    fs::rename(bed.at("captions-old"), bed.at("captions")).unwrap();
+    bed.run();
+    assert!(bed.says("learn", "e002").contains("mine of two"));
+    fs::remove_dir_all(bed.at("captions")).unwrap();
+    stops(&bed, &["one, two"]);
+}
+
+const RENAMED: &str = "  texts: { kind: caption, images: photos, log: LOG }\n  echo: { images: texts, log: LOG }\n  \
+                       learn: { images: echo, epochs: 2, log: LOG }";
+
+#[test]
+fn a_renamed_stage_takes_its_texts_along_when_a_person_says_so() {
+    let bed = used();
+    bed.write("captions/three-flip.txt", "three in a mirror");
+    bed.run();
+    bed.stages(RENAMED);
+    stops(&bed, &["3 texts that people wrote in `captions/` for a stage `caption`", "brings them to `captions-texts/`"]);
+    assert!(!bed.at("captions-texts").exists());
+    // The way back.
+    bed.stages(STAGES);
+    assert!(bed.run().is_empty());
+    bed.stages(RENAMED);
+    let restored = desk(&bed, |desk, index| desk.restore(index)).unwrap();
+    assert_eq!(restored.len(), 3, "{restored:?}");
+    assert!(bed.run().is_empty(), "the texts are the same, whatever the stage is called");
+    assert_eq!(says(&bed, "captions-texts/one.txt"), "mine of one");
+    assert_eq!(says(&bed, "captions-texts/three-flip.txt"), "three in a mirror");
+    assert!(!bed.at("captions").exists() && !bed.lock().edits.contains_key("caption"));
+}
+
+#[test]
+fn a_renamed_stage_whose_folder_is_gone_too_gets_what_runs_used() {
+    let bed = used();
+    bed.stages(RENAMED);
+    fs::remove_dir_all(bed.at("captions")).unwrap();
+    stops(&bed, &["2 texts", "`caption`"]);
+    desk(&bed, |desk, index| desk.restore(index)).unwrap();
+    assert_eq!(says(&bed, "captions-texts/two.txt"), "mine of two\n");
+    assert!(bed.run().is_empty());
+}
+
+#[test]
+fn a_renamed_stage_leaves_the_texts_where_they_are_when_a_person_gives_them_up() {
+    let bed = used();
+    bed.stages(RENAMED);
+    desk(&bed, |desk, index| desk.give_up(index)).unwrap().unwrap();
+    bed.run();
+    assert_eq!(
+        (says(&bed, "captions-texts/two.txt"), says(&bed, "captions/two.txt")),
+        ("a text two\n".into(), "mine of two".into())
+    );
+    let unread = lost_texts::unread_folders(&bed.load()).unwrap();
+    assert!(unread[0].starts_with("`captions/` holds 3 texts that no stage reads"), "{unread:?}");
+}
+
+#[test]
+fn with_set_or_by_force_no_machines_text_takes_the_place_of_a_lost_one_either() {
+    let mut bed = used();
+    fs::remove_dir_all(bed.at("captions")).unwrap();
+    bed.settings = vec!["learn.epochs=1".to_string()];
+    let (did, record, _) = bed.run_all();
+    assert!(did.is_empty() && !record.is_ok(), "{did:?}");
+    bed.settings.clear();
+    bed.force = vec![("caption", "")];
+    bed.keep_going = true;
+    let (did, record, _) = bed.run_all();
+    assert!(did.is_empty() && !record.is_ok(), "{did:?}");
+}
+
+#[test]
+fn photos_that_changed_places_train_with_their_own_texts() {
+    let bed = used();
+    fs::rename(bed.at("images/one.png"), bed.at("images/x")).unwrap();
+    fs::rename(bed.at("images/two.png"), bed.at("images/one.png")).unwrap();
+    fs::rename(bed.at("images/x"), bed.at("images/two.png")).unwrap();
+    assert!(bed.run().is_empty(), "the same pictures with the same texts");
+    assert_eq!((says(&bed, "captions/one.txt"), says(&bed, "captions/two.txt")), ("mine of two".into(), "mine of one".into()));
 }

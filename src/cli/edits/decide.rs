@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::edits::{ItemArguments, Texts};
-use crate::cli::{Global, WrongArguments};
+use crate::cli::edits::{ItemArguments, Texts, lost};
+use crate::cli::{Global, WrongArguments, shown};
 use crate::edits::merge::Form;
 use crate::edits::{Decision, Provenance, SettledText};
 
@@ -48,6 +48,9 @@ pub struct MergeArguments {
 pub struct DropArguments {
     #[command(flatten)]
     items: ItemArguments,
+    /// All texts that are gone with their folder or with the name of their stage: no file is touched
+    #[arg(long)]
+    gone: bool,
 }
 
 /// Put texts away whose photo is gone; they are kept in the cache for 30 days [default: all of them]
@@ -97,6 +100,9 @@ pub fn merge(arguments: &MergeArguments, global: &Global) -> anyhow::Result<Exit
 }
 
 pub fn drop(arguments: &DropArguments, global: &Global) -> anyhow::Result<ExitCode> {
+    if arguments.gone {
+        return lost::give_up(&arguments.items, global);
+    }
     decide(&arguments.items, None, Decision::Drop, "auto", global)
 }
 
@@ -162,7 +168,7 @@ fn decide(
 }
 
 /// What became of a text; an error if nothing did. `next`: what comes of it when there is no file any more.
-fn told(name: &str, outcome: &SettledText, next: &str) -> Result<String, String> {
+pub fn told(name: &str, outcome: &SettledText, next: &str) -> Result<String, String> {
     Ok(match outcome {
         SettledText::Accepted => format!("{name}: your text stays, and is up to date"),
         SettledText::Replaced { kept: Some(path) } => {
@@ -172,6 +178,7 @@ fn told(name: &str, outcome: &SettledText, next: &str) -> Result<String, String>
         SettledText::TakenAway { kept: path } => format!("{name}: taken away and {}{next}", kept(path)),
         SettledText::Merged { text, kept: Some(path) } => format!("{name}: {text}\n  yours is {}", kept(path)),
         SettledText::Merged { text, kept: None } => format!("{name}: {text}"),
+        SettledText::Restored { file } => format!("{name}: it lies in `{}` again", shown(file)),
         SettledText::Nothing(how) => format!("{name} {how}"),
         SettledText::Refused(why) => return Err(format!("{name}: {why}")),
     })

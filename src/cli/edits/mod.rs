@@ -1,6 +1,7 @@
 //! `loramill edits`: what people wrote over the machine's texts, and what they decide about it.
 
 mod decide;
+mod lost;
 pub mod show;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ enum What {
     Merge(decide::MergeArguments),
     Drop(decide::DropArguments),
     Prune(decide::PruneArguments),
+    Restore(lost::RestoreArguments),
 }
 
 impl Arguments {
@@ -52,6 +54,7 @@ impl Arguments {
             What::Merge(arguments) => arguments.names_and_device(),
             What::Drop(arguments) => (arguments.names(), CPU),
             What::Prune(arguments) => (arguments.names(), CPU),
+            What::Restore(arguments) => (arguments.names(), CPU),
         };
         Reach::project(split_items(names).0.as_deref(), global).unless_on_card(device)
     }
@@ -66,6 +69,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         What::Merge(arguments) => decide::merge(arguments, global),
         What::Drop(arguments) => decide::drop(arguments, global),
         What::Prune(arguments) => decide::prune(arguments, global),
+        What::Restore(arguments) => lost::restore(arguments, global),
     }
 }
 
@@ -179,8 +183,13 @@ mod tests {
 
     #[test]
     fn a_text_is_meant_by_its_name_its_stage_or_its_path() {
-        let stage =
-            StageTexts { stage: "caption".into(), folder: "./pipelines/cat/captions".into(), is_quick: true, texts: Vec::new() };
+        let stage = StageTexts {
+            stage: "caption".into(),
+            folder: "./pipelines/cat/captions".into(),
+            is_quick: true,
+            texts: Vec::new(),
+            lost: None,
+        };
         for asked in ["a/b", "caption/a/b", "captions/a/b.txt", "./captions/a/b.txt", "pipelines/cat/captions/a/b.txt"] {
             assert!(names_meant(asked, &stage).contains(&"a/b"), "{asked}");
         }

@@ -13,6 +13,7 @@ use crate::cli::terminal::{Paint, Painted, output_takes_colours, print, print_js
 use crate::cli::{Global, WrongArguments, counted, shown};
 use crate::edits::merge::{Part, difference};
 use crate::edits::{Provenance, SurveyedText};
+use crate::pipeline::lost_texts::{self, LostTexts};
 use crate::pipeline::text_status::StageTexts;
 
 /// Columns of a text in a table.
@@ -82,7 +83,11 @@ pub fn list(arguments: &ListArguments, global: &Global) -> anyhow::Result<ExitCo
     let mut table = String::new();
     for stage in &texts.stages {
         table.push_str(&summary(stage));
-        let is_listed = |text: &&SurveyedText| arguments.all || text.provenance != Provenance::Machine;
+        if let Some(lost) = &stage.lost {
+            table.push_str(&lost_lines(lost, &texts.cache));
+        }
+        let is_lost = |name: &str| stage.lost.iter().flat_map(|lost| &lost.texts).any(|text| text.name == name);
+        let is_listed = |text: &&SurveyedText| text.provenance != Provenance::Machine || (arguments.all && !is_lost(&text.name));
         let listed: Vec<&SurveyedText> = stage.texts.iter().filter(is_listed).collect();
         let width = listed.iter().map(|text| text.name.chars().count()).max().unwrap_or_default();
         for text in listed {
@@ -94,6 +99,9 @@ pub fn list(arguments: &ListArguments, global: &Global) -> anyhow::Result<ExitCo
             };
             let _ = writeln!(table, "{word:>9} {}{pad}  {}", text.name, line_of(text)?);
         }
+    }
+    for sentence in lost_texts::unread_folders(&texts.pipeline)? {
+        let _ = writeln!(table, "note: {sentence}");
     }
     print(&table)?;
     let any = |provenance| texts.stages.iter().any(|stage| stage.of(provenance).next().is_some());
@@ -107,6 +115,19 @@ pub fn list(arguments: &ListArguments, global: &Global) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+/// Why texts count no more, and which.
+fn lost_lines(lost: &LostTexts, cache: &Cache) -> String {
+    let mut lines = format!("{:>9} {}\n", "gone", lost.reason());
+    let width = lost.texts.iter().map(|text| text.name.chars().count()).max().unwrap_or_default();
+    for text in &lost.texts {
+        let pad = " ".repeat(width - text.name.chars().count());
+        let said = text.text.and_then(|digest| cache.read(&digest).ok());
+        let said = said.map_or_else(|| "(not in this cache)".to_string(), |bytes| in_one_line(&String::from_utf8_lossy(&bytes)));
+        let _ = writeln!(lines, "{:>9} {}{pad}  {said}", "gone", text.name);
+    }
+    lines
+}
+
 /// `captions: 24 texts, 20 by the machine, 3 edited, 1 stale`
 pub fn summary(stage: &StageTexts) -> String {
     let mut line = format!("{}: {}", shown(&stage.folder), counted(stage.texts.len(), "text"));
@@ -117,6 +138,7 @@ pub fn summary(stage: &StageTexts) -> String {
         (stage.of(Provenance::Stale).count(), "stale"),
         (stage.of(Provenance::Orphan).count(), "without a photo"),
         (stage.unusable().count(), "that cannot be used"),
+        (stage.lost.as_ref().map_or(0, |lost| lost.texts.len()), "of people that are gone"),
     ];
     for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
         let _ = write!(line, ", {count} {what}");
@@ -131,15 +153,19 @@ fn line_of(text: &SurveyedText) -> anyhow::Result<String> {
         return Ok(unusable.clone());
     }
     let line = match text.read()? {
-        Some(line) => line.split_whitespace().collect::<Vec<_>>().join(" "),
+        Some(line) => in_one_line(&line),
         None => return Ok("(the next run writes it)".to_string()),
     };
-    let cut = line.char_indices().nth(WIDTH).map(|(end, _)| format!("{}\u{2026}", &line[..end]));
-    let line = cut.unwrap_or(line);
     Ok(match &text.mirror_of {
         Some(item) => format!("{line}  (for the mirror of {item})"),
         None => line,
     })
+}
+
+fn in_one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let cut = line.char_indices().nth(WIDTH).map(|(end, _)| format!("{}\u{2026}", &line[..end]));
+    cut.unwrap_or(line)
 }
 
 fn stage_json(stage: &StageTexts, cache: &Cache) -> anyhow::Result<serde_json::Value> {
@@ -156,7 +182,8 @@ fn stage_json(stage: &StageTexts, cache: &Cache) -> anyhow::Result<serde_json::V
             "problem": text.unusable,
         }));
     }
-    Ok(json!({ "stage": stage.stage, "folder": shown(&stage.folder).to_string(), "texts": texts }))
+    let lost = stage.lost.iter().flat_map(|lost| &lost.texts).map(|text| text.name.as_str()).collect::<Vec<_>>();
+    Ok(json!({ "stage": stage.stage, "folder": shown(&stage.folder).to_string(), "texts": texts, "lost": lost }))
 }
 
 pub fn show(arguments: &ShowArguments, global: &Global) -> anyhow::Result<ExitCode> {

@@ -145,8 +145,9 @@ impl Desk {
 
     /// Everything that was displaced.
     pub(super) fn displaced(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.cache.root().join("displaced")) else { return Vec::new() };
-        entries.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap()).collect()
+        let files = walkdir::WalkDir::new(self.cache.root().join("displaced")).into_iter().filter_map(std::result::Result::ok);
+        let files = files.filter(|entry| entry.file_type().is_file());
+        files.map(|entry| fs::read_to_string(entry.path()).unwrap()).collect()
     }
 
     pub(super) fn hidden_files(&self) -> usize {

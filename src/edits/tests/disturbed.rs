@@ -144,3 +144,27 @@ fn a_full_disk_leaves_every_text_as_it_was() {
         assert_eq!(desk.hidden_files(), 0);
     }
 }
+
+#[test]
+fn a_name_as_long_as_a_disk_takes_is_no_hindrance_and_a_kill_loses_no_text_of_it() {
+    let name = "n".repeat(251);
+    for place in [None, Some("edits.exchange"), Some("edits.exchanged"), Some("displace.rename")] {
+        let mut desk = Desk::new(&[&name]);
+        desk.run().unwrap();
+        assert_eq!(desk.outcome(&name), (Provenance::Machine, format!("captioner 1 sees photo {name}")));
+        desk.captioner = 2;
+        if let Some(place) = place {
+            let path = desk.path(&name);
+            when("edits.ready", move || fs::write(&path, MINE).unwrap());
+            arm(place, 0, Fault::Killed);
+            desk.run().unwrap_err();
+            disarm();
+            desk.run().unwrap();
+            assert_eq!(desk.says(&name).unwrap(), MINE, "{place:?}");
+        } else {
+            desk.run().unwrap();
+            assert_eq!(desk.displaced(), [format!("captioner 1 sees photo {name}\n")]);
+        }
+        assert_eq!(desk.hidden_files(), 0, "{place:?}");
+    }
+}

@@ -7,5 +7,6 @@ mod renamed;
 mod settled;
 mod whose;
 
+mod gone;
 mod matrix;
 mod project;

@@ -82,6 +82,33 @@ impl Case {
         Ok(())
     }
 
+    /// What a person decides about texts that are gone: they are written again, or given up.
+    pub fn settle_lost_texts(&mut self, restores: bool) -> Result<(), String> {
+        self.place.bring_to(&self.world);
+        let wanted = Wanted { keep_going: true, ..Wanted::default() };
+        let lost = self.world.foresee(&self.memory, &wanted).lost_texts;
+        // Of photos that break on the way a run knows, and nobody before it.
+        if lost.is_empty() || self.world.photos.values().any(|photo| photo.contains("broken")) {
+            return Ok(());
+        }
+        let Some(told) = self.place.settle_lost_texts(&self.world, restores) else { return Ok(()) };
+        if told != lost.keys().cloned().collect() {
+            return Err(format!("{told:?} are told to be lost, not {lost:?}"));
+        }
+        if restores {
+            for (name, text) in lost.into_iter().filter(|(_, text)| self.memory.store.contains(text)) {
+                self.world.texts.files.insert(name, if text.is_empty() { text } else { text + "\n" });
+                self.world.texts.is_gone = false;
+            }
+        } else {
+            let given_up: BTreeSet<&String> = lost.values().collect();
+            for row in self.world.texts.rows.values_mut() {
+                row.person = row.person.take().filter(|text| !given_up.contains(text));
+            }
+        }
+        Ok(())
+    }
+
     /// What a plan calls dirty must run.
     fn check_plan(&self, foreseen: &Foreseen, wanted: &Wanted, settings: &[String]) -> Result<(), String> {
         let plan = self.place.plan(&self.world, wanted, settings);
@@ -253,7 +280,7 @@ impl Case {
     pub fn check_clean(&self) -> Result<(), String> {
         let mut world = self.world.clone();
         let items: BTreeSet<String> = world.rows.get("caption").into_iter().flatten().map(|thing| thing.name.clone()).collect();
-        world.texts = Texts { files: world.texts.of_people(&items), rows: BTreeMap::new() };
+        world.texts = Texts { files: world.texts.of_people(&items), rows: BTreeMap::new(), is_gone: false };
         let clean = Place::new();
         clean.bring_to(&world);
         let ran = clean.run(&world, &Wanted::default(), &[], None);

@@ -83,6 +83,8 @@ pub struct Foreseen {
     pub fails: bool,
     /// Something is read that is lost: nothing is foretold then.
     pub is_lost: bool,
+    /// Texts of people in whose place the machine writes nothing before somebody has said so.
+    pub lost_texts: BTreeMap<String, String>,
     at_start: Memory,
     /// What runs or may run, by stage.
     makers: Vec<(String, Unit)>,
@@ -148,6 +150,7 @@ impl World {
             makers: Vec::new(),
             fails: false,
             is_lost: false,
+            lost_texts: BTreeMap::new(),
             at_start: memory.clone(),
             memory: memory.clone(),
             texts: self.texts.clone(),
@@ -270,6 +273,11 @@ impl Foreseen {
         }
         let (texts, blocked, humans) = match kind {
             Kind::Caption => {
+                self.lost_texts = self.texts.lost(&asked(&pieces, &self.memory), &world.skipped());
+                if !self.lost_texts.is_empty() {
+                    self.fails = true;
+                    return if stays { None } else { Some(Given::Nothing) };
+                }
                 let (texts, blocked) = self.texts.follow(&asked(&pieces, &self.memory), &world.skipped());
                 let human = |asked: &Asked| texts.human(asked, blocked.get(&asked.name));
                 let humans = asked(&pieces, &self.memory).iter().map(human).collect();

@@ -13,10 +13,13 @@ use loramill::pipeline::item::Fields;
 use loramill::pipeline::item_set;
 use loramill::pipeline::load::load;
 use loramill::pipeline::lock_file::LockFile;
+use loramill::pipeline::on_demand::Directed;
 use loramill::pipeline::plan::{Plan, plan};
-use loramill::pipeline::progress::{Event, Observer, StageState};
+use loramill::pipeline::progress::{Event, Observer, Silent, StageState};
 use loramill::pipeline::selection::{Force, Selection};
 use loramill::pipeline::sources::Surroundings;
+use loramill::pipeline::text_decisions::TextDesk;
+use loramill::pipeline::text_status::text_status;
 use loramill::pipeline::wishes::Wishes;
 use walkdir::WalkDir;
 
@@ -90,6 +93,10 @@ impl Place {
         let images = [named(&world.photos, "png"), named(&world.sidecars, "txt")].concat().into_iter().collect();
         bring_to(&self.at("images"), &images);
         bring_to(&self.at("captions"), &named(&world.texts.files, "txt").into_iter().collect());
+        match world.texts.is_gone {
+            true => drop(fs::remove_dir_all(self.at("captions"))),
+            false => fs::create_dir_all(self.at("captions")).expect("made"),
+        }
         let base = self.at("base.safetensors");
         if fs::read(&base).ok().as_deref() != Some(world.base.as_bytes()) {
             fs::write(base, &world.base).expect("written");
@@ -136,6 +143,24 @@ impl Place {
             lines,
             is_ok: record.is_ok(),
         }
+    }
+
+    /// What is lost of people's texts, brought back or given up; `None` if the items are not known before other stages have run.
+    pub fn settle_lost_texts(&self, world: &World, restores: bool) -> Option<BTreeSet<String>> {
+        let (pipeline, cache) = (self.load(world, &[]), self.cache());
+        let index = pipeline.position("caption")?;
+        let status = text_status(&pipeline, &cache).expect("it can be read");
+        let lost = status.into_iter().find(|stage| stage.stage == "caption")?.lost;
+        let options = RunOptions { selection: Selection::default(), keep_going: false, jobs: 1, device: "cpu".to_string() };
+        let wishes = Wishes::default();
+        let directed = Directed { options: &options, observer: &Silent, wishes: &wishes };
+        let desk = TextDesk { pipeline: &pipeline, cache: &cache, directed };
+        if restores {
+            desk.restore(index).expect("it can be written");
+        } else {
+            desk.give_up(index).expect("the lock can be written");
+        }
+        Some(lost.into_iter().flat_map(|lost| lost.texts).map(|text| text.name).collect())
     }
 
     /// How often each stage wrote down that something was made.

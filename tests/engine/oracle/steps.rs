@@ -21,6 +21,8 @@ pub enum Deed {
     RenamePhoto,
     MovePhoto,
     ReplacePhoto,
+    SwapPhotos,
+    OverwritePhoto,
     BreakPhoto,
     MendPhotos,
     ChangeSidecar,
@@ -29,6 +31,8 @@ pub enum Deed {
     EditText,
     EditTextAsMachine,
     DeleteText,
+    RemoveTexts,
+    SettleLostTexts,
     Skip,
     Reformat,
     RaiseVersion,
@@ -51,9 +55,9 @@ pub enum Deed {
 
 use Deed::{
     AddPhoto, BreakPhoto, ChangeBase, ChangeExecution, ChangeParam, ChangeSidecar, DeleteText, EditText, EditTextAsMachine,
-    FailTraining, GoBack, LoseObject, MendPhotos, MovePhoto, RaiseVersion, Reformat, RemoveFromOut, RemoveLock, RemoveOut,
-    RemovePhoto, RenamePhoto, ReplacePhoto, Run, RunForced, RunFrom, RunInterrupted, RunKeepingGoing, RunOnly, RunTargets,
-    RunWithSettings, ScribbleInOut, Skip, TouchPhotos,
+    FailTraining, GoBack, LoseObject, MendPhotos, MovePhoto, OverwritePhoto, RaiseVersion, Reformat, RemoveFromOut, RemoveLock,
+    RemoveOut, RemovePhoto, RemoveTexts, RenamePhoto, ReplacePhoto, Run, RunForced, RunFrom, RunInterrupted, RunKeepingGoing,
+    RunOnly, RunTargets, RunWithSettings, ScribbleInOut, SettleLostTexts, Skip, SwapPhotos, TouchPhotos,
 };
 
 /// How often each happens.
@@ -65,6 +69,8 @@ const DEEDS: &[(usize, Deed)] = &[
     (5, RenamePhoto),
     (3, MovePhoto),
     (6, ReplacePhoto),
+    (6, SwapPhotos),
+    (3, OverwritePhoto),
     (2, BreakPhoto),
     (2, MendPhotos),
     (3, ChangeSidecar),
@@ -73,6 +79,8 @@ const DEEDS: &[(usize, Deed)] = &[
     (9, EditText),
     (2, EditTextAsMachine),
     (4, DeleteText),
+    (2, RemoveTexts),
+    (4, SettleLostTexts),
     (2, Skip),
     (2, Reformat),
     (2, RaiseVersion),
@@ -117,7 +125,9 @@ impl Step {
         let chance = &mut Chance::new(self.seed);
         match self.deed {
             ChangeParam | ChangeExecution | FailTraining => change_params(self.deed, case, chance),
-            AddPhoto | RemovePhoto | RenamePhoto | MovePhoto | ReplacePhoto | BreakPhoto => change_photo(self.deed, case, chance),
+            AddPhoto | RemovePhoto | RenamePhoto | MovePhoto | ReplacePhoto | SwapPhotos | OverwritePhoto | BreakPhoto => {
+                change_photo(self.deed, case, chance);
+            }
             MendPhotos => mend(case, chance),
             ChangeSidecar => {
                 let name = pick(case.world.photos.keys(), chance).expect("there is a photo");
@@ -128,6 +138,11 @@ impl Step {
             }
             ChangeBase => case.world.base = format!("base{}", chance.below(3)),
             EditText | EditTextAsMachine | DeleteText => change_text(self.deed, case, chance),
+            RemoveTexts => {
+                case.world.texts.files.clear();
+                case.world.texts.is_gone = true;
+            }
+            SettleLostTexts => return case.settle_lost_texts(chance.percent(50)),
             Skip => {
                 let name = pick(case.world.photos.keys(), chance).expect("there is a photo");
                 let skip = &mut case.world.spec.skip;
@@ -209,6 +224,28 @@ fn change_photo(deed: Deed, case: &mut Case, chance: &mut Chance) {
             let content = case.content(chance);
             case.world.photos.insert(name, content);
         }
+        SwapPhotos => {
+            // Two, or all of them in a ring.
+            let mut names: Vec<String> = case.world.photos.keys().cloned().collect();
+            if chance.percent(60) {
+                names.retain(|other| *other >= name);
+                names.truncate(2);
+            }
+            let contents: Vec<String> = names.iter().map(|name| case.world.photos[name].clone()).collect();
+            for (place, name) in names.iter().enumerate() {
+                case.world.photos.insert(name.clone(), contents[(place + 1) % contents.len()].clone());
+            }
+        }
+        OverwritePhoto => {
+            let skip = &case.world.spec.skip;
+            let other = pick(case.world.photos.keys().filter(|other| **other != name && !skip.contains(*other)), chance);
+            let Some(other) = other.filter(|_| !skip.contains(&name)) else { return };
+            let content = case.world.photos.remove(&name).expect("it is there");
+            case.world.photos.insert(other.clone(), content);
+            if let Some(sidecar) = case.world.sidecars.remove(&name) {
+                case.world.sidecars.insert(other, sidecar);
+            }
+        }
         BreakPhoto => {
             case.next += 1;
             case.world.photos.insert(name, format!("broken{}", case.next));
@@ -246,6 +283,7 @@ fn change_text(deed: Deed, case: &mut Case, chance: &mut Chance) {
     };
     let form = *chance.pick(&["T", "T\n", "\u{feff}T\r\n", "T  \n\n"]);
     case.world.texts.files.insert(name, form.replace('T', &text));
+    case.world.texts.is_gone = false;
 }
 
 fn lose(deed: Deed, case: &mut Case, chance: &mut Chance) {

@@ -8,6 +8,8 @@ pub struct Texts {
     /// As the files lie there, by item.
     pub files: BTreeMap<String, String>,
     pub rows: BTreeMap<String, Row>,
+    /// The folder itself is not there.
+    pub is_gone: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -15,6 +17,8 @@ pub struct Row {
     pub photo: String,
     /// What the machine wrote; `None` where a person was first.
     pub text: Option<String>,
+    /// What a person wrote and a run used instead.
+    pub person: Option<String>,
 }
 
 /// An item of the captioner: its name, its photo, and what the machine says of it if it was asked.
@@ -71,8 +75,83 @@ impl Texts {
             }
             next.rows.insert(to.clone(), self.rows[from].clone());
         }
+        let is_item = |name: &str| items.iter().any(|item| item.name == name);
+        for circle in self.circles(&waiting, is_item) {
+            let placed = self.places_in(&circle);
+            for (name, file) in circle.iter().zip(placed) {
+                next.files.insert(name.to_string(), file);
+            }
+            for (place, name) in circle.iter().enumerate() {
+                next.rows.insert(name.to_string(), self.rows[circle[(place + circle.len() - 1) % circle.len()]].clone());
+            }
+        }
         let blocked = next.sources(items, skipped);
         (next, blocked)
+    }
+
+    /// Photos that changed places, each name before the one where its photo is now. The text of a photo that another replaced goes to the
+    /// name that became free by that.
+    fn circles<'w>(&'w self, waiting: &[(&'w String, &'w String)], is_item: impl Fn(&str) -> bool) -> Vec<Vec<&'w str>> {
+        let mut left: BTreeMap<&str, &str> = waiting.iter().map(|(to, from)| (from.as_str(), to.as_str())).collect();
+        let mut circles = Vec::new();
+        while let Some(start) = left.keys().find(|name| !left.values().any(|to| to == *name)).or(left.keys().next()).copied() {
+            let mut names = vec![start];
+            while let Some(to) = left.remove(names[names.len() - 1]).filter(|to| *to != start) {
+                names.push(to);
+            }
+            let end = names[names.len() - 1];
+            let closes = waiting.iter().any(|(to, from)| *to == start && *from == end);
+            let file = |name: &str| Some(normal(&self.files[name]));
+            let knows = |name: &str| self.rows.get(name).is_some_and(|row| [&row.text, &row.person].contains(&&file(name)));
+            let machine_said = |name: &&str| names.iter().any(|of| self.rows.get(*of).is_some_and(|row| row.text == file(name)));
+            if (closes || (knows(end) && !is_item(start))) && !names.iter().all(machine_said) {
+                circles.push(names);
+            }
+        }
+        circles
+    }
+
+    /// The texts of a circle in the order of its names, each where it belongs: what a person brought along stays, what is known of a photo
+    /// follows it, and the rest goes where the photo of its name went, or stays if others were brought along.
+    fn places_in(&self, circle: &[&str]) -> Vec<String> {
+        let count = circle.len();
+        let text = |place: usize| normal(&self.files[circle[place]]);
+        let knows = |of: usize, place: usize| {
+            let row = &self.rows[circle[of]];
+            row.text.as_ref() == Some(&text(place)) || row.person.as_ref() == Some(&text(place))
+        };
+        let mut at: Vec<Option<usize>> = vec![None; count];
+        let mut put = |target: usize, place: usize| {
+            if !at.contains(&Some(place)) && at[target].is_none() {
+                at[target] = Some(place);
+            }
+        };
+        let brought: Vec<usize> = (0..count).filter(|&p| knows((p + count - 1) % count, p) && !knows(p, p)).collect();
+        brought.iter().for_each(|&place| put(place, place));
+        for place in 0..count {
+            (0..count)
+                .map(|step| (place + step) % count)
+                .filter(|of| knows(*of, place))
+                .for_each(|of| put((of + 1) % count, place));
+        }
+        for place in 0..count {
+            let first = place + usize::from(brought.is_empty());
+            (0..count).for_each(|step| put((first + step) % count, place));
+        }
+        at.into_iter().map(|place| self.files[circle[place.expect("one for each")]].clone()).collect()
+    }
+
+    /// Texts of people that are gone with most of the others, or with their folder.
+    pub fn lost(&self, items: &[Asked], skipped: &BTreeSet<String>) -> BTreeMap<String, String> {
+        let (after, blocked) = self.follow(items, skipped);
+        let row = |name: &String| after.rows.get(blocked.get(name).unwrap_or(name));
+        let names = items.iter().map(|item| &item.name).chain(skipped);
+        let known: Vec<&String> = names.filter(|name| row(name).is_some()).collect();
+        let missing: Vec<&&String> = known.iter().filter(|name| !after.files.contains_key(**name)).collect();
+        if !self.is_gone && (missing.len() <= 1 || missing.len() * 2 <= known.len()) {
+            return BTreeMap::new();
+        }
+        missing.into_iter().filter_map(|name| Some((name.to_string(), row(name)?.person.clone()?))).collect()
     }
 
     /// The name that the photo of an item had when its row was written, where it is another.
@@ -118,8 +197,9 @@ impl Texts {
                     Some(machine)
                 }
             };
-            self.rows.insert(item.name.clone(), Row { photo: item.photo.clone(), text });
+            self.rows.insert(item.name.clone(), Row { photo: item.photo.clone(), text, person: human.clone() });
         }
+        self.is_gone = false;
     }
 
     /// Files that no machine wrote, and those whose photo is gone.
