@@ -78,7 +78,7 @@ pub(crate) fn withdraw(cache: &Cache, out: &Path, folder: &str) -> Result<Report
     if going.is_empty() {
         return Ok(Report::default());
     }
-    let root = Root::open(out).map_err(|error| disk_trouble(error, "opening", out))?;
+    let root = Root::open(out).map_err(|error| user_disk_trouble(error, "opening", out))?;
     let mut work = Work::new(cache, out, folder, &root);
     Manifest::forget(&manifest_place, going.iter().map(|entry| entry.path.as_str()))?;
     for entry in &going {
