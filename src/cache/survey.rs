@@ -50,7 +50,7 @@ impl Cache {
     /// Every object that is here.
     pub fn stored_objects(&self) -> Result<StoredObjects> {
         let folders = list(&self.place("objects"))?;
-        let parts: Vec<StoredObjects> = folders.par_iter().map(|folder| objects_in(folder)).collect::<Result<_>>()?;
+        let parts: Vec<StoredObjects> = folders.par_iter().map(objects_in).collect::<Result<_>>()?;
         let mut all = StoredObjects::default();
         for part in parts {
             all.objects.extend(part.objects);
@@ -110,7 +110,7 @@ fn objects_in(folder: &Place) -> Result<StoredObjects> {
             Some(digest) => found.objects.push(StoredObject {
                 digest,
                 size: stat.st_size as u64,
-                links: stat.st_nlink as u64,
+                links: stat.st_nlink,
                 is_readable: stat.st_mode & 0o444 != 0,
             }),
             None => found.strays.push(path.to_path_buf()),

@@ -238,14 +238,14 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let cache = Cache::open(&temp.path().join("cache")).unwrap();
         let path = cache.run_file(temp.path(), "uses").unwrap();
-        let _collecting = FileLock::attempt(&cache.collecting_lock(), false).unwrap().unwrap();
+        let _collecting = FileLock::attempt(cache.collecting_lock(), false).unwrap().unwrap();
         for number in [1, 2] {
             cache.begin_uses(temp.path()).unwrap();
             note(&cache, &[digest(number)]);
             cache.end_uses(true).unwrap();
             assert!(!path.exists());
         }
-        let (_, aside) = read(&path.with_extension("used")).unwrap().unwrap();
+        let (_, aside) = read(path.with_extension("used")).unwrap().unwrap();
         assert_eq!(aside, [digest(1), digest(2)]);
     }
 
@@ -253,7 +253,7 @@ mod tests {
     fn who_only_reads_takes_no_turn() {
         let temp = tempfile::tempdir().unwrap();
         let cache = Cache::open(temp.path()).unwrap();
-        let _alone = FileLock::take(&cache.sweep_lock()).unwrap();
+        let _alone = FileLock::take(cache.sweep_lock()).unwrap();
         note(&cache, &[digest(1)]);
         assert!(!temp.path().join("runs").exists());
     }

@@ -93,7 +93,8 @@ fn absent(pipeline: &Pipeline) -> Vec<String> {
             [] => "there is no cache of the Hugging Face hub".into(),
             places => format!("looked in {}", places.join(", ")),
         };
-        let there = input.written.strip_prefix("model://").map(|wanted| held(wanted, folders)).unwrap_or_default();
+        let there = input.written.strip_prefix("model://").filter(|_| !folders.is_empty());
+        let there = there.map(|wanted| held(wanted, folders)).unwrap_or_default();
         notes.push(format!("`{}` ({}) is not here yet: {looked}{there}", input.name, input.written));
     }
     notes

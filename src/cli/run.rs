@@ -260,7 +260,7 @@ pub fn perform(
     let record = {
         let status = RunStatus::new(cache, &pipeline.folder, console);
         let device = DeviceLine::new(pipeline, &options.device, global, &status);
-        let hearing = Hearing::new(&device);
+        let hearing = Hearing::new(&device, pipeline);
         let record = hearing_stop(cache, &pipeline.folder, console, wishes, || {
             hearing_keys(console, wishes, || execute::run(pipeline, cache, options, &hearing, wishes))
         });

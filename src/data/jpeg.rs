@@ -36,7 +36,7 @@ fn decode_with(bytes: &[u8], options: DecoderOptions) -> anyhow::Result<(RgbImag
     let is_there = width * height / MOST_PIXELS_A_BYTE <= bytes.len();
     ensure!(is_there, "the JPEG claims {width}×{height} pixels and ends early; copy it again, or take it out of the folder");
     let exif = decoder.exif().cloned();
-    let orientation = exif.as_deref().and_then(|exif| Orientation::from_exif_chunk(exif)).unwrap_or(Orientation::NoTransforms);
+    let orientation = exif.as_deref().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
     let stored = decoder.input_colorspace().filter(|stored| matches!(stored, ColorSpace::CMYK | ColorSpace::YCCK));
     let mut named = outline.profile();
     if let (Some(stored), Named::Profile(profile)) = (stored, &named) {

@@ -1,5 +1,6 @@
 //! A loaded model that puts on whatever LoRAs a picture wants, kept from picture to picture. Unaware of where pictures go.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -49,6 +50,8 @@ struct Worn {
     file: LoraFile,
     /// What webui knows it by, 12 hex digits.
     hash: String,
+    /// What a picture's text calls it.
+    name: String,
     clip_skip: Option<usize>,
     /// `None` if it does not say so.
     prediction: Option<Prediction>,
@@ -119,8 +122,14 @@ impl Studio {
             fit::check(&lora, &self.structure.layers(), &self.base.display().to_string())
                 .with_context(|| format!("putting `{}` on the model", file.path.display()))?;
             let noted = |key: &str| lora.metadata.get(key);
+            let hash: String = lora_hash(&opened)?.chars().take(12).collect();
+            let mut name = name_of(&lora.metadata).unwrap_or_else(|| hash.clone());
+            if worn.iter().any(|other: &Worn| other.name == name) {
+                name = format!("{name}-{hash}");
+            }
             worn.push(Worn {
-                hash: lora_hash(&opened)?.chars().take(12).collect(),
+                hash,
+                name,
                 clip_skip: noted("ss_clip_skip").and_then(|skip| skip.parse().ok()),
                 prediction: match noted("modelspec.prediction_type").map(String::as_str) {
                     Some("v") if noted("ss_zero_terminal_snr").is_some_and(|said| said == "True") => {
@@ -141,9 +150,10 @@ impl Studio {
         Ok(())
     }
 
-    /// The picture's settings in webui's order. LoRAs are named by their hashes, which webui turns into the names they have there.
+    /// The picture's settings in webui's order. Beside the names of LoRAs stand their hashes, by which webui finds them under the names that
+    /// they have there.
     fn infotext(&self, request: &Request, worn: &[Worn]) -> Infotext {
-        let tags: String = worn.iter().map(|lora| format!(" <lora:{}:{}>", lora.hash, lora.file.strength)).collect();
+        let tags: String = worn.iter().map(|lora| format!(" <lora:{}:{}>", lora.name, lora.file.strength)).collect();
         let mut infotext = Infotext::new(format!("{}{tags}", request.prompt), request.negative.clone())
             .pair("Steps", request.steps)
             .pair("Sampler", request.sampler.label())
@@ -158,11 +168,22 @@ impl Studio {
             infotext = infotext.pair("Clip skip", request.clip_skip);
         }
         if !worn.is_empty() {
-            let hashes: Vec<String> = worn.iter().map(|lora| format!("{0}: {0}", lora.hash)).collect();
+            let hashes: Vec<String> = worn.iter().map(|lora| format!("{}: {}", lora.name, lora.hash)).collect();
             infotext = infotext.pair("Lora hashes", hashes.join(", "));
         }
         infotext.pair("RNG", "CPU")
     }
+}
+
+/// The name of a LoRA's file as far as its contents tell it, since what a file is called is in no key: what sd-scripts called it, else `e030`
+/// after its epoch, as `train` names checkpoints. `None` where it says neither, or what cannot stand in a prompt.
+fn name_of(metadata: &BTreeMap<String, String>) -> Option<String> {
+    let is_plain = |name: &String| {
+        let allowed = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '.' | '-' | '_' | '+');
+        !name.is_empty() && name.len() <= 100 && name.chars().all(allowed) && name.trim() == name
+    };
+    let epoch = || metadata.get("ss_epoch")?.parse::<u64>().ok().map(|epoch| format!("e{epoch:03}"));
+    metadata.get("ss_output_name").cloned().or_else(epoch).filter(is_plain)
 }
 
 /// What webui knows a LoRA by: what sd-scripts noted, else the hash of what is behind the header of a safetensors file, else of the whole
@@ -193,4 +214,20 @@ fn sha256(path: &Path, start: u64) -> Result<String> {
         }
     };
     read().with_context(|| format!("reading `{}` for its hash", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lora_is_called_as_its_file_where_its_contents_tell_it() {
+        let name = |said: &[(&str, &str)]| name_of(&said.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect());
+        assert_eq!(name(&[("ss_epoch", "30")]).as_deref(), Some("e030"));
+        assert_eq!(name(&[("ss_epoch", "30"), ("ss_output_name", "cc_shrug v1.5")]).as_deref(), Some("cc_shrug v1.5"));
+        for unusable in ["", "a:1>, <lora:b", "a, b", " a", "a\u{1b}[31m", "\""] {
+            assert_eq!(name(&[("ss_output_name", unusable)]), None, "{unusable:?}");
+        }
+        assert_eq!(name(&[]), None);
+    }
 }

@@ -148,14 +148,16 @@ mod tests {
             let target = folder.path().join(&name);
             let swap = Beside::swap(&target, &ours).unwrap();
             let aside = Beside::other(&swap).unwrap();
-            assert!(*swap != *aside && *Beside::other(&aside).unwrap() == *swap, "{name}");
+            // Kept: one that goes takes an empty folder along.
+            let again = Beside::other(&aside).unwrap();
+            assert!(*swap != *aside && *again == *swap, "{name}");
             for path in [&swap, &aside] {
                 fs::write(&**path, "x").unwrap();
                 let Some(LeftBehind::Text { ours: digits, target: found }) = LeftBehind::of(path) else { panic!("a text") };
                 assert_eq!((digits.as_str(), found), (&ours.to_hex()[..DIGITS], target.clone()));
                 fs::remove_file(&**path).unwrap();
             }
-            drop((swap, aside));
+            drop((swap, aside, again));
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{name}");
         }
     }

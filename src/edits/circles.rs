@@ -78,14 +78,14 @@ impl Circle {
             }
         };
         // What lies right already stays, then what is known goes after its photo, then the rest.
-        for place in 0..count {
-            if known[(place + count - 1) % count].contains(&texts[place]) && !known[place].contains(&texts[place]) {
+        for (place, text) in texts.iter().enumerate() {
+            if known[(place + count - 1) % count].contains(text) && !known[place].contains(text) {
                 assign(place, &mut goes_to, place);
             }
         }
         let is_right: Vec<bool> = goes_to.iter().map(Option::is_some).collect();
-        for place in 0..count {
-            for about in (0..count).map(|step| (place + step) % count).filter(|&about| known[about].contains(&texts[place])) {
+        for (place, text) in texts.iter().enumerate() {
+            for about in (0..count).map(|step| (place + step) % count).filter(|&about| known[about].contains(text)) {
                 assign(place, &mut goes_to, (about + 1) % count);
             }
         }

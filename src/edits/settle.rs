@@ -85,7 +85,7 @@ impl Editing<'_> {
             let outcome = match self.settle_text(surveyed, item, decision, &mut rows)? {
                 Step::Done(outcome) => Some(outcome),
                 Step::Write(change) => {
-                    changes.push(change);
+                    changes.push(*change);
                     None
                 }
             };
@@ -186,7 +186,7 @@ impl Editing<'_> {
         let replacement = Replacement { expected: identity(&target)?, target, text: self.machine_text(machine)? };
         let (_, mirror) = self.used(&item.name);
         let row = EditRow { photo: item.photo, key, text: Some(machine.digest), person: None, mirror };
-        Ok(Step::Write(Change { name: item.name.clone(), replacement, row, merged: None }))
+        Ok(Step::Write(Box::new(Change { name: item.name.clone(), replacement, row, merged: None })))
     }
 
     fn merge_text(&self, text: &SurveyedText, item: &EditableItem, form: Form, rows: &mut EditRows) -> Result<Step> {
@@ -220,7 +220,7 @@ impl Editing<'_> {
         }
         let expected = Some(Digest::of(mine.as_bytes()));
         let replacement = Replacement { target, text: merged.clone(), expected };
-        Ok(Step::Write(Change { name: item.name.clone(), replacement, row, merged: Some(merged) }))
+        Ok(Step::Write(Box::new(Change { name: item.name.clone(), replacement, row, merged: Some(merged) })))
     }
 
     fn take_away(&self, text: &SurveyedText) -> Result<Step> {
@@ -262,7 +262,7 @@ const CHANGED: &str = "it was saved at this very moment and stays as it is: deci
 
 enum Step {
     Done(SettledText),
-    Write(Change),
+    Write(Box<Change>),
 }
 
 impl Step {

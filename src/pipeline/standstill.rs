@@ -31,7 +31,7 @@ use crate::pipeline::selection::{Ask, Selection};
 use crate::pipeline::texts;
 use crate::pipeline::wishes::Wishes;
 
-const HEADER: &[u8; 16] = b"loramill-still1\n";
+const HEADER: &[u8; 16] = b"loramill-still2\n";
 /// Of a million files; what is larger says nothing.
 const LARGEST: u64 = 256 << 20;
 
@@ -56,6 +56,8 @@ struct Standstill {
     request: Digest,
     watched: Vec<Watched>,
     stages: Vec<StageAtRest>,
+    /// What a run says of the texts beside photos each time.
+    remarks: Vec<String>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -105,6 +107,9 @@ pub fn repeat(
     cache.register_root(&glanced.folder)?;
     let names = still.stages.iter().map(|stage| stage.name.clone()).collect();
     observer.event(Event::RunStarted { pipeline: glanced.file.display().to_string(), stages: names });
+    for message in still.remarks {
+        observer.event(Event::Said { stage: None, message });
+    }
     let stages = still.stages.into_iter().map(|stage| {
         let counts = Counts { total: stage.count as usize, cached: stage.count as usize, ..Counts::default() };
         observer.event(Event::StageFinished {
@@ -150,7 +155,8 @@ impl Footing {
             Some(StageAtRest { name, tree: shown.digest, count: row.items, note })
         };
         let Some(stages) = record.stages.iter().map(at_rest).collect() else { return Ok(()) };
-        let still = Standstill { request: self.request, watched: self.watched, stages };
+        let remarks = pipeline.text_remarks.clone();
+        let still = Standstill { request: self.request, watched: self.watched, stages, remarks };
         let path = file_of(pipeline, cache)?;
         path.folder().make_folder()?;
         replace_unsynced(&path, &still.encode())
@@ -282,6 +288,8 @@ impl Standstill {
                 writer.number(stage.count);
                 writer.optional_text(stage.note.as_deref());
             }
+            writer.number(self.remarks.len() as u64);
+            self.remarks.iter().for_each(|remark| writer.text(remark));
             writer.number(self.watched.len() as u64);
             for watched in &self.watched {
                 writer.text(&watched.folder.to_string_lossy());
@@ -305,6 +313,10 @@ impl Standstill {
                 let (name, tree, count) = (reader.text()?.to_string(), reader.digest()?, reader.number()?);
                 stages.push(StageAtRest { name, tree, count, note: reader.optional_text()?.map(str::to_string) });
             }
+            let mut remarks = Vec::new();
+            for _ in 0..reader.count()? {
+                remarks.push(reader.text()?.to_string());
+            }
             let mut watched = Vec::new();
             for _ in 0..reader.count()? {
                 let folder = PathBuf::from(reader.text()?);
@@ -319,20 +331,22 @@ impl Standstill {
                 }
                 watched.push(Watched { folder, files });
             }
-            Ok(Self { request, watched, stages })
+            Ok(Self { request, watched, stages, remarks })
         })
     }
 }
 
-/// Passes events on and knows whether any said something that a run does not say again.
+/// Passes events on and knows whether any said something that a run at rest does not say again.
 pub struct Hearing<'a> {
     next: &'a dyn Observer,
+    /// What it does say again.
+    remarks: &'a [String],
     heard: AtomicBool,
 }
 
 impl<'a> Hearing<'a> {
-    pub const fn new(next: &'a dyn Observer) -> Self {
-        Self { next, heard: AtomicBool::new(false) }
+    pub fn new(next: &'a dyn Observer, pipeline: &'a Pipeline) -> Self {
+        Self { next, remarks: &pipeline.text_remarks, heard: AtomicBool::new(false) }
     }
 
     pub fn heard_something(&self) -> bool {
@@ -342,7 +356,12 @@ impl<'a> Hearing<'a> {
 
 impl Observer for Hearing<'_> {
     fn event(&self, event: Event) {
-        if matches!(event, Event::Said { .. } | Event::Linted { .. }) {
+        let is_new = match &event {
+            Event::Said { stage: None, message } => !self.remarks.contains(message),
+            Event::Said { .. } | Event::Linted { .. } => true,
+            _ => false,
+        };
+        if is_new {
             self.heard.store(true, Ordering::SeqCst);
         }
         self.next.event(event);
@@ -355,7 +374,8 @@ mod tests {
 
     fn still(folder: &Path) -> Standstill {
         let stage = StageAtRest { name: "crop".into(), tree: Digest::of(b"tree"), count: 3, note: Some("stopped".into()) };
-        Standstill { request: Digest::of(b"request"), watched: vec![below(folder).unwrap()], stages: vec![stage] }
+        let watched = vec![below(folder).unwrap()];
+        Standstill { request: Digest::of(b"request"), watched, stages: vec![stage], remarks: vec!["1 of 3".into()] }
     }
 
     #[test]

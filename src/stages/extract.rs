@@ -116,7 +116,11 @@ impl Stage for ExtractParams {
     }
 
     fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
-        let layouts = |file: &ModelFile| -> Result<()> { Ok(drop((UnetLayout::infer(file)?, TextLayout::infer(file)?))) };
+        let layouts = |file: &ModelFile| -> Result<()> {
+            UnetLayout::infer(file)?;
+            TextLayout::infer(file)?;
+            Ok(())
+        };
         let tuned = headers::of_base(files, "tuned", layouts);
         tuned.into_iter().chain(headers::of_base(files, "base", layouts)).collect()
     }

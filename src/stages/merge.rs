@@ -160,7 +160,7 @@ impl Stage for MergeParams {
     }
 
     fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
-        let mut findings = headers::of_base(files, "base", |base| Ok(drop(UnetLayout::infer(base)?)));
+        let mut findings = headers::of_base(files, "base", |base| UnetLayout::infer(base).map(drop));
         for index in 0..self.lora.len() {
             findings.extend(headers::of_lora(files, "base", &format!("lora[{index}]")));
         }

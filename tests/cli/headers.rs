@@ -55,7 +55,7 @@ fn a_model_that_is_none_is_refused_at_its_reference() {
 #[test]
 fn a_missing_model_is_told_with_what_the_folder_holds() {
     let folder = project(
-        "concept: star\ninputs: { base: model://sd-v1-5.ckpt, other: model://nothing.safetensors, star: star.safetensors }\nstages:\n  merge: { base: base, lora: star }\n  other: { kind: convert, from: other }\n",
+        "concept: star\ninputs: { base: model://sd-v1-5.ckpt, other: model://nothing.safetensors, star: star.safetensors }\nstages:\n  merge: { base: base, lora: star }\n  converted: { kind: convert, from: other }\n",
     );
     fs::copy(Path::new(LORA).join("alpha_none.safetensors"), folder.path().join("star.safetensors")).expect("copied");
     let models = folder.path().join("models");

@@ -11,6 +11,9 @@ use super::{command, git};
 /// ESC, the beginning of all sequences, as a C0 and as a C1 control, in a title that ends with BEL; and what turns the direction of text.
 const HOSTILE: &str = "x\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}y\u{2066}\u{7f}";
 
+/// What may stand in a text, which is refused with controls in it.
+const TEXT: &str = "x\u{202e}y\u{2066}z\u{200b}";
+
 const PIPELINE: &str = "\
 concept: star
 inputs: { photos: images/ }
@@ -36,8 +39,8 @@ impl Project {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/images");
         fs::copy(examples.join("star-00.jpg"), project.at(&format!("images/{HOSTILE}.jpg"))).expect("copied");
         fs::copy(examples.join("star-01.png"), project.at("images/star-01.png")).expect("copied");
-        project.write(&format!("images/{HOSTILE}.txt"), &format!("left {HOSTILE}"));
-        project.write("images/star-01.txt", &format!("{HOSTILE} on white"));
+        project.write(&format!("images/{HOSTILE}.txt"), &format!("left {TEXT}"));
+        project.write("images/star-01.txt", &format!("{TEXT} on white"));
         project.write("pipeline.yaml", PIPELINE);
         git(&project.folder, &["init", "-q", "-b", "main"]);
         project
@@ -103,11 +106,11 @@ fn no_command_lets_names_and_texts_of_a_project_through() {
     git(&project.folder, &["commit", "-qm", HOSTILE]);
     project.hear_all(&[&["run"], &["status"], &["plan"], &["explain", &item], &["explain", &photo], &["explain", "caption"]]);
     // Texts of people, which stand in the machine's place.
-    project.write(&format!("captions/{HOSTILE}.txt"), &format!("a {HOSTILE} star\nright {HOSTILE}"));
-    project.write("captions/gone.txt", HOSTILE);
-    project.write("captions/star-01.txt", HOSTILE);
+    project.write(&format!("captions/{HOSTILE}.txt"), &format!("a {TEXT} star\nright {TEXT}"));
+    project.write("captions/gone.txt", TEXT);
+    project.write("captions/star-01.txt", TEXT);
     project.hear_all(&[&["plan"], &["edits", "list"], &["edits", "list", "--all"], &["run"], &["edits", "diff"]]);
-    project.write(&format!("images/{HOSTILE}.txt"), &format!("other {HOSTILE} words"));
+    project.write(&format!("images/{HOSTILE}.txt"), &format!("other {TEXT} words"));
     let list = ["edits", "list"];
     project.hear_all(&[&["run"], &list, &["edits", "show", HOSTILE, "--new"], &["edits", "diff"], &["edits", "merge", HOSTILE]]);
     project.hear_all(&[

@@ -170,6 +170,10 @@ fn records(ground: &Ground, bytes: &[u8]) {
     let root = ground.at("cache");
     let _ = fs::remove_file(root.join("record-index"));
     fs::create_dir_all(&root).expect("made");
+    // A folder with files in it is taken for a cache by its tag alone.
+    if !root.join("CACHEDIR.TAG").exists() {
+        drop(Cache::open(&root).expect("a new cache"));
+    }
     if choices & 2 != 0
         && let Some((length, rest)) = log.split_first_chunk::<2>()
     {

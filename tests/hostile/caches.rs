@@ -203,7 +203,8 @@ fn objects() -> Vec<Case> {
 /// Folders that a cache says use it.
 fn known_roots() -> Vec<Case> {
     let mut cases = Vec::new();
-    let roots: &[(&str, fn(&Ground) -> Vec<u8>)] = &[
+    type Text = fn(&Ground) -> Vec<u8>;
+    let roots: &[(&str, Text)] = &[
         ("the victim", |ground| ground.victim().as_os_str().as_bytes().to_vec()),
         ("a relative path", |_| b"../../victim".to_vec()),
         ("a device", |_| b"/dev/zero".to_vec()),

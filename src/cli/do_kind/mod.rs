@@ -55,10 +55,13 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         return Err(WrongArguments(format!("there is no kind `{}`{hint}", arguments.kind)).into());
     };
     let stand_in = StandIn::new(*kind, &arguments.params)?;
-    let folder = tempfile::tempdir().context("making a temporary folder")?;
+    // Below the output, where this command, or the worker in its place, may write and clear away.
+    let output = made(arguments.output.clone());
+    let folder = tempfile::Builder::new().prefix(".loramill-do-").tempdir_in(&output);
+    let folder = folder.with_context(|| format!("making a folder in `{}`", output.display()))?;
     let here = std::env::current_dir().context("looking for the current folder")?;
     let cache = made(cache_folder::locate(&here, global));
-    let writable = vec![folder.path().to_path_buf(), cache, made(arguments.output.clone())];
+    let writable = vec![cache, output];
     Reach::Below(writable).unless_on_card(&arguments.device).raise();
     let file = folder.path().join("pipeline.yaml");
     // JSON is YAML.

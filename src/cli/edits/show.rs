@@ -272,7 +272,10 @@ pub fn diff(arguments: &DiffArguments, global: &Global) -> anyhow::Result<ExitCo
 
 /// What you changed, and what the machine did since.
 fn differences(said: &mut Painted, text: &SurveyedText, cache: &Cache) -> anyhow::Result<()> {
-    let note = |said: &mut Painted, note: &str| Ok(said.add(&format!("  {note}\n")));
+    let note = |said: &mut Painted, note: &str| {
+        said.add(&format!("  {note}\n"));
+        Ok(())
+    };
     if let Some(problem) = &text.unusable {
         return note(said, problem);
     }
