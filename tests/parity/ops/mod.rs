@@ -60,7 +60,9 @@ impl Case {
     fn compare<const D: usize>(&self, what: &str, found: Tensor<D>) {
         let (name, tolerance) = match self.dtype {
             DType::F16 => self.half_tolerance("f16", what, 1.0 / 2048.0),
-            DType::BF16 => self.half_tolerance("bf16", what, 1.0 / 256.0),
+            // Four: on processors without AVX-512 libtorch's own convolution rounds parts of a sum. The worst seen there, on an AMD EPYC, is
+            // -11.75 for -11.895 in a gradient.
+            DType::BF16 => self.half_tolerance("bf16", what, 4.0 / 256.0),
             _ => (format!("{}.{what}", self.name), TOLERANCE),
         };
         let (shape, expected) = self.fixture.tensor(&name);
@@ -73,7 +75,7 @@ impl Case {
     }
 
     /// The name in the fixture, and how far from exact arithmetic a result may be: as far as PyTorch's own in this type, and by half as much
-    /// again for sums in another order; always by one rounding, which either side may have been spared.
+    /// again for sums in another order; always by the roundings of `rounding`, which either side may have been spared.
     fn half_tolerance(&self, dtype: &str, what: &str, rounding: f32) -> (String, f32) {
         let name = format!("{dtype}.{}.{what}", self.name);
         let of_pytorch: f32 = self.fixture.metadata(&name).parse().unwrap();
