@@ -42,6 +42,8 @@ impl Project {
         project.write(&format!("images/{HOSTILE}.txt"), &format!("left {TEXT}"));
         project.write("images/star-01.txt", &format!("{TEXT} on white"));
         project.write("pipeline.yaml", PIPELINE);
+        // A cache that git tracks is refused.
+        project.write(".gitignore", "/cache\n/out\n");
         git(&project.folder, &["init", "-q", "-b", "main"]);
         project
     }
