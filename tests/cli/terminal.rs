@@ -159,9 +159,8 @@ fn no_message_about_a_file_lets_its_texts_through() {
         format!(
             "concept: {quoted}\ninputs: {{ {quoted}: {quoted} }}\nstages: {{ crop: {{ images: {quoted}, {quoted}: {quoted} }} }}\n"
         ),
-        format!(
-            "concept: star # \u{1b}[2J\ninputs: {{ photos: images/ }}\nstages: {{ crop: {{ images: photos, size: \u{202e}12 }} }}\n"
-        ),
+        "concept: star # \u{1b}[2J\ninputs: { photos: images/ }\nstages: { crop: { images: photos, size: \u{202e}12 } }\n"
+            .to_string(),
         format!("{HOSTILE}: ["),
     ] {
         project.write("pipeline.yaml", &text);

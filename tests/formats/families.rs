@@ -105,8 +105,10 @@ fn other_models_are_refused_by_their_names() {
     }
 }
 
+type Change = fn(&mut Layout);
+
 /// Changes of the small model that no network here computes, and what is said of them.
-const ODD: &[(fn(&mut Layout), &str)] = &[
+const ODD: &[(Change, &str)] = &[
     (|layout| layout.unet.out_channels = 8, "takes 4 channels and gives 8"),
     (|layout| (layout.unet.in_channels, layout.unet.out_channels) = (3, 3), "has latents of 4 channels and the UNet of"),
     (|layout| layout.vae.latent_channels = 16, "has latents of 16 channels and the UNet of"),
@@ -153,7 +155,8 @@ fn what_a_model_says_that_it_predicts_is_heard() {
     let said = |more: &[(&str, &[usize])], metadata: &[(&str, &str)]| {
         Predicts::of(&written(folder.path(), with(more), metadata)).map_err(|error| format!("{error:#}"))
     };
-    let (v, ztsnr): ((&str, &[usize]), (&str, &[usize])) = (("v_pred", &[0]), ("ztsnr", &[0]));
+    let mark = |name: &'static str| -> (&str, &[usize]) { (name, &[0]) };
+    let (v, ztsnr) = (mark("v_pred"), mark("ztsnr"));
     let spec = "modelspec.prediction_type";
     assert_eq!(said(&[], &[]), Ok(None));
     assert_eq!(said(&[v], &[]), Ok(Some(Predicts::Velocity)));

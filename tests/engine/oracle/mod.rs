@@ -69,7 +69,7 @@ fn attempt(seed: u64, steps: &[Step]) -> Result<(), String> {
             step.apply(&mut case).map_err(|error| format!("step {number}, {:?}: {error}", step.deed))?;
         }
         mend(&mut case, &mut Chance::new(seed));
-        for restores in [seed % 2 == 0, false] {
+        for restores in [seed.is_multiple_of(2), false] {
             case.settle_lost_texts(restores).map_err(|error| format!("at the end: {error}"))?;
         }
         for _ in 0..2 {
