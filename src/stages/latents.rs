@@ -84,7 +84,7 @@ impl Stage for LatentsParams {
     }
 
     fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
-        headers::of_base(files, "base", |base| Ok(drop(drawable::check_vae(base)?)))
+        headers::of_base(files, "base", |base| drawable::check_vae(base).map(drop))
     }
 
     fn form(&self) -> Form<'_> {

@@ -277,7 +277,7 @@ impl Stage for Train {
         // A VAE of its own is seen by `latents`.
         headers::of_base(files, "base", |base| match self.params.vae {
             None => drawable::check(base, None),
-            Some(_) => Ok(drop(drawable::check_denoiser(base)?)),
+            Some(_) => drawable::check_denoiser(base).map(drop),
         })
     }
 
