@@ -107,7 +107,8 @@ fn training_on_it_learns_the_velocity() {
     for (prediction, expected) in expected {
         let mut denoising = Denoising::new(&model, &examples, batches, 1, true).unwrap().predicting(prediction);
         let images = [Draw { image: 0, seen: 0 }];
-        let (losses, _) = denoising.gradients_with(&network, &images, &[timestep as u32], &[noise.clone()], 1.0).unwrap();
+        let (losses, _) =
+            denoising.gradients_with(&network, &images, &[timestep as u32], std::slice::from_ref(&noise), 1.0).unwrap();
         assert_close(&format!("{prediction:?}"), &losses, &[expected], 0.0, 1e-4);
     }
     assert_eq!(prediction, Prediction::Velocity);
