@@ -60,9 +60,9 @@ impl Case {
     fn compare<const D: usize>(&self, what: &str, found: Tensor<D>) {
         let (name, tolerance) = match self.dtype {
             DType::F16 => self.half_tolerance("f16", what, 1.0 / 2048.0),
-            // Four: on processors without AVX-512 libtorch's own convolution rounds parts of a sum. The worst seen there, on an AMD EPYC, is
-            // -11.75 for -11.895 in a gradient.
-            DType::BF16 => self.half_tolerance("bf16", what, 4.0 / 256.0),
+            // The gradient of a convolution was -11.75 for -11.895 on an AMD EPYC without AVX-512; why is not known.
+            DType::BF16 if self.name.starts_with("conv2d") => self.half_tolerance("bf16", what, 4.0 / 256.0),
+            DType::BF16 => self.half_tolerance("bf16", what, 1.0 / 256.0),
             _ => (format!("{}.{what}", self.name), TOLERANCE),
         };
         let (shape, expected) = self.fixture.tensor(&name);
