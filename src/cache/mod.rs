@@ -68,7 +68,7 @@ use crate::cache::objects::{Damaged, Objects};
 use crate::cache::place::{Place, Root};
 use crate::cache::record_log::RecordLog;
 use crate::cache::records::{Completeness, Output, Record};
-use crate::cache::regular_file::Links;
+use crate::cache::regular_file::{Links, Refusal};
 use crate::cache::renames::rename_new;
 use crate::cache::stat_index::{FileStat, StatIndex};
 use crate::cache::sweep::list;
@@ -259,14 +259,18 @@ impl Cache {
         }
     }
 
-    /// As `digest_file`, for many files at once, in the order given.
-    pub fn digest_files<P: AsRef<Path> + Sync>(&self, paths: &[P]) -> Vec<Result<(Digest, u64)>> {
+    /// As `digest_file`, for many files at once, in the order given, each with the most bytes that it may have: a larger one is an error and
+    /// is not read.
+    pub fn digest_files(&self, paths: &[(&Path, u64)]) -> Vec<Result<(Digest, u64)>> {
         let known: Vec<_> = paths
             .par_iter()
             .with_min_len(64)
-            .map(|path| {
-                let path = path.as_ref();
-                let stat = FileStat::of(path).with_context(|| format!("reading `{}`", path.display()))?;
+            .map(|(path, most)| {
+                let reading = || format!("reading `{}`", path.display());
+                let stat = FileStat::of(path).with_context(reading)?;
+                if stat.size > *most {
+                    return Err(io::Error::from(Refusal::LargerThan(*most))).with_context(reading);
+                }
                 Ok(self.files.lookup(&stat))
             })
             .collect();
@@ -274,9 +278,9 @@ impl Cache {
             return known.into_iter().map(|found| Ok(found?.expect("all were found"))).collect();
         }
         let clock = self.clock();
-        let hash = |(path, found): (&P, Result<Option<_>>)| match (found?, &clock) {
+        let hash = |((path, _), found): (&(&Path, u64), Result<Option<_>>)| match (found?, &clock) {
             (Some(found), _) => Ok(found),
-            (None, Ok(clock)) => self.digest_changed_file(path.as_ref(), clock),
+            (None, Ok(clock)) => self.digest_changed_file(path, clock),
             (None, Err(error)) => bail!("{error:#}"),
         };
         paths.par_iter().zip(known).map(hash).collect()

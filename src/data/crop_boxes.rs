@@ -18,6 +18,9 @@ use crate::pipeline::params::{ParamValue, check_mapping};
 use crate::pipeline::spec;
 use crate::pipeline::tree::{Node, Source, Value};
 
+/// At 40 bytes a box, room for 100,000 of them.
+pub const MAX_BYTES: u64 = 4 << 20;
+
 /// The boxes by the name of their item. `name` is what the user calls the file; all that is wrong in it comes at once.
 pub fn parse(name: &str, bytes: &[u8]) -> anyhow::Result<BTreeMap<String, DrawnBox>> {
     let Ok(text) = std::str::from_utf8(bytes) else { bail!("`{name}` is not UTF-8 text; save it as UTF-8") };

@@ -1,6 +1,6 @@
 //! The pipeline's inputs as items: everything that is read from disk, by content. Unaware of who reads it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,12 @@ use smol_str::SmolStr;
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::regular_file::{self, Links};
+use crate::edits::text;
 use crate::pipeline::graph::{Found, Input, Pipeline, Producer};
 use crate::pipeline::inputs::{InputFile, is_lfs_pointer};
 use crate::pipeline::item::{Artifact, Fields, Item, ItemSet};
 use crate::pipeline::item_tree::{Given, ItemTree};
-use crate::pipeline::picture_files::READ;
+use crate::pipeline::picture_files::{MOST_BYTES, READ};
 
 /// What is read whole is a picture, a text or a list of boxes; models are read in parts.
 const LARGEST: u64 = 1 << 30;
@@ -72,16 +73,18 @@ pub fn read(
     cache: &Cache,
     locked: &dyn Fn(&str) -> Option<(Digest, u64)>,
 ) -> Result<Intake> {
-    let used: BTreeSet<usize> = needed
-        .iter()
-        .flat_map(|&stage| &pipeline.stages[stage].edges)
-        .filter_map(|edge| match edge.from {
-            Producer::Input(index) => Some(index),
-            Producer::Stage(_) => None,
-        })
-        .collect();
+    // With the most bytes that all who read it take.
+    let mut used: BTreeMap<usize, u64> = BTreeMap::new();
+    for stage in needed.iter().map(|&stage| &pipeline.stages[stage]) {
+        for edge in &stage.edges {
+            if let Producer::Input(index) = edge.from {
+                let most = used.entry(index).or_insert(u64::MAX);
+                *most = stage.stage.most_bytes(&edge.reads.param).map_or(*most, |bytes| bytes.min(*most));
+            }
+        }
+    }
     let mut intake = Intake::default();
-    for index in used {
+    for (index, most) in used {
         let input = &pipeline.inputs[index];
         let given = match &input.found {
             Found::Photos { folder, files, skipped, .. } => {
@@ -94,7 +97,7 @@ pub fn read(
                 }
                 photos(input, folder, files, cache, &mut intake)?
             }
-            Found::File(path) => file(input, path, cache, &mut intake)?,
+            Found::File(path) => file(input, path, most, cache, &mut intake)?,
             Found::Absent(looked_in) => absent(input, looked_in, locked, &mut intake),
         };
         intake.given.insert(index, given);
@@ -102,9 +105,11 @@ pub fn read(
     Ok(intake)
 }
 
-fn photos(input: &Input, folder: &Path, files: &[InputFile], cache: &Cache, intake: &mut Intake) -> Result<Given> {
-    let paths: Vec<&Path> =
-        files.iter().flat_map(|file| [Some(file.image.as_path()), file.sidecar.as_deref()]).flatten().collect();
+fn photos<'f>(input: &Input, folder: &Path, files: &'f [InputFile], cache: &Cache, intake: &mut Intake) -> Result<Given> {
+    let of_photo = |file: &'f InputFile| {
+        [Some((file.image.as_path(), MOST_BYTES)), file.sidecar.as_deref().map(|text| (text, text::LARGEST))]
+    };
+    let paths: Vec<(&Path, u64)> = files.iter().flat_map(of_photo).flatten().collect();
     let mut digests = cache.digest_files(&paths).into_iter();
     let mut artifact = |path: &Path, intake: &mut Intake| -> Result<Artifact> {
         let (digest, size) = digests.next().expect("one for each path")?;
@@ -131,8 +136,9 @@ fn photos(input: &Input, folder: &Path, files: &[InputFile], cache: &Cache, inta
     Ok(Given::Whole(tree))
 }
 
-fn file(input: &Input, path: &Path, cache: &Cache, intake: &mut Intake) -> Result<Given> {
-    let (digest, size) = cache.digest_file(path).with_context(|| format!("input `{}`", input.name))?;
+fn file(input: &Input, path: &Path, most: u64, cache: &Cache, intake: &mut Intake) -> Result<Given> {
+    let digested = cache.digest_files(&[(path, most)]).pop().expect("one for each path");
+    let (digest, size) = digested.with_context(|| format!("input `{}`", input.name))?;
     if size < POINTER_SIZE && is_lfs_pointer(path) {
         bail!("input `{}`: `{}` is a git-lfs pointer, not the file: run `git lfs pull`", input.name, path.display());
     }

@@ -108,6 +108,11 @@ pub trait Stage: Send + Sync {
         Vec::new()
     }
 
+    /// The most bytes that a file may have which is read as `param`; `None` of files that are read in parts, as models are.
+    fn most_bytes(&self, param: &str) -> Option<u64> {
+        self.companions().into_iter().find(|companion| companion.param == param).map(|companion| companion.most_bytes)
+    }
+
     /// Files that it reads where they lie beside a file that it reads.
     fn companions(&self) -> Vec<Companion> {
         Vec::new()
@@ -243,6 +248,8 @@ pub struct Companion {
     pub file: &'static str,
     /// The stem of files that never come without it: `adapter_model`.
     pub never_alone: &'static str,
+    /// As `Stage::most_bytes`.
+    pub most_bytes: u64,
     /// As `InputUse::reads`.
     pub reads: &'static [&'static str],
 }

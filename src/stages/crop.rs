@@ -140,6 +140,10 @@ impl Stage for CropParams {
         std::iter::once(images).chain(boxes).collect()
     }
 
+    fn most_bytes(&self, param: &str) -> Option<u64> {
+        (param == "boxes").then_some(crop_boxes::MAX_BYTES)
+    }
+
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }

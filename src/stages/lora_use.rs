@@ -1,6 +1,6 @@
 //! A LoRA with the strength at which it is used: `train@20`, or `{ from: train@20, strength: 0.8 }`.
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use serde_json::json;
 
 use crate::lora::adapter_config::{self, AdapterConfig};
@@ -67,6 +67,7 @@ pub fn companion(lora: &str) -> Companion {
         beside: lora.to_string(),
         file: adapter_config::FILE_NAME,
         never_alone: "adapter_model",
+        most_bytes: adapter_config::MAX_SIZE,
         reads: &[CONFIG],
     }
 }
@@ -85,13 +86,6 @@ pub fn add_config(lora: &str, inputs: &Resolved, work: &mut Fields) {
 /// If it cannot be read or is none of a LoRA.
 pub fn config(lora: &str, work: &Fields, files: &dyn Files) -> anyhow::Result<Option<AdapterConfig>> {
     let Some(config) = work.get(config_param(lora).as_str()) else { return Ok(None) };
-    let name = adapter_config::FILE_NAME;
-    ensure!(
-        config.size <= adapter_config::MAX_SIZE,
-        "the `{name}` beside the LoRA has {} bytes: at most {} are read",
-        config.size,
-        adapter_config::MAX_SIZE
-    );
-    let bytes = files.read(config).with_context(|| format!("reading the `{name}` beside the LoRA"))?;
+    let bytes = files.read(config).with_context(|| format!("reading the `{}` beside the LoRA", adapter_config::FILE_NAME))?;
     AdapterConfig::of_file(&bytes).map(Some)
 }
