@@ -199,6 +199,14 @@ impl Repository<'_> {
             "{}: it waits for something that never comes: a file below `.git`, or one that its configuration includes, is a pipe (FIFO): remove it",
             place()
         );
+        let is_exhausted = String::from_utf8_lossy(&said).contains("ut of memory");
+        ensure!(
+            !is_exhausted,
+            "{}: it needs more than {} MiB: a file below `.git` has no end, as a link to a device, or is larger than any that git writes: \
+             remove it (`find .git -type l` finds links)",
+            place(),
+            git_program::LARGEST_HEAP >> 20
+        );
         if !status.success() && (read.is_ok() || !said.is_empty()) {
             bail!("{}: {}", place(), String::from_utf8_lossy(&said).trim());
         }

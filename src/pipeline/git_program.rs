@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Result, anyhow};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 /// What git hooks set: it would lead to another repository than the one that is meant.
 const OF_ANOTHER_REPOSITORY: &[&str] = &[
@@ -57,6 +58,9 @@ const SETTINGS: &[&str] = &[
     "maintenance.auto=false",
 ];
 
+/// In bytes, packs and the index not counted, which are mapped. Git reads some files below `.git` to their end, which a device has not.
+pub(crate) const LARGEST_HEAP: u64 = 400 << 20;
+
 /// Starts `git -C folder arguments…`, with pipes to its input, output and errors.
 ///
 /// # Errors
@@ -76,7 +80,11 @@ pub(crate) fn start(folder: &Path, arguments: &[&str]) -> Result<Child> {
         command.env_remove(name);
     });
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().map_err(|error| anyhow!("starting `git`: {error}"))
+    let child = command.spawn().map_err(|error| anyhow!("starting `git`: {error}"))?;
+    let limit = Rlimit { current: Some(LARGEST_HEAP), maximum: Some(LARGEST_HEAP) };
+    // Where it cannot be set, git ends by the memory of the computer.
+    let _ = prlimit(Some(Pid::from_child(&child)), Resource::Data, limit);
+    Ok(child)
 }
 
 /// The file of `git`, if there is one on the `PATH`.
