@@ -31,14 +31,17 @@ const DEFLATED: u16 = 8;
 const ENCRYPTED: u16 = 1;
 const SIZES_BEHIND: u16 = 8;
 
-/// In place of a number of 32 bits that is among the extra fields in 64.
+/// In place of a number of 32 bits, and of one of 16, that stands elsewhere in 64.
 const ELSEWHERE: u64 = 0xffff_ffff;
+const COUNT_ELSEWHERE: u64 = 0xffff;
 const LONG_NUMBERS: u16 = 1;
 
 /// Where the directory lies.
 struct Directory {
     start: u64,
     length: u64,
+    /// How many rows it is said to have.
+    rows: u64,
 }
 
 /// A row of the directory.
@@ -79,6 +82,12 @@ pub(super) fn members(file: &File, length: u64) -> Result<BTreeMap<String, Stora
         let twice = members.insert(name, Storage { start, length: row.size, deflated, crc });
         ensure!(twice.is_none(), "member `{}` is there twice: programs differ in which they read", shown_bytes(&row.name));
     }
+    ensure!(
+        members.len() as u64 == directory.rows,
+        "the zip archive has {} members and says that it has {}: programs differ in which they read",
+        members.len(),
+        directory.rows
+    );
     taken.sort_unstable();
     let overlap = taken.windows(2).any(|pair| pair[1].0 < pair[0].1);
     ensure!(!overlap, "members of the zip archive overlap: it was made to mislead, or is damaged");
@@ -120,17 +129,21 @@ fn find(file: &File, length: u64) -> Result<Directory> {
     };
     let at = (0..tail.len().saturating_sub(END as usize - 1)).rev().find(is_end).context("it has no directory at its end")?;
     let (disk, other_disk) = (short(&tail, at + 4)?, short(&tail, at + 6)?);
-    let (mut directory, mut end) = (Directory { start: int(&tail, at + 16)?, length: int(&tail, at + 12)? }, tail_at + at as u64);
+    let mut directory =
+        Directory { start: int(&tail, at + 16)?, length: int(&tail, at + 12)?, rows: u64::from(short(&tail, at + 10)?) };
+    let mut end = tail_at + at as u64;
     if let Some(locator) = at.checked_sub(LOCATOR as usize).filter(|locator| tail[*locator..].starts_with(b"PK\x06\x07")) {
         let record_at = long(&tail, locator + 8)?;
         ensure!(record_at.checked_add(LONG_END).is_some_and(|record_end| record_end <= end), "its long directory is elsewhere");
         let mut record = [0; LONG_END as usize];
         file.read_exact_at(&mut record, record_at)?;
         ensure!(record.starts_with(b"PK\x06\x06"), "its long directory is not where it should be");
-        let found = Directory { start: long(&record, 48)?, length: long(&record, 40)? };
+        let found = Directory { start: long(&record, 48)?, length: long(&record, 40)?, rows: long(&record, 32)? };
         let agree = |short: u64, long: u64| short == ELSEWHERE || short == long;
         ensure!(
-            agree(directory.start, found.start) && agree(directory.length, found.length),
+            agree(directory.start, found.start)
+                && agree(directory.length, found.length)
+                && (directory.rows == COUNT_ELSEWHERE || directory.rows == found.rows),
             "its two records of the directory differ"
         );
         (directory, end) = (found, record_at);

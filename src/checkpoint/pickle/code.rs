@@ -27,6 +27,7 @@ const MODULES: &[&str] = &[
     "asyncio",
     "atexit",
     "bdb",
+    "cPickle",
     "cProfile",
     "cloudpickle",
     "code",
