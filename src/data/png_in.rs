@@ -21,6 +21,11 @@ pub(super) fn decode(bytes: &[u8]) -> anyhow::Result<(DynamicImage, Orientation,
     let header = decoder.read_header_info()?;
     check_size(header.width.into(), header.height.into())?;
     let mut reader = decoder.read_info()?;
+    let is_whole = |palette: &[u8]| palette.len().is_multiple_of(3);
+    ensure!(
+        reader.info().palette.as_deref().is_none_or(is_whole),
+        "the PNG's palette ends inside a colour; copy it again, or take it out of the folder"
+    );
     let (width, height) = reader.info().size();
     let (colours, depth) = reader.output_color_type();
     let exif = reader.info().exif_metadata.as_ref();
