@@ -190,6 +190,10 @@ impl<'a> Variables<'a> {
             }
             node.origin.get_or_insert(value.span);
         }
+        if text[end..].contains("${") {
+            diagnostics.report(&node.span, "a `${` here has no `}`").hint("close it, or write `$${` for a plain `${`");
+            is_sound = false;
+        }
         expanded.push_str(&text[end..]);
         node.value = Value::Text(expanded);
         is_sound
