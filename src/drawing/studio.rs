@@ -32,6 +32,7 @@ pub struct Studio {
     prediction: Option<Prediction>,
     /// Layers of the base, by which a LoRA names its own.
     structure: Structure,
+    remarks: Vec<String>,
     /// What the model carries; `None` while that is being changed.
     worn: Option<Vec<Worn>>,
 }
@@ -78,7 +79,13 @@ impl Studio {
         let (base_hash, vae_hash) = (sha256(base, 0)?, vae.map(|vae| sha256(vae, 0)).transpose()?);
         let (prediction, structure) = (stable_diffusion::prediction(&base_file)?, Structure::of(&base_file));
         let base = base.to_path_buf();
-        Ok(Self { model, base, base_hash, vae_hash, prediction, structure, worn: Some(Vec::new()) })
+        let remarks = [Some(&base_file), vae_file.as_ref()].into_iter().flatten().filter_map(ModelFile::remark).collect();
+        Ok(Self { model, base, base_hash, vae_hash, prediction, structure, remarks, worn: Some(Vec::new()) })
+    }
+
+    /// What the user should know of the files of the model.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     /// Draws one picture with these LoRAs. `clip_skip` overrules what the first LoRA was trained with; the last layer is taken where
@@ -139,7 +146,7 @@ impl Studio {
                     Some("epsilon") => Some(Prediction::Epsilon),
                     _ => None,
                 },
-                remarks: lora.remarks.clone(),
+                remarks: opened.remark().into_iter().chain(lora.remarks.clone()).collect(),
                 file: file.clone(),
             });
             read.push((lora, file.strength));

@@ -158,6 +158,7 @@ impl Worker for Extractor<'_> {
     fn run(&self, work: &Work, context: &dyn Context) -> Result<Vec<Draft>> {
         let tuned = ModelFile::open(&context.path(&work.inputs["tuned"])?)?;
         let base = ModelFile::open(&context.path(&work.inputs["base"])?)?;
+        [&tuned, &base].iter().filter_map(|file| file.remark()).for_each(|remark| context.say(&remark));
         let how = Extraction {
             rank: usize::try_from(self.params.rank)?,
             conv_rank: self.params.conv_rank.map(usize::try_from).transpose()?,

@@ -65,6 +65,7 @@ pub fn denoiser(context: &dyn Context, base: &Artifact, precision: Precision) ->
     let shared = context.shared(&key, &mut || {
         let device = device::named(context.device())?;
         let base = ModelFile::open(&context.path(base)?)?;
+        base.remark().iter().for_each(|remark| context.say(remark));
         Ok(Arc::new(Mutex::new(Denoiser::load(&base, numbers(context.device(), &device, precision)?, &device)?)))
     })?;
     let denoiser: Arc<Mutex<Denoiser>> =

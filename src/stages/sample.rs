@@ -412,7 +412,9 @@ fn studio(work: &Work, context: &dyn Context) -> Result<Arc<Mutex<Studio>>> {
     let shared = context.shared(&key, &mut || {
         let base = context.path(artifact("base").context("a picture without a base")?)?;
         let vae = artifact("vae").map(|vae| context.path(vae)).transpose()?;
-        Ok(Arc::new(Mutex::new(Studio::open(&base, vae.as_deref(), &device::named(context.device())?)?)))
+        let studio = Studio::open(&base, vae.as_deref(), &device::named(context.device())?)?;
+        studio.remarks().iter().for_each(|remark| context.say(remark));
+        Ok(Arc::new(Mutex::new(studio)))
     })?;
     shared.downcast().ok().context("what is shared under this key is no studio")
 }

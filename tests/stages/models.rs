@@ -203,6 +203,12 @@ fn what_is_not_carried_as_it_is_is_said_or_refused() {
     let said = shelf.said.lock().unwrap().join("; ");
     let told = "were passed over: `pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint` (2)";
     assert!(said.starts_with("2 objects of other programs in `") && said.ends_with(told), "{said}");
+    shelf.said.lock().unwrap().clear();
+    let inputs = [("tuned", vec![of("lightning.ckpt", "ckpt")]), ("base", vec![of("lightning.ckpt", "ckpt")])];
+    let error = run(&*loaded(&ExtractKind, "{ tuned: tuned, base: base }"), &resolved(inputs), &shelf).unwrap_err();
+    assert!(!format!("{error:#}").contains("passed over"), "{error:#}");
+    let said = shelf.said.lock().unwrap();
+    assert!(said.len() == 2 && said.iter().all(|line| line.ends_with(told)), "{said:?}");
 }
 
 #[test]
