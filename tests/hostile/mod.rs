@@ -25,9 +25,6 @@ mod zips;
 
 use case::Case;
 
-/// Cases that still do what they must not, by their names, one a line. `LORAMILL_BLESS=1 cargo test hostile` writes the list.
-pub const KNOWN_FAILURES: &str = include_str!("known_failures.txt");
-
 /// Every case, family by family.
 pub fn all() -> Vec<Case> {
     let families = [
