@@ -23,7 +23,6 @@ use crate::cli::selection::{SelectionArguments, stages_named};
 use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, WrongFile, cache_folder, counted, glance, open, pipeline_file, shown};
 use crate::machine::process::peak_memory;
-use crate::pipeline::bounds;
 use crate::pipeline::commit::out_folder;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::execute::{self, RunOptions};
@@ -156,7 +155,6 @@ fn refuse_empty_folders(pipeline: &Pipeline) -> anyhow::Result<()> {
 
 /// The cache that belongs to a pipeline.
 pub fn open_cache(pipeline: &Pipeline, global: &Global) -> anyhow::Result<Cache> {
-    bounds::check(&pipeline.folder)?;
     cache_folder::open_for(&pipeline.folder, global)
 }
 

@@ -1,5 +1,6 @@
 //! `loramill skip`: leaves photos out, by a line in the pipeline file. Everything else in the file stays as it is.
 
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -85,6 +86,8 @@ fn refuse_unknown(item: &str, photos: &[&str]) -> Result<(), WrongArguments> {
 /// # Errors
 /// When `skip:` has a form that cannot be added to; the file is then as it was.
 fn add(file: &Path, items: &[&String], what: &PipelineArguments) -> anyhow::Result<()> {
+    // Where it is a link within the project, what it leads to is what its user edits.
+    let file = &fs::canonicalize(file).with_context(|| format!("reading `{}`", file.display()))?;
     let before = regular_file::read_text(file, Links::Followed, spec::MAX_BYTES);
     let before = before.with_context(|| format!("reading `{}`", file.display()))?;
     let by_hand = || {

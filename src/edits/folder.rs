@@ -13,6 +13,7 @@ use unicode_normalization::UnicodeNormalization as _;
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
+use crate::cache::locate::repository_around;
 use crate::cache::regular_file::{self, Links};
 use crate::cache::stat_index::FileStat;
 use crate::edits::text::{self, Unusable};
@@ -44,8 +45,7 @@ pub(crate) struct Folder {
 impl Folder {
     /// Looks at all files below `folder` that end in `extension`. A folder that is not there is empty.
     pub(crate) fn scan(cache: &Cache, folder: &Path, extension: &str) -> Result<Self> {
-        let mut listed = Listed::default();
-        list(folder, "", extension, &mut listed)?;
+        let mut listed = Listed::of(folder, extension)?;
         // Sorted, so that of two files with one name the same comes first each time, and the map is built in one go.
         listed.texts.par_sort_unstable();
         let known: Vec<Result<Option<Contents>>> = listed
@@ -140,28 +140,35 @@ fn read_and_learn(cache: &Cache, path: &Path, now: impl Fn(u64) -> i64) -> Resul
 
 /// The texts below `folder` by their names; of two with one name the first. Looks at names alone.
 pub(crate) fn names(folder: &Path, extension: &str) -> Result<BTreeMap<String, PathBuf>> {
-    let mut listed = Listed::default();
-    list(folder, "", extension, &mut listed)?;
+    let mut listed = Listed::of(folder, extension)?;
     listed.texts.sort_unstable_by(|a, b| b.cmp(a));
     Ok(listed.texts.into_iter().collect())
 }
 
 /// Files of ours that a killed run left below `folder`. Looks at names alone.
 pub(crate) fn left_behind(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let mut listed = Listed::default();
-    list(folder, "", extension, &mut listed)?;
+    let mut listed = Listed::of(folder, extension)?;
     listed.left_behind.sort_unstable();
     Ok(listed.left_behind)
 }
 
-#[derive(Default)]
 struct Listed {
+    /// The folder of the pipeline that the texts belong to.
+    pipeline: PathBuf,
     /// Names and paths.
     texts: Vec<(String, PathBuf)>,
     left_behind: Vec<PathBuf>,
 }
 
 impl Listed {
+    /// What lies below a folder of texts.
+    fn of(folder: &Path, extension: &str) -> Result<Self> {
+        let pipeline = folder.parent().filter(|above| *above != Path::new("")).unwrap_or(Path::new(".")).to_path_buf();
+        let mut listed = Self { pipeline, texts: Vec::new(), left_behind: Vec::new() };
+        list(folder, "", extension, &mut listed)?;
+        Ok(listed)
+    }
+
     /// The texts in a folder of ours, or the folder if there is none.
     fn leave_behind(&mut self, folder: &Path) -> std::io::Result<()> {
         let before = self.left_behind.len();
@@ -191,6 +198,10 @@ fn list(folder: &Path, above: &str, extension: &str, listed: &mut Listed) -> Res
         let file_name = entry.file_name();
         let hidden = file_name.as_encoded_bytes().starts_with(b".");
         let kind = entry.file_type().with_context(reading)?;
+        let has_controls = file_name.to_str().is_some_and(|name| name.chars().any(char::is_control));
+        if !hidden && has_controls && (kind.is_dir() || stem(Path::new(&file_name), extension).is_some()) {
+            bail!("the name of {:?} holds a line break or another control character: rename it", entry.path());
+        }
         if kind.is_dir() {
             if file_name.as_encoded_bytes().starts_with(OURS.as_bytes()) {
                 listed.leave_behind(&entry.path()).with_context(reading)?;
@@ -204,6 +215,9 @@ fn list(folder: &Path, above: &str, extension: &str, listed: &mut Listed) -> Res
             // A link that leads nowhere is no text.
             && (kind.is_file() || entry.path().is_file())
         {
+            if kind.is_symlink() {
+                refuse_outside(&entry.path(), &listed.pipeline)?;
+            }
             listed.texts.push((format!("{above}{}", in_nfc(stem)), entry.path()));
         } else if !hidden && kind.is_symlink() && entry.path().is_dir() {
             // Texts would be written there.
@@ -212,6 +226,20 @@ fn list(folder: &Path, above: &str, extension: &str, listed: &mut Listed) -> Res
                 entry.path().display()
             );
         }
+    }
+    Ok(())
+}
+
+/// A text may be a link within the project; one of somebody else's would be kept as if a person had written it for this project.
+fn refuse_outside(link: &Path, pipeline: &Path) -> Result<()> {
+    let reading = || format!("reading `{}`", link.display());
+    let target = fs::canonicalize(link).with_context(reading)?;
+    if !target.starts_with(repository_around(pipeline).with_context(reading)?) {
+        bail!(
+            "`{}` is a link to `{}`, which lies outside of the project: put the text itself in its place",
+            link.display(),
+            target.display()
+        );
     }
     Ok(())
 }

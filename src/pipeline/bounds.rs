@@ -1,5 +1,5 @@
-//! Whether what loramill writes beside a pipeline would lie there. A link in its place would lead a run to files of others, so one that leads
-//! out of the project is refused before anything is written. Unaware of what is written.
+//! Whether what loramill reads and writes beside a pipeline lies there. A link in its place would lead a run to files of others, so one that leads
+//! out of the project is refused before anything is read. Unaware of what is written.
 //!
 //! The project is the repository around the pipeline, or its folder if there is none. What lies deeper is reached without following links.
 
@@ -39,8 +39,8 @@ pub fn check(folder: &Path) -> Result<()> {
         };
         if !target.starts_with(project) {
             bail!(
-                "`{}` is a link to `{}`, which lies outside of the project `{}`, and loramill would write there: put a file or folder of the \
-                 project in its place",
+                "`{}` is a link to `{}`, which lies outside of the project `{}`, and loramill would read and write there: put a file or folder \
+                 of the project in its place",
                 path.display(),
                 target.display(),
                 project.display()

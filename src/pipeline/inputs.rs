@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use unicode_normalization::UnicodeNormalization;
 use walkdir::WalkDir;
 
+use crate::cache::locate::repository_around;
 use crate::cache::regular_file::{self, Links};
 use crate::pipeline::picture_files::{Kind, MOST_BYTES, Told, is_junk_folder, named_kind};
 
@@ -21,6 +22,9 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// Pointers are smaller than this by their specification.
 const LFS_POINTER_SIZE: u64 = 1024;
+
+/// More than any set of photos has; a link to the root of a disk leads to more.
+const MOST_ENTRIES: usize = 200_000;
 
 /// One photo of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,10 @@ pub struct Listing {
     pub skipped: BTreeSet<String>,
     /// The files that are no pictures: texts of photos are among them.
     pub beside: Vec<PathBuf>,
+    /// Links to folders outside of the project, which are followed.
+    pub folders_outside: Vec<PathBuf>,
+    /// Links to files outside of the project that are no pictures, which are not read.
+    pub texts_outside: Vec<PathBuf>,
 }
 
 /// Why a folder cannot be an input. `Display` says it to the user.
@@ -56,10 +64,15 @@ pub enum Unusable {
     SameName { name: String, first: PathBuf, second: PathBuf },
     #[error("`{}` is a git-lfs pointer, not the picture: run `git lfs pull`", path.display())]
     Pointer { path: PathBuf },
-    #[error("the name of `{}` is not valid UTF-8: rename it", path.display())]
+    #[error("the name of {path:?} is not valid UTF-8: rename it")]
     NotText { path: PathBuf },
+    #[error("the name of {path:?} holds a line break or another control character: rename it")]
+    Control { path: PathBuf },
     #[error("`{}` has {} MB, and photos of up to {} MB are read: make it smaller, or leave it out by `skip:`", path.display(), size >> 20, MOST_BYTES >> 20)]
     TooLarge { path: PathBuf, size: u64 },
+    #[error("`{}` holds more than {MOST_ENTRIES} files and folders, the most that are looked at: name the folder of the photos, and take links \
+             to large folders out of it", path.display())]
+    TooMany { path: PathBuf },
     #[error("`{}` is called like a photo and is no file: take it out of the folder", path.display())]
     NoFile { path: PathBuf },
 }
@@ -71,15 +84,24 @@ pub fn list(folder: &Path) -> anyhow::Result<Vec<InputFile>> {
 }
 
 /// What lies below `folder`, and everything that is wrong with it. Passed over are hidden files and folders, those in which systems keep thumbnails
-/// and what was deleted, and photos of whose names `is_skipped` is true. Links are followed: people keep photos elsewhere.
+/// and what was deleted, and photos of whose names `is_skipped` is true. Links are followed: people keep photos elsewhere. Other files that lie outside of the project are
+/// left out, unless a photo's link leads to the same folder: their text would be copied into the project.
 pub fn survey(folder: &Path, is_skipped: &(dyn Fn(&str) -> bool + Sync)) -> (Listing, Vec<Unusable>) {
     let mut listing = Listing::default();
     let mut problems = Vec::new();
     let mut paths = Vec::new();
-    for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(is_visible) {
+    let mut links = LinksBelow::default();
+    let entries = WalkDir::new(folder).follow_links(true).into_iter().filter_entry(is_visible);
+    for (count, entry) in entries.enumerate() {
+        if count > MOST_ENTRIES {
+            return (Listing::default(), vec![Unusable::TooMany { path: folder.to_path_buf() }]);
+        }
         match entry {
-            Ok(entry) if entry.file_type().is_file() => paths.push(entry.into_path()),
-            Ok(entry) if entry.file_type().is_dir() => {}
+            Ok(entry) if entry.file_type().is_file() => {
+                links.note(&entry);
+                paths.push(entry.into_path());
+            }
+            Ok(entry) if entry.file_type().is_dir() => links.note(&entry),
             Ok(entry) => {
                 let path = entry.into_path();
                 let is_skipped = item_name(folder, &path).is_some_and(|name| is_skipped(&name));
@@ -106,9 +128,11 @@ pub fn survey(folder: &Path, is_skipped: &(dyn Fn(&str) -> bool + Sync)) -> (Lis
             Met::Other(path) => listing.beside.push(path),
             Met::OtherPicture(kind, path) => listing.unread.push((kind, path)),
             Met::NotText(path) => problems.push(Unusable::NotText { path }),
+            Met::Control(path) => problems.push(Unusable::Control { path }),
         }
     }
     take_unusual(unusual, &mut listing);
+    links.take_outside(folder, &mut listing);
     listing.files.sort_by(|a, b| (&a.name, &a.image).cmp(&(&b.name, &b.image)));
     listing.unread.sort();
     problems.extend(equal_names(&listing.files));
@@ -128,6 +152,8 @@ enum Met {
     OtherPicture(Kind, PathBuf),
     /// Its name.
     NotText(PathBuf),
+    /// The name of a picture or a text: it would break the lines that name it.
+    Control(PathBuf),
     Other(PathBuf),
 }
 
@@ -135,6 +161,10 @@ impl Met {
     fn of(folder: &Path, path: PathBuf, is_skipped: &dyn Fn(&str) -> bool) -> Self {
         let is_text = is_text(&path);
         let told = if is_text { Told::NoPicture } else { Told::of(&path) };
+        if has_controls(folder, &path) {
+            // What is neither is named nowhere: Finder keeps a file `Icon\r`.
+            return if is_text || !matches!(told, Told::NoPicture) { Self::Control(path) } else { Self::Other(path) };
+        }
         match told {
             Told::NoPicture if is_text && item_name(folder, &path).is_none() => return Self::NotText(path),
             Told::NoPicture => return Self::Other(path),
@@ -155,6 +185,49 @@ impl Met {
             (size < LFS_POINTER_SIZE && is_lfs_pointer(&path)).then(|| Unusable::Pointer { path: path.clone() })
         };
         Self::Photo { file: InputFile { name, image: path, sidecar: None }, problem }
+    }
+}
+
+/// The links below a folder; there are rarely any.
+#[derive(Default)]
+struct LinksBelow {
+    folders: Vec<PathBuf>,
+    files: BTreeSet<PathBuf>,
+}
+
+impl LinksBelow {
+    fn note(&mut self, entry: &walkdir::DirEntry) {
+        // Where the folder itself is a link, its user made it one.
+        if entry.depth() > 0 && entry.path_is_symlink() {
+            if entry.file_type().is_dir() {
+                self.folders.push(entry.path().to_path_buf());
+            } else {
+                self.files.insert(entry.path().to_path_buf());
+            }
+        }
+    }
+
+    fn take_outside(mut self, folder: &Path, listing: &mut Listing) {
+        if self.folders.is_empty() && self.files.is_empty() {
+            return;
+        }
+        let target = |path: &Path| fs::canonicalize(path).unwrap_or_default();
+        // Outside of a repository the pipeline lies beside the folder. Where nothing can be found, all is outside.
+        let project =
+            target(folder).parent().and_then(|above| repository_around(above).ok()).unwrap_or_else(|| folder.to_path_buf());
+        self.folders.retain(|path| !target(path).starts_with(&project));
+        self.folders.sort();
+        listing.folders_outside = self.folders;
+        let photos = listing.files.iter().map(|file| &file.image).filter(|image| self.files.contains(*image));
+        let beside_photos: BTreeSet<PathBuf> = photos.filter_map(|image| Some(target(image).parent()?.to_path_buf())).collect();
+        let is_outside = |path: &PathBuf| {
+            let target = target(path);
+            self.files.contains(path)
+                && !target.starts_with(&project)
+                && target.parent().is_none_or(|folder| !beside_photos.contains(folder))
+        };
+        listing.texts_outside = listing.beside.extract_if(.., |path| is_outside(path)).collect();
+        listing.texts_outside.sort();
     }
 }
 
@@ -201,6 +274,11 @@ pub fn item_name(folder: &Path, file: &Path) -> Option<String> {
     let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();
     let name = parts?.join("/");
     Some(if name.is_ascii() { name } else { name.nfc().collect() })
+}
+
+fn has_controls(folder: &Path, file: &Path) -> bool {
+    let below = file.strip_prefix(folder).unwrap_or(file).as_os_str().as_encoded_bytes();
+    below.iter().any(u8::is_ascii_control) || std::str::from_utf8(below).is_ok_and(|text| text.chars().any(char::is_control))
 }
 
 /// True of the small text that git-lfs leaves where a file has not been fetched.
@@ -320,6 +398,54 @@ mod tests {
         ]);
         let names: Vec<String> = list(folder.path()).expect("listed").into_iter().map(|file| file.name).collect();
         assert_eq!(names, ["a"]);
+    }
+
+    #[test]
+    fn texts_that_links_bring_from_elsewhere_are_left_out_but_for_those_of_linked_photos() {
+        use std::os::unix::fs::symlink;
+        let above =
+            folder(&["project/images/a.jpg", "project/texts/a.txt", "mine/b.jpg", "mine/b.txt", "secret/c.txt", "day/d.jpg"]);
+        let images = above.path().join("project/images");
+        fs::create_dir(above.path().join("project/.git")).expect("made");
+        for (target, name) in [
+            ("../texts/a.txt", "a.txt"),
+            ("../../mine/b.jpg", "b.jpg"),
+            ("../../mine/b.txt", "b.txt"),
+            ("../../secret/c.txt", "c.txt"),
+            ("../../day", "day"),
+        ] {
+            symlink(target, images.join(name)).expect("linked");
+        }
+        let (listing, problems) = survey(&images, &|_| false);
+        let names: Vec<&str> = listing.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!((names, problems.len()), (vec!["a", "b", "day/d"], 0));
+        assert_eq!(listing.texts_outside, [images.join("c.txt")]);
+        assert_eq!(listing.folders_outside, [images.join("day")]);
+        let mut beside = listing.beside;
+        beside.sort();
+        assert_eq!(beside, [images.join("a.txt"), images.join("b.txt")]);
+    }
+
+    #[test]
+    fn a_folder_that_leads_to_half_a_disk_is_refused_before_any_file_is_opened() {
+        let above = folder(&["images/a.jpg"]);
+        let many = above.path().join("many");
+        fs::create_dir(&many).expect("made");
+        (0..500).for_each(|number| drop(fs::File::create(many.join(number.to_string())).expect("made")));
+        for number in 0..400 {
+            std::os::unix::fs::symlink(&many, above.path().join(format!("images/{number}"))).expect("linked");
+        }
+        let (listing, problems) = survey(&above.path().join("images"), &|_| false);
+        assert!(listing.files.is_empty() && matches!(problems[..], [Unusable::TooMany { .. }]), "{problems:?}");
+    }
+
+    #[test]
+    fn a_name_of_several_lines_is_refused_and_the_icon_of_finder_is_not() {
+        let folder = folder(&["a.jpg", "Icon\r", "b\nerror: c.png", "d\n.txt", "e\n.heic"]);
+        let (listing, problems) = survey(folder.path(), &|_| false);
+        let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!((listing.files.len(), texts.len()), (1, 3), "{texts:?}");
+        assert!(texts.iter().all(|text| !text.contains('\n') && text.contains("rename it")), "{texts:?}");
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobSetBuilder};
 
 use crate::cache::digest::Digest;
+use crate::pipeline::bounds;
 use crate::pipeline::checkpoints;
 use crate::pipeline::companions;
 use crate::pipeline::diagnostic::{Diagnostic, Diagnostics, nearest};
@@ -20,7 +22,7 @@ use crate::pipeline::sidecars;
 use crate::pipeline::sources::{self, Photos, Surroundings};
 use crate::pipeline::spec;
 use crate::pipeline::stage::StageKind;
-use crate::pipeline::tree::{Key, Node, Span, Value};
+use crate::pipeline::tree::{Key, Node, Source, Span, Value};
 use crate::pipeline::vars;
 
 /// The seed of a file that names none.
@@ -57,6 +59,16 @@ fn read(
     looks: Looks,
 ) -> Result<Pipeline, Vec<Diagnostic>> {
     let mut diagnostics = Diagnostics::default();
+    let folder = match file.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) => parent.to_path_buf(),
+        None => PathBuf::from("."),
+    };
+    if let Err(error) = bounds::check(&folder) {
+        let source = Source { name: file.display().to_string(), text: String::new() };
+        diagnostics.report(&spec::span(&Arc::new(source), 0, 0), format!("{error:#}"));
+        return Err(diagnostics.into_sorted());
+    }
     let Some(mut root) = spec::read(file, &mut diagnostics) else { return Err(diagnostics.into_sorted()) };
     let Value::Map(_) = root.value else {
         diagnostics
@@ -86,11 +98,6 @@ fn read(
     let place = |span: &Span| (span.source.name.clone(), span.start, span.end);
     let known: HashSet<_> = broken.iter().map(place).chain(diagnostics.iter_mut().map(|problem| place(&problem.span))).collect();
     let mut later = Diagnostics::default();
-    let folder = match file.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
-        Some(parent) => parent.to_path_buf(),
-        None => PathBuf::from("."),
-    };
     let mut loader = Loader {
         root: &root,
         mistyped: BTreeMap::new(),

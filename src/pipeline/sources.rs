@@ -217,6 +217,7 @@ fn photos(
     }
     remarks.extend(unread(name, &listing));
     remarks.extend(copies(name, &listing));
+    remarks.extend(outside(name, &listing));
     remarks.extend(repeated(name, &folder, &listing));
     if problems.is_empty() && listing.files.is_empty() && listing.skipped.is_empty() {
         remarks.push(format!("`{name}` has no photos yet: {READ} are read; looked in `{}`", folder.display()));
@@ -262,6 +263,20 @@ fn copies(input: &str, listing: &Listing) -> Option<String> {
         more => format!(" and {more} more"),
     };
     Some(format!("`{input}`: `{}`{rest} left aside: a photo of the same name is read", first.display()))
+}
+
+/// Links that lead out of the project.
+fn outside(input: &str, listing: &Listing) -> Option<String> {
+    let told = |paths: &[PathBuf]| {
+        let more = if paths.len() > 1 { format!(" and {} more", paths.len() - 1) } else { String::new() };
+        paths.first().map(|first| format!("`{}`{more}", first.display()))
+    };
+    let folders = told(&listing.folders_outside)
+        .map(|told| format!("{told} leads to a folder outside of the project: its photos are read"));
+    let texts = told(&listing.texts_outside)
+        .map(|told| format!("{told} leads to a file outside of the project, which is not read: put the text itself there"));
+    let parts: Vec<String> = folders.into_iter().chain(texts).collect();
+    (!parts.is_empty()).then(|| format!("`{input}`: {}", parts.join("; ")))
 }
 
 /// Folders that kohya's scripts would take several times.

@@ -165,7 +165,50 @@ fn what_is_written_beside_a_pipeline_is_never_written_through_a_link() {
     let foreign = Foreign::new();
     foreign.link("out", "victim");
     let (code, text) = ends(&foreign.project(), &["run"]);
-    assert!(code == Some(1) && text.contains("out` is a link") && text.contains("outside of the project"), "{text}");
+    assert!(code == Some(2) && text.contains("out` is a link") && text.contains("outside of the project"), "{text}");
+}
+
+#[test]
+fn what_is_read_beside_a_pipeline_is_never_read_through_a_link_out_of_the_project() {
+    let secret = "concept: a secret of somebody's\n";
+    for place in ["pipeline.yaml", "captions", "captions/star-01.txt", "pipeline.lock", "crops.yaml"] {
+        let foreign = Foreign::new();
+        let victim = foreign.at("secret");
+        if place == "captions" {
+            fs::create_dir(&victim).expect("made");
+            fs::write(victim.join("star-01.txt"), secret).expect("written");
+        } else {
+            fs::write(&victim, secret).expect("written");
+        }
+        foreign.link(place, "secret");
+        for arguments in [&["check"][..], &["plan"], &["status"], &["run"], &["edits", "list"], &["edits", "show", "star-01"]] {
+            let (code, text) = ends(&foreign.project(), arguments);
+            assert!(!text.contains("a secret of"), "{place}: {arguments:?}: {text}");
+            let looks_elsewhere = place == "captions/star-01.txt" && arguments == ["check"];
+            assert!(
+                looks_elsewhere || code != Some(0) && text.contains("outside of the project"),
+                "{place}: {arguments:?}: {text}"
+            );
+        }
+        let kept = WalkDir::new(foreign.project()).into_iter().filter_map(Result::ok).filter(|entry| entry.file_type().is_file());
+        for entry in kept {
+            let bytes = fs::read(entry.path()).unwrap_or_default();
+            let is_there = bytes.windows(secret.len() - 1).any(|part| part == &secret.as_bytes()[..secret.len() - 1]);
+            assert!(!is_there, "{place}: {}", entry.path().display());
+        }
+    }
+}
+
+#[test]
+fn skip_writes_where_a_link_within_the_project_leads() {
+    let foreign = Foreign::new();
+    fs::create_dir(foreign.at("project/.git")).expect("made");
+    fs::rename(foreign.at("project/pipeline.yaml"), foreign.at("project/shared.yaml")).expect("moved");
+    symlink("shared.yaml", foreign.at("project/pipeline.yaml")).expect("linked");
+    let (code, text) = ends(&foreign.project(), &["skip", "pipeline.yaml", "star-01"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(fs::symlink_metadata(foreign.at("project/pipeline.yaml")).expect("there").is_symlink());
+    assert!(fs::read_to_string(foreign.at("project/shared.yaml")).expect("text").contains("skip: [star-01]"));
 }
 
 #[test]
