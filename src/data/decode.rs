@@ -23,7 +23,7 @@ use image::codecs::bmp::BmpDecoder;
 use image::codecs::tiff::TiffDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageError, Limits, RgbImage};
+use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageError, Limits, RgbImage};
 
 use crate::data::colour::{Conversion, Numbers};
 use crate::data::{exif, jpeg, png_in};
@@ -180,30 +180,37 @@ pub(super) fn check_size(width: u64, height: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The most bytes of pixels as a file stores them: 8-bit RGB of the largest picture, 16-bit RGB of one half as large. A file of a few thousand bytes
-/// may claim as much.
-pub(super) const MOST_STORED: u64 = 640 << 20;
+/// The most bytes that a picture may take while it is read: 8-bit RGB of the largest one. A file of a few thousand bytes may claim as much.
+const MOST_WORKING: u64 = 600_000_000;
 
 /// The most memory that a decoder may take beside the pixels.
 pub(super) const MOST_BESIDE: u64 = 64 << 20;
 
-/// As `check_size`, of the bytes that the pixels will take.
-pub(super) fn check_stored(bytes: u64) -> anyhow::Result<()> {
-    let (megabytes, most) = (bytes >> 20, MOST_STORED >> 20);
+/// As `check_size`, of the bytes that so many pixels take while they become RGB: `stored` of all, and `beside` for each.
+pub(super) fn check_working(pixels: u64, stored: u64, beside: u64) -> anyhow::Result<()> {
+    let bytes = pixels.saturating_mul(beside).saturating_add(stored);
+    let (megabytes, most) = (bytes / 1_000_000, MOST_WORKING / 1_000_000);
     ensure!(
-        bytes <= MOST_STORED,
-        "the picture claims {megabytes} MB of pixels; up to {most} MB are read: make it smaller, or save it with 8 bits a channel"
+        bytes <= MOST_WORKING,
+        "reading the picture would take {megabytes} MB, and {most} MB are given to one: make it smaller, or save it as 8-bit RGB"
     );
     Ok(())
+}
+
+/// Bytes beside each stored pixel: RGB, unless that is what is stored, and its opacity.
+pub(super) fn beside(is_rgb_of_8_bits: bool, has_alpha: bool) -> u64 {
+    if is_rgb_of_8_bits { 0 } else { 3 + u64::from(has_alpha) }
 }
 
 fn from_decoder(decoder: image::ImageResult<impl ImageDecoder>) -> anyhow::Result<(DynamicImage, Orientation, Named)> {
     let mut decoder = decoder?;
     let (width, height) = decoder.dimensions();
     check_size(width.into(), height.into())?;
-    check_stored(decoder.total_bytes())?;
+    let colours = decoder.color_type();
+    let pixels = u64::from(width) * u64::from(height);
+    check_working(pixels, decoder.total_bytes(), beside(colours == ColorType::Rgb8, colours.has_alpha()))?;
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MOST_STORED + MOST_BESIDE);
+    limits.max_alloc = Some(MOST_WORKING + MOST_BESIDE);
     decoder.set_limits(limits)?;
     // A damaged EXIF block costs the orientation, not the picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
@@ -225,7 +232,7 @@ fn finish(stored: DynamicImage, orientation: Orientation, named: Named, backgrou
     };
     let numbers = if stored.color().has_color() { Numbers::Rgb } else { Numbers::Grey };
     let opacity: Option<Vec<u8>> = match background {
-        Background::Colour(_) if was_transparent => Some(stored.to_rgba8().pixels().map(|pixel| pixel[3]).collect()),
+        Background::Colour(_) if was_transparent => Some(opacity(&stored)),
         _ => None,
     };
     let mut picture = stored.into_rgb8();
@@ -236,6 +243,22 @@ fn finish(stored: DynamicImage, orientation: Orientation, named: Named, backgrou
         }
     }
     Decoded { was_turned: is_turn(orientation), picture: upright(picture, orientation), format, was_transparent, colours }
+}
+
+/// Of each pixel.
+fn opacity(stored: &DynamicImage) -> Vec<u8> {
+    match stored {
+        DynamicImage::ImageRgba8(picture) => picture.pixels().map(|pixel| pixel[3]).collect(),
+        DynamicImage::ImageLumaA8(picture) => picture.pixels().map(|pixel| pixel[1]).collect(),
+        DynamicImage::ImageRgba16(picture) => picture.pixels().map(|pixel| to_8_bits(pixel[3])).collect(),
+        DynamicImage::ImageLumaA16(picture) => picture.pixels().map(|pixel| to_8_bits(pixel[1])).collect(),
+        other => vec![u8::MAX; other.width() as usize * other.height() as usize],
+    }
+}
+
+/// To the nearest.
+pub(super) fn to_8_bits(number: u16) -> u8 {
+    ((u32::from(number) + 128) / 257) as u8
 }
 
 /// As Pillow's `paste` with a mask rounds it.

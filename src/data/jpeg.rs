@@ -11,7 +11,7 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
 use crate::data::colour::{Conversion, Numbers};
-use crate::data::decode::{Colours, Named, check_size, to_srgb};
+use crate::data::decode::{Colours, Named, check_size, check_working, to_srgb};
 use crate::data::exif::names_adobe_rgb;
 
 /// No whole JPEG has more pixels for each of its bytes: six blocks with a bit each make a group.
@@ -35,6 +35,8 @@ fn decode_with(bytes: &[u8], options: DecoderOptions) -> anyhow::Result<(RgbImag
     // Each group of 16×16 pixels takes some bits of each of its blocks.
     let is_there = width * height / MOST_PIXELS_A_BYTE <= bytes.len();
     ensure!(is_there, "the JPEG claims {width}×{height} pixels and ends early; copy it again, or take it out of the folder");
+    let pixels = width as u64 * height as u64;
+    check_working(pixels, outline.coefficients(pixels), 3)?;
     let exif = decoder.exif().cloned();
     let orientation = exif.as_deref().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
     let stored = decoder.input_colorspace().filter(|stored| matches!(stored, ColorSpace::CMYK | ColorSpace::YCCK));
@@ -42,6 +44,7 @@ fn decode_with(bytes: &[u8], options: DecoderOptions) -> anyhow::Result<(RgbImag
     if let (Some(stored), Named::Profile(profile)) = (stored, &named) {
         match Conversion::of(profile, Numbers::Cmyk) {
             Ok(conversion) => {
+                check_working(pixels, outline.coefficients(pixels), 4 + 3)?;
                 decoder.set_options(options.jpeg_set_out_colorspace(stored));
                 let mut pixels = vec![0; width * height * 4];
                 decoder.decode_into(&mut pixels).map_err(given_up)?;
@@ -151,6 +154,14 @@ impl<'b> Outline<'b> {
         {
             self.profile.push((*number, *of, part));
         }
+    }
+
+    /// The bytes that the decoder keeps until the last of several scans: coefficients of 16 bits.
+    fn coefficients(&self, pixels: u64) -> u64 {
+        let samples = |(across, down): &(u8, u8)| u64::from(*across) * u64::from(*down);
+        let densest = self.components.iter().map(samples).max().unwrap_or(1).max(1);
+        let all: u64 = self.components.iter().map(samples).sum();
+        if self.is_sequential { 0 } else { 2 * pixels * all / densest }
     }
 
     /// Refuses what zune-jpeg 0.5 decodes to another picture.

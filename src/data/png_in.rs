@@ -5,11 +5,11 @@ use std::io::{Cursor, Read as _};
 use anyhow::{Context as _, bail, ensure};
 use flate2::read::ZlibDecoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageBuffer, RgbImage, RgbaImage};
+use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
 use png::{BitDepth, ColorType, Decoder, Transformations};
 
 use crate::data::colour::MOST_PROFILE_BYTES;
-use crate::data::decode::{MOST_BESIDE, Named, check_size, check_stored};
+use crate::data::decode::{MOST_BESIDE, Named, beside, check_size, check_working, to_8_bits};
 
 /// The picture as stored, how it is to be turned, and what it says of its colours.
 pub(super) fn decode(bytes: &[u8]) -> anyhow::Result<(DynamicImage, Orientation, Named)> {
@@ -31,12 +31,14 @@ pub(super) fn decode(bytes: &[u8]) -> anyhow::Result<(DynamicImage, Orientation,
     let exif = reader.info().exif_metadata.as_ref();
     let orientation = exif.and_then(|exif| Orientation::from_exif_chunk(exif)).unwrap_or(Orientation::NoTransforms);
     let size = reader.output_buffer_size().context("the PNG claims more pixels than fit into memory; make it smaller")?;
-    check_stored(size as u64)?;
+    let is_rgb = (colours, depth) == (ColorType::Rgb, BitDepth::Eight);
+    let has_alpha = matches!(colours, ColorType::Rgba | ColorType::GrayscaleAlpha);
+    check_working(u64::from(width) * u64::from(height), size as u64, beside(is_rgb, has_alpha))?;
     let mut stored = vec![0; size];
     reader.next_frame(&mut stored)?;
     let picture = match depth {
         BitDepth::Eight => of_8_bits(colours, width, height, stored),
-        BitDepth::Sixteen => of_16_bits(colours, width, height, &stored),
+        BitDepth::Sixteen => of_8_bits(colours, width, height, halved(stored)),
         depth => bail!("the PNG has {} bits a channel; save it again with 8", depth as u8),
     };
     Ok((
@@ -56,15 +58,14 @@ fn of_8_bits(colours: ColorType, width: u32, height: u32, stored: Vec<u8>) -> Op
     }
 }
 
-fn of_16_bits(colours: ColorType, width: u32, height: u32, stored: &[u8]) -> Option<DynamicImage> {
-    let stored = stored.as_chunks().0.iter().map(|number| u16::from_be_bytes(*number)).collect();
-    match colours {
-        ColorType::Grayscale => ImageBuffer::from_raw(width, height, stored).map(DynamicImage::ImageLuma16),
-        ColorType::GrayscaleAlpha => ImageBuffer::from_raw(width, height, stored).map(DynamicImage::ImageLumaA16),
-        ColorType::Rgb => ImageBuffer::from_raw(width, height, stored).map(DynamicImage::ImageRgb16),
-        ColorType::Rgba => ImageBuffer::from_raw(width, height, stored).map(DynamicImage::ImageRgba16),
-        ColorType::Indexed => None,
+/// Numbers of 16 bits, each in the place of its own half.
+fn halved(mut stored: Vec<u8>) -> Vec<u8> {
+    let count = stored.len() / 2;
+    for at in 0..count {
+        stored[at] = to_8_bits(u16::from_be_bytes([stored[2 * at], stored[2 * at + 1]]));
     }
+    stored.truncate(count);
+    stored
 }
 
 /// What the chunks before the pixels say of the colours; `cICP` goes before `iCCP`, and both before all else (PNG, third edition, 4.3).

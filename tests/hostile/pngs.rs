@@ -105,6 +105,7 @@ fn pngs() -> Vec<(&'static str, Vec<u8>)> {
         ("colours of kind 5", png(&[header(64, 64, 8, 5, 0), rows(64)])),
         ("colours of kind 255", png(&[header(64, 64, 8, 255, 0), rows(64)])),
         ("interlaced in an unknown way", png(&[header(64, 64, 8, 0, 9), rows(64)])),
+        ("a hundred million pixels, each half transparent", png(&[header(10_000, 10_000, 8, 6, 0), rows(200)])),
         ("interlaced, one row", png(&[header(64, 64, 8, 0, 1), chunk(b"IDAT", &zlib_zeros(1 << 16)[..20])])),
         ("a palette that is missing", png(&[header(64, 64, 8, 3, 0), rows(64)])),
         ("a palette of 300 colours", png(&[header(64, 64, 8, 3, 0), chunk(b"PLTE", &[7; 900]), rows(64)])),
