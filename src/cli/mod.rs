@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cli::terminal::{Paint, Painted, errors_take_colours, escaped, tell, tell_painted};
 use crate::cli::walls::Reach;
+use crate::machine::walls::Programs;
 use crate::pipeline::diagnostic::{Diagnostic, Diagnostics};
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::load::{self, load};
@@ -124,6 +125,14 @@ impl Command {
             Self::Libtorch(_) | Self::Doctor(_) => Reach::Everything,
             #[cfg(feature = "nn")]
             Self::Bench(_) | Self::SelfTest(_) => Reach::Everything,
+        }
+    }
+
+    /// What it may start.
+    fn programs(&self) -> Programs {
+        match self {
+            Self::Run(_) | Self::Watch(_) | Self::Restore(_) | Self::Gc(_) | Self::Fsck(_) => walls::programs(),
+            _ => walls::programs_to_look(),
         }
     }
 
@@ -339,7 +348,7 @@ fn obey(
         crate::stages::linked::link(networks.stages);
         cli.global.networks = Some(networks);
     }
-    cli.command.reach(&cli.global).raise();
+    cli.command.reach(&cli.global).raise(&cli.command.programs());
     match cli.command.run(&cli.global) {
         Ok(code) => code,
         Err(error) => report(&error),

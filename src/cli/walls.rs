@@ -66,9 +66,9 @@ impl Reach {
     }
 
     /// Raises the walls. A kernel without them is no reason not to work; `doctor` says so.
-    pub fn raise(&self) {
+    pub fn raise(&self, programs: &Programs) {
         if let (Self::Below(writable), false) = (self, is_without_walls()) {
-            let _ = walls::raise(writable, &programs());
+            let _ = walls::raise(writable, programs);
         }
     }
 }
@@ -90,13 +90,23 @@ pub fn made(folder: PathBuf) -> PathBuf {
     folder
 }
 
-/// The programs that a command may start behind walls.
+/// The programs that commands may start behind walls which run stages or ask git what must be kept.
 pub fn programs() -> Programs {
+    Programs::these(worker().into_iter().chain(git_program::program()))
+}
+
+/// Those of commands that only look at a project.
+pub fn programs_to_look() -> Programs {
+    Programs::these(worker())
+}
+
+/// What runs networks, where that is another program.
+fn worker() -> Option<PathBuf> {
     #[cfg(feature = "libtorch")]
     let worker = crate::cli::worker::program().ok();
     #[cfg(not(feature = "libtorch"))]
     let worker = None;
-    Programs::these(worker.into_iter().chain(git_program::program()))
+    worker
 }
 
 /// The folder of a pipeline; `None` if there is none.

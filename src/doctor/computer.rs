@@ -24,7 +24,7 @@ fn walls(patient: &Patient<'_>) -> Check {
     let check = |state, summary: String| Check::new("walls", Concerns::Computer, state, summary);
     const HOLD: &str = "a command that needs no card writes below its project and its cache alone";
     match patient.walls {
-        Trial::Held => check(State::Ok, format!("{HOLD}, and starts no program but git")),
+        Trial::Held => check(State::Ok, format!("{HOLD}, and starts no program but git and the loader of programs")),
         Trial::HeldForFiles { script } => check(State::Ok, HOLD.to_string())
             .seen(format!("`{}` is a script, so that any program may be started", script.display())),
         Trial::None(why) => {

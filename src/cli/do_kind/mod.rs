@@ -17,7 +17,7 @@ use crate::cli::do_kind::stand_in::StandIn;
 use crate::cli::launch::{Passing, Request, check_device, device_for, done_elsewhere};
 use crate::cli::plan::refuse_unusable;
 use crate::cli::run::listen_to_signals;
-use crate::cli::walls::{Reach, made};
+use crate::cli::walls::{Reach, made, programs};
 use crate::cli::{Global, PipelineArguments, WrongArguments, WrongFile, cache_folder, open};
 use crate::pipeline::diagnostic::nearest;
 use crate::pipeline::execute::{self, RunOptions};
@@ -62,7 +62,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let here = std::env::current_dir().context("looking for the current folder")?;
     let cache = made(cache_folder::locate(&here, global));
     let writable = vec![cache, output];
-    Reach::Below(writable).unless_on_card(&arguments.device).raise();
+    Reach::Below(writable).unless_on_card(&arguments.device).raise(&programs());
     let file = folder.path().join("pipeline.yaml");
     // JSON is YAML.
     fs::write(&file, &stand_in.text).with_context(|| format!("writing `{}`", file.display()))?;
