@@ -478,6 +478,18 @@ mod tests {
     use crate::pipeline::item::Fields;
     use crate::pipeline::item_set;
 
+    #[test]
+    fn a_name_too_long_for_a_disk_is_cut_between_letters_and_told_from_its_like() {
+        assert_eq!(fitting(format!("day/{}", "x".repeat(251)), ".png"), format!("day/{}.png", "x".repeat(251)));
+        let cut = |end: &str| fitting(format!("day/{}{end}", "\u{e9}".repeat(126)), ".png");
+        let (one, other) = (cut("1"), cut("2"));
+        for path in [&one, &other] {
+            let name = path.strip_prefix("day/\u{e9}").unwrap();
+            assert!(path.len() - 4 <= LONGEST_NAME && path.len() - 4 > LONGEST_NAME - 2 && name.ends_with(".png"), "{path}");
+        }
+        assert_ne!(one, other);
+    }
+
     struct Place {
         temp: tempfile::TempDir,
         cache: Cache,
