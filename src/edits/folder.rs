@@ -198,9 +198,9 @@ fn list(folder: &Path, above: &str, extension: &str, listed: &mut Listed) -> Res
         let file_name = entry.file_name();
         let hidden = file_name.as_encoded_bytes().starts_with(b".");
         let kind = entry.file_type().with_context(reading)?;
-        let has_controls = file_name.to_str().is_some_and(|name| name.chars().any(char::is_control));
-        if !hidden && has_controls && (kind.is_dir() || stem(Path::new(&file_name), extension).is_some()) {
-            bail!("the name of {:?} holds a line break or another control character: rename it", entry.path());
+        let has_line_break = file_name.as_encoded_bytes().contains(&b'\n');
+        if !hidden && has_line_break && (kind.is_dir() || stem(Path::new(&file_name), extension).is_some()) {
+            bail!("the name of {:?} holds a line break: rename it", entry.path());
         }
         if kind.is_dir() {
             if file_name.as_encoded_bytes().starts_with(OURS.as_bytes()) {

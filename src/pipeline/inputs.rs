@@ -66,8 +66,8 @@ pub enum Unusable {
     Pointer { path: PathBuf },
     #[error("the name of {path:?} is not valid UTF-8: rename it")]
     NotText { path: PathBuf },
-    #[error("the name of {path:?} holds a line break or another control character: rename it")]
-    Control { path: PathBuf },
+    #[error("the name of {path:?} holds a line break: rename it")]
+    LineBreak { path: PathBuf },
     #[error("`{}` has {} MB, and photos of up to {} MB are read: make it smaller, or leave it out by `skip:`", path.display(), size >> 20, MOST_BYTES >> 20)]
     TooLarge { path: PathBuf, size: u64 },
     #[error("`{}` holds more than {MOST_ENTRIES} files and folders, the most that are looked at: name the folder of the photos, and take links \
@@ -128,7 +128,7 @@ pub fn survey(folder: &Path, is_skipped: &(dyn Fn(&str) -> bool + Sync)) -> (Lis
             Met::Other(path) => listing.beside.push(path),
             Met::OtherPicture(kind, path) => listing.unread.push((kind, path)),
             Met::NotText(path) => problems.push(Unusable::NotText { path }),
-            Met::Control(path) => problems.push(Unusable::Control { path }),
+            Met::LineBreak(path) => problems.push(Unusable::LineBreak { path }),
         }
     }
     take_unusual(unusual, &mut listing);
@@ -153,7 +153,7 @@ enum Met {
     /// Its name.
     NotText(PathBuf),
     /// The name of a picture or a text: it would break the lines that name it.
-    Control(PathBuf),
+    LineBreak(PathBuf),
     Other(PathBuf),
 }
 
@@ -161,9 +161,8 @@ impl Met {
     fn of(folder: &Path, path: PathBuf, is_skipped: &dyn Fn(&str) -> bool) -> Self {
         let is_text = is_text(&path);
         let told = if is_text { Told::NoPicture } else { Told::of(&path) };
-        if has_controls(folder, &path) {
-            // What is neither is named nowhere: Finder keeps a file `Icon\r`.
-            return if is_text || !matches!(told, Told::NoPicture) { Self::Control(path) } else { Self::Other(path) };
+        if has_line_break(folder, &path) && (is_text || !matches!(told, Told::NoPicture)) {
+            return Self::LineBreak(path);
         }
         match told {
             Told::NoPicture if is_text && item_name(folder, &path).is_none() => return Self::NotText(path),
@@ -276,9 +275,9 @@ pub fn item_name(folder: &Path, file: &Path) -> Option<String> {
     Some(if name.is_ascii() { name } else { name.nfc().collect() })
 }
 
-fn has_controls(folder: &Path, file: &Path) -> bool {
-    let below = file.strip_prefix(folder).unwrap_or(file).as_os_str().as_encoded_bytes();
-    below.iter().any(u8::is_ascii_control) || std::str::from_utf8(below).is_ok_and(|text| text.chars().any(char::is_control))
+/// Other control characters are shown as escapes.
+fn has_line_break(folder: &Path, file: &Path) -> bool {
+    file.strip_prefix(folder).unwrap_or(file).as_os_str().as_encoded_bytes().contains(&b'\n')
 }
 
 /// True of the small text that git-lfs leaves where a file has not been fetched.

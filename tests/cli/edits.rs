@@ -7,17 +7,7 @@ use std::process::Command;
 use regex::Regex;
 use serde_json::Value;
 
-use super::{loramill, said};
-
-const PIPELINE: &str = "\
-concept: star
-inputs: { photos: images/ }
-stages:
-  crop: { images: photos }
-  resize: { images: crop, size: 64 }
-  caption: { images: resize, model: sidecar }
-  flip: { images: caption }
-";
+use super::{PIPELINE, loramill, said};
 
 /// A pipeline over the example's pictures, below a folder: `stars/`.
 fn stars() -> tempfile::TempDir {

@@ -30,6 +30,17 @@ use loramill::cache::locks::Claim;
 use loramill::pipeline::item_set;
 use loramill::pipeline::lock_file::LockFile;
 
+/// Photos with texts beside them, on their way to a training.
+pub const PIPELINE: &str = "\
+concept: star
+inputs: { photos: images/ }
+stages:
+  crop: { images: photos }
+  resize: { images: crop, size: 64 }
+  caption: { images: resize, model: sidecar }
+  flip: { images: caption }
+";
+
 /// Runs the program in a folder, in an environment without models of its own.
 pub fn loramill(folder: &Path, arguments: &[&str]) -> Output {
     command(folder, arguments).output().expect("the program starts")

@@ -3,17 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{loramill, said};
-
-const PIPELINE: &str = "\
-concept: star
-inputs: { photos: images/ }
-stages:
-  crop: { images: photos }
-  resize: { images: crop, size: 64 }
-  caption: { images: resize, model: sidecar }
-  flip: { images: caption }
-";
+use super::{PIPELINE, loramill, said};
 
 /// A pipeline over two pictures of the example and one that is none.
 fn with_a_broken_photo() -> tempfile::TempDir {

@@ -6,23 +6,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::{command, git};
+use super::{PIPELINE, command, git};
 
 /// ESC, the beginning of all sequences, as a C0 and as a C1 control, in a title that ends with BEL; and what turns the direction of text.
 const HOSTILE: &str = "x\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}y\u{2066}\u{7f}";
 
 /// What may stand in a text, which is refused with controls in it.
 const TEXT: &str = "x\u{202e}y\u{2066}z\u{200b}";
-
-const PIPELINE: &str = "\
-concept: star
-inputs: { photos: images/ }
-stages:
-  crop: { images: photos }
-  resize: { images: crop, size: 64 }
-  caption: { images: resize, model: sidecar }
-  flip: { images: caption }
-";
 
 /// A folder with a hostile name, and below it a project in which everything that people name is hostile.
 struct Project {
