@@ -92,6 +92,13 @@ const CALLS: &[(&str, &[&str])] = &[
     ("torch.fx.experimental.symbolic_shapes.ShapeEnv", &["evaluate_guards_expression"]),
     ("joblib", &["load"]),
     ("pandas", &["read_pickle"]),
+    ("torch", &["hub.load", "jit.load", "serialization.load", "utils.cpp_extension.load", "save"]),
+    ("torch.storage", &["torch.load"]),
+    ("torch.nn.modules.module", &["torch.hub.load"]),
+    ("torch.utils.model_zoo", &["load_url"]),
+    ("numpy", &["lib.npyio.load", "testing._private.utils.runstring"]),
+    ("pathlib", &["Path.write_text"]),
+    ("codecs", &["open"]),
 ];
 
 /// The arguments that `os.system` gets.
