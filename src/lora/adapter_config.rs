@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail, ensure};
-use regex::Regex;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use regex::bytes::{RegexBuilder, RegexSet, RegexSetBuilder, SetMatches};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::modules::ModulePath;
@@ -22,8 +22,7 @@ pub const METADATA: &str = "lora_adapter_metadata";
 #[derive(Clone, Debug, Default)]
 pub struct AdapterConfig {
     notes: Map<String, Value>,
-    /// The patterns of layers among them, ready to match.
-    patterns: BTreeMap<String, Regex>,
+    patterns: Patterns,
     /// diffusers notes for each network under its name: `unet.lora_alpha`.
     by_network: bool,
 }
@@ -37,16 +36,78 @@ impl PartialEq for AdapterConfig {
 /// A LoRA of SDXL has some hundreds of layers; nobody writes a pattern for each.
 const MOST_PATTERNS: usize = 2000;
 
+/// So many of them may be more than a path, of so many letters each: people write a few by hand.
+const MOST_EXPRESSIONS: usize = 100;
+const LONGEST_EXPRESSION: usize = 500;
+
+/// What all regular expressions of a file may take together, ready to match. `.*\.attn\d\.to_q` takes 1 KiB.
+const LARGEST_EXPRESSIONS: usize = 64 << 10;
+
+/// The patterns of layers that a file notes. Nearly all are paths of layers, which need no regular expression.
+#[derive(Clone, Debug, Default)]
+struct Patterns {
+    expressions: RegexSet,
+    /// By pattern, its place among the expressions.
+    places: BTreeMap<String, usize>,
+}
+
+impl Patterns {
+    fn of(notes: &Map<String, Value>) -> Result<Self> {
+        let of_layers = notes.iter().filter(|(name, _)| name.ends_with("_pattern")).filter_map(|(_, value)| value.as_object());
+        let mut expressions = Vec::new();
+        let mut places = BTreeMap::new();
+        for (count, pattern) in of_layers.flat_map(Map::keys).enumerate() {
+            ensure!(count < MOST_PATTERNS, "it has more than {MOST_PATTERNS} patterns of layers");
+            if is_path(pattern) || places.contains_key(pattern) {
+                continue;
+            }
+            ensure!(expressions.len() < MOST_EXPRESSIONS, "it has more than {MOST_EXPRESSIONS} {TOO_MUCH}");
+            ensure!(pattern.len() <= LONGEST_EXPRESSION, "it has {} letters in one of the {TOO_MUCH}", pattern.len());
+            let expression = format!("^(?:.*\\.)?(?:{pattern})$");
+            // Paths of layers are ASCII, and the letters of all scripts take a hundred times the room.
+            let compiled = RegexBuilder::new(&expression).unicode(false).size_limit(LARGEST_EXPRESSIONS).build();
+            match compiled {
+                Ok(_) => {}
+                Err(regex::Error::CompiledTooBig(_)) => bail!("`{pattern}` is too large for one of the {TOO_MUCH}"),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("`{pattern}` is noted as a pattern of layers and is none"));
+                }
+            }
+            places.insert(pattern.clone(), expressions.len());
+            expressions.push(expression);
+        }
+        let set = RegexSetBuilder::new(&expressions).unicode(false).size_limit(LARGEST_EXPRESSIONS).build();
+        let expressions = set.map_err(|_| anyhow!("together they are too large for {TOO_MUCH}"))?;
+        Ok(Self { expressions, places })
+    }
+
+    /// The expressions that take `path`.
+    fn matching(&self, path: &str) -> SetMatches {
+        self.expressions.matches(path.as_bytes())
+    }
+}
+
+const TOO_MUCH: &str = "patterns of layers that are more than a path: write the paths of the layers instead";
+
+/// Whether a pattern is nothing but a path, maybe anchored in front as diffusers does. Its dots stand for any character.
+fn is_path(pattern: &str) -> bool {
+    let path = pattern.strip_prefix('^').unwrap_or(pattern);
+    path.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// Whether a pattern that `is_path` takes the end of `path`, from one of its dots on.
+fn takes(pattern: &str, path: &str) -> bool {
+    let (wanted, is_anchored) = pattern.strip_prefix('^').map_or((pattern, false), |wanted| (wanted, true));
+    let Some((before, end)) = path.len().checked_sub(wanted.len()).and_then(|at| path.as_bytes().split_at_checked(at)) else {
+        return false;
+    };
+    let begins = before.is_empty() || (!is_anchored && before.ends_with(b"."));
+    begins && wanted.bytes().zip(end).all(|(wanted, found)| wanted == b'.' || wanted == *found)
+}
+
 impl AdapterConfig {
     fn new(notes: Map<String, Value>, by_network: bool) -> Result<Self> {
-        let mut patterns = BTreeMap::new();
-        let of_layers = notes.iter().filter(|(name, _)| name.ends_with("_pattern")).filter_map(|(_, value)| value.as_object());
-        for pattern in of_layers.flat_map(Map::keys) {
-            ensure!(patterns.len() < MOST_PATTERNS, "it has more than {MOST_PATTERNS} patterns of layers");
-            let matcher = Regex::new(&format!("^(?:.*\\.)?(?:{pattern})$"));
-            let matcher = matcher.with_context(|| format!("`{pattern}` is noted as a pattern of layers and is none"))?;
-            patterns.insert(pattern.clone(), matcher);
-        }
+        let patterns = Patterns::of(&notes)?;
         Ok(Self { notes, patterns, by_network })
     }
 
@@ -82,8 +143,10 @@ impl AdapterConfig {
     /// # Errors
     /// If what is noted makes no sense, or is for layers of another rank.
     pub fn alpha(&self, module: &ModulePath, rank: usize) -> Result<Option<f32>> {
-        let Some(alpha) = self.of_layer("lora_alpha", "alpha_pattern", module)? else { return Ok(None) };
-        if let Some(noted) = self.of_layer("r", "rank_pattern", module)? {
+        let matching = self.patterns.matching(&module.path);
+        let of_layer = |name, patterns| self.of_layer(name, patterns, module, &matching);
+        let Some(alpha) = of_layer("lora_alpha", "alpha_pattern")? else { return Ok(None) };
+        if let Some(noted) = of_layer("r", "rank_pattern")? {
             ensure!(
                 noted == rank as f64,
                 "rank {noted} is noted for `{module}`, which has rank {rank}: the note belongs to another LoRA"
@@ -103,10 +166,15 @@ impl AdapterConfig {
     }
 
     /// A number for all layers, or one for those that a pattern takes: a regular expression of the end of a path, as peft matches it.
-    fn of_layer(&self, name: &str, patterns: &str, module: &ModulePath) -> Result<Option<f64>> {
+    /// `matching` are the expressions that take the path.
+    fn of_layer(&self, name: &str, patterns: &str, module: &ModulePath, matching: &SetMatches) -> Result<Option<f64>> {
         if let Some(Value::Object(patterns)) = self.get(patterns, module) {
             for (pattern, value) in patterns {
-                if self.patterns.get(pattern).is_some_and(|matcher| matcher.is_match(&module.path)) {
+                let is_taken = match self.patterns.places.get(pattern) {
+                    Some(place) => matching.matched(*place),
+                    None => takes(pattern, &module.path),
+                };
+                if is_taken {
                     return number(name, value).map(Some);
                 }
             }
@@ -146,6 +214,56 @@ mod tests {
         assert_eq!(alpha(patterns, "up_blocks.1.attn2.to_k", 4).unwrap(), Some(3.0));
         assert_eq!(alpha(patterns, "up_blocks.1.attn2.to_v", 4).unwrap(), Some(16.0));
         assert_eq!(alpha("{}", "mid_block.attn1.to_q", 4).unwrap(), None);
+    }
+
+    #[test]
+    fn a_path_of_a_layer_and_a_pattern_take_what_peft_takes() {
+        let takes = |pattern: &str, path: &str| {
+            let json = serde_json::json!({ "lora_alpha": 1, "alpha_pattern": { pattern: 2 } }).to_string();
+            alpha(&json, path, 4).unwrap() == Some(2.0)
+        };
+        for (pattern, path) in [
+            ("to_q", "mid_block.attn1.to_q"),
+            ("attn1.to_q", "attn1.to_q"),
+            ("attn1.to_q", "mid_block.attn1.to_q"),
+            ("attn..to_q", "mid_block.attn1.to_q"),
+            ("^attn1.to_q", "attn1.to_q"),
+            (r"attn\d\.to_q", "mid_block.attn1.to_q"),
+            ("mid.*", "mid_block.attn1.to_q"),
+            ("^mid.*", "mid_block.attn1.to_q"),
+            ("to_q|to_k", "mid_block.attn1.to_k"),
+            (r"up_blocks\.[0-3]\..*\.(to_q|to_k|ff\.net\.0\.proj)", "up_blocks.1.attentions.0.to_k"),
+        ] {
+            assert!(takes(pattern, path), "{pattern} {path}");
+        }
+        for (pattern, path) in [
+            ("o_q", "mid_block.attn1.to_q"),
+            ("attn1", "mid_block.attn1.to_q"),
+            ("^attn1.to_q", "mid_block.attn1.to_q"),
+            ("mid_block.attn1.to_q.more", "mid_block.attn1.to_q"),
+            (r"\d\.to_q", "mid_block.attn1.to_q"),
+        ] {
+            assert!(!takes(pattern, path), "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_would_take_much_memory_are_refused() {
+        let of = |patterns: Vec<String>| {
+            let patterns: Map<String, Value> = patterns.into_iter().map(|pattern| (pattern, 2.into())).collect();
+            AdapterConfig::of_file(serde_json::json!({ "alpha_pattern": patterns }).to_string().as_bytes())
+        };
+        let layers = |number| format!("^down_blocks.{number}.attentions.0.transformer_blocks.0.attn1.to_q");
+        assert!(of((0..1900).map(layers).collect()).is_ok());
+        assert!(of((0..20).map(|number| format!(r".*blocks\.{number}\..*\.(to_q|to_k)")).collect()).is_ok());
+        for patterns in [
+            (0..1900).map(|number| format!(r"\w{{60}}x{number}")).collect(),
+            (0..1900).map(|number| format!(r"(?u)\w{{60}}x{number}")).collect(),
+            vec![r"(\w{1000}){1000}".to_string()],
+        ] {
+            let error = format!("{:#}", of(patterns).unwrap_err());
+            assert!(error.contains("write the paths of the layers instead"), "{error}");
+        }
     }
 
     #[test]

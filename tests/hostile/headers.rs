@@ -226,6 +226,9 @@ fn loras() -> Vec<Case> {
     add("alpha pattern is no JSON", Factors::good(), json!({ "lora_adapter_metadata": "{" }));
     add("alpha pattern is a list", Factors::good(), json!({ "lora_adapter_metadata": "[]" }));
     add("alpha pattern is deep", Factors::good(), json!({ "lora_adapter_metadata": nested(100_000) }));
+    let bomb: serde_json::Map<_, _> = (0..1900).map(|number| (format!("\\w{{60}}x{number}"), json!(1))).collect();
+    let bomb = json!({ "unet.alpha_pattern": bomb }).to_string();
+    add("alpha pattern is a bomb", Factors::good(), json!({ "lora_adapter_metadata": bomb }));
     add("alpha pattern is huge", Factors::good(), json!({ "lora_adapter_metadata": "{\"unet.lora_alpha\":1e999}" }));
     add("tags are deep", Factors::good(), json!({ "ss_tag_frequency": nested(100_000) }));
     add("a rank in metadata of 1e99", Factors::good(), json!({ "ss_network_dim": "1e99", "ss_network_alpha": "-0" }));
