@@ -140,7 +140,7 @@ fn call(module: &'static str, name: &'static str) -> Case {
         let pickle = begun().text("x").global(module, name).op("(").text(&command(ground)).op("tRs").end();
         model(ground, &torch(&pickle, &storage()));
     };
-    Case::new(FAMILY, format!("{module}.{name}"), build).lines(LINES).refused(CODE)
+    Case::new(FAMILY, format!("{module} {name}"), build).lines(LINES).refused(CODE)
 }
 
 /// One call in all ways in which the language of pickles can say it; `$` stands for the text that is its argument.
