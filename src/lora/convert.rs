@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::checkpoint::carry::refuse_unreadable;
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::tensor::{Dtype, TensorData};
 use crate::checkpoint::{keys, metadata};
@@ -23,13 +24,14 @@ pub struct Converted {
 /// `beside` is peft's configuration that lies beside it.
 ///
 /// # Errors
-/// If it is no LoRA, or a value is too large for `dtype`.
+/// If it is no LoRA, a tensor cannot be read, or a value is too large for `dtype`.
 pub fn converted(
     file: &ModelFile,
     beside: Option<&AdapterConfig>,
     names: Option<LoraNames>,
     dtype: Option<Dtype>,
 ) -> Result<Converted> {
+    refuse_unreadable(file, |_| true)?;
     let first = file.tensors().keys().next().with_context(|| format!("`{}` holds no tensors", file.path().display()))?;
     let is_model = file.tensors().keys().any(|name| name.starts_with(keys::UNET_PREFIX) || name.starts_with(keys::VAE_PREFIX));
     ensure!(

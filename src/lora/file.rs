@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::checkpoint::carry::refuse_unreadable;
 use crate::checkpoint::metadata;
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::modules::{ModulePath, Network};
@@ -130,6 +131,7 @@ struct Parts {
 impl Parts {
     fn read(file: &ModelFile) -> Result<Self> {
         let mut parts = Self::default();
+        refuse_unreadable(file, |_| true)?;
         for name in file.tensors().keys() {
             if file.metadata().get(name).is_some_and(|mark| mark == EMBEDDING) {
                 parts.embeddings.insert(name.clone());
@@ -161,7 +163,7 @@ impl Lora {
     /// Reads a LoRA: with peft's configuration that lies beside it, and for a model of that structure.
     ///
     /// # Errors
-    /// If a tensor belongs to no LoRA, a factor is missing, shapes do not fit, or a value is not finite.
+    /// If a tensor cannot be read or belongs to no LoRA, a factor is missing, shapes do not fit, or a value is not finite.
     pub fn read_for(file: &ModelFile, beside: Option<&AdapterConfig>, model: Option<&Structure>) -> Result<Self> {
         Self::read_inner(file, beside, model).with_context(|| format!("reading the LoRA `{}`", file.path().display()))
     }
@@ -172,6 +174,7 @@ impl Lora {
     /// As [`Self::read_for`], as far as the header tells.
     pub fn sketch(file: &ModelFile, model: Option<&Structure>) -> Result<Self> {
         let read = || -> Result<Self> {
+            refuse_unreadable(file, |_| true)?;
             let mut shapes: BTreeMap<Address, BTreeMap<Part, &[usize]>> = BTreeMap::new();
             for (name, info) in file.tensors() {
                 if file.metadata().get(name).is_none_or(|mark| mark != EMBEDDING)

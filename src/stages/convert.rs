@@ -139,10 +139,15 @@ impl Stage for ConvertParams {
     }
 
     fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
-        let findings = headers::of_base(files, "from", |_| Ok(()));
+        let whole = |file: &ModelFile| match self.layout {
+            Layout::Keep => refuse_unreadable(file, |_| true),
+            // What belongs to no network is left out.
+            Layout::Ldm | Layout::Diffusers | Layout::Kohya => Ok(()),
+        };
+        let findings = headers::of_base(files, "from", whole);
         // Whatever is kept under its names may be any kind of adapter.
         let lora = (self.layout != Layout::Keep).then(|| headers::of_lora(files, "from", LORA));
-        findings.into_iter().chain(lora.unwrap_or_else(|| headers::of_base(files, LORA, |_| Ok(())))).collect()
+        findings.into_iter().chain(lora.unwrap_or_else(|| headers::of_base(files, LORA, whole))).collect()
     }
 
     fn companions(&self) -> Vec<Companion> {
@@ -189,7 +194,6 @@ impl Worker for Converter<'_> {
                 Layout::Diffusers => Some(LoraNames::Diffusers),
                 Layout::Keep | Layout::Ldm => None,
             };
-            refuse_unreadable(&file, |_| true)?;
             file.remark().iter().for_each(|remark| context.say(remark));
             let config = lora_use::config(LORA, &work.inputs, context)?;
             let Converted { tensors, metadata, remarks } = converted(&file, config.as_ref(), names, dtype)?;

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cache::digest::Digest;
-use crate::checkpoint::carry::refuse_unreadable;
 use crate::checkpoint::convert::{self, Target};
 use crate::checkpoint::layout::UnetLayout;
 use crate::checkpoint::model_file::ModelFile;
@@ -226,7 +225,6 @@ impl Worker for Merger<'_> {
             let param = format!("lora[{index}]");
             let config = lora_use::config(&param, &work.inputs, context)?;
             let file = ModelFile::open(&context.path(&work.inputs[&param])?)?;
-            refuse_unreadable(&file, |_| true)?;
             file.remark().iter().for_each(|remark| context.say(remark));
             let read = Lora::read_for(&file, config.as_ref(), Some(&structure))?;
             read.remarks.iter().for_each(|remark| context.say(&format!("the LoRA of `{}`: {remark}", work.name)));

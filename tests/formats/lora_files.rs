@@ -161,6 +161,41 @@ fn what_is_no_lora_is_named() {
     }
 }
 
+/// One of the modules of `name` in a type that is not read.
+fn with_unknown_type(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let bytes = fs::read(path(name)).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let module = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.";
+    let tensors = header.iter_mut().filter(|(name, _)| name.starts_with(module));
+    assert_eq!(tensors.map(|(_, tensor)| tensor["dtype"] = "F4".into()).count(), 2);
+    let header = serde_json::to_vec(&header).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("star.safetensors");
+    fs::write(&file, [&(header.len() as u64).to_le_bytes()[..], &header, &bytes[8 + length..]].concat()).unwrap();
+    (folder, file)
+}
+
+#[test]
+fn a_module_that_cannot_be_read_is_not_passed_over() {
+    let (_folder, path) = with_unknown_type("alpha_none.safetensors");
+    let file = ModelFile::open(&path).unwrap();
+    let errors = [
+        Lora::read(&file).map(drop),
+        Lora::sketch(&file, None).map(drop),
+        converted(&file, None, None, None).map(drop),
+        converted(&file, None, Some(LoraNames::Diffusers), None).map(drop),
+    ];
+    for error in errors {
+        let error = format!("{:#}", error.unwrap_err());
+        assert!(error.contains("its type F4 is not supported; `lora_unet_mid_block"), "{error}");
+    }
+    let pipeline = "concept: star\ninputs: { star: star.safetensors }\nstages:\n  convert: { lora: star }\n";
+    fs::write(path.with_file_name("pipeline.yaml"), pipeline).unwrap();
+    let (code, stdout, stderr) = said(&loramill(path.parent().unwrap(), &["check"]));
+    assert!(code != 0 && (stdout + &stderr).contains("its type F4 is not supported"));
+}
+
 #[test]
 fn names_that_nobody_knows_are_told_from_shapes_that_do_not_fit() {
     let base = ModelFile::open(&tiny_sd()).unwrap();
