@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::checkpoint::carry::{Carried, refuse_average_alone};
+use crate::checkpoint::family::Predicts;
 use crate::checkpoint::keys::{Key, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
 use crate::checkpoint::layout::{Naming, TextLayout, UnetLayout, VaeLayout};
 use crate::checkpoint::model_file::{ModelFile, shown};
@@ -19,6 +20,8 @@ pub struct Plan<'a> {
     pub place: Option<&'static str>,
     carried: Carried<'a>,
     sources: BTreeMap<String, (String, TensorInfo)>,
+    /// Empty tensors by which the result says what its UNet predicts: the file may say it in metadata, which not every container has.
+    marks: &'static [&'static str],
     /// What is left out of the file, as lines for the user.
     left_out: Vec<String>,
 }
@@ -59,7 +62,7 @@ impl<'a> Plan<'a> {
     pub fn same_names(file: &'a ModelFile, dtype: Option<Dtype>) -> Result<Self> {
         let carried = Carried::new(file, dtype, |_| true)?;
         let sources = carried.infos().iter().map(|(name, info)| (name.clone(), (name.clone(), info.clone()))).collect();
-        Ok(Self { place: None, carried, sources, left_out: Vec::new() })
+        Ok(Self { place: None, carried, sources, marks: Predicts::marks_of(file), left_out: Vec::new() })
     }
 
     /// The names of a single file, as CompVis' LDM and webui have them, for every network that `file` holds. A VAE alone gets the bare
@@ -76,13 +79,14 @@ impl<'a> Plan<'a> {
             (bare.unwrap_or(&key.ldm).to_string(), key.ldm_shape.clone())
         };
         let parts = networks.parts();
-        let left_out = networks.left_out(file, &parts);
+        let marks = if networks.unet.is_some() { Predicts::marks_of(file) } else { &[] };
+        let left_out = networks.left_out(file, &parts, marks);
         let carried = carried_of(file, dtype, &parts)?;
         let mut sources = BTreeMap::new();
         for (_, names, keys) in &parts {
             sources.extend(renamed(&carried, names, keys, rename)?);
         }
-        Ok(Self { place: None, carried, sources, left_out })
+        Ok(Self { place: None, carried, sources, marks, left_out })
     }
 
     /// The files of a diffusers folder, one per network that `file` holds.
@@ -92,13 +96,13 @@ impl<'a> Plan<'a> {
     pub fn to_diffusers(file: &'a ModelFile, dtype: Option<Dtype>) -> Result<Vec<Self>> {
         let networks = Networks::of(file)?;
         let parts = networks.parts();
-        let mut left_out = networks.left_out(file, &parts);
+        let mut left_out = networks.left_out(file, &parts, &[]);
         let mut plans = Vec::new();
         for part in &parts {
             let (place, names, keys) = part;
             let carried = carried_of(file, dtype, std::slice::from_ref(part))?;
             let sources = renamed(&carried, names, keys, |key| (key.diffusers.clone(), key.shape.clone()))?;
-            plans.push(Self { place: Some(*place), carried, sources, left_out: std::mem::take(&mut left_out) });
+            plans.push(Self { place: Some(*place), carried, sources, marks: &[], left_out: std::mem::take(&mut left_out) });
         }
         Ok(plans)
     }
@@ -110,7 +114,8 @@ impl<'a> Plan<'a> {
 
     /// What the written file will hold.
     pub fn tensors(&self) -> BTreeMap<String, TensorInfo> {
-        self.sources.iter().map(|(name, (_, info))| (name.clone(), info.clone())).collect()
+        let marks = self.marks.iter().map(|mark| (mark.to_string(), TensorInfo { dtype: Dtype::F32, shape: vec![0] }));
+        marks.chain(self.sources.iter().map(|(name, (_, info))| (name.clone(), info.clone()))).collect()
     }
 
     /// One tensor of the written file.
@@ -118,6 +123,9 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// If it cannot be read, holds NaN, or a value is too large for its type.
     pub fn tensor(&self, name: &str) -> Result<TensorData> {
+        if self.marks.contains(&name) && !self.sources.contains_key(name) {
+            return Ok(TensorData::from_f32(&[0], &[]));
+        }
         let (source, info) = self.sources.get(name).with_context(|| format!("no tensor `{name}` is to be written"))?;
         let mut tensor = self.carried.cast(source)?;
         tensor.shape = info.shape.clone();
@@ -219,8 +227,9 @@ impl Networks {
         parts
     }
 
-    /// What of a file is in none of these networks and might be missed, and which network a model lacks, as lines for the user.
-    fn left_out(&self, file: &ModelFile, parts: &[Part]) -> Vec<String> {
+    /// What of a file is in none of these networks nor among `marks` and might be missed, and which network a model lacks, as lines for
+    /// the user.
+    fn left_out(&self, file: &ModelFile, parts: &[Part], marks: &[&str]) -> Vec<String> {
         let mut lines = Vec::new();
         let (path, used) = (file.path().display(), names_of(parts));
         let missing = match (&self.unet, &self.vae, &self.text) {
@@ -231,7 +240,10 @@ impl Networks {
         };
         lines.extend(missing.map(|network| format!("`{path}` has no {network}, so the result has none")));
         let is_known = |name: &str| {
-            BUFFERS.contains(&name) || BESIDE.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with(".position_ids")
+            BUFFERS.contains(&name)
+                || marks.contains(&name)
+                || BESIDE.iter().any(|prefix| name.starts_with(prefix))
+                || name.ends_with(".position_ids")
         };
         let names = file.tensors().keys().chain(file.unreadable().keys());
         let lost: Vec<&String> = names.filter(|name| !used.contains(*name) && !is_known(name)).collect();

@@ -187,6 +187,11 @@ impl Predicts {
         }
     }
 
+    /// The marks by which a copy of `file` says what the file says; none if that contradicts itself.
+    pub fn marks_of(file: &ModelFile) -> &'static [&'static str] {
+        Self::of(file).ok().flatten().map_or(&[], Self::marks)
+    }
+
     /// What a model says its UNet predicts; `None` if it says nothing. The empty tensors `v_pred` and `ztsnr` are ComfyUI's and webui's
     /// marks, `modelspec.prediction_type` is the model spec's.
     ///

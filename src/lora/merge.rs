@@ -57,8 +57,7 @@ impl<'a> Merge<'a> {
                 changes.entry(layer.tensor.clone()).or_default().push((*strength as f32, factors));
             }
         }
-        let marks = Predicts::of(base).ok().flatten().map_or(&[][..], Predicts::marks);
-        let marks = marks.iter().copied().filter(|mark| !base.tensors().contains_key(*mark)).collect();
+        let marks = Predicts::marks_of(base).iter().copied().filter(|mark| !base.tensors().contains_key(*mark)).collect();
         Ok(Self { base: carried, changes, marks })
     }
 

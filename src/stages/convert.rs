@@ -68,7 +68,8 @@ impl StageKind for ConvertKind {
 
     fn version(&self) -> u32 {
         // 2: lists of positions are whole numbers from 0; the strength and metadata of LoRAs.
-        2
+        // 3: models say that they predict velocity.
+        3
     }
 
     fn doc(&self) -> &'static str {
@@ -212,7 +213,7 @@ impl Worker for Converter<'_> {
         };
         let remarks: BTreeSet<String> = plans.iter().flat_map(Plan::remarks).collect();
         remarks.iter().for_each(|remark| context.say(remark));
-        let says_v = Predicts::of(&file).ok().flatten().is_some_and(|predicts| !predicts.marks().is_empty());
+        let says_v = !Predicts::marks_of(&file).is_empty();
         if says_v && !plans.iter().any(|plan| plan.tensors().contains_key(V_PRED)) {
             context.say(&format!("`{}` says that it predicts velocity, and the result has no place for that", work.name));
         }

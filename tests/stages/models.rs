@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use loramill::checkpoint::family::Predicts;
 use loramill::checkpoint::model_file::{Container, ModelFile};
 use loramill::checkpoint::safetensors;
-use loramill::checkpoint::tensor::Dtype;
+use loramill::checkpoint::tensor::{Dtype, TensorData};
 use loramill::lora::file::{Lora, LoraNames};
 use loramill::pipeline::item::{Artifact, Item};
 use loramill::pipeline::sources::Surroundings;
@@ -188,6 +189,30 @@ fn a_model_goes_to_a_diffusers_folder() {
         open(&shelf, &parts[1].fields["model"]).info("decoder.mid_block.attentions.0.to_q.weight").unwrap().shape,
         [64, 64]
     );
+}
+
+#[test]
+fn a_converted_model_says_what_it_predicts() {
+    let base = ModelFile::open(&tiny_sd()).unwrap();
+    let tensors = || base.tensors().keys().map(|name| (name.clone(), base.read(name).unwrap())).collect::<BTreeMap<_, _>>();
+    let mut by_tensors = tensors();
+    by_tensors.extend(["v_pred", "ztsnr"].map(|mark| (mark.to_string(), TensorData::from_f32(&[0], &[]))));
+    let by_metadata = BTreeMap::from([("modelspec.prediction_type".to_string(), "v".to_string())]);
+    for (tensors, metadata, expected) in [
+        (by_tensors, BTreeMap::new(), Some(Predicts::VelocityAtZeroSnr)),
+        (tensors(), by_metadata, Some(Predicts::Velocity)),
+        (tensors(), BTreeMap::new(), None),
+    ] {
+        for yaml in ["{ from: base, layout: ldm }", "{ from: base }", "{ from: base, to: ckpt }", "{ from: base, dtype: fp16 }"] {
+            let shelf = Shelf::default();
+            let bytes = safetensors::to_bytes(&tensors, &metadata).unwrap();
+            let inputs = resolved([("from", vec![shelf.item("base", [("model", shelf.put(bytes, "safetensors"))])])]);
+            let models = run(&*loaded(&ConvertKind, yaml), &inputs, &shelf).unwrap();
+            let said = shelf.said.lock().unwrap().join("; ");
+            assert_eq!(said, "", "{yaml} {expected:?}");
+            assert_eq!(Predicts::of(&open(&shelf, &models[0].fields["model"])).unwrap(), expected, "{yaml}");
+        }
+    }
 }
 
 #[test]
