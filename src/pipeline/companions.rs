@@ -2,6 +2,8 @@
 //! becomes an input as any other, so that it is in keys, in the lock and under `graph`. Unaware of what such files say.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::pipeline::graph::{Edge, Found, Input, LoadedStage, Producer};
@@ -22,7 +24,8 @@ pub(crate) fn find(stages: &[LoadedStage], inputs: &[Input], names: &BTreeMap<St
                 continue;
             }
             let place = match &input.found {
-                Found::File(path) => Some(path.with_file_name(companion.file)).filter(|path| path.is_file()).map(Found::File),
+                // Whatever lies there is read, so that what cannot be is an error.
+                Found::File(path) => Some(path.with_file_name(companion.file)).filter(|path| !is_absent(path)).map(Found::File),
                 // Of a file that is not here nobody knows what lies beside it, but for those that never come alone.
                 Found::Absent(places) if is_called(&input.written, companion.never_alone) => Some(Found::Absent(places.clone())),
                 Found::Absent(_) | Found::Photos { .. } => None,
@@ -47,6 +50,10 @@ pub(crate) fn edges(stage: &LoadedStage, own: &[Edge], inputs: &[Input], names: 
         edges.push(Edge { reads, from: Producer::Input(from), collected: None });
     }
     edges
+}
+
+fn is_absent(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 /// `star-adapter_config`, with more `_` where somebody calls something so.

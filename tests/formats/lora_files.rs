@@ -313,6 +313,20 @@ fn the_configuration_beside_a_lora_is_an_input_of_its_own() {
     assert_eq!(code, 0, "{stderr}");
     assert!((change() / full - 0.25).abs() < 1e-3, "{} of {full}", change());
     assert!((stdout + &stderr).contains("no `adapter_config.json` lies beside it"));
+
+    // What lies there and cannot be read is not taken for nothing.
+    let refused = |why: &str| {
+        let (code, _, stderr) = run();
+        assert!(code != 0 && stderr.contains("star-adapter_config") && stderr.contains(why), "{code}: {stderr}");
+    };
+    std::os::unix::fs::symlink("nowhere", &config).unwrap();
+    refused("adapter_config.json");
+    fs::remove_file(&config).unwrap();
+    fs::create_dir(&config).unwrap();
+    refused("adapter_config.json");
+    fs::remove_dir(&config).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &config, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    refused("it is a named pipe");
 }
 
 #[test]
