@@ -158,10 +158,21 @@ pub(super) fn scale_of(tensors: &BTreeMap<String, TensorInfo>, name: &str) -> Op
 /// # Errors
 /// If it holds NaN, or is a weight or bias with infinite values.
 pub fn refuse_broken(tensor: &TensorData, name: &str) -> Result<()> {
-    let (nan, mut infinite) = tensor.not_finite();
-    if !name.ends_with(".weight") && !name.ends_with(".bias") {
-        infinite = 0;
-    }
+    let (nan, infinite) = tensor.not_finite();
+    let is_weight = name.ends_with(".weight") || name.ends_with(".bias");
+    refuse_counted(tensor, name, nan, if is_weight { infinite } else { 0 })
+}
+
+/// That a tensor holds finite numbers: no adapter has masks.
+///
+/// # Errors
+/// If it holds NaN or infinite values.
+pub fn refuse_not_finite(tensor: &TensorData, name: &str) -> Result<()> {
+    let (nan, infinite) = tensor.not_finite();
+    refuse_counted(tensor, name, nan, infinite)
+}
+
+fn refuse_counted(tensor: &TensorData, name: &str, nan: usize, infinite: usize) -> Result<()> {
     let what = match (nan, infinite) {
         (0, 0) => return Ok(()),
         (0, _) => "infinite values",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::checkpoint::carry::refuse_unreadable;
+use crate::checkpoint::carry::{refuse_not_finite, refuse_unreadable};
 use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::tensor::{Dtype, TensorData};
 use crate::checkpoint::{keys, metadata};
@@ -24,7 +24,7 @@ pub struct Converted {
 /// `beside` is peft's configuration that lies beside it.
 ///
 /// # Errors
-/// If it is no LoRA, a tensor cannot be read, or a value is too large for `dtype`.
+/// If it is no LoRA, a tensor cannot be read, a value is not finite or too large for `dtype`.
 pub fn converted(
     file: &ModelFile,
     beside: Option<&AdapterConfig>,
@@ -67,6 +67,7 @@ fn with_its_names(file: &ModelFile, has_config: bool, dtype: Option<Dtype>) -> R
     let mut tensors = BTreeMap::new();
     for name in file.tensors().keys() {
         let tensor = file.read(name)?;
+        refuse_not_finite(&tensor, name).with_context(|| format!("reading `{}`", file.path().display()))?;
         let tensor = if let Some(dtype) = dtype { tensor.cast(dtype) } else { Ok(tensor) };
         tensors.insert(name.clone(), tensor.with_context(|| format!("tensor `{name}` of `{}`", file.path().display()))?);
     }

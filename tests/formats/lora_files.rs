@@ -197,6 +197,28 @@ fn a_module_that_cannot_be_read_is_not_passed_over() {
 }
 
 #[test]
+fn values_that_are_no_numbers_are_refused_whatever_they_are_converted_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("star.safetensors");
+    for (part, value) in [("lora_down.weight", f32::NAN), ("lora_up.weight", f32::INFINITY), ("alpha", f32::NEG_INFINITY)] {
+        let mut tensors = drawn_lora(2, 0.3).tensors(LoraNames::Kohya, Dtype::F32).unwrap();
+        let name = tensors.keys().find(|name| name.ends_with(part)).unwrap().clone();
+        let tensor = tensors.get_mut(&name).unwrap();
+        let mut values = tensor.to_f32().unwrap();
+        values[0] = value;
+        *tensor = TensorData::from_f32(&tensor.shape, &values);
+        safetensors::write(&file, &tensors, &BTreeMap::new()).unwrap();
+        let file = ModelFile::open(&file).unwrap();
+        for (names, dtype) in [(None, None), (None, Some(Dtype::F16)), (Some(LoraNames::Kohya), None)] {
+            let refused = converted(&file, None, names, dtype).err();
+            assert!(refused.is_some(), "{name} {value} {names:?} {dtype:?}");
+        }
+        let error = format!("{:#}", converted(&file, None, None, None).unwrap_err());
+        assert!(error.contains(&format!("tensor `{name}` holds ")), "{error}");
+    }
+}
+
+#[test]
 fn names_that_nobody_knows_are_told_from_shapes_that_do_not_fit() {
     let base = ModelFile::open(&tiny_sd()).unwrap();
     let refused = |change: &dyn Fn(&str) -> String, widths: [usize; 2]| {
