@@ -275,6 +275,32 @@ fn endless() -> Vec<Case> {
             cases.push(case.lines(&["gc", "restore HEAD", "plan", "run", "status"]));
         }
     }
+    // Each entry has the name of the one before it but for its last letter, and the first name is long.
+    let growing = |ground: &Ground| {
+        ground.repository();
+        let mut list = b"DIRC\0\0\0\x04".to_vec();
+        list.extend_from_slice(&30_000u32.to_be_bytes());
+        for number in 0..30_000 {
+            let mut entry = [0; 62];
+            entry[24..28].copy_from_slice(&0o100_644u32.to_be_bytes());
+            list.extend_from_slice(&entry);
+            if number == 0 {
+                list.push(0);
+                list.extend_from_slice(&[b'a'; 100_000]);
+            } else {
+                list.extend_from_slice(b"\x01b");
+            }
+            list.push(0);
+        }
+        list.extend_from_slice(&[0; 20]);
+        ground.write(".git/index", list);
+    };
+    cases.push(Case::new(FAMILY, "a list of names that grow on each other", growing).lines(&["plan", "run"]).refused("git tracks"));
+    let long = |ground: &Ground| {
+        ground.repository();
+        ground.sparse(".git/index", b"DIRC\0\0\0\x02\0\xff\xff\xff", 1 << 30);
+    };
+    cases.push(Case::new(FAMILY, "a list that claims a gigabyte", long).lines(&["plan", "run"]).refused("git tracks").heavy());
     for thing in [Thing::Fifo, Thing::Zero, Thing::Link("secret.txt"), Thing::Link(""), Thing::Dangling, Thing::Empty] {
         let build = move |ground: &Ground| {
             ground.repository();
