@@ -11,7 +11,7 @@ mod upkeep;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,8 +24,9 @@ use crate::cache::digest::Digest;
 use crate::cache::faults;
 use crate::cache::file_lock::FileLock;
 use crate::cache::place::Place;
-use crate::cache::record_log::frame::{FRAME_HEADER, Frame, next_frame, push_frame, read_at_most, read_frame, read_near};
+use crate::cache::record_log::frame::{FRAME_HEADER, Frame, LogFile, push_frame, read_at_most};
 use crate::cache::records::{Completeness, Output, Record};
+use crate::cache::stat_index::FileStat;
 use crate::cache::trouble::disk_trouble;
 
 pub use crate::cache::record_log::upkeep::{Dropped, LogHealth};
@@ -38,8 +39,10 @@ const NEAR: u64 = 8 << 10;
 /// ... so many at most.
 const READ_TOGETHER: usize = 256;
 const INDEX_HEADER: &[u8; 16] = b"loramill-index1\n";
-/// A larger index is none: 67 million records.
-const LARGEST_INDEX: u64 = 1 << 30;
+/// A larger index is none: 8 million records.
+const LARGEST_INDEX: u64 = 128 << 20;
+/// Read at a time.
+const INDEX_PIECE: usize = 1 << 20;
 /// The index is written anew when this many frames, and an eighth of all, are not in it, ...
 const TAIL: usize = 4096;
 /// ... and at the end, if at least this many are not.
@@ -58,7 +61,7 @@ pub(crate) struct RecordLog {
 
 #[derive(Debug)]
 struct State {
-    file: Arc<File>,
+    file: Arc<LogFile>,
     /// Device and inode of the file.
     place: (u64, u64),
     identity: [u8; 16],
@@ -68,6 +71,8 @@ struct State {
     tail: BTreeSet<FramePlace>,
     /// All frames before this offset are known; it is the end of a frame.
     known: u64,
+    /// What `stat` told of the log when a search found no frame after `known`.
+    fruitless: Option<FileStat>,
 }
 
 impl RecordLog {
@@ -119,7 +124,7 @@ impl RecordLog {
         wanted.sort_unstable();
         let near: Vec<&[(u64, usize)]> =
             wanted.chunk_by(|a, b| b.0 - a.0 <= NEAR).flat_map(|near| near.chunks(READ_TOGETHER)).collect();
-        let read = near.into_par_iter().map(|near| read_near(&file, near));
+        let read = near.into_par_iter().map(|near| file.read_near(near));
         let read: Vec<Vec<(usize, Frame)>> =
             read.collect::<io::Result<_>>().map_err(|error| disk_trouble(error, "reading", &self.place))?;
         let mut found: Vec<Vec<Vec<Output>>> = vec![Vec::new(); keys.len()];
@@ -163,7 +168,7 @@ impl RecordLog {
 
     fn read_places<T: PartialEq>(
         &self,
-        file: &File,
+        file: &LogFile,
         places: &[u64],
         key: &Digest,
         completeness: Completeness,
@@ -171,7 +176,7 @@ impl RecordLog {
     ) -> Result<Vec<T>> {
         let mut found: Vec<T> = Vec::new();
         for offset in places {
-            let frame = read_frame(file, *offset).map_err(|error| disk_trouble(error, "reading", &self.place))?;
+            let frame = file.read_frame(*offset).map_err(|error| disk_trouble(error, "reading", &self.place))?;
             // A frame that is damaged, or of another key with the same first bytes, is no answer.
             let Some(frame) = frame else { continue };
             if frame.key != *key || frame.completeness != completeness {
@@ -200,20 +205,22 @@ impl RecordLog {
         let mut state = self.state();
         let _lock = FileLock::take(&self.lock)?;
         make_sure_of_log(&self.place)?;
+        // What comes after the last whole frame is cut off here: it is searched once more, now that nobody else writes.
+        state.fruitless = None;
         self.refresh(&mut state)?;
         let end = state.known;
         let trouble = |error| disk_trouble(error, "appending records to", &self.place);
-        if state.file.metadata().map_err(trouble)?.len() > end {
+        if state.file.file.metadata().map_err(trouble)?.len() > end {
             // Only a writer that died leaves something after the last whole frame.
-            state.file.set_len(end).map_err(trouble)?;
+            state.file.file.set_len(end).map_err(trouble)?;
         }
         let written = faults::pass("records.append")
-            .and_then(|()| (&*state.file).write_all(&bytes))
+            .and_then(|()| (&state.file.file).write_all(&bytes))
             .and_then(|()| faults::pass("records.sync"))
-            .and_then(|()| state.file.sync_data());
+            .and_then(|()| state.file.file.sync_data());
         if let Err(error) = written {
             if !faults::is_dead() {
-                let _ = state.file.set_len(end);
+                let _ = state.file.file.set_len(end);
             }
             return Err(trouble(error));
         }
@@ -239,25 +246,28 @@ impl RecordLog {
             *state = opened;
             followed = true;
         }
-        let length = match named.filter(|_| !is_another) {
-            Some(named) => named.st_size as u64,
-            None => state.file.metadata().map_err(trouble)?.len(),
+        let stat = match named.filter(|_| !is_another) {
+            Some(named) => FileStat::from(&named),
+            None => FileStat::from(&state.file.file.metadata().map_err(trouble)?),
         };
-        if length <= state.known {
+        if stat.size <= state.known || state.fruitless == Some(stat) {
             return Ok(followed);
         }
         let before = state.known;
         let mut offset = state.known;
-        while offset < length {
-            match read_frame(&state.file, offset).map_err(trouble)? {
+        while offset < stat.size {
+            match state.file.read_frame(offset).map_err(trouble)? {
                 Some(frame) => {
                     state.tail.insert((prefix_of(&frame.key), offset));
                     offset += (FRAME_HEADER + frame.body.len()) as u64;
                     state.known = offset;
                 }
-                None => match next_frame(&state.file, offset + 1, length).map_err(trouble)? {
+                None => match state.file.next_frame(offset + 1, stat.size).map_err(trouble)? {
                     Some(next) => offset = next,
-                    None => break,
+                    None => {
+                        state.fruitless = Some(stat);
+                        break;
+                    }
                 },
             }
         }
@@ -305,12 +315,13 @@ impl State {
         let Some((file, identity)) = open_log(log)? else { return Ok(None) };
         let metadata = file.metadata().map_err(|error| disk_trouble(error, "reading", log))?;
         let place = (metadata.dev(), metadata.ino());
+        let file = LogFile::of(file);
         let (indexed, known) = read_index(index, &identity, &file).unwrap_or((Vec::new(), HEADER_LENGTH));
-        Ok(Some(Self { file: Arc::new(file), place, identity, indexed, tail: BTreeSet::new(), known }))
+        Ok(Some(Self { file: Arc::new(file), place, identity, indexed, tail: BTreeSet::new(), known, fruitless: None }))
     }
 
     /// The log, and where in it the frames lie that may be of `key`.
-    fn places_of(&self, key: &Digest) -> (Arc<File>, Vec<u64>) {
+    fn places_of(&self, key: &Digest) -> (Arc<LogFile>, Vec<u64>) {
         (Arc::clone(&self.file), self.offsets(key).collect())
     }
 
@@ -373,22 +384,37 @@ fn new_header(path: &Place) -> Vec<u8> {
 
 /// The places and how much of the log they cover; `None` if the index is missing, damaged, or of another log or another state of this one,
 /// as when an older log was put back.
-fn read_index(path: &Place, identity: &[u8; 16], log: &File) -> Option<(Vec<FramePlace>, u64)> {
-    let bytes = path.read(LARGEST_INDEX).ok()?;
-    let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
-    if Digest::of(content).as_bytes() != checksum {
+fn read_index(path: &Place, identity: &[u8; 16], log: &LogFile) -> Option<(Vec<FramePlace>, u64)> {
+    let mut index = path.open(OFlags::RDONLY).ok()?;
+    let size = index.metadata().ok().map(|metadata| metadata.len()).filter(|size| *size <= LARGEST_INDEX)?;
+    let mut header = [0; 40];
+    index.read_exact(&mut header).ok()?;
+    let mut left = usize::try_from(size).ok()?.checked_sub(header.len() + 32)?;
+    let known = u64::from_le_bytes(header[32..].try_into().ok()?);
+    let is_of_log = &header[..16] == INDEX_HEADER && &header[16..32] == identity && log.file.metadata().ok()?.size() >= known;
+    if !is_of_log || !left.is_multiple_of(16) {
         return None;
     }
-    let (header, places) = content.split_at_checked(40)?;
-    let known = u64::from_le_bytes(header[32..40].try_into().ok()?);
-    if &header[..16] != INDEX_HEADER || &header[16..32] != identity || log.metadata().ok()?.size() < known {
-        return None;
-    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&header);
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
-    let places: Vec<FramePlace> = places.chunks_exact(16).map(|place| (number(&place[..8]), number(&place[8..]))).collect();
+    let mut places: Vec<FramePlace> = Vec::with_capacity(left / 16);
+    let mut buffer = vec![0; INDEX_PIECE.min(left)];
+    while left > 0 {
+        let piece = &mut buffer[..INDEX_PIECE.min(left)];
+        index.read_exact(piece).ok()?;
+        hasher.update(piece);
+        places.extend(piece.chunks_exact(16).map(|place| (number(&place[..8]), number(&place[8..]))));
+        left -= piece.len();
+    }
+    let mut checksum = [0; 32];
+    index.read_exact(&mut checksum).ok()?;
+    if hasher.finalize() != checksum {
+        return None;
+    }
     // What follows `known` is cut off unless it is a frame: it must be the end of one.
     let end = match places.iter().map(|(_, offset)| *offset).max() {
-        Some(last) => last + (FRAME_HEADER + read_frame(log, last).ok()??.body.len()) as u64,
+        Some(last) => last.checked_add((FRAME_HEADER + log.read_frame(last).ok()??.body.len()) as u64)?,
         None => HEADER_LENGTH,
     };
     (end == known).then_some((places, known))
@@ -476,6 +502,32 @@ mod tests {
             let log = RecordLog::open(folder.path()).unwrap();
             assert!(!found(&log, 1) && found(&log, 2), "damaged at {place}");
         }
+    }
+
+    #[test]
+    fn frames_that_claim_what_is_not_there_are_searched_once_and_not_for_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records");
+        let log = RecordLog::open(folder.path()).unwrap();
+        log.append(&[complete(1)]).unwrap();
+        drop(log);
+        let mut fake = Vec::new();
+        push_frame(&mut fake, Completeness::Complete, &sample(2)).unwrap();
+        fake.truncate(FRAME_HEADER);
+        fake[4..8].copy_from_slice(&(60u32 << 20).to_le_bytes());
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(&fake.repeat(60)).unwrap();
+        file.set_len(70 << 20).unwrap();
+        let log = RecordLog::open(folder.path()).unwrap();
+        let searched = log.state().file.wasted();
+        assert!((256 << 20..400 << 20).contains(&searched), "{searched}");
+        assert!(found(&log, 1) && (2..50).all(|number| !found(&log, number)));
+        assert_eq!(log.state().file.wasted(), searched);
+        log.append(&[complete(2)]).unwrap();
+        for log in [&log, &RecordLog::open(folder.path()).unwrap()] {
+            assert!(found(log, 1) && found(log, 2));
+        }
+        assert!(fs::metadata(&path).unwrap().len() < 1 << 20, "what is no frame is gone");
     }
 
     #[test]

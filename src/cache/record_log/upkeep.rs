@@ -1,7 +1,6 @@
 //! The record log as a whole: what is in it, whether it is sound, and the log without what is not wanted any more. Unaware of why a
 //! record is not wanted.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +10,7 @@ use anyhow::Result;
 use crate::cache::atomic::Replacement;
 use crate::cache::faults;
 use crate::cache::file_lock::FileLock;
-use crate::cache::record_log::frame::{FRAME_HEADER, Frame, next_frame, read_frame};
+use crate::cache::record_log::frame::{FRAME_HEADER, Frame, LogFile};
 use crate::cache::record_log::{HEADER_LENGTH, RecordLog, new_header, read_index};
 use crate::cache::records::{Completeness, Record};
 use crate::cache::trouble::disk_trouble;
@@ -70,7 +69,7 @@ impl RecordLog {
         let _lock = FileLock::take(&self.lock)?;
         self.refresh(&mut state)?;
         let trouble = |error| disk_trouble(error, "reading", &self.place);
-        let end = state.file.metadata().map_err(trouble)?.len();
+        let end = state.file.file.metadata().map_err(trouble)?.len();
         let mut health = LogHealth::default();
         let walked = walk(&state.file, end, &mut |piece| {
             match piece {
@@ -93,7 +92,7 @@ impl RecordLog {
         let _lock = FileLock::take(&self.lock)?;
         self.refresh(&mut state)?;
         let trouble = |error| disk_trouble(error, "writing", &self.place);
-        let metadata = state.file.metadata().map_err(trouble)?;
+        let metadata = state.file.file.metadata().map_err(trouble)?;
         let mut new = Replacement::begin(&self.place, metadata.permissions().mode()).map_err(trouble)?;
         let mut dropped = Dropped::default();
         let mut is_sound = true;
@@ -112,7 +111,7 @@ impl RecordLog {
                 let record = Record::decode(frame.key, &frame.body);
                 if record.is_ok_and(|record| keep(frame.completeness, &record)) {
                     let mut bytes = vec![0; FRAME_HEADER + frame.body.len()];
-                    std::os::unix::fs::FileExt::read_exact_at(&*state.file, &mut bytes, at)?;
+                    std::os::unix::fs::FileExt::read_exact_at(&state.file.file, &mut bytes, at)?;
                     length += bytes.len() as u64;
                     out.write_all(&bytes)
                 } else {
@@ -147,15 +146,15 @@ impl RecordLog {
 }
 
 /// Shows the log piece by piece.
-fn walk(file: &File, end: u64, see: &mut dyn FnMut(Piece) -> io::Result<()>) -> io::Result<()> {
+fn walk(log: &LogFile, end: u64, see: &mut dyn FnMut(Piece) -> io::Result<()>) -> io::Result<()> {
     let mut offset = HEADER_LENGTH;
     while offset < end {
-        if let Some(frame) = read_frame(file, offset)? {
+        if let Some(frame) = log.read_frame(offset)? {
             let at = offset;
             offset += (FRAME_HEADER + frame.body.len()) as u64;
             see(Piece::Frame { at, frame })?;
         } else {
-            let next = next_frame(file, offset + 1, end)?.unwrap_or(end);
+            let next = log.next_frame(offset + 1, end)?.unwrap_or(end);
             see(Piece::NoFrame(offset..next))?;
             offset = next;
         }
