@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use smol_str::SmolStr;
 
 use crate::cache::digest::Digest;
-use crate::cache::objects::is_unreadable;
+use crate::cache::objects::{LARGEST_LIST, is_unreadable};
 use crate::cache::record_log::LogHealth;
 use crate::cache::regular_file;
 use crate::cache::stat_index::StatIndex;
@@ -22,8 +22,6 @@ use crate::cache::survey::StoredObject;
 use crate::cache::trouble::disk_trouble;
 use crate::cache::{Cache, file_digest};
 
-/// A list of a stage's items that is larger is none.
-const LARGEST_FORM: u64 = 1 << 30;
 /// Objects of which nothing tells the size are read even in a fast check, up to this size: trees and texts.
 const SMALL: u64 = 1 << 20;
 
@@ -239,9 +237,11 @@ impl Cache {
             return Some(Damage::Unreadable("nobody may read it".to_string()));
         }
         let form = named.and_then(|named| forms.iter().find(|(extension, _)| *extension == named.extension));
+        // A longer one is not read as such.
+        let form = form.filter(|_| object.size <= LARGEST_LIST);
         let opened = self.place_of(&object.digest).open(OFlags::RDONLY);
         if let Some((_, check)) = form {
-            let bytes = match opened.and_then(|file| regular_file::read_open(&file, LARGEST_FORM)) {
+            let bytes = match opened.and_then(|file| regular_file::read_open(&file, LARGEST_LIST)) {
                 Ok(bytes) => bytes,
                 Err(error) => return damage_of(&error),
             };

@@ -64,7 +64,7 @@ use rustix::fs::OFlags;
 use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
 use crate::cache::displaced_age::Ages;
-use crate::cache::objects::{Damaged, Objects};
+use crate::cache::objects::{Damaged, LARGEST_LIST, LARGEST_READ, Objects};
 use crate::cache::place::{Place, Root};
 use crate::cache::record_log::RecordLog;
 use crate::cache::records::{Completeness, Output, Record};
@@ -172,10 +172,15 @@ impl Cache {
 
     /// The contents of an object, checked. A damaged one is removed, so that the next run makes it again.
     pub fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
-        self.note_damage(self.objects.read(digest))
+        self.note_damage(self.objects.read(digest, LARGEST_READ))
     }
 
-    /// The contents of an object if it is here and sound; one that is not stays as it is, for whoever only looks.
+    /// As `read`, of a list of what a stage gave: what is longer than any is none.
+    pub fn read_list(&self, digest: &Digest) -> Result<Vec<u8>> {
+        self.note_damage(self.objects.read(digest, LARGEST_LIST))
+    }
+
+    /// The contents of a list or a text if it is here and sound; one that is not stays as it is, for whoever only looks.
     pub(crate) fn peek(&self, digest: &Digest) -> Option<Vec<u8>> {
         self.objects.peek(digest).filter(|bytes| Digest::of(bytes) == *digest)
     }

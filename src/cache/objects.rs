@@ -15,8 +15,10 @@ use crate::cache::regular_file;
 use crate::cache::stat_index::FileStat;
 use crate::cache::trouble::disk_trouble;
 
-/// What is read whole is a list, a text or a picture; models are read in parts.
-const LARGEST_READ: u64 = 1 << 30;
+/// What is read whole is a text or a picture; models are read in parts.
+pub(crate) const LARGEST_READ: u64 = 1 << 30;
+/// A list of what a stage gave: of a million items.
+pub(crate) const LARGEST_LIST: u64 = 128 << 20;
 
 /// The folder `objects/`.
 #[derive(Debug)]
@@ -76,17 +78,24 @@ impl Objects {
         self.place(digest).open(OFlags::RDONLY)
     }
 
-    /// The contents, checked. A damaged object is taken away, so that it counts as missing from now on.
-    pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
-        match self.open(digest).and_then(|file| regular_file::read_open(&file, LARGEST_READ)) {
-            Ok(bytes) if Digest::of(&bytes) == *digest => Ok(bytes),
+    /// The contents of at most `most` bytes, checked. A damaged object is taken away, so that it counts as missing from now on.
+    pub(crate) fn read(&self, digest: &Digest, most: u64) -> Result<Vec<u8>> {
+        let read = self.open(digest).and_then(|file| match regular_file::read_open(&file, most) {
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+                let has_grown = file.metadata()?.len() <= LARGEST_READ && file_digest::of_open(file)?.0 != *digest;
+                if has_grown { Ok(None) } else { Err(error) }
+            }
+            read => read.map(Some),
+        });
+        match read {
+            Ok(Some(bytes)) if Digest::of(&bytes) == *digest => Ok(bytes),
             read => Err(self.refuse(digest, read.map(drop))),
         }
     }
 
-    /// As they are, not checked.
+    /// As they are, not checked: of a list or a text.
     pub(crate) fn peek(&self, digest: &Digest) -> Option<Vec<u8>> {
-        self.open(digest).and_then(|file| regular_file::read_open(&file, LARGEST_READ)).ok()
+        self.open(digest).and_then(|file| regular_file::read_open(&file, LARGEST_LIST)).ok()
     }
 
     /// Reads every byte of an object that is about to be used. A damaged one is taken away, so that it counts as missing from now on.

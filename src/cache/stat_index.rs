@@ -6,22 +6,25 @@
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::Result;
+use rustix::fs::OFlags;
 
 use crate::cache::atomic;
 use crate::cache::digest::Digest;
 use crate::cache::file_lock::FileLock;
 use crate::cache::place::Place;
+use crate::cache::regular_file;
 
 const HEADER: &[u8; 16] = b"loramill-stat 1\n";
 /// Device, inode, size, modified, changed, size of the contents, digest of the contents.
 const ENTRY: usize = 6 * 8 + 32;
-/// A larger index is none: 13 million files.
-const LARGEST: u64 = 1 << 30;
+/// A larger index is none: 2 million files.
+const LARGEST: u64 = 160 << 20;
 /// The kernel's clock for time stamps ticks 100 to 1000 times a second.
 const FINE_TICK: i64 = 20_000_000;
 /// Some file systems keep whole seconds, FAT every other one.
@@ -192,14 +195,21 @@ fn identity(entry: &Entry) -> (u64, u64) {
 }
 
 fn load(place: &Place) -> Option<Vec<u8>> {
-    let mut bytes = place.read(LARGEST).ok()?;
-    let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
-    let entries = content.strip_prefix(HEADER)?;
-    if entries.len() % ENTRY != 0 || Digest::of(content).as_bytes() != checksum {
+    let mut file = place.open(OFlags::RDONLY).ok()?;
+    let size = file.metadata().ok()?.len();
+    let mut header = [0; HEADER.len()];
+    file.read_exact(&mut header).ok()?;
+    let entries = size.checked_sub((header.len() + 32) as u64)?;
+    if header != *HEADER || !entries.is_multiple_of(ENTRY as u64) {
+        return None;
+    }
+    let mut bytes = regular_file::read_open(&file, LARGEST).ok()?;
+    let (entries, checksum) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
+    let found = blake3::Hasher::new().update(&header).update(entries).finalize();
+    if entries.len() % ENTRY != 0 || found.as_bytes() != checksum {
         return None;
     }
     bytes.truncate(bytes.len() - 32);
-    bytes.drain(..HEADER.len());
     Some(bytes)
 }
 
@@ -299,6 +309,9 @@ mod tests {
         index.learn(stat(1), 60 * SECOND, Digest::of(b"x"), 1);
         index.save().unwrap();
         let whole = fs::read(&path).unwrap();
+        let long = fs::File::create(&path).unwrap();
+        long.set_len(LARGEST + 1).unwrap();
+        assert_eq!(StatIndex::open(path.clone()).lookup(&stat(1)), None, "too long");
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
             assert_eq!(StatIndex::open(path.clone()).lookup(&stat(1)), None, "cut at {length}");

@@ -33,8 +33,8 @@ use crate::cache::trouble::disk_trouble;
 use crate::cache::workspace::is_numbered;
 use crate::cache::{Cache, atomic, faults, uses};
 
-/// Of objects that were let go: 33 million.
-const LARGEST: u64 = 1 << 30;
+/// Of objects that were let go: 4 million.
+const LARGEST: u64 = 128 << 20;
 /// How long a second collector waits for the first. A run that ends holds the same lock for an instant.
 const PATIENCE: Duration = Duration::from_secs(2);
 

@@ -19,8 +19,8 @@ use crate::cache::file_lock::FileLock;
 use crate::cache::place::Place;
 use crate::cache::trouble::disk_trouble;
 
-/// Notes are read whole: of 33 million results at most.
-const LARGEST: u64 = 1 << 30;
+/// Notes are read whole: of 4 million results at most.
+const LARGEST: u64 = 128 << 20;
 
 /// The notes of the run of this process.
 #[derive(Debug)]

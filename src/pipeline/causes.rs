@@ -351,7 +351,7 @@ impl<'a> Causes<'a> {
         }
         let Producer::Stage(producer) = taken.edge.from else { return None };
         let row = grounds.lock.stages.get(&self.pipeline.stages[producer].name).and_then(|rows| rows.last())?;
-        let given = item_set::decode(&self.cache.read(&row.out).ok()?).ok()?;
+        let given = item_set::decode(&self.cache.read_list(&row.out).ok()?).ok()?;
         let gives_all = names.iter().all(|name| given.iter().any(|item| item.name == *name));
         (taken.edge.reads.reference.selector != Selector::All && gives_all).then(|| self.place_of(stage))
     }
@@ -370,7 +370,7 @@ impl<'a> Causes<'a> {
             Some(Covered::Set { tree: Some(tree), .. }) => *tree,
             _ => return Ok(Vec::new()),
         };
-        Ok(self.cache.read(&tree).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default())
+        Ok(self.cache.read_list(&tree).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default())
     }
 
     pub(crate) fn change(

@@ -122,7 +122,7 @@ impl Run<'_> {
         if row.out == tree.digest {
             return true;
         }
-        let (Ok(before), Ok(now)) = (self.cache.read(&row.out), tree.items(self.cache)) else { return false };
+        let (Ok(before), Ok(now)) = (self.cache.read_list(&row.out), tree.items(self.cache)) else { return false };
         row.items == now.len() as u64 && item_set::shows(&before, now).unwrap_or(false)
     }
 

@@ -136,7 +136,7 @@ impl Causes<'_> {
 
     /// The first item of two sets that differs, and its field.
     fn first_difference(&self, old: &Digest, new: &Digest) -> Option<(Side, Side, String)> {
-        let read = |tree: &Digest| item_set::decode(&self.cache.read(tree).ok()?).ok();
+        let read = |tree: &Digest| item_set::decode(&self.cache.read_list(tree).ok()?).ok();
         let (old, new) = (read(old)?, read(new)?);
         let fields: Vec<&str> = new.iter().chain(&old).next()?.fields.keys().map(|field| field.as_str()).collect();
         let reason = changed_items("", &fields, &old, &new).into_iter().next()?;

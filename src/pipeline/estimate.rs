@@ -163,7 +163,7 @@ impl<'a> Experience<'a> {
             let record = self.cache.lookup(&row.key)?;
             return Ok(record.and_then(|record| each(record.seconds, effort_of(&record.facts), row.items.max(1) as f64)));
         }
-        let items = self.cache.read(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
+        let items = self.cache.read_list(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
         let step = items.len().div_ceil(SAMPLES).max(1);
         let mut keys: Vec<Digest> = items.iter().step_by(step).map(|item| item.key).collect();
         keys.dedup();

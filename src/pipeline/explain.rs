@@ -167,7 +167,7 @@ fn of_item(
     // What the last run recorded: params in the row of the stage, the rest in the record of the item's key.
     let mut old = None;
     if let Some(row) = grounds.lock.stages.get(&stage.name).and_then(|rows| rows.last()) {
-        let before = grounds.cache.read(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
+        let before = grounds.cache.read_list(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
         let key = before.iter().find(|before| before.name == item).map(|before| before.key);
         if let Some(record) = key.map(|key| grounds.cache.lookup(&key)).transpose()?.flatten() {
             let mut list = grounds.last_components(stage)?.unwrap_or_default();

@@ -203,7 +203,7 @@ impl Desk<'_> {
         for stage in pipeline.stages.iter().filter(|stage| stage.owner.is_none()) {
             let Ok(path) = below.strip_prefix(stage.folder()) else { continue };
             for row in lock.stages.get(&stage.name).into_iter().flatten() {
-                let tree = self.cache.read(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
+                let tree = self.cache.read_list(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
                 for item in &tree {
                     for (field, shown) in shown_as(item, stage.kind.writes()) {
                         if Path::new(&shown) == path {

@@ -48,7 +48,7 @@ impl ItemTree {
 
     fn filled(&self, cache: &Cache) -> Result<&Arc<ItemSet>> {
         if self.items.get().is_none() {
-            let read = item_set::decode(&cache.read(&self.digest)?)?;
+            let read = item_set::decode(&cache.read_list(&self.digest)?)?;
             // Of two threads one finds the items in place.
             let _ = self.items.set(Arc::new(read));
         }

@@ -167,7 +167,7 @@ impl Run<'_> {
             return Ok(());
         }
         // A damaged one is as good as none.
-        let Ok(bytes) = self.cache.read(tree) else { return Ok(()) };
+        let Ok(bytes) = self.cache.read_list(tree) else { return Ok(()) };
         item_set::visit(&bytes, |item| to.extend(item.fields.iter().map(|field| field.digest)))
     }
 

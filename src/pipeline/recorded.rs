@@ -137,7 +137,7 @@ impl Grounds<'_> {
         if !self.cache.path(&tree.digest).exists() {
             return Ok(None);
         }
-        let Ok(bytes) = self.cache.read(&tree.digest) else { return Ok(None) };
+        let Ok(bytes) = self.cache.read_list(&tree.digest) else { return Ok(None) };
         // Fields that passed through are those of stages before, which were checked in their turn.
         let written = stage.kind.writes();
         let mut outputs = Vec::new();
@@ -231,7 +231,7 @@ impl Preferred {
     fn get(&self, cache: &Cache, key: &Digest) -> Option<&HashSet<Digest>> {
         let by_key = self.by_key.get_or_init(|| {
             let mut by_key: HashMap<Digest, HashSet<Digest>> = HashMap::new();
-            for items in self.trees.iter().filter_map(|tree| item_set::decode(&cache.read(tree).ok()?).ok()) {
+            for items in self.trees.iter().filter_map(|tree| item_set::decode(&cache.read_list(tree).ok()?).ok()) {
                 for item in items {
                     by_key.entry(item.key).or_default().extend(item.fields.values().map(|artifact| artifact.digest));
                 }

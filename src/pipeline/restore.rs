@@ -91,7 +91,7 @@ pub fn restore(
 
 /// Of several rows, which a merge leaves, that of which most is here.
 fn fullest<'r>(cache: &Cache, rows: &'r [StageRow]) -> Option<(&'r StageRow, Vec<Item>)> {
-    let read = |row: &'r StageRow| Some((row, item_set::decode(&cache.read(&row.out).ok()?).ok()?));
+    let read = |row: &'r StageRow| Some((row, item_set::decode(&cache.read_list(&row.out).ok()?).ok()?));
     let here = |items: &[Item]| {
         let artifacts = items.iter().flat_map(|item| item.fields.values());
         artifacts.filter(|artifact| cache.contains(&artifact.digest, artifact.size)).count()

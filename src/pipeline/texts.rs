@@ -72,7 +72,7 @@ impl TakenTexts {
             let Some(editable) = stage.stage.editable() else { continue };
             let mut texts = HashMap::new();
             let row = lock.stages.get(&stage.name).and_then(|rows| rows.last());
-            let tree = row.and_then(|row| cache.read(&row.out).ok()).and_then(|tree| item_set::decode(&tree).ok());
+            let tree = row.and_then(|row| cache.read_list(&row.out).ok()).and_then(|tree| item_set::decode(&tree).ok());
             for item in tree.unwrap_or_default() {
                 for (field, artifact) in &item.fields {
                     // A text for the mirror of a picture is a field of its own: `caption-flip`.

@@ -80,6 +80,25 @@ pub fn cases() -> Vec<Case> {
     for path in ["records", "stat-index", "record-index", "evicted"] {
         cases.push(replaced(path, Thing::Sparse, SHORT).heavy());
     }
+    for path in ["stat-index", "text-index", "record-index", "evicted"] {
+        let build = move |ground: &Ground| {
+            ground.finished();
+            ground.clear(&format!("cache/{path}"));
+            ground.sparse(&format!("cache/{path}"), if path == "stat-index" { b"loramill-stat 1\n" } else { b"" }, 1 << 30);
+        };
+        cases.push(Case::new(FAMILY, format!("{path} is a gigabyte"), build).lines(SHORT));
+    }
+    // Each of them claims 60 MB of a file that has them: of nothing.
+    let claims = |ground: &Ground| {
+        ground.finished();
+        let path = ground.path("cache/records");
+        let start = fs::read(&path).expect("it was made");
+        let mut frame = vec![0; 49];
+        frame[..4].copy_from_slice(b"\xf5Rec");
+        frame[4..8].copy_from_slice(&(60u32 << 20).to_le_bytes());
+        ground.sparse("cache/records", &[&start[..32], &frame.repeat(60)].concat(), 70 << 20);
+    };
+    cases.push(Case::new(FAMILY, "records that claim what is not there", claims).lines(&["status", "plan", "run", "fsck --repair"]));
     cases.extend(whole());
     cases.extend(objects());
     cases.extend(known_roots());

@@ -106,7 +106,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     }
     let lock = LockFile::read(&pipeline.lock_file())?;
     let row = lock.stages.get(kind.name()).and_then(|rows| rows.last()).context("the stage left no result")?;
-    let items = item_set::decode(&cache.read(&row.out)?)?;
+    let items = item_set::decode(&cache.read_list(&row.out)?)?;
     let written = place(&cache, &items, kind.writes(), &stand_in, &arguments.output)?;
     global.say(&format!("{} in `{}`", crate::cli::counted(written, "file"), arguments.output.display()));
     Ok(ExitCode::SUCCESS)
