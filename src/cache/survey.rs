@@ -121,7 +121,7 @@ fn objects_in(folder: &Place) -> Result<StoredObjects> {
 
 /// What cannot be listed counts as nothing: this is for sums.
 fn files_below(folder: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = WalkDir::new(folder).into_iter().filter_map(Result::ok);
+    let entries = WalkDir::new(folder).follow_root_links(false).into_iter().filter_map(Result::ok);
     entries.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path)
 }
 
@@ -161,7 +161,11 @@ mod tests {
             let file = fs::File::options().append(true).open(folder.join(name)).unwrap();
             file.set_modified(std::time::SystemTime::now() - days * day).unwrap();
         }
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join("file"), "of somebody else").unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), temp.path().join("state").join(Digest::of(b"link").to_hex())).unwrap();
         let states = cache.stored_states().unwrap();
+        assert_eq!(states.iter().map(|state| state.size).sum::<u64>(), 10, "no link is followed");
         let of = |key| states.iter().find(|state| state.key == key).unwrap();
         assert_eq!((of(full).size, of(full).age.unwrap().as_secs() / 86400), (10, 31));
         assert_eq!((of(empty).size, of(empty).age), (0, None));

@@ -28,8 +28,8 @@ const BEFOREHAND: [&str; 4] = ["README.md", "CACHEDIR.TAG", ".gitignore", ".gitk
 /// Every folder of a cache.
 const FOLDERS: [&str; 8] = ["objects", "tmp", "locks", "roots", "runs", "state", "displaced", "outputs"];
 /// Folders in which no link is made either. What was displaced is what a person had, and may be one.
-const WITHOUT_LINKS: [&str; 6] = ["objects", "tmp", "locks", "roots", "runs", "outputs"];
-const FILES: [&str; 9] = [
+const WITHOUT_LINKS: [&str; 7] = ["objects", "tmp", "locks", "roots", "runs", "state", "outputs"];
+const FILES: [&str; 10] = [
     "records",
     "records.lock",
     "record-index",
@@ -209,6 +209,7 @@ mod tests {
             "roots/x",
             "runs/x.status",
         ]);
+            "state/x",
         for place in places {
             let temp = tempfile::tempdir().unwrap();
             let (cache, victim) = (temp.path().join("cache"), temp.path().join("victim"));
