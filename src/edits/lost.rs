@@ -1,12 +1,11 @@
 //! Texts of people that runs used and that are gone all at once, with their folder or with most of what lay in it. A single text that is
 //! deleted is none of them: that means to write it again. Unaware of what a run makes of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use walkdir::WalkDir;
 
 use crate::cache::digest::Digest;
 use crate::edits::folder::{self, Contents};
@@ -127,6 +126,7 @@ impl Editing<'_> {
     pub fn take_over(&self, former: &Editing<'_>) -> Result<Vec<(String, SettledText)>> {
         let mut outcomes = Vec::new();
         let mut files = Vec::new();
+        let mut left = BTreeSet::new();
         for (name, found) in &former.found.texts {
             let target = self.path_for(name)?;
             let is_machines = match found.contents {
@@ -139,15 +139,18 @@ impl Editing<'_> {
             if !replace::move_text(&found.path, &target)? {
                 let why = format!("`{}` is there already: see which of the two counts, and remove the other", target.display());
                 outcomes.push((name.clone(), SettledText::Refused(why)));
-            } else if !is_machines {
+                continue;
+            }
+            left.extend(found.path.ancestors().skip(1).take_while(|folder| folder.starts_with(&former.folder)));
+            if !is_machines {
                 outcomes.push((name.clone(), SettledText::Restored { file: target }));
             }
         }
         replace::sync_folders(files.iter().map(PathBuf::as_path))?;
-        let folders = WalkDir::new(&former.folder).contents_first(true).into_iter().filter_map(std::result::Result::ok);
-        for folder in folders.filter(|entry| entry.file_type().is_dir()) {
+        // The deeper one comes first.
+        for folder in left.into_iter().rev() {
             // One that holds something else stays.
-            let _ = fs::remove_dir(folder.path());
+            let _ = fs::remove_dir(folder);
         }
         Ok(outcomes)
     }

@@ -293,6 +293,15 @@ fn a_renamed_stage_takes_its_texts_along_when_a_person_says_so() {
 }
 
 #[test]
+fn folders_in_which_no_text_lay_stay_when_the_texts_move() {
+    let bed = used();
+    bed.stages(RENAMED);
+    fs::create_dir_all(bed.at("captions/empty/deeper")).unwrap();
+    desk(&bed, |desk, index| desk.restore(index)).unwrap();
+    assert!(bed.at("captions/empty/deeper").is_dir() && !bed.at("captions/one.txt").exists());
+}
+
+#[test]
 fn a_renamed_stage_whose_folder_is_gone_too_gets_what_runs_used() {
     let bed = used();
     bed.stages(RENAMED);
