@@ -26,7 +26,7 @@ pub(crate) mod place;
 mod record_log;
 pub mod records;
 
-mod file_digest;
+pub(crate) mod file_digest;
 pub mod stat_index;
 
 pub mod regular_file;

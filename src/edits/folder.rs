@@ -209,7 +209,10 @@ fn list(folder: &Path, above: &str, extension: &str, listed: &mut Listed) -> Res
                 list(&entry.path(), &format!("{above}{}/", in_nfc(&file_name)), extension, listed)?;
             }
         } else if file_name.as_encoded_bytes().starts_with(OURS.as_bytes()) {
-            listed.left_behind.push(entry.path());
+            // What is no file was not made by a run.
+            if kind.is_file() {
+                listed.left_behind.push(entry.path());
+            }
         } else if !hidden
             && let Some(stem) = stem(Path::new(&file_name), extension)
             // A link that leads nowhere is no text.

@@ -15,6 +15,8 @@ use anyhow::{Context as _, Result, anyhow};
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::faults;
+use crate::cache::file_digest;
+use crate::cache::regular_file::{self, Links};
 use crate::cache::renames::{self, is_unsupported, rename_new};
 use crate::cache::trouble::user_disk_trouble;
 use crate::edits::beside::{Beside, LeftBehind};
@@ -266,13 +268,13 @@ pub(crate) fn recover(cache: &Cache, left_behind: &[PathBuf], is_machines: impl 
         let left = &Beside::known(left);
         let file_name = &file_name(&target);
         let is_ours = |digest: &Option<Digest>| digest.is_some_and(|digest| digest.to_hex().starts_with(&ours));
-        let text = identity(left)?;
+        let text = text_of(left)?;
         if is_ours(&text) || text.as_ref().is_some_and(&is_machines) {
             cache.displace(left, file_name)?;
             continue;
         }
         // A person's. What was to take its place goes out again, what somebody saved since stays.
-        if is_ours(&identity(&target)?) && exchange(left, &target).map_err(trouble)? {
+        if is_ours(&text_of(&target)?) && exchange(left, &target).map_err(trouble)? {
             cache.displace(left, file_name)?;
             notes.push(format!("`{}` has its text back, which an interrupted run had taken away", target.display()));
         } else if let Some(kept) = put_back(cache, left, &target, file_name)? {
@@ -296,14 +298,20 @@ fn put_back(cache: &Cache, aside: &Path, target: &Path, file_name: &str) -> Resu
     }
 }
 
-/// Stands for what a file says: the digest of its normalised text, or of its bytes if it is no usable text.
+/// The digest of the normalised text of a file, if it is one. What is none is not read to its end.
+fn text_of(path: &Path) -> Result<Option<Digest>> {
+    Ok(read_text(path)?.and_then(std::result::Result::ok).map(|text| Digest::of(text.as_bytes())))
+}
+
+/// Stands for what a file says: the digest of its normalised text, or one of its bytes if it is no usable text.
 pub(crate) fn identity(path: &Path) -> Result<Option<Digest>> {
     Ok(match read_text(path)? {
         None => None,
         Some(Ok(text)) => Some(Digest::of(text.as_bytes())),
         Some(Err(_)) => {
-            let bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?;
-            Some(Digest::of(&[b"unusable ", bytes.as_slice()].concat()))
+            let opened = regular_file::open(path, Links::Followed).and_then(file_digest::of_open);
+            let (bytes, _) = opened.with_context(|| format!("reading `{}`", path.display()))?;
+            Some(Digest::of(&[b"unusable ", bytes.as_bytes().as_slice()].concat()))
         }
     })
 }

@@ -106,6 +106,13 @@ pub fn cases() -> Vec<Case> {
             cases.push(case);
         }
     }
+    for thing in [Thing::Sparse, Thing::Zero, Thing::Fifo] {
+        let build = move |ground: &Ground| {
+            ground.finished();
+            thing.put(ground, &format!("captions/.loramill-swap-{}-star-00.txt", "ab".repeat(32)));
+        };
+        cases.push(Case::new(FAMILY, format!("a text that a run left is {}", thing.name()), build).lines(&["run", "plan"]));
+    }
     cases.extend(boxes());
     cases.extend(written());
     cases.extend(photos());

@@ -168,3 +168,17 @@ fn a_name_as_long_as_a_disk_takes_is_no_hindrance_and_a_kill_loses_no_text_of_it
         assert_eq!(desk.hidden_files(), 0, "{place:?}");
     }
 }
+
+#[test]
+fn what_is_no_text_under_a_name_of_ours_costs_nothing_and_goes_back() {
+    let mut desk = Desk::new(&["a"]);
+    desk.run().unwrap();
+    let digits = "ab".repeat(32);
+    let beside = |name: &str| desk.folder().join(format!(".loramill-swap-{digits}-{name}"));
+    let (huge, link) = (beside("b.txt"), beside("c.txt"));
+    fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+    desk.run().unwrap();
+    assert!(!huge.exists() && fs::metadata(desk.path("b")).unwrap().len() == 1 << 40);
+    assert!(link.is_symlink() && !desk.path("c").exists(), "no run makes a link");
+}
