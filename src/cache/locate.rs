@@ -28,7 +28,7 @@ const LONGEST_TAG: u64 = 4 << 10;
 const LONGEST_PATH: u64 = 64 << 10;
 
 impl Cache {
-    /// The folder of the cache for a pipeline: `explicit` if given, else the nearest `cache/` upward that carries CACHEDIR.TAG, else
+    /// The folder of the cache for a pipeline: `explicit` if given, else the nearest `cache/` upward that is tagged as one of loramill, else
     /// one beside the git root, else one beside the pipeline. It need not exist.
     pub fn locate(pipeline_folder: &Path, explicit: Option<&Path>) -> PathBuf {
         if let Some(explicit) = explicit {
@@ -36,7 +36,7 @@ impl Cache {
         }
         // A relative path has no parents to look at.
         let folder = fs::canonicalize(pipeline_folder).unwrap_or_else(|_| pipeline_folder.to_path_buf());
-        let tagged = folder.ancestors().map(|above| above.join("cache")).find(|cache| is_tagged(cache));
+        let tagged = folder.ancestors().map(|above| above.join("cache")).find(|cache| is_ours(cache));
         let beside_git = || folder.ancestors().find(|above| above.join(".git").exists()).map(|root| root.join("cache"));
         tagged.or_else(beside_git).unwrap_or_else(|| folder.join("cache"))
     }
@@ -103,11 +103,6 @@ pub fn repository_around(folder: &Path) -> Result<PathBuf> {
     Ok(root.unwrap_or(&folder).to_path_buf())
 }
 
-/// Whether a folder is marked as a cache.
-pub fn is_tagged(cache: &Path) -> bool {
-    tag_of(cache).is_some_and(|tag| tag.starts_with(SIGNATURE.as_bytes()))
-}
-
 /// Whether a folder is marked as a cache of loramill, and of no other program.
 pub fn is_ours(cache: &Path) -> bool {
     tag_of(cache).is_some_and(|tag| tag.starts_with(SIGNATURE.as_bytes()) && tag.windows(8).any(|word| word == b"loramill"))
@@ -120,7 +115,7 @@ fn tag_of(cache: &Path) -> Option<Vec<u8>> {
 }
 
 pub(crate) fn tag(root: &Root) -> Result<()> {
-    if is_tagged(root.path()) { Ok(()) } else { atomic::replace(root.place(TAG), TAG_TEXT.as_bytes()) }
+    if is_ours(root.path()) { Ok(()) } else { atomic::replace(root.place(TAG), TAG_TEXT.as_bytes()) }
 }
 
 #[cfg(test)]
@@ -138,6 +133,8 @@ mod tests {
         assert_eq!(Cache::locate(&pipeline, None), top.join("repo/cache"));
         fs::create_dir(top.join("repo/pipelines/cache")).unwrap();
         assert_eq!(Cache::locate(&pipeline, None), top.join("repo/cache"), "a folder that only has the name");
+        fs::write(top.join("repo/pipelines/cache").join(TAG), format!("{SIGNATURE}\n# Of another program.\n")).unwrap();
+        assert_eq!(Cache::locate(&pipeline, None), top.join("repo/cache"), "one of another program");
         tag(&Root::open(&top.join("repo/pipelines/cache")).unwrap()).unwrap();
         assert_eq!(Cache::locate(&pipeline, None), top.join("repo/pipelines/cache"));
         assert_eq!(Cache::locate(&pipeline, Some(Path::new("/x"))), Path::new("/x"));

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::cache::Cache;
 use crate::cache::bytes::size;
-use crate::cache::locate::is_tagged;
+use crate::cache::locate::is_ours;
 use crate::cli::progress_line::duration;
 use crate::cli::terminal::{print, print_json};
 use crate::cli::walls::Reach;
@@ -93,7 +93,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 /// There is none yet: then there is nothing to clean, and none is made.
 pub fn open_existing(folder: &Path, global: &Global) -> anyhow::Result<Cache> {
     let root = cache_folder::locate(folder, global);
-    if !is_tagged(&root) {
+    if !is_ours(&root) {
         let text = format!("`{}` is no cache of loramill: name one with `--cache DIR`", root.display());
         return Err(WrongArguments(text).into());
     }

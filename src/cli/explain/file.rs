@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
-use crate::cache::locate::is_tagged;
+use crate::cache::locate::is_ours;
 use crate::checkpoint::model_file::ModelFile;
 use crate::cli::explain::key::causes_told;
 use crate::cli::progress_line::duration;
@@ -96,7 +96,7 @@ fn pipeline_around(file: &Path, global: &Global) -> Option<Pipeline> {
 /// The caches that a file may lie in.
 pub fn caches_around(file: &Path) -> Vec<PathBuf> {
     let full = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
-    let around = full.ancestors().skip(1).filter(|folder| is_tagged(folder) && folder.join("objects").is_dir());
+    let around = full.ancestors().skip(1).filter(|folder| is_ours(folder) && folder.join("objects").is_dir());
     around.map(Path::to_path_buf).collect()
 }
 
@@ -107,12 +107,12 @@ fn cache_for(file: &Path, pipeline: Option<&Pipeline>, global: &Global) -> anyho
     let root = match &explicit {
         Some(explicit) => explicit.clone(),
         None => {
-            let around = full.ancestors().skip(1).find(|folder| is_tagged(folder) && folder.join("objects").is_dir());
+            let around = full.ancestors().skip(1).find(|folder| is_ours(folder) && folder.join("objects").is_dir());
             let folder = pipeline.map_or(Path::new("."), |pipeline| pipeline.folder.as_path());
             around.map_or_else(|| Cache::locate(folder, None), Path::to_path_buf)
         }
     };
-    if !is_tagged(&root) {
+    if !is_ours(&root) {
         // To look must not make one.
         return Ok(None);
     }
