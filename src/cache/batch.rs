@@ -200,7 +200,11 @@ impl<'a> Batch<'a> {
         }
         drop(pending);
         // One that is here was made by somebody else, some other day: what it holds is looked at before it stands for this one.
-        Ok(!(self.cache.holds(&stored.digest, stored.size)? && self.cache.objects.check(&stored.digest).is_ok()))
+        if self.cache.holds(&stored.digest, stored.size)? {
+            return Ok(self.cache.objects.check(&stored.digest).is_err());
+        }
+        self.cache.objects.note_if_damaged(&stored.digest, stored.size);
+        Ok(true)
     }
 
     fn stage(&self, path: Place, stored: Stored) -> Result<Stored> {

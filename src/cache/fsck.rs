@@ -185,7 +185,8 @@ impl Cache {
         damaged.filter_map(|problem| self.object_named(&problem.path)).collect()
     }
 
-    /// Takes away what is damaged, and puts logs and indices right. What is wrong with the result of a run is a miss from then on.
+    /// Takes away what is damaged, and puts logs and indices right. What is wrong with the result of a run is a miss from then on. Damage that
+    /// runs met before is forgotten.
     pub fn repair(&self, checkup: &mut Checkup) -> Result<()> {
         let collector = self.begin_collecting()?;
         let alone = collector.alone()?;
@@ -219,7 +220,7 @@ impl Cache {
                     matches!(problem.damage, Damage::Missing | Damage::Log(_) | Damage::Torn(_) | Damage::Records(_));
             }
         }
-        Ok(())
+        self.forget_met_damage()
     }
 
     /// `None` if all is well with it.

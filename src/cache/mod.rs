@@ -11,6 +11,7 @@
 //! locks/  roots/   who works on what; which repositories use this cache
 //! runs/            how far a run is, the wish that it stop, and what it rests on
 //! evicted          objects that were let go though something names them
+//! damaged          objects that were damaged and went
 //! ```
 
 pub mod bytes;
@@ -46,6 +47,7 @@ pub(crate) mod encoding;
 pub(crate) mod faults;
 pub(crate) mod file_lock;
 mod git_index;
+mod met_damage;
 pub(crate) mod renames;
 pub(crate) mod trouble;
 mod trust;

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
-use rustix::fs::{AtFlags, FileType, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 
 use crate::cache::digest::Digest;
 use crate::cache::file_digest::{self, CopyError};
+use crate::cache::met_damage;
 use crate::cache::place::{Place, Root};
 use crate::cache::regular_file;
 use crate::cache::stat_index::FileStat;
@@ -28,6 +29,8 @@ pub(crate) struct Objects {
     opened: File,
     /// Of the 256 folders in it, those that are known to be folders and no links; one bit each.
     parts: [AtomicU64; 4],
+    /// Where it is noted what was damaged.
+    notes: Place,
 }
 
 impl Objects {
@@ -35,7 +38,7 @@ impl Objects {
     pub(crate) fn at(root: &Root) -> Result<Self> {
         let folder = root.place("objects");
         let opened = folder.open_folder().map_err(|error| disk_trouble(error, "opening", &folder))?;
-        Ok(Self { folder, opened, parts: Default::default() })
+        Ok(Self { folder, opened, parts: Default::default(), notes: root.place("damaged") })
     }
 
     /// Where the object lies, if it is here.
@@ -50,13 +53,30 @@ impl Objects {
 
     /// Whether the object is here and has its size. One of another size is damaged and as good as none.
     pub(crate) fn contains(&self, digest: &Digest, size: u64) -> bool {
+        self.stat(digest).is_some_and(|found| found.st_size as u64 == size)
+    }
+
+    /// Of the file that lies in the place of the object.
+    fn stat(&self, digest: &Digest) -> Option<Stat> {
         let mut below = digest.to_hex();
         if !self.is_part(digest.as_bytes()[0], &below[..2]) {
-            return false;
+            return None;
         }
         below.insert(2, '/');
-        let found = rustix::fs::statat(&self.opened, below, AtFlags::SYMLINK_NOFOLLOW);
-        found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file() && found.st_size as u64 == size)
+        let found = rustix::fs::statat(&self.opened, below, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        FileType::from_raw_mode(found.st_mode).is_file().then_some(found)
+    }
+
+    /// Before one that was made anew takes the place of one of another size: results may rest on that.
+    pub(crate) fn note_if_damaged(&self, digest: &Digest, size: u64) {
+        if let Some(found) = self.stat(digest).filter(|found| found.st_size as u64 != size) {
+            self.note_damaged(digest, &found);
+        }
+    }
+
+    fn note_damaged(&self, digest: &Digest, found: &Stat) {
+        // A note that cannot be written costs a hint; the damaged object must go in any case.
+        let _ = met_damage::note(&self.notes, digest, FileStat::from(found).modified);
     }
 
     /// Whether a folder of objects is one, and no link to a folder. Asked of the kernel once: what is opened or removed is found without
@@ -133,6 +153,9 @@ impl Objects {
                 return anyhow::Error::new(error).context(reading);
             }
         };
+        if let Some(found) = self.stat(digest) {
+            self.note_damaged(digest, &found);
+        }
         match self.place(digest).remove() {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 let place = self.place(digest);

@@ -38,6 +38,7 @@ const FILES: [&str; 10] = [
     "text-index",
     "text-index.lock",
     "evicted",
+    "damaged",
     "displaced-ages",
 ];
 const OTHER: &str = "or name another cache with `--cache DIR`";
@@ -208,8 +209,8 @@ mod tests {
             "tmp/7.lock",
             "roots/x",
             "runs/x.status",
-        ]);
             "state/x",
+        ]);
         for place in places {
             let temp = tempfile::tempdir().unwrap();
             let (cache, victim) = (temp.path().join("cache"), temp.path().join("victim"));

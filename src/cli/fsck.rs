@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     } else {
         print(&(text(&cache, &checkup, depth) + &derived_text(&cache, &derived)))?;
     }
-    let is_well = checkup.problems.iter().all(|problem| problem.repaired);
+    let is_well = checkup.problems.iter().all(|problem| problem.repaired) && (derived.is_empty() || arguments.repair);
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -132,7 +132,9 @@ fn derived_text(cache: &Cache, derived: &[Derived]) -> String {
         let _ = writeln!(text, "and {}", counted(more, "further result"));
     }
     if !derived.is_empty() {
-        text.push_str("`loramill run --force STAGE` makes the results of a stage again\n");
+        text.push_str(
+            "`loramill run --force STAGE` makes the results of a stage again; `loramill fsck --repair` ends this notice\n",
+        );
     }
     text
 }

@@ -36,11 +36,15 @@ struct Told {
     gave: Option<Digest>,
 }
 
-/// Results that took one of `damaged`, or a result that did, and are younger than the damage; the oldest first. An object is damaged at
-/// the latest since its file was written: one that rotted without a writing may have been so from the first day.
+/// Results that took one of `damaged`, or one that runs met and took away since the last repair, or a result that did, and are younger than
+/// the damage; the oldest first. An object is damaged at the latest since its file was written: one that rotted without a writing may have
+/// been so from the first day.
 pub fn derived_since(cache: &Cache, damaged: &[Digest]) -> Result<Vec<Derived>> {
-    let mut since: HashMap<Digest, i64> =
-        damaged.iter().filter_map(|digest| Some((*digest, written_at(cache, digest)?))).collect();
+    let here = damaged.iter().filter_map(|digest| Some((*digest, written_at(cache, digest)?)));
+    let mut since: HashMap<Digest, i64> = HashMap::new();
+    for (digest, at) in here.chain(cache.met_damage()) {
+        since.entry(digest).and_modify(|earlier| *earlier = at.min(*earlier)).or_insert(at);
+    }
     if since.is_empty() {
         return Ok(Vec::new());
     }
@@ -80,10 +84,11 @@ pub fn derived_since(cache: &Cache, damaged: &[Digest]) -> Result<Vec<Derived>> 
     Ok(found.into_iter().flatten().filter(|derived| seen.insert(derived.key)).collect())
 }
 
-/// Files in `out/` folders that are copies of damaged objects are no longer believed to be what they were written as: the next run writes them
-/// anew.
+/// Files in `out/` folders that are copies of these objects, or of those that runs met damaged since the last repair, are no longer believed
+/// to be what they were written as: the next run writes them anew.
 pub fn distrust_copies(cache: &Cache, damaged: &[Digest]) -> Result<()> {
-    out_manifest::distrust(cache, &damaged.iter().copied().collect())
+    let met = cache.met_damage().into_iter().map(|(digest, _)| digest);
+    out_manifest::distrust(cache, &damaged.iter().copied().chain(met).collect())
 }
 
 fn told(record: &Record) -> Told {

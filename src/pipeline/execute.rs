@@ -18,6 +18,7 @@ use crate::cache::trouble::told;
 use crate::pipeline::commit::out_folder;
 use crate::pipeline::context::{ArtifactFiles, RunScope, Shared};
 use crate::pipeline::decide::{Decision, Grounds, Verdict};
+use crate::pipeline::derived::derived_since;
 use crate::pipeline::freshness::{Reason, worded};
 use crate::pipeline::graph::{Pipeline, Producer};
 use crate::pipeline::guard::guarded;
@@ -162,8 +163,11 @@ pub fn run(
                 return run.conclude(stages, started);
             }
             let objects = if damaged == 1 { "an object".to_string() } else { format!("{damaged} objects") };
-            let message =
-                format!("{objects} in the cache held other bytes than were written and went: what is missing is made again");
+            let derived = derived_since(cache, &[])?;
+            let then = if derived.is_empty() { "" } else { "; `loramill fsck` names what was made from damaged bytes" };
+            let message = format!(
+                "{objects} in the cache held other bytes than were written and went: what is missing is made again{then}"
+            );
             observer.event(Event::Said { stage: None, message });
         }
         // Rows of stages that ended before the damage was met are there by now.

@@ -215,6 +215,30 @@ fn copies_in_out_of_what_is_damaged_are_written_anew_after_a_repair() {
 }
 
 #[test]
+fn results_that_were_made_from_damaged_bytes_are_named_after_a_run_has_met_the_damage() {
+    // Of the right size, and of another, which nobody reads.
+    for (name, damage) in &DAMAGES[..2] {
+        let bed = Bed::new(MAP);
+        bed.run();
+        let two = object(&bed, "echo", "two");
+        damage(&two);
+        fs::File::open(&two).unwrap().set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+        fs::remove_file(bed.at("out/echo/two.txt")).unwrap();
+        let (did, record, events) = bed.run_all();
+        assert!(record.is_ok() && did == ["echo two"], "{name}: {record:?} {did:?}");
+        let is_told = |event: &Event| matches!(event, Event::Said { message, .. } if message.contains("`loramill fsck` names"));
+        assert_eq!(events.iter().any(is_told), *name == "flipped", "{name}: {events:?}");
+        assert_eq!(bed.damage(), [], "{name}");
+        let kinds =
+            || -> Vec<String> { derived_since(&bed.cache(), &[]).unwrap().into_iter().map(|result| result.kind).collect() };
+        assert!(kinds().contains(&"cut".to_string()) && kinds().contains(&"gather".to_string()), "{name}: {:?}", kinds());
+        assert!(!kinds().contains(&"echo".to_string()), "{name}");
+        repair(&bed);
+        assert!(kinds().is_empty(), "{name}: {:?}", kinds());
+    }
+}
+
+#[test]
 fn results_that_were_made_from_damaged_bytes_are_named() {
     let bed = Bed::new(MAP);
     bed.run();
