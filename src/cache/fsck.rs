@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use smol_str::SmolStr;
 use crate::cache::digest::Digest;
 use crate::cache::objects::{LARGEST_LIST, is_unreadable};
 use crate::cache::record_log::LogHealth;
-use crate::cache::regular_file;
+use crate::cache::regular_file::{self, Refusal};
 use crate::cache::stat_index::StatIndex;
 use crate::cache::survey::StoredObject;
 use crate::cache::trouble::disk_trouble;
@@ -83,6 +83,8 @@ pub enum Damage {
     Records(usize),
     /// An index that is no index, or not of what it stands beside.
     Index,
+    /// What runs or cleaning noted cannot be read.
+    Notes(String),
 }
 
 impl Damage {
@@ -99,6 +101,7 @@ impl Damage {
             Self::Torn(_) => "torn",
             Self::Records(_) => "records",
             Self::Index => "index",
+            Self::Notes(_) => "notes",
         }
     }
 }
@@ -114,7 +117,7 @@ impl fmt::Display for Damage {
                     "holds other bytes than were written, and so does its hard link in an `out/` folder: delete that one too"
                 )
             }
-            Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            Self::Unreadable(error) | Self::Notes(error) => write!(f, "cannot be read: {error}"),
             Self::NoFile => write!(f, "is no file"),
             Self::Form(error) => write!(f, "is not what its record says: {error}"),
             Self::Missing => write!(f, "is missing, though a record names it"),
@@ -146,7 +149,17 @@ impl Cache {
                 checkup.strays.push(stray);
             }
         }
-        let evicted = self.evicted()?;
+        for (place, most) in self.notes()? {
+            let size = place.open(OFlags::RDONLY).and_then(|file| Ok(file.metadata()?.len()));
+            let is_wrong = match size {
+                Ok(size) if size > most => io::Error::from(Refusal::LargerThan(most)),
+                Err(error) if error.kind() != ErrorKind::NotFound => error,
+                _ => continue,
+            };
+            checkup.problems.push(Problem::of(place.to_path_buf(), Damage::Notes(is_wrong.to_string())));
+        }
+        // What cannot be read was told.
+        let evicted = self.evicted().unwrap_or_default();
         let mut missing: Vec<PathBuf> = named
             .by_digest
             .keys()
@@ -196,7 +209,7 @@ impl Cache {
                 Damage::Size { .. } | Damage::Contents { .. } | Damage::Unreadable(_) | Damage::Form(_) => {
                     problem.repaired = self.remove_if_still_damaged(problem)?;
                 }
-                Damage::NoFile => {
+                Damage::NoFile | Damage::Notes(_) => {
                     let name = problem.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                     self.displace(self.place(&problem.path), &name)?;
                     problem.repaired = true;
@@ -461,6 +474,29 @@ mod tests {
         bed.repair(Depth::Fast, &["one", "two"]);
         let displaced: Vec<_> = fs::read_dir(bed.temp.path().join("displaced")).unwrap().collect();
         assert_eq!(displaced.len(), 1, "what is not ours is moved, not deleted");
+    }
+
+    #[test]
+    fn notes_that_are_too_long_or_no_files_are_found_and_moved_away() {
+        let bed = Bed::new();
+        bed.cache.place("runs").make_folder().unwrap();
+        for name in ["runs/x.uses", "runs/y.used"] {
+            fs::File::create(bed.temp.path().join(name)).unwrap().set_len(4 << 30).unwrap();
+        }
+        bed.cache.place("roots").make_folder().unwrap();
+        fs::write(bed.temp.path().join("roots/x"), vec![b'a'; 1 << 20]).unwrap();
+        for name in ["evicted", "damaged"] {
+            fs::create_dir(bed.temp.path().join(name)).unwrap();
+        }
+        let error = format!("{:#}", bed.cache.noted().unwrap_err());
+        assert!(error.contains("x.uses") && error.ends_with("`loramill fsck --repair` moves it away"), "{error}");
+        assert!(format!("{:#}", bed.cache.evicted().unwrap_err()).contains("fsck --repair"));
+        assert!(format!("{:#}", bed.cache.roots().unwrap_err()).contains("fsck --repair"));
+        // What was put aside goes without being read.
+        assert_eq!(bed.problems(Depth::Fast), ["notes"; 4]);
+        bed.repair(Depth::Fast, &[]);
+        assert_eq!(fs::read_dir(bed.temp.path().join("displaced")).unwrap().count(), 4);
+        assert!(bed.cache.noted().unwrap().is_empty() && bed.cache.evicted().unwrap().is_empty());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::cache::file_lock::FileLock;
 use crate::cache::place::{Place, Root};
 use crate::cache::regular_file::{self, Links};
 use crate::cache::sweep::list;
-use crate::cache::trouble::disk_trouble;
+use crate::cache::trouble::{disk_trouble, list_trouble};
 use crate::cache::{Cache, atomic};
 
 const TAG: &str = "CACHEDIR.TAG";
@@ -25,7 +25,7 @@ const SIGNATURE: &str = "Signature: 8a477f597d28d172789f06886806bc55";
 /// A tag is a line or two; more of it is not looked at.
 const LONGEST_TAG: u64 = 4 << 10;
 /// Of a root: one path.
-const LONGEST_PATH: u64 = 64 << 10;
+pub(crate) const LONGEST_PATH: u64 = 64 << 10;
 
 impl Cache {
     /// The folder of the cache for a pipeline: `explicit` if given, else the nearest `cache/` upward that is tagged as one of loramill, else
@@ -73,7 +73,7 @@ impl Cache {
         for path in list(&self.place("roots"))? {
             let is_unfinished = path.file_name().is_none_or(|name| name.as_bytes().starts_with(b"."));
             if !is_unfinished {
-                let bytes = path.read(LONGEST_PATH).with_context(|| format!("reading `{}`", path.display()))?;
+                let bytes = path.read(LONGEST_PATH).map_err(|error| list_trouble(error, "reading", &path))?;
                 roots.push(PathBuf::from(OsString::from_vec(bytes)));
             }
         }

@@ -53,6 +53,11 @@ impl From<Refusal> for io::Error {
     }
 }
 
+/// Whether an error says that something else lies there than what may be read.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Refusal>())
+}
+
 /// Waits for nobody who would write to a pipe, and makes no terminal that of this process.
 pub(crate) const WARY: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 

@@ -25,16 +25,17 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::cache::digest::Digest;
 use crate::cache::file_lock::FileLock;
+use crate::cache::locate::LONGEST_PATH;
 use crate::cache::place::Place;
 use crate::cache::record_log::Dropped;
 use crate::cache::records::{Completeness, Record};
 use crate::cache::stat_index::nanoseconds;
-use crate::cache::trouble::disk_trouble;
+use crate::cache::trouble::{disk_trouble, list_trouble};
 use crate::cache::workspace::is_numbered;
 use crate::cache::{Cache, atomic, faults, uses};
 
-/// Of objects that were let go: 4 million.
-const LARGEST: u64 = 128 << 20;
+/// Of objects that were let go, or that a run noted: 4 million.
+pub(crate) const LARGEST: u64 = 128 << 20;
 /// How long a second collector waits for the first. A run that ends holds the same lock for an instant.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -83,8 +84,9 @@ impl Cache {
     pub(crate) fn try_collecting(&self, go_on: &mut dyn FnMut() -> bool) -> Result<Option<Collector<'_>>> {
         let Some(lock) = FileLock::wait(self.collecting_lock(), false, go_on)? else { return Ok(None) };
         // Put aside while an earlier collector was at work.
-        for noted in self.noted()?.into_iter().filter(|noted| noted.put_aside) {
-            remove(&noted.path)?;
+        for path in list(&self.place("runs"))?.iter().filter(|path| path.extension().is_some_and(|extension| extension == "used"))
+        {
+            remove(path)?;
         }
         Ok(Some(Collector { cache: self, _lock: lock }))
     }
@@ -111,8 +113,17 @@ impl Cache {
         match path.read(LARGEST) {
             Ok(bytes) => Ok(uses::digest_list(&bytes).into_iter().collect()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(HashSet::new()),
-            Err(error) => Err(disk_trouble(error, "reading", &path)),
+            Err(error) => Err(list_trouble(error, "reading", &path)),
         }
+    }
+
+    /// The files that a cache cannot be cleaned without, and that are no records, each with the most bytes that it may have.
+    pub(crate) fn notes(&self) -> Result<Vec<(Place, u64)>> {
+        let of_runs = list(&self.place("runs"))?.into_iter();
+        let of_runs = of_runs.filter(|path| path.extension().is_some_and(|extension| extension == "uses" || extension == "used"));
+        let lists = [self.evicted_place(), self.damage_notes()].into_iter().chain(of_runs).map(|place| (place, LARGEST));
+        let roots = list(&self.place("roots"))?.into_iter().map(|place| (place, LONGEST_PATH));
+        Ok(lists.chain(roots).collect())
     }
 
     fn evicted_place(&self) -> Place {

@@ -17,10 +17,8 @@ use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::file_lock::FileLock;
 use crate::cache::place::Place;
-use crate::cache::trouble::disk_trouble;
-
-/// Notes are read whole: of 4 million results at most.
-const LARGEST: u64 = 128 << 20;
+use crate::cache::sweep::LARGEST;
+use crate::cache::trouble::{disk_trouble, list_trouble};
 
 /// The notes of the run of this process.
 #[derive(Debug)]
@@ -123,7 +121,7 @@ impl Uses {
         if noted.is_empty() {
             return Ok(());
         }
-        let trouble = |error| disk_trouble(error, "noting what the run uses in", &self.path);
+        let trouble = |error| list_trouble(error, "noting what the run uses in", &self.path);
         let (file, known) = match &mut self.open {
             Some(open) => open,
             None => self.open.insert(open(&self.path, &self.folder).map_err(trouble)?),
@@ -174,7 +172,7 @@ pub(crate) fn read(place: impl Into<Place>) -> Result<Option<(PathBuf, Vec<Diges
     match place.read(LARGEST) {
         Ok(bytes) => Ok(parse(&bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(disk_trouble(error, "reading", &place)),
+        Err(error) => Err(list_trouble(error, "reading", &place)),
     }
 }
 

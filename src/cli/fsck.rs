@@ -74,7 +74,7 @@ fn text(cache: &Cache, checkup: &Checkup, depth: Depth) -> String {
     for problem in checkup.problems.iter().take(LISTED) {
         let repaired = match (&problem.damage, problem.repaired) {
             (_, false) => "",
-            (Damage::NoFile, true) => ": moved to displaced/",
+            (Damage::NoFile | Damage::Notes(_), true) => ": moved to displaced/",
             (Damage::Missing, true) => ": its record is gone too",
             (Damage::Log(_) | Damage::Torn(_) | Damage::Index, true) => ": put right",
             (_, true) => ": removed",

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::cache::trouble::answer;
+
 /// Before the second attempt; each pause is four times as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -23,7 +25,7 @@ pub struct MayPass(pub anyhow::Error);
 /// Whether another attempt may go well: a stage says so, or the system was short of something or did not answer. What is wrong with an input
 /// stays wrong.
 pub fn may_pass(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<MayPass>() || cause.downcast_ref::<io::Error>().is_some_and(is_passing))
+    error.chain().any(|cause| cause.is::<MayPass>() || answer(cause).is_some_and(is_passing))
 }
 
 fn is_passing(error: &io::Error) -> bool {
