@@ -55,20 +55,20 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let mut checkup = cache.check(depth, FORMS)?;
     let damaged = cache.damaged_objects(&checkup);
     let derived = derived_since(&cache, &damaged)?;
-    if arguments.repair && !checkup.problems.is_empty() {
-        cache.repair(&mut checkup)?;
+    if arguments.repair {
         distrust_copies(&cache, &damaged)?;
+        cache.repair(&mut checkup)?;
     }
     if arguments.json {
         print_json(&to_json(&cache, &checkup, &derived, depth))?;
     } else {
-        print(&(text(&cache, &checkup, depth) + &derived_text(&cache, &derived)))?;
+        print(&(text(&cache, &checkup, &derived, depth) + &derived_text(&cache, &derived)))?;
     }
     let is_well = checkup.problems.iter().all(|problem| problem.repaired) && (derived.is_empty() || arguments.repair);
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn text(cache: &Cache, checkup: &Checkup, depth: Depth) -> String {
+fn text(cache: &Cache, checkup: &Checkup, derived: &[Derived], depth: Depth) -> String {
     let mut text = String::new();
     let below = |path: &Path| path.strip_prefix(cache.root()).unwrap_or(path).display().to_string();
     for problem in checkup.problems.iter().take(LISTED) {
@@ -101,15 +101,15 @@ fn text(cache: &Cache, checkup: &Checkup, depth: Depth) -> String {
     );
     let left = checkup.problems.iter().filter(|problem| !problem.repaired).count();
     let _ = match (checkup.problems.len(), left) {
-        (0, _) => writeln!(text, "{what}: all is well"),
+        (0, _) if derived.is_empty() => writeln!(text, "{what}: all is well"),
+        (0, _) => writeln!(text, "{what}: all is whole"),
         (all, 0) => {
             writeln!(text, "{what}: {} repaired; the next `loramill run` makes again what it needs", counted(all, "problem"))
         }
-        (_, left) => writeln!(
-            text,
-            "{what}: {}; nothing of it is used, and `loramill fsck --repair` puts it right",
-            counted(left, "problem")
-        ),
+        (_, left) => {
+            let unused = if derived.is_empty() { "nothing of it is used, and " } else { "" };
+            writeln!(text, "{what}: {}; {unused}`loramill fsck --repair` puts it right", counted(left, "problem"))
+        }
     };
     text
 }

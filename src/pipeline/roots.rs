@@ -13,6 +13,7 @@ use walkdir::{DirEntry, WalkDir};
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::locate::{is_ours, repository_around};
+use crate::cache::regular_file::is_refusal;
 use crate::pipeline::git::{Repository, WorkTree};
 use crate::pipeline::lock_file::LockFile;
 
@@ -158,7 +159,16 @@ impl Roots {
                     let folder = entry.path().parent().unwrap_or(tree).to_path_buf();
                     self.pipelines.entry(folder).or_default().extend(lock.digests());
                 }
-                Err(error) => self.problem(entry.path(), format!("{error:#}: make it readable")),
+                Err(error) => {
+                    let cause = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+                    let remedy = match cause {
+                        Some(cause) if cause.kind() == std::io::ErrorKind::FileTooLarge => ": remove it",
+                        // It says what to do.
+                        Some(cause) if is_refusal(cause) => "",
+                        _ => ": make it readable",
+                    };
+                    self.problem(entry.path(), format!("{error:#}{remedy}"));
+                }
             }
         }
         locks

@@ -219,6 +219,71 @@ fn fsck_finds_says_and_repairs() {
 }
 
 #[test]
+fn fsck_does_not_say_that_nothing_damaged_is_used_where_something_was_made_from_it() {
+    let folder = repository();
+    let folder = folder.path();
+    let shown = fs::read(folder.join("out/crop/star-00.png")).expect("shown");
+    let hex = blake3_hex(&shown);
+    let object = folder.join("cache/objects").join(&hex[..2]).join(&hex[2..]);
+    let mut bytes = shown;
+    bytes[40] ^= 1;
+    fs::remove_file(&object).expect("removed");
+    fs::write(&object, bytes).expect("written");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    fs::File::options().write(true).open(&object).and_then(|file| file.set_modified(long_ago)).expect("there");
+    let (code, stdout, _) = said(&loramill(folder, &["fsck", "--full"]));
+    assert!(code == 1 && stdout.contains("a result of `resize` was made from damaged bytes"), "{stdout}");
+    assert!(stdout.contains("1 problem; `loramill fsck --repair`") && !stdout.contains("nothing of it is used"), "{stdout}");
+
+    // Met by a run first, which makes the picture again.
+    fs::remove_file(folder.join("out/crop/star-00.png")).expect("shown");
+    let (code, _, stderr) = said(&loramill(folder, &["run", "-q"]));
+    assert_eq!(code, 0, "{stderr}");
+    let (code, stdout, _) = said(&loramill(folder, &["fsck", "--full"]));
+    assert!(code == 1 && stdout.contains("a result of `resize` was made from damaged bytes"), "{stdout}");
+    assert!(!stdout.contains("all is well"), "{stdout}");
+    assert_eq!(said(&loramill(folder, &["fsck", "--repair"])).0, 0);
+    let (code, stdout, _) = said(&loramill(folder, &["fsck", "--full"]));
+    assert!(code == 0 && stdout.contains("all is well"), "{stdout}");
+}
+
+#[test]
+fn what_lies_in_the_way_is_named_once_with_what_to_do() {
+    let folder = repository();
+    let folder = folder.path();
+    let lock = folder.join("pipeline.lock");
+    fs::rename(&lock, folder.join("kept")).expect("there");
+    rustix::fs::mknodat(rustix::fs::CWD, &lock, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0)
+        .expect("a pipe");
+    let (_, _, stderr) = said(&loramill(folder, &["gc"]));
+    assert!(stderr.contains("it is a named pipe: put a file in its place") && !stderr.contains("readable"), "{stderr}");
+    fs::remove_file(&lock).expect("there");
+    fs::rename(folder.join("kept"), &lock).expect("there");
+
+    fs::remove_dir_all(folder.join("out")).expect("shown");
+    fs::write(folder.join("out"), "a file").expect("written");
+    let (code, _, stderr) = said(&loramill(folder, &["run", "-q"]));
+    assert!(code == 1 && stderr.contains("is no folder: remove it"), "{stderr}");
+    assert!(stderr.lines().all(|line| line.matches("os error").count() <= 1), "{stderr}");
+}
+
+#[test]
+fn a_cache_of_another_program_above_a_project_is_passed_over() {
+    let folder = repository();
+    let around = tempfile::tempdir().expect("a folder");
+    let project = around.path().join("project");
+    fs::create_dir_all(around.path().join("cache/chunks")).expect("made");
+    let tag = "Signature: 8a477f597d28d172789f06886806bc55\n# Of a backup program.\n";
+    fs::write(around.path().join("cache/CACHEDIR.TAG"), tag).expect("written");
+    fs::rename(folder.path(), &project).expect("on the same disk");
+    fs::remove_dir_all(project.join("cache")).expect("made");
+    run(&project);
+    assert!(project.join("cache/objects").is_dir());
+    let (code, _, stderr) = said(&loramill(around.path(), &["gc", "--yes"]));
+    assert!(code == 2 && stderr.contains("is no cache of loramill"), "{stderr}");
+}
+
+#[test]
 fn restore_shows_an_earlier_commit_and_says_what_is_lost() {
     let folder = repository();
     let folder = folder.path();
