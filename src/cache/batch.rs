@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Read, Write as _};
+use std::io::{self, Write as _};
 use std::mem;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -16,14 +16,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 use rustix::fs::OFlags;
 
+use crate::cache::Cache;
 use crate::cache::artifact::Artifact;
 use crate::cache::digest::Digest;
 use crate::cache::faults;
+use crate::cache::file_digest::{self, CopyError};
 use crate::cache::place::Place;
 use crate::cache::records::{Completeness, Record};
 use crate::cache::regular_file::{self, Links};
 use crate::cache::trouble::disk_trouble;
-use crate::cache::{Cache, file_digest};
 
 /// A batch is flushed on its own once it holds this many objects or records, ...
 const MANY: usize = 512;
@@ -104,7 +105,7 @@ impl<'a> Batch<'a> {
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 let copied = copy_object(path, &taken);
                 match copied {
-                    Ok(copied) if copied == stored => {}
+                    Ok(copied) if copied == digest => {}
                     Ok(_) => {
                         let _ = taken.remove();
                         return Err(anyhow!("`{}` was changed while it was copied into the cache", path.display()));
@@ -262,23 +263,10 @@ fn write_object(path: &Place, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)
 }
 
-fn copy_object(from: &Path, to: &Place) -> io::Result<Stored> {
-    let mut source = regular_file::open(from, Links::Refused)?;
-    let mut target = to.create_new(0o444)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut size = 0;
-    loop {
-        let got = match source.read(&mut buffer) {
-            Ok(0) => return Ok(Stored { digest: hasher.finalize().into(), size }),
-            Ok(got) => got,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        hasher.update(&buffer[..got]);
-        target.write_all(&buffer[..got])?;
-        size += got as u64;
-    }
+fn copy_object(from: &Path, to: &Place) -> io::Result<Digest> {
+    let source = regular_file::open(from, Links::Refused)?;
+    let copied = file_digest::copy(source, &mut to.create_new(0o444)?);
+    copied.map_err(|(CopyError::Reading(error) | CopyError::Writing(error))| error)
 }
 
 #[cfg(test)]
