@@ -138,7 +138,6 @@ impl Manifest {
     }
 }
 
-/// Beside a manifest, while files that it lists change: their paths.
 /// Files in `out/` folders that are copies of these objects, which turned out to be damaged, are no longer believed to be what they were
 /// written as: the next run writes them anew.
 pub(crate) fn distrust(cache: &Cache, damaged: &HashSet<Digest>) -> Result<()> {
@@ -154,7 +153,7 @@ pub(crate) fn distrust(cache: &Cache, damaged: &HashSet<Digest>) -> Result<()> {
     Ok(())
 }
 
-/// Beside the manifest: which files are about to change.
+/// Beside a manifest, while files that it lists change: their paths.
 fn changing(manifest: &Place) -> Place {
     manifest.ending("changing")
 }
