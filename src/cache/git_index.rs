@@ -83,7 +83,8 @@ fn first(git: &Path, wanted: &Wanted<'_>) -> Result<Option<String>> {
     let Some(shared) = shared.filter(|_| found.is_none()) else { return Ok(found) };
     let path = git.join(format!("sharedindex.{shared}"));
     let list = open(&path).with_context(|| opening(&path))?;
-    let index = read(list, wanted).with_context(|| format!("`{}` cannot be read as the list of what git tracks", path.display()))?;
+    let index =
+        read(list, wanted).with_context(|| format!("`{}` cannot be read as the list of what git tracks", path.display()))?;
     Ok(index.found)
 }
 

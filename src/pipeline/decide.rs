@@ -376,7 +376,9 @@ impl<'a> Grounds<'a> {
             let reads = &taken.edge.reads;
             let before = match old.get(Section::Input, &reads.param) {
                 Some(Covered::Set { tree: Some(tree), .. }) if *tree == taken.tree.digest => continue,
-                Some(Covered::Set { tree: Some(tree), .. }) => self.cache.read_list(tree).ok().and_then(|t| item_set::decode(&t).ok()),
+                Some(Covered::Set { tree: Some(tree), .. }) => {
+                    self.cache.read_list(tree).ok().and_then(|t| item_set::decode(&t).ok())
+                }
                 _ => None,
             };
             match before {

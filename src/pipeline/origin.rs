@@ -236,7 +236,8 @@ impl Tracer<'_> {
                         if !sets.insert((name.clone(), *tree)) {
                             continue;
                         }
-                        match tree.and_then(|tree| self.cache.read_list(&tree).ok()).and_then(|tree| item_set::decode(&tree).ok()) {
+                        match tree.and_then(|tree| self.cache.read_list(&tree).ok()).and_then(|tree| item_set::decode(&tree).ok())
+                        {
                             Some(items) => self.want_items(making, name, &items, &mut wanted),
                             None => *unknown.entry(name.clone()).or_default() += count,
                         }

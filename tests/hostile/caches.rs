@@ -98,7 +98,12 @@ pub fn cases() -> Vec<Case> {
         frame[4..8].copy_from_slice(&(60u32 << 20).to_le_bytes());
         ground.sparse("cache/records", &[&start[..32], &frame.repeat(60)].concat(), 70 << 20);
     };
-    cases.push(Case::new(FAMILY, "records that claim what is not there", claims).lines(&["status", "plan", "run", "fsck --repair"]));
+    cases.push(Case::new(FAMILY, "records that claim what is not there", claims).lines(&[
+        "status",
+        "plan",
+        "run",
+        "fsck --repair",
+    ]));
     cases.extend(whole());
     cases.extend(objects());
     cases.extend(known_roots());

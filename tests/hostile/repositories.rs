@@ -295,7 +295,9 @@ fn endless() -> Vec<Case> {
         list.extend_from_slice(&[0; 20]);
         ground.write(".git/index", list);
     };
-    cases.push(Case::new(FAMILY, "a list of names that grow on each other", growing).lines(&["plan", "run"]).refused("git tracks"));
+    cases.push(
+        Case::new(FAMILY, "a list of names that grow on each other", growing).lines(&["plan", "run"]).refused("git tracks"),
+    );
     let long = |ground: &Ground| {
         ground.repository();
         ground.sparse(".git/index", b"DIRC\0\0\0\x02\0\xff\xff\xff", 1 << 30);
