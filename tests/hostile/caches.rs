@@ -93,7 +93,7 @@ pub fn cases() -> Vec<Case> {
         ground.finished();
         let path = ground.path("cache/records");
         let start = fs::read(&path).expect("it was made");
-        let mut frame = vec![0; 49];
+        let mut frame = [0; 49];
         frame[..4].copy_from_slice(b"\xf5Rec");
         frame[4..8].copy_from_slice(&(60u32 << 20).to_le_bytes());
         ground.sparse("cache/records", &[&start[..32], &frame.repeat(60)].concat(), 70 << 20);
