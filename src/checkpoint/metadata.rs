@@ -1,13 +1,12 @@
 //! The metadata of a LoRA file as kohya's sd-scripts write it, as far as it follows from the contents: no dates, hosts or paths.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use sha2::{Digest as _, Sha256};
 
+use crate::checkpoint::model_file::ModelFile;
 use crate::checkpoint::safetensors;
 use crate::checkpoint::tensor::{TensorData, TensorInfo};
 
@@ -63,9 +62,9 @@ pub fn add_hashes(tensors: &BTreeMap<String, TensorData>, metadata: &mut BTreeMa
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn of_base(path: &Path) -> Result<BTreeMap<String, String>> {
+pub fn of_base(base: &ModelFile) -> Result<BTreeMap<String, String>> {
     let hash = || -> std::io::Result<(String, String)> {
-        let (mut file, mut buffer) = (File::open(path)?, vec![0; 1 << 20]);
+        let (mut file, mut buffer) = (base.bytes(0), vec![0; 1 << 20]);
         let (mut hash, mut legacy, mut at) = (Sha256::new(), Sha256::new(), 0);
         loop {
             match file.read(&mut buffer)? {
@@ -78,7 +77,7 @@ pub fn of_base(path: &Path) -> Result<BTreeMap<String, String>> {
             }
         }
     };
-    let (new, legacy) = hash().with_context(|| format!("reading `{}` for its hash", path.display()))?;
+    let (new, legacy) = hash().with_context(|| format!("reading `{}` for its hash", base.path().display()))?;
     Ok(BTreeMap::from([("ss_new_sd_model_hash".to_string(), new), ("ss_sd_model_hash".to_string(), legacy)]))
 }
 

@@ -8,13 +8,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::cache::regular_file::{self, Links};
 use crate::checkpoint::tensor::{TensorData, TensorInfo, room, zeros};
 use crate::checkpoint::{safetensors, torch};
 
@@ -111,9 +112,10 @@ impl ModelFile {
     }
 
     fn open_inner(path: &Path) -> Result<Self> {
-        // A pipe would be waited for without end.
-        ensure!(std::fs::metadata(path)?.is_file(), "this is no file: name a model file");
-        let mut file = File::open(path)?;
+        let mut file = regular_file::open(path, Links::Followed).map_err(|error| match error.kind() {
+            ErrorKind::IsADirectory => anyhow!("this is a folder: name a model file"),
+            _ => error.into(),
+        })?;
         let length = file.metadata()?.len();
         let mut head = Vec::new();
         Read::by_ref(&mut file).take(64).read_to_end(&mut head)?;
@@ -138,6 +140,11 @@ impl ModelFile {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The bytes of the file from `start` on: of the one that was opened, whatever lies at its path now.
+    pub fn bytes(&self, start: u64) -> impl Read + '_ {
+        Section { file: &self.file, at: start, end: u64::MAX }
     }
 
     pub fn container(&self) -> Container {

@@ -1,8 +1,7 @@
 //! A loaded model that puts on whatever LoRAs a picture wants, kept from picture to picture. Unaware of where pictures go.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -76,7 +75,7 @@ impl Studio {
         let vae_file = vae.map(ModelFile::open).transpose()?;
         let base_file = ModelFile::open(base)?;
         let model = StableDiffusion::load(&base_file, vae_file.as_ref(), device)?;
-        let (base_hash, vae_hash) = (sha256(base, 0)?, vae.map(|vae| sha256(vae, 0)).transpose()?);
+        let (base_hash, vae_hash) = (sha256(&base_file, 0)?, vae_file.as_ref().map(|vae| sha256(vae, 0)).transpose()?);
         let (prediction, structure) = (stable_diffusion::prediction(&base_file)?, Structure::of(&base_file));
         let base = base.to_path_buf();
         let remarks = [Some(&base_file), vae_file.as_ref()].into_iter().flatten().filter_map(ModelFile::remark).collect();
@@ -200,27 +199,26 @@ pub fn lora_hash(file: &ModelFile) -> Result<String> {
         return Ok(noted.clone());
     }
     if file.container() != Container::Safetensors {
-        return sha256(file.path(), 0);
+        return sha256(file, 0);
     }
     let mut length = [0; 8];
-    let opened = File::open(file.path()).and_then(|mut opened| opened.read_exact(&mut length));
-    opened.with_context(|| format!("reading `{}` for its hash", file.path().display()))?;
-    sha256(file.path(), 8 + u64::from_le_bytes(length))
+    let read = file.bytes(0).read_exact(&mut length);
+    read.with_context(|| format!("reading `{}` for its hash", file.path().display()))?;
+    sha256(file, 8 + u64::from_le_bytes(length))
 }
 
 /// SHA-256 of a file from byte `start` on, in hex: what webui calls its hash.
-fn sha256(path: &Path, start: u64) -> Result<String> {
+fn sha256(file: &ModelFile, start: u64) -> Result<String> {
     let read = || -> std::io::Result<String> {
-        let (mut file, mut hasher, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 1 << 20]);
-        file.seek(SeekFrom::Start(start))?;
+        let (mut bytes, mut hasher, mut buffer) = (file.bytes(start), Sha256::new(), vec![0; 1 << 20]);
         loop {
-            match file.read(&mut buffer)? {
+            match bytes.read(&mut buffer)? {
                 0 => break Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
                 count => hasher.update(&buffer[..count]),
             }
         }
     };
-    read().with_context(|| format!("reading `{}` for its hash", path.display()))
+    read().with_context(|| format!("reading `{}` for its hash", file.path().display()))
 }
 
 #[cfg(test)]

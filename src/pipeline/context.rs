@@ -2,7 +2,8 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -12,6 +13,7 @@ use crate::cache::Cache;
 use crate::cache::batch::Batch;
 use crate::cache::digest::Digest;
 use crate::cache::records::{Output, OutputName};
+use crate::cache::regular_file::{self, Links};
 use crate::cache::stat_index::FileStat;
 use crate::pipeline::intake::{Intake, read_unchanged};
 use crate::pipeline::item::{Artifact, Fields};
@@ -281,10 +283,43 @@ fn keep(artifact: &Artifact, batch: &Batch<'_>, files: &ArtifactFiles<'_>) -> Re
     };
     let folder = files.cache.scratch_folder()?;
     let copy = folder.join("copy");
-    fs::copy(path, &copy).with_context(|| format!("copying `{}` into the cache", path.display()))?;
+    let copied = regular_file::open(path, Links::Followed)
+        // One byte more than there were tells that it grew.
+        .and_then(|source| io::copy(&mut source.take(artifact.size.saturating_add(1)), &mut File::create_new(&copy)?));
+    copied.with_context(|| format!("copying `{}` into the cache", path.display()))?;
     let stored = batch.put_file(&copy)?;
     if stored.digest != artifact.digest {
         bail!("`{}` was changed while the run was reading it: run again", path.display());
     }
     fs::remove_dir(&folder).with_context(|| format!("removing `{}`", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn an_input_that_becomes_an_output_is_copied_as_far_as_it_was_hashed() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&folder.path().join("cache")).unwrap();
+        let path = folder.path().join("photo");
+        let artifact = Artifact { digest: Digest::of(b"bytes"), size: 5, extension: "png".into() };
+        let intake = Intake { places: [(artifact.digest, path.clone())].into(), ..Intake::default() };
+        let files = ArtifactFiles::new(&cache, &intake);
+        let store = || {
+            let batch = cache.batch();
+            let stored = keep(&artifact, &batch, &files).map_err(|error| format!("{error:#}"));
+            stored.and_then(|()| batch.flush().map_err(|error| format!("{error:#}")))
+        };
+        mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        assert!(store().unwrap_err().contains("it is a named pipe"));
+        fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap().set_len(20 << 30).unwrap();
+        assert!(store().unwrap_err().contains("was changed while the run was reading it"));
+        fs::write(&path, "bytes").unwrap();
+        store().unwrap();
+        assert!(cache.holds(&artifact.digest, artifact.size).unwrap());
+    }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
+use crate::cache::regular_file::{self, Links};
 use crate::cache::stat_index::FileStat;
 use crate::cache::trouble::user_disk_trouble;
 use crate::pipeline::commit::out_folder;
@@ -95,18 +96,48 @@ impl Shown {
 
     /// A reflink; else, of a file that is a name of an object, a further name; else a copy.
     fn copy(&self, target: &Path) -> io::Result<()> {
-        let source = File::open(&self.path)?;
-        let file = File::create_new(target)?;
+        let mut source = regular_file::open(&self.path, Links::Refused)?;
+        let mut file = File::create_new(target)?;
         if rustix::fs::ioctl_ficlone(&file, &source).is_ok() {
             return Ok(());
         }
-        drop(file);
-        fs::remove_file(target)?;
         let is_read_only = source.metadata()?.permissions().mode() & 0o222 == 0;
-        if self.linked && is_read_only && fs::hard_link(&self.path, target).is_ok() {
-            return Ok(());
+        if self.linked && is_read_only {
+            fs::remove_file(target)?;
+            if fs::hard_link(&self.path, target).is_ok() {
+                return Ok(());
+            }
+            file = File::create_new(target)?;
         }
-        fs::copy(&self.path, target)?;
+        io::copy(&mut source, &mut file)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn a_shown_file_is_taken_and_a_pipe_in_its_place_is_waited_for_by_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&folder.path().join("cache")).unwrap();
+        let path = folder.path().join("shown");
+        let digest = Digest::of(b"bytes");
+        for linked in [false, true] {
+            let shown = Shown { path: path.clone(), digest, linked };
+            fs::write(&path, "bytes").unwrap();
+            assert!(shown.take(&cache, &digest).unwrap());
+            fs::write(&path, "other").unwrap();
+            assert!(!shown.take(&cache, &digest).unwrap());
+            fs::remove_file(&path).unwrap();
+            assert!(!shown.take(&cache, &digest).unwrap());
+            mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+            let error = format!("{:#}", shown.take(&cache, &digest).unwrap_err());
+            assert!(error.contains("it is a named pipe"), "{error}");
+            fs::remove_file(&path).unwrap();
+        }
     }
 }

@@ -37,7 +37,7 @@ pub fn account(base: &ModelFile, trigger: &str, captions: &[String], prediction:
         account.insert("modelspec.title".into(), trigger.to_string());
         account.insert("modelspec.trigger_phrase".into(), trigger.to_string());
     }
-    account.extend(metadata::of_base(base.path())?);
+    account.extend(metadata::of_base(base)?);
     if let Some(title) = base.metadata().get("modelspec.title").filter(|title| !title.is_empty()) {
         account.insert("ss_sd_model_name".into(), title.clone());
     }

@@ -262,7 +262,7 @@ impl Training {
         let passed = |state: &TrainingState| -> Vec<Checkpoint> {
             settings.checkpoints().into_iter().take_while(|checkpoint| checkpoint.seen <= state.seen).collect()
         };
-        let found = states.newest(|state| {
+        let found = states.newest(&network.factors, |state| {
             let published = |checkpoint: &Checkpoint| state.notes.get(&checkpoint.name).is_some_and(|note| observer.exists(note));
             state.seen <= settings.total() && state.has_shapes_of(&network.factors) && passed(state).iter().all(published)
         })?;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use safetensors::SafeTensors;
 
+use crate::cache::regular_file::{self, Links};
 use crate::checkpoint::safetensors::write_into;
 use crate::checkpoint::tensor::{Dtype, TensorData, TensorInfo};
 use crate::lora::network::Factor;
@@ -20,6 +21,8 @@ use crate::training::loss_scale::LossScale;
 /// Files of an older layout are not read.
 const LAYOUT: &str = "1";
 const KEPT: usize = 2;
+/// What a state takes beside its numbers, at most: names, shapes and notes.
+const MOST_BESIDE: u64 = 64 << 20;
 
 /// Where a training stands between two steps.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,10 +73,17 @@ impl StateFolder {
         Ok(())
     }
 
-    /// Sound states that `fits` accepts, the newest of them; damaged ones count as absent.
-    pub fn newest(&self, fits: impl Fn(&TrainingState) -> bool) -> Result<Option<TrainingState>> {
+    /// Sound states of a training of `factors` that `fits` accepts, the newest of them; damaged ones, and those that are larger than such
+    /// a state, count as absent.
+    pub fn newest(&self, factors: &[Factor], fits: impl Fn(&TrainingState) -> bool) -> Result<Option<TrainingState>> {
+        // Each number with its two moments.
+        let numbers: u64 = factors.iter().map(|factor| factor.values.len() as u64 * 3 * size_of::<f32>() as u64).sum();
         for path in self.states()? {
-            let bytes = fs::read(&path).with_context(|| format!("reading the training state `{}`", path.display()))?;
+            let bytes = match regular_file::read(&path, Links::Refused, numbers + MOST_BESIDE) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => continue,
+                Err(error) => return Err(error).with_context(|| format!("reading the training state `{}`", path.display())),
+            };
             if let Ok(state) = TrainingState::from_bytes(&bytes)
                 && fits(&state)
             {
@@ -94,8 +104,10 @@ impl StateFolder {
         let listed = || format!("listing the training states in `{}`", self.0.display());
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.0).with_context(listed)? {
-            let path = entry.with_context(listed)?.path();
-            if path.extension().is_some_and(|extension| extension == "state") {
+            let entry = entry.with_context(listed)?;
+            let path = entry.path();
+            if entry.file_type().with_context(listed)?.is_file() && path.extension().is_some_and(|extension| extension == "state")
+            {
                 found.push(path);
             }
         }
@@ -218,7 +230,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let states = StateFolder::new(folder.path());
         states.save(&state(96)).unwrap();
-        let found = states.newest(|_| true).unwrap().unwrap();
+        let found = states.newest(&state(8).factors, |_| true).unwrap().unwrap();
         assert_eq!(found, state(96));
         assert!(found.has_shapes_of(&state(8).factors));
         assert!(!found.has_shapes_of(&state(8).factors[1..]));
@@ -232,7 +244,7 @@ mod tests {
             states.save(&state(seen)).unwrap();
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
-        assert_eq!(states.newest(|_| true).unwrap().unwrap().seen, 1200);
+        assert_eq!(states.newest(&state(8).factors, |_| true).unwrap().unwrap().seen, 1200);
     }
 
     #[test]
@@ -245,7 +257,7 @@ mod tests {
         let sound = fs::read(&newest).unwrap();
         for damaged in [&sound[..sound.len() / 2], &[0; 10], &[&sound[..sound.len() - 1], &[!sound[sound.len() - 1]]].concat()] {
             fs::write(&newest, damaged).unwrap();
-            assert_eq!(states.newest(|_| true).unwrap().unwrap().seen, 4);
+            assert_eq!(states.newest(&state(8).factors, |_| true).unwrap().unwrap().seen, 4);
         }
     }
 
@@ -255,7 +267,18 @@ mod tests {
         let states = StateFolder::new(folder.path());
         states.save(&state(4)).unwrap();
         states.save(&state(8)).unwrap();
-        assert_eq!(states.newest(|state| state.seen < 8).unwrap().unwrap().seen, 4);
-        assert_eq!(states.newest(|state| state.seen < 4).unwrap(), None);
+        assert_eq!(states.newest(&state(8).factors, |state| state.seen < 8).unwrap().unwrap().seen, 4);
+        assert_eq!(states.newest(&state(8).factors, |state| state.seen < 4).unwrap(), None);
+    }
+
+    #[test]
+    fn what_no_training_left_gives_way_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let states = StateFolder::new(folder.path());
+        states.save(&state(4)).unwrap();
+        fs::create_dir(folder.path().join("000000000016.state")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("000000000017.state")).unwrap();
+        fs::File::create(folder.path().join("000000000018.state")).unwrap().set_len(20 << 30).unwrap();
+        assert_eq!(states.newest(&state(8).factors, |_| true).unwrap().unwrap().seen, 4);
     }
 }
