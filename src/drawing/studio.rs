@@ -195,8 +195,8 @@ fn name_of(metadata: &BTreeMap<String, String>) -> Option<String> {
 /// What webui knows a LoRA by: what sd-scripts noted, else the hash of what is behind the header of a safetensors file, else of the whole
 /// file. Source: webui's `extensions-builtin/Lora/network.py`, `addnet_hash_safetensors` in its `modules/hashes.py`.
 pub fn lora_hash(file: &ModelFile) -> Result<String> {
-    if let Some(noted) = file.metadata().get("sshs_model_hash").filter(|hash| !hash.is_empty()) {
-        return Ok(noted.clone());
+    if let Some(noted) = noted_hash(file.metadata()) {
+        return Ok(noted);
     }
     if file.container() != Container::Safetensors {
         return sha256(file, 0);
@@ -205,6 +205,12 @@ pub fn lora_hash(file: &ModelFile) -> Result<String> {
     let read = file.bytes(0).read_exact(&mut length);
     read.with_context(|| format!("reading `{}` for its hash", file.path().display()))?;
     sha256(file, 8 + u64::from_le_bytes(length))
+}
+
+/// What sd-scripts noted, if it is the hash that they write: any other text does not belong into a picture's.
+fn noted_hash(metadata: &BTreeMap<String, String>) -> Option<String> {
+    let is_hash = |noted: &&String| noted.len() == 64 && noted.bytes().all(|byte| byte.is_ascii_hexdigit());
+    metadata.get("sshs_model_hash").filter(is_hash).cloned()
 }
 
 /// SHA-256 of a file from byte `start` on, in hex: what webui calls its hash.
@@ -234,5 +240,15 @@ mod tests {
             assert_eq!(name(&[("ss_output_name", unusable)]), None, "{unusable:?}");
         }
         assert_eq!(name(&[]), None);
+    }
+
+    #[test]
+    fn a_noted_hash_is_one() {
+        let noted = |hash: &str| noted_hash(&BTreeMap::from([("sshs_model_hash".to_string(), hash.to_string())]));
+        assert_eq!(noted(&"0aB9".repeat(16)), Some("0aB9".repeat(16)));
+        for other in ["", "abc", "a, b: 1>, Seed", &"\u{1b}[31m".repeat(16)[..64], &"g".repeat(64), &"0".repeat(65)] {
+            assert_eq!(noted(other), None, "{other:?}");
+        }
+        assert_eq!(noted_hash(&BTreeMap::new()), None);
     }
 }
