@@ -53,6 +53,7 @@ const FILES: &[(&str, &str)] = &[
     ("stat-index", "stat-index"),
     ("text-index", "stat-index"),
     ("evicted", "evicted"),
+    ("damaged", "evicted"),
     ("CACHEDIR.TAG", "secret.txt"),
     ("locks/claims", "claims"),
     ("locks/claim-0", "claim-0"),
@@ -77,7 +78,7 @@ pub fn cases() -> Vec<Case> {
             cases.push(replaced(path, thing, if matches!(thing, Thing::Link(_)) { LINES } else { SHORT }));
         }
     }
-    for path in ["records", "stat-index", "record-index", "evicted"] {
+    for path in ["records", "stat-index", "record-index", "evicted", "damaged"] {
         cases.push(replaced(path, Thing::Sparse, SHORT).heavy());
     }
     for path in ["stat-index", "text-index", "record-index", "evicted"] {
@@ -93,7 +94,7 @@ pub fn cases() -> Vec<Case> {
         ground.finished();
         let path = ground.path("cache/records");
         let start = fs::read(&path).expect("it was made");
-        let mut frame = [0; 49];
+        let mut frame = [0u8; 49];
         frame[..4].copy_from_slice(b"\xf5Rec");
         frame[4..8].copy_from_slice(&(60u32 << 20).to_le_bytes());
         ground.sparse("cache/records", &[&start[..32], &frame.repeat(60)].concat(), 70 << 20);
