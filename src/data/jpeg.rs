@@ -17,6 +17,9 @@ use crate::data::exif::names_adobe_rgb;
 /// No whole JPEG has more pixels for each of its bytes: six blocks with a bit each make a group.
 const MOST_PIXELS_A_BYTE: usize = 512;
 
+const OF_ANOTHER_KIND: &str =
+    "this is a kind of JPEG that is not read; save it again as a usual one, or take it out of the folder";
+
 /// The picture in the order of the file, how it is to be turned, and what became of its colours.
 pub(super) fn decode(bytes: &[u8]) -> anyhow::Result<(RgbImage, Orientation, Colours)> {
     decode_with(bytes, DecoderOptions::default())
@@ -70,9 +73,7 @@ fn decode_with(bytes: &[u8], options: DecoderOptions) -> anyhow::Result<(RgbImag
 /// Why the decoder gave up, and what to do.
 fn given_up(error: DecodeErrors) -> anyhow::Error {
     let said = match &error {
-        DecodeErrors::Unsupported(_) => {
-            "this is a kind of JPEG that is not read; save it again as a usual one, or take it out of the folder"
-        }
+        DecodeErrors::Unsupported(_) => OF_ANOTHER_KIND,
         _ => "the JPEG is damaged; copy it again, or take it out of the folder",
     };
     anyhow::Error::new(error).context(said)
@@ -97,6 +98,8 @@ fn to_inks(pixels: &mut [u8], stored: ColorSpace) {
 #[derive(Debug, Default)]
 struct Outline<'b> {
     is_sequential: bool,
+    /// Its frame is lossless, hierarchical, by arithmetic coding, or has other than 8 bits.
+    is_of_another_kind: bool,
     /// Samples of each component across and down in a group.
     components: Vec<(u8, u8)>,
     /// How many components the first scan has.
@@ -142,6 +145,10 @@ impl<'b> Outline<'b> {
         const PROGRESSIVE: u8 = 0xc2;
         const SCAN: u8 = 0xda;
         const APPLICATION_2: u8 = 0xe2;
+        // Among the numbers of frames are those of the tables of Huffman and arithmetic coding, and one that is reserved.
+        let is_frame = matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc);
+        let has_other_bits = || segment.first().is_some_and(|bits| *bits != 8);
+        self.is_of_another_kind |= is_frame && (!FRAMES.contains(&marker) || has_other_bits());
         if FRAMES.contains(&marker) && self.components.is_empty() {
             self.is_sequential = marker != PROGRESSIVE;
             // After depth, height, width and count.
@@ -164,9 +171,10 @@ impl<'b> Outline<'b> {
         if self.is_sequential { 0 } else { 2 * pixels * all / densest }
     }
 
-    /// Refuses what zune-jpeg 0.5 decodes to another picture.
+    /// Refuses what zune-jpeg 0.5 has no decoder for, which it tells as damage, and what it decodes to another picture.
     fn check(&self) -> anyhow::Result<()> {
         const REMEDY: &str = "; open it in an image editor and save it again, or take it out of the folder";
+        ensure!(!self.is_of_another_kind, OF_ANOTHER_KIND);
         let [luma, chroma @ ..] = self.components.as_slice() else { return Ok(()) };
         let is_denser = |component: &&(u8, u8)| component.0 > luma.0 || component.1 > luma.1;
         ensure!(
@@ -206,6 +214,18 @@ mod tests {
             let bytes = std::fs::read(format!("{}/examples/tiny/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
             let plain = decode_with(&bytes, DecoderOptions::default().set_use_unsafe(false)).unwrap();
             assert_eq!(decode(&bytes).unwrap(), plain, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_kind_of_jpeg_that_is_not_read_is_not_called_damaged() {
+        let mut bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tiny/images/star-00.jpg")).unwrap();
+        let frame = bytes.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap();
+        // Lossless, hierarchical, and with arithmetic coding; and one of 12 bits.
+        for (marker, bits) in [(0xc3, 8), (0xc5, 8), (0xc9, 8), (0xca, 8), (0xcf, 8), (0xc1, 12)] {
+            (bytes[frame + 1], bytes[frame + 4]) = (marker, bits);
+            let problem = decode(&bytes).unwrap_err().to_string();
+            assert!(problem.starts_with("this is a kind of JPEG that is not read"), "{marker:x}: {problem}");
         }
     }
 
