@@ -86,7 +86,8 @@ pub fn raise(writable: &[PathBuf], programs: &Programs) -> Result<(), NoWalls> {
             Programs::Any { .. } => Ok(ruleset),
         })
         .and_then(|ruleset| ruleset.restrict_self());
-    raised.map(drop).map_err(NoWalls::Kernel)
+    // It has them, so that this is no kernel of before them.
+    raised.map(drop).map_err(|error| NoWalls::Broken(format!("they were not raised: {error}")))
 }
 
 enum Loader {
