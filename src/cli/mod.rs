@@ -382,3 +382,42 @@ pub fn shown(path: &Path) -> std::path::Display<'_> {
 pub fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_that_reads_a_project_and_needs_no_card_writes_within_walls() {
+        let temp = tempfile::tempdir().unwrap();
+        let project = temp.path().join("star");
+        std::fs::create_dir(&project).unwrap();
+        std::fs::write(project.join("pipeline.yaml"), "concept: star\ninputs: {}\nstages: {}\n").unwrap();
+        let (at, cache) = (project.to_str().unwrap(), project.join("cache"));
+        let reach = |arguments: &[&str]| {
+            let cli = Cli::try_parse_from([&["loramill"], arguments].concat()).unwrap_or_else(|error| panic!("{error}"));
+            cli.command.reach(&cli.global)
+        };
+        for nothing in [&["check", at][..], &["graph", at], &["stages"], &["completions", "bash"]] {
+            assert_eq!(reach(nothing), Reach::NOTHING, "{nothing:?}");
+        }
+        for arguments in [
+            &["plan", at][..],
+            &["status", at],
+            &["stop", at],
+            &["explain", at],
+            &["run", at, "--device", "cpu"],
+            &["watch", at, "--device", "cpu"],
+            &["edits", "list", at],
+            &["edits", "accept", at, "--all"],
+            &["skip", at, "a"],
+            &["restore", at],
+            &["gc", at],
+            &["fsck", at],
+        ] {
+            let Reach::Below(folders) = reach(arguments) else { panic!("{arguments:?} may write everywhere") };
+            let is_allowed = |folder: &PathBuf| [&project, &cache].contains(&folder) || folder == Path::new("/dev/shm");
+            assert!(!folders.is_empty() && folders.iter().all(is_allowed), "{arguments:?}: {folders:?}");
+        }
+    }
+}
