@@ -316,15 +316,42 @@ mod tests {
 
     #[test]
     fn a_picture_that_claims_to_be_huge_is_refused_before_memory_is_taken() {
-        let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
-        png.extend([0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff, 16, 6, 0, 0, 0]);
-        let crc = flate2::Crc::new();
-        let mut crc = crc;
-        crc.update(&png[12..]);
-        png.extend(crc.sum().to_be_bytes());
-        png.extend(b"\0\0\0\0IDAT\x35\xaf\x06\x1e");
-        let problem = problem(&png);
-        assert!(problem.contains("65535×65535") && !problem.contains("damaged"), "{problem}");
+        // Red, green, blue and opacity, of 16 bits each.
+        let claiming = |width: u32, height: u32| {
+            let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+            png.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
+            png.extend([16, 6, 0, 0, 0]);
+            let mut crc = flate2::Crc::new();
+            crc.update(&png[12..]);
+            png.extend(crc.sum().to_be_bytes());
+            png.extend(b"\0\0\0\0IDAT\x35\xaf\x06\x1e");
+            problem(&png)
+        };
+        for (problem, told) in [
+            (claiming(65_535, 65_535), "the picture claims 65535×65535 pixels"),
+            (claiming(14_000, 14_000), "the picture claims 1495 MB of pixels; up to 640 MB are read"),
+        ] {
+            assert!(problem.contains(told) && !problem.contains("damaged"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_too_large_or_of_another_kind_is_not_called_damaged() {
+        use image::error::{LimitError, LimitErrorKind, UnsupportedError, UnsupportedErrorKind};
+        let limits = ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory));
+        let unsupported = UnsupportedError::from_format_and_kind(
+            image::error::ImageFormatHint::Unknown,
+            UnsupportedErrorKind::GenericFeature("layers".into()),
+        );
+        for (error, format, told) in [
+            (limits.into(), Kind::WebP, "the WebP needs more memory than is given to one picture"),
+            (png::DecodingError::LimitsExceeded.into(), Kind::Png, "the PNG needs more memory than is given to one picture"),
+            (ImageError::Unsupported(unsupported).into(), Kind::Tiff, "this is a kind of TIFF that is not read"),
+        ] {
+            let error: anyhow::Error = given_up(error, format);
+            let said = error.to_string();
+            assert!(said.starts_with(told) && !said.contains("damaged"), "{said}");
+        }
     }
 
     #[test]

@@ -230,6 +230,16 @@ mod tests {
     }
 
     #[test]
+    fn a_jpeg_that_claims_more_pixels_than_its_bytes_can_hold_is_refused() {
+        let mut bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tiny/images/star-00.jpg")).unwrap();
+        let frame = bytes.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap();
+        // Behind marker, length and depth: height and width.
+        bytes[frame + 5..frame + 9].copy_from_slice(&[2_000u16.to_be_bytes(), 2_000u16.to_be_bytes()].concat());
+        let problem = decode(&bytes).unwrap_err().to_string();
+        assert!(problem.starts_with("the JPEG claims 2000×2000 pixels and ends early"), "{problem}");
+    }
+
+    #[test]
     fn a_jpeg_cut_anywhere_is_refused() {
         let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tiny/images/star-00.jpg")).unwrap();
         for length in (3..bytes.len()).step_by(7).chain([bytes.len() - 1]) {

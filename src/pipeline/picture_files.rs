@@ -319,6 +319,33 @@ mod tests {
     }
 
     #[test]
+    fn formats_are_told_by_their_first_bytes() {
+        for (bytes, kind) in [
+            (b"\x89PNG\r\n\x1a\n\0\0".as_slice(), Kind::Png),
+            (b"RIFF\x1a\0\0\0WEBPVP8 ", Kind::WebP),
+            (b"II*\0\x08\0\0\0", Kind::Tiff),
+            (b"MM\0*\0\0\0\x08", Kind::Tiff),
+            (b"BM\x36\0\x0c\0\0\0\0\0\x36\0", Kind::Bmp),
+            (b"GIF89a", Kind::Gif),
+            (b"8BPS\0\x01", Kind::Photoshop),
+            (b"FUJIFILMCCD-RAW 0201", Kind::Raw),
+            (b"\0\0\0\x18ftypcrx ", Kind::Raw),
+            (b"IIRO\x08\0\0\0", Kind::Raw),
+            (b"\0\0\0\x18ftypheix", Kind::Heic),
+            (b"\0\0\0\x18ftypmif1", Kind::Heic),
+            (b"\0\0\0\x1cftypavif", Kind::Avif),
+            (b"\0\0\0\x1cftypavis", Kind::Avif),
+            (b"\xff\x0a\xfa", Kind::JpegXl),
+            (b"\0\0\0\x0cJXL \r\n", Kind::JpegXl),
+        ] {
+            assert_eq!(Kind::of(bytes), Some(kind), "{bytes:?}");
+        }
+        for other in [b"RIFF\x1a\0\0\0WAVE".as_slice(), b"\0\0\0\x18ftypisom", b"words", b""] {
+            assert_eq!(Kind::of(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
     fn numbers_of_repeats_are_told_from_other_names() {
         assert_eq!(repeats_of("10_red star"), Some((10, "red star")));
         for other in ["2024_summer", "2024-05_x", "_x", "10_", "star_10", "+1_x"] {

@@ -85,6 +85,17 @@ fn crop_makes_srgb_of_a_photo_in_other_colours_and_passes_one_that_is_srgb_by_na
 }
 
 #[test]
+fn a_colour_profile_that_cannot_be_used_is_said_with_the_photo_and_the_reason() {
+    let inputs = |shelf: &Shelf| resolved([("images", vec![file_of(shelf, "odd/profile-cut.png")])]);
+    for (kind, yaml) in [(&CropKind as &dyn StageKind, "images: photos"), (&ResizeKind, "{ images: photos, size: 32 }")] {
+        let shelf = Shelf::default();
+        run(&*load(kind, yaml).unwrap(), &inputs(&shelf), &shelf).unwrap();
+        let told = "the colour profile of `a.png` cannot be used, and its colours are taken as sRGB: its profile is damaged";
+        assert_eq!(*shelf.said.lock().unwrap(), [told], "{yaml}");
+    }
+}
+
+#[test]
 fn the_background_of_transparent_parts_is_stated_and_in_the_keys_that_it_concerns() {
     let shelf = Shelf::default();
     let photo = file_of(&shelf, "files/transparent.png");
