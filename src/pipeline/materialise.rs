@@ -651,6 +651,38 @@ mod tests {
     }
 
     #[test]
+    fn a_large_file_is_shown_only_if_each_of_its_bytes_is_right() {
+        let place = Place::new();
+        let items = [place.item("model", &vec![7; LINKED_FROM as usize])];
+        let object = place.cache.path(&items[0].fields["image"].digest);
+        let mut damaged = fs::read(&object).unwrap();
+        damaged[LINKED_FROM as usize / 2] ^= 1;
+        fs::remove_file(&object).unwrap();
+        fs::write(&object, damaged).unwrap();
+        let error = format!("{:#}", place.show(&items).unwrap_err());
+        assert!(error.contains("is damaged and was removed"), "{error}");
+        assert_eq!((place.files(), object.exists()), (map(&[]), false));
+    }
+
+    #[test]
+    fn names_longer_than_a_disk_takes_are_cut_and_told_apart() {
+        let place = Place::new();
+        let long = "\u{e9}".repeat(130);
+        let names = [format!("beach/{long}a"), format!("beach/{long}b"), "\u{e9}".repeat(125)];
+        let items: Vec<Item> = names.iter().map(|name| place.item(name, name.as_bytes())).collect();
+        assert_eq!(place.show(&items).unwrap().written, 3);
+        let files = place.files();
+        let shown: Vec<&String> = names.iter().map(|name| files.iter().find(|(_, says)| *says == name).unwrap().0).collect();
+        assert_eq!(shown[2], &format!("{}.png", names[2]), "one that fits keeps its name");
+        let beginning = format!("beach/{}", "\u{e9}".repeat(110));
+        for path in &shown[..2] {
+            assert!(path.starts_with(&beginning) && path.ends_with(".png"), "{path}");
+        }
+        assert_ne!(shown[0], shown[1]);
+        assert_eq!(place.show(&items).unwrap(), Report::default());
+    }
+
+    #[test]
     fn fields_with_one_extension_get_names_of_their_own() {
         let place = Place::new();
         let mut item = place.item("a", b"one");

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use loramill::pipeline::item_set;
 use loramill::pipeline::lock_file::LockFile;
+use loramill::pipeline::materialise::materialise;
 use loramill::pipeline::restore::{RestoredStage, restore};
 use loramill::pipeline::stage::StageKind;
 
@@ -17,6 +19,10 @@ const MAP: &str = "  echo: { images: photos, suffix: A, log: LOG }\n  caption: {
 fn restored(bed: &Bed, lock: &LockFile, kinds: &[&'static dyn StageKind], knows_file: bool) -> Vec<RestoredStage> {
     let pipeline = knows_file.then(|| bed.load());
     restore(&bed.cache(), &bed.at("out"), lock, pipeline.as_ref(), kinds).unwrap()
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// The files below `out/`, with what they say.
@@ -135,4 +141,29 @@ fn variants_come_back_where_a_run_shows_them_and_nothing_of_another_shape_stays(
     fs::remove_dir_all(bed.at("out")).unwrap();
     restored(&bed, &matrix, KINDS, true);
     assert_eq!(shown(&bed), of_matrix);
+}
+
+#[test]
+fn folders_of_variants_in_brackets_give_way_to_those_of_a_run() {
+    let bed = Bed::new("  learn: { images: photos, matrix: { rate: [1, 2] }, log: LOG }");
+    bed.run();
+    let lock = bed.lock();
+    // As the first version of `restore` called them.
+    let show = || {
+        for name in ["learn[rate=1]", "learn[rate=2]"] {
+            let row = lock.stages[name][0];
+            let items = item_set::decode(&bed.cache().read(&row.out).unwrap()).unwrap();
+            materialise(&bed.cache(), &bed.at("out"), name, &row.out, &items, &["lora"]).unwrap();
+            assert!(bed.at("out").join(name).is_dir());
+        }
+    };
+    show();
+    restored(&bed, &lock, KINDS, true);
+    assert_eq!(names_in(&bed.at("out")), ["learn"]);
+    show();
+    bed.write("out/learn[rate=2]/notes.txt", "mine");
+    bed.write("images/four.png", "text four");
+    bed.run();
+    assert!(!bed.at("out/learn[rate=1]").exists());
+    assert_eq!(names_in(&bed.at("out/learn[rate=2]")), ["notes.txt"], "what is not of a run stays");
 }
