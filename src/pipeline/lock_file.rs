@@ -282,6 +282,17 @@ mod tests {
     }
 
     #[test]
+    fn a_row_of_a_text_outside_of_its_folder_counts_for_nothing() {
+        let text = sample().to_text();
+        let row = text.lines().find(|line| line.starts_with("edit caption/IMG_0012 ")).unwrap();
+        let edits = |name: &str| LockFile::parse(&(row.replacen("caption/IMG_0012", name, 1) + "\n")).edits;
+        assert!(edits("caption/beach/IMG_0012")["caption"].contains_key("beach/IMG_0012"));
+        for name in ["caption/../IMG_0012", "caption/beach/../../x", "caption//etc/x", "caption/.", "caption/", "caption"] {
+            assert!(edits(name).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
     fn a_union_merge_with_markers_and_foreign_rows_is_read() {
         let mine = sample();
         let mut theirs = sample();

@@ -147,6 +147,10 @@ fn texts_that_are_gone_are_told_by_every_command_with_the_way_back() {
     }
     let (_, stdout, _) = edits(stars.path(), &["list", "stars"]);
     assert!(stdout.contains("     gone star-03  mine\n"), "{stdout}");
+    let (_, stdout, _) = said(&loramill(stars.path(), &["plan", "stars"]));
+    assert!(stdout.contains(&format!("must stop caption  {told}\n")), "{stdout}");
+    let (_, stdout, _) = said(&loramill(stars.path(), &["status", "stars"]));
+    assert!(stdout.contains(&format!(", 1 of people that are gone\n     gone {told}\n")), "{stdout}");
     let (code, _, stderr) = edits(stars.path(), &["restore", "stars"]);
     assert_eq!((code, stderr.as_str()), (0, "star-03: it lies in `stars/captions/star-03.txt` again\n"));
     run(stars.path());
@@ -159,6 +163,28 @@ fn texts_that_are_gone_are_told_by_every_command_with_the_way_back() {
         assert_eq!(edits(stars.path(), arguments), (0, String::new(), "no text is gone\n".into()));
     }
     assert_eq!(edits(stars.path(), &["restore", "stars", "star-03"]).0, 2);
+}
+
+#[test]
+fn texts_in_a_folder_that_no_stage_reads_are_told_by_every_command() {
+    let stars = stars();
+    run(stars.path());
+    for (folder, texts) in [("captions-text", &["star-01.txt", "deep/star-02.txt"][..]), ("captions-none", &["notes.md"])] {
+        for text in texts {
+            let path = stars.path().join("stars").join(folder).join(text);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            fs::write(path, "mine\n").expect("written");
+        }
+    }
+    let told = "`captions-text/` holds 2 texts that no stage reads, and texts count in `captions/`: move them there, or name the stage \
+                after the folder";
+    for arguments in
+        [&["check", "stars"][..], &["run", "stars"], &["run", "stars"], &["status", "stars"], &["edits", "list", "stars"]]
+    {
+        let (code, stdout, stderr) = said(&loramill(stars.path(), arguments));
+        let said = stdout + &stderr;
+        assert!(code == 0 && said.contains(told) && !said.contains("captions-none"), "{arguments:?} {said}");
+    }
 }
 
 #[test]

@@ -195,6 +195,8 @@ fn the_text_of_a_photo_that_another_replaced_stays_as_an_orphan() {
     let applied = desk.run().unwrap();
     assert_eq!((desk.says("b").unwrap(), desk.says("a").unwrap()), ("mine a".into(), "mine b".into()));
     assert_eq!((&applied.orphans[..], applied.notes.len()), (&["a".to_string()][..], 2), "{:?}", applied.notes);
+    let why = ["its photo has that name now", "its photo is gone, and another one has its name"];
+    assert!(why.iter().all(|why| applied.notes.iter().any(|note| note.ends_with(why))), "{:?}", applied.notes);
     // The photo comes back under a third name, and its text with it.
     desk.photos.insert("c".into(), "photo b".into());
     assert_eq!(desk.outcome("c"), (Provenance::Edited, "mine b".into()));
