@@ -178,7 +178,7 @@ mod tests {
     fn a_file_larger_than_its_reader_expects_is_refused_by_its_size_and_costs_no_memory() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sparse");
-        File::create(&path).unwrap().set_len(20 << 30).unwrap();
+        File::create(&path).unwrap().set_len(4 << 40).unwrap();
         assert_eq!(refusal(&path, Links::Refused), Refusal::LargerThan(1 << 10));
         let error = read(&path, Links::Refused, 64 << 20).unwrap_err().to_string();
         assert_eq!(error, "it has more than 64 MiB, the most that is read of such a file");

@@ -1,6 +1,7 @@
 //! `gc`, `fsck`, `restore`: commands that look after the cache.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -117,6 +118,24 @@ fn gc_deletes_nothing_while_a_repository_or_git_is_missing() {
     // What a hook sets leads to another repository.
     let in_hook = command(folder.path(), &["gc", "--yes"]).env("GIT_DIR", "/nonexistent").output().expect("starts");
     assert_eq!(said(&in_hook).0, 0, "{in_hook:?}");
+}
+
+#[test]
+fn a_program_called_git_in_the_project_is_not_started() {
+    let folder = repository();
+    let folder = folder.path();
+    let fired = folder.join("fired");
+    fs::write(folder.join("git"), format!("#!/bin/sh\ntouch {}\n", fired.display())).expect("written");
+    fs::set_permissions(folder.join("git"), fs::Permissions::from_mode(0o755)).expect("set");
+    // Both an empty part of it and a dot mean the current folder.
+    let path = std::env::var("PATH").expect("there is a PATH");
+    for path in [format!(":{path}"), format!(".:{path}")] {
+        for arguments in [&["gc", "--yes"][..], &["restore", "HEAD"]] {
+            let output = command(folder, arguments).env("PATH", &path).output().expect("the program starts");
+            let (code, _, stderr) = said(&output);
+            assert!(code == 0 && !fired.exists(), "{arguments:?}: {stderr}");
+        }
+    }
 }
 
 #[test]

@@ -135,6 +135,20 @@ fn a_cache_with_a_link_in_it_leads_no_command_to_the_files_of_others() {
 }
 
 #[test]
+fn a_cache_that_git_tracks_as_a_link_is_not_used() {
+    let foreign = Foreign::new();
+    let project = foreign.project();
+    fs::rename(project.join("cache"), foreign.at("large")).expect("moved");
+    symlink("../large", project.join("cache")).expect("linked");
+    git(&project, &["init", "-q"]);
+    git(&project, &["add", "images", "pipeline.yaml", "crops.yaml"]);
+    assert_eq!(ends(&project, &["plan", "--exit-code"]).0, Some(0), "a link that the user made");
+    git(&project, &["add", "-f", "cache"]);
+    let (code, text) = ends(&project, &["run"]);
+    assert!(code == Some(1) && text.contains("as a link; what it holds was made elsewhere"), "{text}");
+}
+
+#[test]
 fn a_cache_that_git_tracks_is_not_used() {
     let foreign = Foreign::new();
     let project = foreign.project();
