@@ -1,7 +1,12 @@
 //! What `check`, `plan` and `run` find in the headers of models, before anything runs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+
+use loramill::checkpoint::model_file::ModelFile;
+use loramill::checkpoint::safetensors;
+use loramill::checkpoint::tensor::TensorData;
 
 use super::{command, loramill, said};
 use crate::formats::tiny_sd;
@@ -27,6 +32,22 @@ fn check_says_what_a_model_is() {
     let folder = merge_with("alpha_none.safetensors");
     let (code, _, stderr) = said(&loramill(folder.path(), &["check"]));
     assert_eq!((code, stderr.as_str()), (0, "note: `base` is Stable Diffusion 1.x\n"));
+}
+
+#[test]
+fn check_says_what_a_model_predicts() {
+    let folder = merge_with("alpha_none.safetensors");
+    let file = ModelFile::open(&tiny_sd()).expect("it opens");
+    let tensors: BTreeMap<_, _> = file.tensors().keys().map(|name| (name.clone(), file.read(name).expect("readable"))).collect();
+    for (mark, told) in [("v_pred", "predicts velocity"), ("ztsnr", "predicts velocity, zero terminal SNR")] {
+        let mut marked = tensors.clone();
+        for mark in ["v_pred", mark] {
+            marked.insert(mark.to_string(), TensorData::from_f32(&[0], &[]));
+        }
+        safetensors::write(&folder.path().join("base.safetensors"), &marked, &BTreeMap::new()).expect("written");
+        let (code, _, stderr) = said(&loramill(folder.path(), &["check"]));
+        assert_eq!((code, stderr), (0, format!("note: `base` is Stable Diffusion 1.x, {told}\n")));
+    }
 }
 
 #[test]

@@ -76,6 +76,19 @@ hint: did you mean `size`?
 }
 
 #[test]
+fn a_model_that_do_cannot_use_is_shown_on_the_command_line_before_anything_runs() {
+    let folder = folder();
+    let folder = folder.path();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::copy(root.join("examples/tiny/models/tiny-sd.safetensors"), folder.join("base.safetensors")).expect("copied");
+    fs::copy(root.join("tests/formats/lora/files/peft_dora.safetensors"), folder.join("dora.safetensors")).expect("copied");
+    let said = refused(folder, &["do", "merge", "base=base.safetensors", "lora=dora.safetensors", "-o", "made"]);
+    assert!(said.contains("1 | merge base=base.safetensors lora=dora.safetensors\n"), "{said}");
+    assert!(said.contains("belongs to a DoRA, which is no LoRA"), "{said}");
+    assert_eq!(names_in(&folder.join("made")), [""; 0], "nothing is left behind");
+}
+
+#[test]
 fn a_failure_of_do_names_the_users_file_and_no_file_that_stands_in_for_a_pipeline() {
     let folder = folder();
     let folder = folder.path();

@@ -45,6 +45,34 @@ fn long_names_joined_again_and_again_are_refused() {
 }
 
 #[test]
+fn pairs_copied_into_dictionaries_again_and_again_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pickle = b"\x80\x02](".to_vec();
+    pickle.extend(b"K\x01K\x02\x86".repeat(100_000));
+    pickle.push(b'e');
+    pickle.extend(remembered(0));
+    pickle.extend(b"0ccollections\nOrderedDict\n");
+    pickle.extend(remembered(1));
+    pickle.extend(b"0](");
+    pickle.extend(b"h\x01h\x00\x85R".repeat(21));
+    pickle.extend(b"e.");
+    let error = at_once(|| refused(folder.path(), &pickle, &[]));
+    assert!(error.ends_with("more than 2000000 pairs given to OrderedDict"), "{error}");
+}
+
+#[test]
+fn more_tensors_than_a_model_has_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pickle = b"\x80\x02](".to_vec();
+    pickle.extend(tensor("0", 0, 0, &[0], &[1]));
+    pickle.extend(remembered(0));
+    pickle.extend(b"h\x00".repeat(200_000));
+    pickle.extend(b"e.");
+    let error = at_once(|| refused(folder.path(), &pickle, &[("data/0", Vec::new())]));
+    assert_eq!(error, "it has more than 200000 tensors");
+}
+
+#[test]
 fn one_long_text_in_many_places_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut pickle = b"\x80\x02](".to_vec();

@@ -193,6 +193,16 @@ fn values_that_are_no_numbers_are_named() {
 }
 
 #[test]
+fn a_merge_that_leaves_the_range_of_its_numbers_is_named() {
+    let base = ModelFile::open(&tiny_sd()).unwrap();
+    let loras = [(drawn_lora(2, 0.1), 1e39)];
+    let merge = Merge::new(&base, &loras, Some(Dtype::F32)).unwrap();
+    let name = "model.diffusion_model.middle_block.1.proj_in.weight";
+    let error = said(merge.tensor(name));
+    assert!(error.starts_with(&format!("tensor `{name}` of the merge: tensor `{name}` holds ")), "{error}");
+}
+
+#[test]
 fn positions_are_counted_from_0_in_whole_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");

@@ -294,6 +294,44 @@ fn metadata_follows_the_tensors_whatever_the_source_said() {
     assert_eq!(mixed.kohya_metadata(&tensors, &BTreeMap::new()).unwrap()["ss_network_alpha"], "Dynamic");
 }
 
+#[test]
+fn a_strength_that_diffusers_noted_in_the_file_counts_once_however_it_is_converted() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = |tensors: &BTreeMap<String, TensorData>, metadata: &BTreeMap<String, String>| {
+        let path = folder.path().join("star.safetensors");
+        safetensors::write(&path, tensors, metadata).unwrap();
+        ModelFile::open(&path).unwrap()
+    };
+    let note = r#"{"unet.r": 4, "unet.lora_alpha": 16, "text_encoder.r": 4, "text_encoder.lora_alpha": 16}"#;
+    let noted = BTreeMap::from([("lora_adapter_metadata".to_string(), note.to_string())]);
+    let file = written(&drawn_lora(4, 0.3).tensors(LoraNames::Diffusers, Dtype::F32).unwrap(), &noted);
+    let lora = Lora::read(&file).unwrap();
+    assert!(lora.modules.values().all(|module| module.scale() == 4.0) && lora.remarks.is_empty(), "{:?}", lora.remarks);
+    for names in [LoraNames::Kohya, LoraNames::Diffusers] {
+        let made = converted(&file, None, Some(names), None).unwrap();
+        let again = Lora::read(&written(&made.tensors, &made.metadata)).unwrap();
+        assert_eq!(again.modules.len(), lora.modules.len());
+        for (path, module) in &lora.modules {
+            let pairs = module.delta().values.into_iter().zip(again.modules[path].delta().values);
+            assert!(pairs.into_iter().all(|(before, after)| (before - after).abs() < 1e-4), "{names:?}: {path}");
+        }
+    }
+}
+
+#[test]
+fn noted_hashes_are_those_of_what_was_converted() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source.safetensors");
+    let lora = drawn_lora(4, 0.3);
+    let tensors = lora.tensors(LoraNames::Kohya, Dtype::F32).unwrap();
+    let metadata = lora.kohya_metadata(&tensors, &BTreeMap::new()).unwrap();
+    safetensors::write(&source, &tensors, &metadata).unwrap();
+    let made = converted(&ModelFile::open(&source).unwrap(), None, None, Some(Dtype::F16)).unwrap();
+    let expected = lora.kohya_metadata(&made.tensors, &BTreeMap::new()).unwrap();
+    assert_eq!(made.metadata["sshs_model_hash"], expected["sshs_model_hash"]);
+    assert_ne!(made.metadata["sshs_model_hash"], metadata["sshs_model_hash"], "the numbers are others");
+}
+
 /// A project with the example's model and peft's two files.
 fn project() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();

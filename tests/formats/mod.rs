@@ -4,7 +4,7 @@ mod bombs;
 mod carried;
 mod ckpt;
 mod containers;
-mod crafted;
+pub(crate) mod crafted;
 mod extraction;
 mod families;
 mod hostile;

@@ -15,6 +15,7 @@ use loramill::stages::convert::ConvertKind;
 use loramill::stages::extract::ExtractKind;
 use loramill::stages::merge::MergeKind;
 
+use crate::formats::crafted::{crafted, dictionary, tensor};
 use crate::formats::{drawn_lora, tiny_sd};
 use crate::stages::{Shelf, expand, load, resolved, run};
 
@@ -176,6 +177,22 @@ fn the_whole_way_gives_the_same_bytes_every_time() {
 }
 
 #[test]
+fn an_extraction_cuts_nothing_off_unless_it_is_asked_to() {
+    let shelf = Shelf::default();
+    let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", vec![checkpoint(&shelf, 20, 0.3, &[])])]);
+    let merged = run(&*loaded(&MergeKind, "{ base: base, lora: train, dtype: fp32 }"), &inputs, &shelf).unwrap();
+    let inputs = resolved([("tuned", merged), ("base", vec![base(&shelf)])]);
+    let held = |more: &str| {
+        shelf.said.lock().unwrap().clear();
+        run(&*loaded(&ExtractKind, &format!("{{ tuned: merge, base: base, rank: 2{more} }}")), &inputs, &shelf).unwrap();
+        shelf.said.lock().unwrap().join("; ")
+    };
+    let all = "`star-e020`: rank 2 holds 100.0 % of the change in its 96 layers";
+    assert_eq!(held(""), all);
+    assert_ne!(held(", clamp_quantile: 0.9"), all);
+}
+
+#[test]
 fn a_model_goes_to_a_diffusers_folder() {
     let shelf = Shelf::default();
     let inputs = resolved([("from", vec![base(&shelf)])]);
@@ -246,6 +263,31 @@ fn a_lora_with_a_tensor_that_cannot_be_read_is_refused_by_its_name() {
     let merged = run(&*loaded(&MergeKind, "{ base: base, lora: star }"), &inputs, &shelf).unwrap_err();
     for error in [converted, merged] {
         assert!(format!("{error:#}").contains("holds what cannot be carried over: tensor `q`: it is quantised"), "{error:#}");
+    }
+}
+
+#[test]
+fn what_other_programs_left_in_a_lora_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let layer = "lora_unet_mid_block_attentions_0_proj_in";
+    let down = tensor("0", 128, 0, &[1, 128, 1, 1], &[128, 1, 1, 1]);
+    let up = tensor("1", 128, 0, &[128, 1, 1, 1], &[1, 1, 1, 1]);
+    let pickle = dictionary([
+        (&*format!("{layer}.lora_down.weight"), down),
+        (&*format!("{layer}.lora_up.weight"), up),
+        ("callback", b"cvendor.training\nCallback\n)R".to_vec()),
+    ]);
+    crafted(folder.path(), &pickle, &["data/0", "data/1"].map(|name| (name, vec![0; 512]))).unwrap();
+    let bytes = std::fs::read(folder.path().join("crafted.ckpt")).unwrap();
+    for kind in [&ConvertKind as &dyn StageKind, &MergeKind] {
+        let shelf = Shelf::default();
+        let lora = shelf.item("star", [("lora", shelf.put(bytes.clone(), "pt"))]);
+        let inputs = resolved([("base", vec![base(&shelf)]), ("lora", vec![lora.clone()]), ("lora[0]", vec![lora])]);
+        let yaml = if kind.name() == "merge" { "{ base: base, lora: star }" } else { "{ lora: star }" };
+        run(&*loaded(kind, yaml), &inputs, &shelf).unwrap();
+        let said = shelf.said.lock().unwrap().join("; ");
+        assert!(said.contains("one object of another program in `"), "{yaml}: {said}");
+        assert!(said.contains("was passed over: `vendor.training.Callback`"), "{yaml}: {said}");
     }
 }
 
