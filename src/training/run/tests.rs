@@ -251,7 +251,7 @@ fn a_kill_costs_half_a_minute_or_a_fiftieth_of_the_time() {
         ..settings()
     };
     for step_takes in [Duration::from_millis(200), Duration::from_secs(3), Duration::from_secs(11)] {
-        for killed_at in [1, 150, 700, 1933, 4500, 5999] {
+        for killed_at in (1..=12).chain([150, 700, 1933, 4500, 5999]) {
             let folder = tempfile::tempdir().unwrap();
             let mut pull = Pull { batches: long.batches, broken: Some((killed_at, f32::NAN)), constant: false };
             let mut notebook = Notebook { step_takes, ..Notebook::default() };
