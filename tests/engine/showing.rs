@@ -1,6 +1,7 @@
 //! What a stage has made stands in `out/` as soon as it is durable, and not only when the stage ends.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,10 +31,14 @@ fn looking_in(bed: &Bed, line: &str, look: impl FnOnce()) -> Vec<Event> {
     let before = bed.log().iter().filter(|l| *l == line).count();
     thread::scope(|scope| {
         let running = scope.spawn(|| bed.try_run(&heard));
-        wait_until(|| bed.log().iter().filter(|l| *l == line).count() > before);
-        look();
+        let looked = catch_unwind(AssertUnwindSafe(|| {
+            wait_until(|| bed.log().iter().filter(|l| *l == line).count() > before);
+            look();
+        }));
+        // Whatever was seen: the run waits for it.
         bed.wishes.interrupt();
         running.join().expect("no panic").expect("the run itself does not fail");
+        looked.unwrap_or_else(|panic| resume_unwind(panic));
     });
     heard.into_events()
 }
