@@ -230,12 +230,10 @@ impl Console {
             }
             Event::Progress { stage, progress } => self.advance(&stage, &progress),
             Event::Checkpoint { stage, item, attributes, files } => {
-                let facts: Vec<String> = attributes.iter().map(|(name, value)| format!("{name} {value}")).collect();
-                let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
-                self.line(Verb::Saved, &format!("{stage}/{item}{facts}{}", places(&files)));
+                self.line(Verb::Saved, &saved(&stage, &item, &attributes, &files));
             }
             Event::Shown { stage, items, files } => {
-                self.line(Verb::Saved, &format!("{stage}: {} so far{}", counted(items, "item"), places(&files)));
+                self.line(Verb::Saved, &shown_so_far(&stage, items, &files));
             }
             Event::Linted { stage, lints } => {
                 for line in lints.told() {
@@ -348,6 +346,16 @@ fn columns() -> usize {
     size.ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80)
 }
 
+fn saved(stage: &str, item: &str, attributes: &BTreeMap<String, String>, files: &[PathBuf]) -> String {
+    let facts: Vec<String> = attributes.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
+    format!("{stage}/{item}{facts}{}", places(files))
+}
+
+fn shown_so_far(stage: &str, items: usize, files: &[PathBuf]) -> String {
+    format!("{stage}: {} so far{}", counted(items, "item"), places(files))
+}
+
 /// `: `out/train/e010.safetensors``; nothing where there is no file to name.
 fn places(files: &[PathBuf]) -> String {
     let named: Vec<String> = files.iter().map(|file| format!("`{}`", shown(file))).collect();
@@ -421,6 +429,18 @@ mod tests {
             finished("resize", StageState::Cached, cached, 0.0, None, false),
             (Verb::Cached, "resize (24 items)".to_string())
         );
+    }
+
+    #[test]
+    fn what_is_shown_at_once_is_told_with_its_place() {
+        let attributes = BTreeMap::from([("epoch", "20"), ("step", "480")].map(|(name, value)| (name.into(), value.into())));
+        let lora = [PathBuf::from("out/train/e020.safetensors")];
+        assert_eq!(saved("train", "e020", &attributes, &lora), "train/e020 (epoch 20, step 480): `out/train/e020.safetensors`");
+        assert_eq!(saved("train", "e020", &BTreeMap::new(), &[]), "train/e020");
+        let sheet = [PathBuf::from("out/sample/grid.png")];
+        assert_eq!(shown_so_far("sample", 4, &sheet), "sample: 4 items so far: `out/sample/grid.png`");
+        let json = to_json(&Event::Shown { stage: "sample".into(), items: 4, files: sheet.into() });
+        assert_eq!(json, json!({ "event": "shown", "stage": "sample", "items": 4, "files": ["out/sample/grid.png"] }));
     }
 
     #[test]
