@@ -113,7 +113,9 @@ fn ends(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let output = child.wait_with_output().expect("it ended");
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     assert!(!text.contains("the program has a bug") && !text.contains("panicked"), "{arguments:?}: {text}");
-    (output.status.code(), text)
+    let code = output.status.code();
+    assert!(matches!(code, Some(0..=2)), "{arguments:?}: {}: {text}", output.status);
+    (code, text)
 }
 
 #[test]

@@ -123,6 +123,15 @@ fn every_problem_of_the_params_is_reported() {
 }
 
 #[test]
+fn a_prompt_of_filewords_without_its_quotes_says_which_are_missing() {
+    let Err(problems) = load(&SampleKind, "{ base: base, images: photos, prompts: [filewords] }") else {
+        panic!("it should not load")
+    };
+    let hint = problems[0].hint.as_deref().unwrap_or_default();
+    assert!(problems.len() == 1 && hint.contains("\"[filewords]\" with its quotes"), "{problems:?}");
+}
+
+#[test]
 fn pictures_carry_their_settings_and_come_out_the_same_again() {
     let shelf = Shelf::default();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/models/tiny-sd.safetensors");

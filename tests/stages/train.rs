@@ -15,6 +15,7 @@ use loramill::pipeline::item::{Artifact, Item};
 use loramill::pipeline::stage::{Content, Context, Draft, Ended, Files, Form, Progress, Stage, Wish};
 use loramill::stages::train::TrainKind;
 
+use crate::stages::velocity::marked;
 use crate::stages::{Shelf, load, resolved};
 
 fn example(path: &str) -> PathBuf {
@@ -28,6 +29,7 @@ type Published = (BTreeMap<String, String>, Vec<u8>);
 struct Workshop {
     shelf: Shelf,
     base: Artifact,
+    base_file: PathBuf,
     state: tempfile::TempDir,
     shared: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
     published: Mutex<BTreeMap<String, Published>>,
@@ -38,10 +40,15 @@ struct Workshop {
 
 impl Workshop {
     fn new() -> Self {
+        Self::with(example("models/tiny-sd.safetensors"))
+    }
+
+    fn with(base_file: PathBuf) -> Self {
         let base = Artifact { digest: Digest::of(b"tiny-sd"), size: 1, extension: "safetensors".into() };
         Self {
             shelf: Shelf::default(),
             base,
+            base_file,
             state: tempfile::tempdir().unwrap(),
             shared: Mutex::default(),
             published: Mutex::default(),
@@ -99,7 +106,7 @@ impl Workshop {
 
 impl Files for Workshop {
     fn path(&self, artifact: &Artifact) -> anyhow::Result<PathBuf> {
-        if *artifact == self.base { Ok(example("models/tiny-sd.safetensors")) } else { self.shelf.path(artifact) }
+        if *artifact == self.base { Ok(self.base_file.clone()) } else { self.shelf.path(artifact) }
     }
 
     fn read(&self, artifact: &Artifact) -> anyhow::Result<Vec<u8>> {
@@ -268,6 +275,30 @@ fn a_checkpoint_is_a_kohya_file() {
     assert!(file.read_f32(up).unwrap().iter().any(|value| *value != 0.0));
     // Seven transformers of twelve layers in the UNet, two layers of six in the text encoder.
     assert_eq!(Lora::read(&file).unwrap().modules.len(), 7 * 12 + 2 * 6);
+}
+
+#[test]
+fn a_training_on_a_model_that_predicts_velocity_learns_another_lora_and_says_so() {
+    let stage = load(&TrainKind, SMALL).expect("sound");
+    let folder = tempfile::tempdir().unwrap();
+    let trained = |base: PathBuf| {
+        let workshop = Workshop::with(base);
+        let latents = workshop.latents(&*stage, workshop.photos(2));
+        workshop.train(&*stage, &latents).unwrap();
+        let path = folder.path().join("lora.safetensors");
+        fs::write(&path, &workshop.published.lock().unwrap()["e002"].1).unwrap();
+        let file = ModelFile::open(&path).unwrap();
+        let values: Vec<Vec<f32>> = file.tensors().keys().map(|name| file.read_f32(name).unwrap()).collect();
+        let said = workshop.shelf.said.lock().unwrap().iter().any(|line| line.contains("velocity"));
+        (values, file.metadata()["modelspec.prediction_type"].clone(), said)
+    };
+    let (of_noise, type_of_noise, said_of_noise) = trained(example("models/tiny-sd.safetensors"));
+    // Without a mark it is the same model.
+    let (unmarked, _, _) = trained(marked(folder.path(), &[], &[]));
+    let (of_velocity, type_of_velocity, said_of_velocity) = trained(marked(folder.path(), &["v_pred"], &[]));
+    assert!(of_noise == unmarked && of_noise != of_velocity);
+    assert_eq!((type_of_noise.as_str(), said_of_noise), ("epsilon", false));
+    assert_eq!((type_of_velocity.as_str(), said_of_velocity), ("v", true));
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::parity::{assert_close, draw};
 use crate::stages::load;
 
 /// The example's model with empty tensors and metadata of these names.
-fn marked(folder: &Path, marks: &[&str], metadata: &[(&str, &str)]) -> PathBuf {
+pub fn marked(folder: &Path, marks: &[&str], metadata: &[(&str, &str)]) -> PathBuf {
     let base = ModelFile::open(&tiny_sd()).unwrap();
     let mut tensors: BTreeMap<String, TensorData> =
         base.tensors().keys().map(|name| (name.clone(), base.read(name).unwrap())).collect();
@@ -148,7 +148,13 @@ fn webui_knows_a_lora_by_the_bytes_behind_its_header() {
     let expected: String = Sha256::digest(fs::read(&pickle).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(lora_hash(&ModelFile::open(&pickle).unwrap()).unwrap(), expected);
     let mut studio = Studio::open(&tiny_sd(), None, &device::named("cpu").unwrap()).unwrap();
-    let lora = LoraFile { path: file, config: None, strength: 1.0 };
+    let lora = LoraFile { path: file.clone(), config: None, strength: 1.0 };
     let drawn = studio.draw(&request(Prediction::Epsilon), &[lora], None, &mut |_| Ok(())).unwrap();
     assert!(drawn.remarks.is_empty());
+    // The picture names it, and webui finds it by the hash beside the name.
+    let text = drawn.infotext.to_string();
+    let hashes = text.split("Lora hashes: \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+    let (name, hash) = hashes.split_once(": ").unwrap_or_else(|| panic!("{text}"));
+    assert!(text.starts_with(&format!("a red star <lora:{name}:1>\n")), "{text}");
+    assert_eq!(hash, &lora_hash(&ModelFile::open(&file).unwrap()).unwrap()[..12], "{text}");
 }
