@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&arguments.pipeline)?;
     let all: Vec<usize> = (0..pipeline.stages.len()).collect();
     refuse_unusable(&pipeline, &all)?;
-    for remark in pipeline.remarks.iter().chain(&pipeline.text_remarks).chain(&models(&pipeline)).chain(&absent(&pipeline)) {
+    for remark in pipeline.remarks.iter().chain(&pipeline.photo_remarks).chain(&models(&pipeline)).chain(&absent(&pipeline)) {
         global.say(&format!("note: {remark}"));
     }
     if arguments.photos {

@@ -148,7 +148,7 @@ pub fn run(
     if pipeline.settings.is_empty() {
         recover_texts(pipeline, &needed, cache, &lock, observer)?;
     }
-    for message in pipeline.text_remarks.iter().cloned().chain(lost_texts::unread_folders(pipeline)?) {
+    for message in pipeline.photo_remarks.iter().cloned().chain(lost_texts::unread_folders(pipeline)?) {
         observer.event(Event::Said { stage: None, message });
     }
     let shared = Shared::default();

@@ -32,8 +32,8 @@ pub struct Pipeline {
     pub stages: Vec<LoadedStage>,
     /// What is worth a word and no error: a single photo, an input that nothing reads.
     pub remarks: Vec<String>,
-    /// Which texts beside photos belong to none, and which photos have none: runs say it too.
-    pub text_remarks: Vec<String>,
+    /// Which pictures are not read, which texts beside photos belong to none, and which photos have none: runs say it too.
+    pub photo_remarks: Vec<String>,
 }
 
 /// Something that is read from disk.
@@ -57,6 +57,8 @@ pub enum Found {
         skipped: BTreeSet<String>,
         /// The files that are no pictures.
         beside: Vec<PathBuf>,
+        /// What is not read of it, or read otherwise than its names say.
+        notes: Vec<String>,
     },
     /// One file: one item with one field, see `InputUse::field_of_file`.
     File(PathBuf),

@@ -185,8 +185,8 @@ impl Loader<'_> {
         checkpoints::check(&stages, picked, self.diagnostics);
         tell_readers(&mut stages);
         self.remark_on(&inputs, &stages, &skip);
-        let mut text_remarks = Vec::new();
-        sidecars::pair_all(&mut inputs, &stages, &mut text_remarks, self.diagnostics);
+        let mut photo_remarks = Vec::new();
+        sidecars::pair_all(&mut inputs, &stages, &mut photo_remarks, self.diagnostics);
         Pipeline {
             file: file.to_path_buf(),
             folder: self.folder.to_path_buf(),
@@ -200,7 +200,7 @@ impl Loader<'_> {
             inputs,
             stages,
             remarks: std::mem::take(&mut self.remarks),
-            text_remarks,
+            photo_remarks,
         }
     }
 

@@ -79,7 +79,8 @@ impl ParamValue for Endings {
 /// Gives the photos of all inputs their texts. What is worth a word goes to `remarks`; two texts for one photo are an error.
 pub fn pair_all(inputs: &mut [Input], stages: &[LoadedStage], remarks: &mut Vec<String>, diagnostics: &mut Diagnostics) {
     for (index, input) in inputs.iter_mut().enumerate() {
-        let Found::Photos { folder, files, beside, skipped } = &mut input.found else { continue };
+        let Found::Photos { folder, files, beside, skipped, notes } = &mut input.found else { continue };
+        remarks.append(notes);
         let mut asking = stages.iter().filter_map(|stage| Some((stage, stage.stage.sidecar_endings()?)));
         let mut asking = asking.by_ref().filter(|(stage, _)| reaches(stage, index, stages));
         let first = asking.next();

@@ -154,9 +154,13 @@ fn local(
     }
     match path.metadata() {
         Ok(metadata) if metadata.is_dir() => match listed {
-            Photos::Unlisted => {
-                Some(Found::Photos { folder: path, files: Vec::new(), skipped: BTreeSet::new(), beside: Vec::new() })
-            }
+            Photos::Unlisted => Some(Found::Photos {
+                folder: path,
+                files: Vec::new(),
+                skipped: BTreeSet::new(),
+                beside: Vec::new(),
+                notes: Vec::new(),
+            }),
             Photos::Listed(skip) => photos(name, written, path, node, skip, remarks, diagnostics),
         },
         Ok(metadata) if metadata.is_file() => Some(Found::File(path)),
@@ -215,17 +219,15 @@ fn photos(
             diagnostics.report(&node.span, message).hint("run `git lfs pull`");
         }
     }
-    remarks.extend(unread(name, &listing));
-    remarks.extend(copies(name, &listing));
-    remarks.extend(outside(name, &listing));
-    remarks.extend(repeated(name, &folder, &listing));
+    let notes = [unread(name, &listing), copies(name, &listing), outside(name, &listing), repeated(name, &folder, &listing)];
+    let notes = notes.into_iter().flatten().collect();
     if problems.is_empty() && listing.files.is_empty() && listing.skipped.is_empty() {
         remarks.push(format!("`{name}` has no photos yet: {READ} are read; looked in `{}`", folder.display()));
     }
     if listing.files.len() == 1 {
         remarks.push(format!("`{name}` is a single photo: training will learn that picture rather than the concept"));
     }
-    Some(Found::Photos { folder, files: listing.files, skipped: listing.skipped, beside: listing.beside })
+    Some(Found::Photos { folder, files: listing.files, skipped: listing.skipped, beside: listing.beside, notes })
 }
 
 /// One word on all pictures of a folder that are not read: how many of what, and what to do.

@@ -155,7 +155,7 @@ impl Footing {
             Some(StageAtRest { name, tree: shown.digest, count: row.items, note })
         };
         let Some(stages) = record.stages.iter().map(at_rest).collect() else { return Ok(()) };
-        let remarks = pipeline.text_remarks.clone();
+        let remarks = pipeline.photo_remarks.clone();
         let still = Standstill { request: self.request, watched: self.watched, stages, remarks };
         let path = file_of(pipeline, cache)?;
         path.folder().make_folder()?;
@@ -346,7 +346,7 @@ pub struct Hearing<'a> {
 
 impl<'a> Hearing<'a> {
     pub fn new(next: &'a dyn Observer, pipeline: &'a Pipeline) -> Self {
-        Self { next, remarks: &pipeline.text_remarks, heard: AtomicBool::new(false) }
+        Self { next, remarks: &pipeline.photo_remarks, heard: AtomicBool::new(false) }
     }
 
     pub fn heard_something(&self) -> bool {
