@@ -175,7 +175,7 @@ impl<'a> Batch<'a> {
             for (path, stored) in objects {
                 turn.note(stored.digest);
                 faults::pass("objects.place")
-                    .and_then(|()| self.cache.objects.adopt(path, &stored.digest))
+                    .and_then(|()| self.cache.objects.adopt(path, &stored.digest, stored.size))
                     .map_err(|error| disk_trouble(error, "moving an object to", &self.cache.objects.path(&stored.digest)))?;
             }
             records.iter().for_each(|(_, record)| turn.note(record.key));

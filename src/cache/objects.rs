@@ -1,9 +1,11 @@
 //! Objects: contents under the name of their digest, read-only, never changed. Unaware of records and of what the contents are.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
@@ -21,6 +23,9 @@ pub(crate) const LARGEST_READ: u64 = 1 << 30;
 /// A list of what a stage gave: of a million items.
 pub(crate) const LARGEST_LIST: u64 = 128 << 20;
 
+/// From this size on a second look in the same process costs more than to remember the first.
+const SEEN_FROM: u64 = 16 << 20;
+
 /// The folder `objects/`.
 #[derive(Debug)]
 pub(crate) struct Objects {
@@ -31,6 +36,8 @@ pub(crate) struct Objects {
     parts: [AtomicU64; 4],
     /// Where it is noted what was damaged.
     notes: Place,
+    /// Large objects of which this process wrote or read every byte, with their files as they were then.
+    seen: Mutex<HashMap<Digest, FileStat>>,
 }
 
 impl Objects {
@@ -38,7 +45,7 @@ impl Objects {
     pub(crate) fn at(root: &Root) -> Result<Self> {
         let folder = root.place("objects");
         let opened = folder.open_folder().map_err(|error| disk_trouble(error, "opening", &folder))?;
-        Ok(Self { folder, opened, parts: Default::default(), notes: root.place("damaged") })
+        Ok(Self { folder, opened, parts: Default::default(), notes: root.place("damaged"), seen: Mutex::default() })
     }
 
     /// Where the object lies, if it is here.
@@ -122,10 +129,14 @@ impl Objects {
     pub(crate) fn check(&self, digest: &Digest) -> Result<FileStat> {
         let read = self.open(digest).and_then(|file| {
             let stat = FileStat::from(&file.metadata()?);
-            Ok((file_digest::of_open(file)?.0, stat))
+            let is_seen = self.seen().get(digest) == Some(&stat);
+            Ok((if is_seen { *digest } else { file_digest::of_open(file)?.0 }, stat))
         });
         match read {
-            Ok((found, stat)) if found == *digest => Ok(stat),
+            Ok((found, stat)) if found == *digest => {
+                self.note_seen(digest, stat);
+                Ok(stat)
+            }
             read => Err(self.refuse(digest, read.map(drop))),
         }
     }
@@ -165,16 +176,33 @@ impl Objects {
         }
     }
 
-    /// Moves a durable file to its place; `source` must be on the same file system.
-    pub(crate) fn adopt(&self, source: &Place, digest: &Digest) -> io::Result<()> {
+    /// Moves a durable file to its place, of which this process has just written or read every byte; `source` must be on the same file
+    /// system.
+    pub(crate) fn adopt(&self, source: &Place, digest: &Digest, size: u64) -> io::Result<()> {
         let place = self.place(digest);
         match source.rename(&place) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 place.folder().make_folder()?;
-                source.rename(&place)
+                source.rename(&place)?;
             }
-            result => result,
+            result => result?,
         }
+        if size >= SEEN_FROM
+            && let Some(found) = self.stat(digest)
+        {
+            self.note_seen(digest, FileStat::from(&found));
+        }
+        Ok(())
+    }
+
+    fn note_seen(&self, digest: &Digest, stat: FileStat) {
+        if stat.size >= SEEN_FROM {
+            self.seen().insert(*digest, stat);
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<Digest, FileStat>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

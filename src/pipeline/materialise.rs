@@ -665,6 +665,23 @@ mod tests {
     }
 
     #[test]
+    fn damage_done_after_the_first_look_at_a_large_file_is_seen_by_the_next() {
+        let place = Place::new();
+        let items = [place.item("model", &vec![7; LINKED_FROM as usize])];
+        let digest = &items[0].fields["image"].digest;
+        place.cache.check_object(digest).unwrap();
+        place.cache.check_object(digest).unwrap();
+        let object = place.cache.path(digest);
+        let was = fs::metadata(&object).unwrap();
+        fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
+        let file = fs::File::options().write(true).open(&object).unwrap();
+        std::os::unix::fs::FileExt::write_at(&file, b"8", 1 << 20).unwrap();
+        file.set_times(fs::FileTimes::new().set_modified(was.modified().unwrap())).unwrap();
+        let error = format!("{:#}", place.cache.check_object(digest).unwrap_err());
+        assert!(error.contains("is damaged and was removed"), "{error}");
+    }
+
+    #[test]
     fn names_longer_than_a_disk_takes_are_cut_and_told_apart() {
         let place = Place::new();
         let long = "\u{e9}".repeat(130);

@@ -72,8 +72,20 @@ def model(folder):
     with open(f'{folder}/pipeline.yaml', 'w') as f:
         f.write('concept: checked\ninputs: { base: base.safetensors, lora: lora.safetensors }\nstages:\n  convert: { from: base, to: safetensors }\n'
                 '  merge: { base: convert, lora: lora, to: safetensors, keep: true, default: true }\n')
+    timed('loramill', folder, 'convert')
+    kept = large(folder)
     timed('loramill', folder)
-    return lambda: None
+
+    def again():
+        for path in large(folder) - kept: os.remove(path)
+        shutil.rmtree(f'{folder}/out/merge', ignore_errors=True)
+    return again
+
+
+def large(folder):
+    """The models in the cache."""
+    found = (os.path.join(above, name) for above, _, names in os.walk(f'{folder}/cache/objects') for name in names)
+    return {path for path in found if os.path.getsize(path) > 1 << 30}
 
 
 def main():
