@@ -311,6 +311,7 @@ fn a_lora_is_converted_to_other_names_and_back() {
     assert!(format!("{error:#}").contains("is a model and no LoRA"), "{error:#}");
 }
 
+#[cfg(feature = "nn")]
 #[test]
 fn a_pipelines_seed_counts_for_what_draws_and_for_nothing_else() {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/pipeline.yaml");
