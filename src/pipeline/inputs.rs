@@ -217,15 +217,14 @@ impl LinksBelow {
         self.folders.retain(|path| !target(path).starts_with(&project));
         self.folders.sort();
         listing.folders_outside = self.folders;
+        let is_outside = |path: &PathBuf| self.files.contains(path) && !target(path).starts_with(&project);
+        if !listing.beside.iter().any(is_outside) {
+            return;
+        }
         let photos = listing.files.iter().map(|file| &file.image).filter(|image| self.files.contains(*image));
         let beside_photos: BTreeSet<PathBuf> = photos.filter_map(|image| Some(target(image).parent()?.to_path_buf())).collect();
-        let is_outside = |path: &PathBuf| {
-            let target = target(path);
-            self.files.contains(path)
-                && !target.starts_with(&project)
-                && target.parent().is_none_or(|folder| !beside_photos.contains(folder))
-        };
-        listing.texts_outside = listing.beside.extract_if(.., |path| is_outside(path)).collect();
+        let is_beside_none = |path: &PathBuf| target(path).parent().is_none_or(|folder| !beside_photos.contains(folder));
+        listing.texts_outside = listing.beside.extract_if(.., |path| is_outside(path) && is_beside_none(path)).collect();
         listing.texts_outside.sort();
     }
 }
