@@ -86,7 +86,7 @@ pub fn raise(writable: &[PathBuf], programs: &Programs) -> Result<(), NoWalls> {
             Programs::Any { .. } => Ok(ruleset),
         })
         .and_then(|ruleset| ruleset.restrict_self());
-    // It has them, so that this is no kernel of before them.
+    // The kernel has walls, as `create` has just shown.
     raised.map(drop).map_err(|error| NoWalls::Broken(format!("they were not raised: {error}")))
 }
 
