@@ -391,12 +391,7 @@ impl<'a> Run<'a> {
             self.scope.shared.stage_ended();
         }
         drop(device);
-        let seconds = {
-            let mut board = self.board();
-            board[index].phase = Phase::Ended;
-            board[index].given = ending.given;
-            started.elapsed().as_secs_f64() + board[index].inline.seconds
-        };
+        let seconds = started.elapsed().as_secs_f64() + self.board()[index].inline.seconds;
         // One that met a damaged object has another turn.
         if ending.state != StageState::Failed || !self.cache.has_met_damage() {
             self.scope.observer.event(Event::StageFinished {
@@ -407,6 +402,12 @@ impl<'a> Run<'a> {
                 note: ending.note.clone(),
                 came_out_the_same: ending.came_out_the_same,
             });
+        }
+        // Only now may a stage that reads this one start: who watches hears of an end before he hears of what follows from it.
+        {
+            let mut board = self.board();
+            board[index].phase = Phase::Ended;
+            board[index].given = ending.given;
         }
         StageReport {
             name: stage.name.clone(),

@@ -159,7 +159,7 @@ impl Bed {
         execute::run(&pipeline, &cache, &options, &Heard::default(), &Wishes::default())
     }
 
-    pub fn try_run(&self, heard: &Heard) -> anyhow::Result<RunRecord> {
+    pub fn try_run(&self, heard: &dyn Observer) -> anyhow::Result<RunRecord> {
         let pipeline = self.load();
         let (jobs, device) = (self.jobs, self.device.clone());
         let options = RunOptions { selection: self.selection(&pipeline), keep_going: self.keep_going, jobs, device };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use loramill::pipeline::progress::{Event, StageState};
+use loramill::pipeline::progress::{Event, Observer, StageState};
 use loramill::pipeline::restore::restore;
 
 use crate::engine::bed::{Bed, Heard};
@@ -215,4 +215,30 @@ fn where_out_cannot_be_written_training_goes_on_and_the_stage_fails_when_it_ends
     fs::remove_file(bed.at("out/learn")).unwrap();
     assert_eq!(bed.run_all().0, Vec::<String>::new(), "nothing is learned or drawn twice");
     assert_eq!(shown(&bed, "learn"), ["e002.txt", "e004.txt"]);
+}
+
+/// Hears of the end of `first` late, while the run goes on.
+struct Slow(Heard);
+
+impl Observer for Slow {
+    fn event(&self, event: Event) {
+        if matches!(&event, Event::StageFinished { stage, .. } if stage == "first") {
+            thread::sleep(Duration::from_millis(200));
+        }
+        self.0.event(event);
+    }
+}
+
+#[test]
+fn the_end_of_a_stage_is_told_before_the_start_of_one_that_reads_it() {
+    let bed = Bed::new(
+        "  first: { kind: echo, images: photos, log: LOG }\n  beside: { kind: echo, images: photos, suffix: B, delay: 20, log: LOG }\n  \
+         next: { kind: cut, images: first, log: LOG }",
+    );
+    let slow = Slow(Heard::default());
+    assert!(bed.try_run(&slow).expect("the run itself does not fail").is_ok());
+    let events = slow.0.into_events();
+    let ended = events.iter().position(|event| matches!(event, Event::StageFinished { stage, .. } if stage == "first"));
+    let started = events.iter().position(|event| matches!(event, Event::StageStarted { stage, .. } if stage == "next"));
+    assert!(ended.expect("it ended") < started.expect("it started"), "{events:?}");
 }
