@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::fs::OFlags;
 
 use crate::cache::Cache;
@@ -90,11 +90,24 @@ impl<'a> Batch<'a> {
     }
 
     /// Takes a file over: it is moved if it lies on the file system of the cache, else copied and removed. No one may write to it
-    /// any more.
-    pub fn put_file(&self, path: &Path) -> Result<Stored> {
-        let opened = regular_file::open(path, Links::Refused).and_then(file_digest::of_open);
-        let (digest, size) = opened.with_context(|| format!("reading `{}`", path.display()))?;
-        let stored = Stored { digest, size };
+    /// any more. `written`: its digest, if that was taken while this process wrote it; else the file is read.
+    ///
+    /// # Errors
+    /// If the file is none, is not as long as what was written, or the disk is full.
+    pub fn put_file(&self, path: &Path, written: Option<Stored>) -> Result<Stored> {
+        let reading = || format!("reading `{}`", path.display());
+        let file = regular_file::open(path, Links::Refused).with_context(reading)?;
+        let stored = match written {
+            None => {
+                let (digest, size) = file_digest::of_open(file).with_context(reading)?;
+                Stored { digest, size }
+            }
+            Some(written) => {
+                let size = file.metadata().with_context(reading)?.len();
+                ensure!(size == written.size, "`{}` has {size} bytes, and {} were written", path.display(), written.size);
+                written
+            }
+        };
         if !self.is_new(&stored)? {
             fs::remove_file(path).map_err(|error| disk_trouble(error, "removing", path))?;
             return Ok(stored);
@@ -105,7 +118,7 @@ impl<'a> Batch<'a> {
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 let copied = copy_object(path, &taken);
                 match copied {
-                    Ok(copied) if copied == digest => {}
+                    Ok(copied) if copied == stored.digest => {}
                     Ok(_) => {
                         let _ = taken.remove();
                         return Err(anyhow!("`{}` was changed while it was copied into the cache", path.display()));
@@ -298,7 +311,7 @@ mod tests {
         fs::write(&file, "from a file").unwrap();
         let batch = cache.batch();
         let bytes = batch.put_bytes(b"from memory").unwrap();
-        let taken = batch.put_file(&file).unwrap();
+        let taken = batch.put_file(&file, None).unwrap();
         batch.record(sample(1)).unwrap();
         assert!(!file.exists());
         assert!(!cache.contains(&bytes.digest, bytes.size));
@@ -311,6 +324,21 @@ mod tests {
         }
         assert_eq!(cache.lookup(&sample(1).key).unwrap(), Some(sample(1)));
         assert_eq!(left_in_tmp(&cache), 0);
+    }
+
+    #[test]
+    fn a_file_whose_digest_was_taken_while_it_was_written_is_taken_over_unread_if_it_is_as_long() {
+        let (folder, cache) = cache();
+        let file = folder.path().join("file");
+        fs::write(&file, "written").unwrap();
+        let batch = cache.batch();
+        let digest = Digest::of(b"written");
+        let longer = batch.put_file(&file, Some(Stored { digest, size: 8 })).unwrap_err();
+        assert!(format!("{longer:#}").contains("has 7 bytes, and 8 were written"), "{longer:#}");
+        let written = Stored { digest, size: 7 };
+        assert_eq!(batch.put_file(&file, Some(written)).unwrap(), written);
+        batch.flush().unwrap();
+        assert_eq!(cache.read(&digest).unwrap(), b"written");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind, Read as _, Write};
 use std::os::unix::fs::FileExt as _;
 
 use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
@@ -48,6 +48,42 @@ pub(crate) fn of_open(mut file: File) -> io::Result<(Digest, u64)> {
 pub(crate) enum CopyError {
     Reading(io::Error),
     Writing(io::Error),
+}
+
+/// Hashes what is written through it. Of large pieces one thread takes the digest while another writes: neither waits for the other, and
+/// nobody has to read the file again.
+pub struct HashingWriter<W> {
+    inner: W,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> HashingWriter<W> {
+    pub fn new(inner: W) -> Self {
+        Self { inner, hasher: blake3::Hasher::new() }
+    }
+
+    /// Digest and number of the bytes that were written.
+    pub fn finish(self) -> (Digest, u64) {
+        (self.hasher.finalize().into(), self.hasher.count())
+    }
+}
+
+impl<W: Write + Send> Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() < PIECE as usize {
+            let count = self.inner.write(bytes)?;
+            self.hasher.update(&bytes[..count]);
+            return Ok(count);
+        }
+        let (inner, hasher) = (&mut self.inner, &mut self.hasher);
+        let (written, _) = rayon::join(|| inner.write_all(bytes), || hasher.update(bytes));
+        written?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// Copies a file that has just been opened; the digest of what was copied.
@@ -107,6 +143,10 @@ mod tests {
             let mut copied = Vec::new();
             let digest = copy(File::open(&path).unwrap(), &mut copied);
             assert!(digest.is_ok_and(|digest| digest == Digest::of(&bytes)) && copied == bytes, "{length} bytes");
+            let mut writer = HashingWriter::new(Vec::new());
+            let (front, back) = bytes.split_at(bytes.len() / 3);
+            writer.write_all(front).and_then(|()| writer.write_all(back)).unwrap();
+            assert!(writer.inner == bytes && writer.finish() == (Digest::of(&bytes), length), "{length} bytes");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cache::batch::Stored;
 use crate::checkpoint::carry::{Carried, refuse_average_alone};
 use crate::checkpoint::family::Predicts;
 use crate::checkpoint::keys::{Key, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
@@ -132,25 +133,26 @@ impl<'a> Plan<'a> {
         Ok(tensor)
     }
 
-    /// Writes the file, one tensor in memory at a time.
-    pub fn write(&self, path: &Path, target: Target) -> Result<()> {
+    /// Writes the file, one tensor in memory at a time. As [`write`].
+    pub fn write(&self, path: &Path, target: Target) -> Result<Option<Stored>> {
         write(path, target, &self.tensors(), |name| self.tensor(name))
     }
 }
 
-/// Writes a model's tensors in either container; `format: pt` is all the metadata a model needs.
+/// Writes a model's tensors in either container; `format: pt` is all the metadata a model needs. The digest of the file, where it is written
+/// from front to back: a zip archive is not.
 pub fn write(
     path: &Path,
     target: Target,
     tensors: &BTreeMap<String, TensorInfo>,
     produce: impl FnMut(&str) -> Result<TensorData>,
-) -> Result<()> {
+) -> Result<Option<Stored>> {
     match target {
         Target::Safetensors => {
             let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-            safetensors::write_each(path, tensors, &metadata, produce)
+            safetensors::write_each(path, tensors, &metadata, produce).map(Some)
         }
-        Target::Torch => ckpt::write_each(path, tensors, produce),
+        Target::Torch => ckpt::write_each(path, tensors, produce).map(|()| None),
     }
 }
 

@@ -18,6 +18,8 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
+use crate::cache::batch::Stored;
+use crate::cache::file_digest::HashingWriter;
 use crate::checkpoint::model_file::{Contents, Place, Storage, shown};
 use crate::checkpoint::tensor::{Dtype, TensorData, TensorInfo, zeros};
 
@@ -183,7 +185,8 @@ pub(super) fn header(tensors: &BTreeMap<String, TensorInfo>, metadata: &BTreeMap
     Ok([&(padded as u64).to_le_bytes(), text.as_bytes()].concat())
 }
 
-/// Writes a file atomically, asking `produce` for one tensor at a time: a model never lies in memory as a whole.
+/// Writes a file atomically, asking `produce` for one tensor at a time: a model never lies in memory as a whole. The digest of the file,
+/// taken on the way.
 ///
 /// # Errors
 /// If a tensor comes out in another size than `tensors` announced, or the disk is full; then `path` is untouched.
@@ -192,8 +195,13 @@ pub fn write_each(
     tensors: &BTreeMap<String, TensorInfo>,
     metadata: &BTreeMap<String, String>,
     produce: impl FnMut(&str) -> Result<TensorData>,
-) -> Result<()> {
-    crate::checkpoint::write_atomically(path, |file| write_into(file, tensors, metadata, produce))
+) -> Result<Stored> {
+    crate::checkpoint::write_atomically(path, |file| {
+        let mut file = HashingWriter::new(file);
+        write_into(&mut file, tensors, metadata, produce)?;
+        let (digest, size) = file.finish();
+        Ok(Stored { digest, size })
+    })
 }
 
 /// Writes a file's bytes, asking `produce` for one tensor at a time.

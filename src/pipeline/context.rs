@@ -258,8 +258,8 @@ pub fn store(draft: Draft, work: &str, batch: &Batch<'_>, files: &ArtifactFiles<
     for (field, content) in draft.fields {
         let artifact = match content {
             Content::Bytes { bytes, extension } => batch.put_bytes(&bytes)?.artifact(extension),
-            Content::File { path, extension } => {
-                let stored = batch.put_file(&path).with_context(|| format!("taking over `{}`", path.display()))?;
+            Content::File { path, extension, written } => {
+                let stored = batch.put_file(&path, written).with_context(|| format!("taking over `{}`", path.display()))?;
                 stored.artifact(extension)
             }
             Content::Same(artifact) => {
@@ -287,7 +287,7 @@ fn keep(artifact: &Artifact, batch: &Batch<'_>, files: &ArtifactFiles<'_>) -> Re
         // One byte more than there were tells that it grew.
         .and_then(|source| io::copy(&mut source.take(artifact.size.saturating_add(1)), &mut File::create_new(&copy)?));
     copied.with_context(|| format!("copying `{}` into the cache", path.display()))?;
-    let stored = batch.put_file(&copy)?;
+    let stored = batch.put_file(&copy, None)?;
     if stored.digest != artifact.digest {
         bail!("`{}` was changed while the run was reading it: run again", path.display());
     }

@@ -84,7 +84,7 @@ impl Shown {
             Err(error) => return Err(user_disk_trouble(error, &format!("copying `{}` to", self.path.display()), &copy)),
         }
         let batch = cache.batch();
-        let stored = batch.put_file(&copy)?;
+        let stored = batch.put_file(&copy, None)?;
         fs::remove_dir(&folder).with_context(|| format!("removing `{}`", folder.display()))?;
         if stored.digest != *digest {
             // The batch takes away what it was given.

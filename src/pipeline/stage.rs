@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::cache::batch::Stored;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::item::{Artifact, Fields, Item, ItemSet};
 use crate::pipeline::params::ParamDoc;
@@ -441,6 +442,8 @@ pub enum Content {
     File {
         path: PathBuf,
         extension: &'static str,
+        /// What is in it, if whoever wrote it took the digest on the way.
+        written: Option<Stored>,
     },
     /// Something that is already an artifact.
     Same(Artifact),

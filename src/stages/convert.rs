@@ -204,7 +204,7 @@ impl Worker for Converter<'_> {
                 Container::Safetensors => safetensors::write(&path, &tensors, &metadata)?,
                 Container::Ckpt | Container::Pt => ckpt::write_flat(&path, &tensors)?,
             }
-            return Ok(vec![draft_of(work).field("lora", Content::File { path, extension })]);
+            return Ok(vec![draft_of(work).field("lora", Content::File { path, extension, written: None })]);
         }
         let plans = match self.params.layout {
             Layout::Ldm => vec![Plan::to_ldm(&file, dtype)?],
@@ -225,8 +225,8 @@ impl Worker for Converter<'_> {
                 draft.name = format!("{}/{place}", work.name);
             }
             let path = scratch(&draft.name);
-            plan.write(&path, self.params.to.target())?;
-            drafts.push(draft.field("model", Content::File { path, extension }));
+            let written = plan.write(&path, self.params.to.target())?;
+            drafts.push(draft.field("model", Content::File { path, extension, written }));
         }
         Ok(drafts)
     }

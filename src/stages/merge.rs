@@ -240,8 +240,8 @@ impl Worker for Merger<'_> {
         merge.remarks().iter().for_each(|remark| context.say(remark));
         let extension = self.params.to.word();
         let path = context.scratch().join(format!("{}.{extension}", Digest::of(work.name.as_bytes()).short()));
-        convert::write(&path, self.params.to.target(), &merge.tensors(), |name| merge.tensor(name))?;
-        Ok(vec![draft_of(work).field("model", Content::File { path, extension })])
+        let written = convert::write(&path, self.params.to.target(), &merge.tensors(), |name| merge.tensor(name))?;
+        Ok(vec![draft_of(work).field("model", Content::File { path, extension, written })])
     }
 }
 

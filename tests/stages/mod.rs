@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
+use loramill::cache::batch::Stored;
 use loramill::cache::digest::Digest;
 use loramill::pipeline::diagnostic::{Diagnostic, Diagnostics};
 use loramill::pipeline::item::{Artifact, Item};
@@ -60,7 +61,12 @@ impl Shelf {
     fn keep(&self, work: &Work, draft: Draft) -> Item {
         let artifact = |content| match content {
             Content::Bytes { bytes, extension } => self.put(bytes, extension),
-            Content::File { path, extension } => self.put(std::fs::read(path).unwrap(), extension),
+            Content::File { path, extension, written } => {
+                let bytes = std::fs::read(path).unwrap();
+                let read = Stored { digest: Digest::of(&bytes), size: bytes.len() as u64 };
+                assert!(written.is_none_or(|written| written == read), "{}: another digest than the file has", draft.name);
+                self.put(bytes, extension)
+            }
             Content::Same(artifact) => artifact,
         };
         let mut fields = work.carry.clone();
