@@ -28,107 +28,171 @@ fn without_tests(text: &str) -> &str {
     text.split("\n#[cfg(test)]").next().expect("split gives at least one part")
 }
 
-/// The first folder or file stem below `src`: `pipeline`, `device`.
-fn module_of(path: &Path) -> String {
-    path.components().next().expect("not empty").as_os_str().to_string_lossy().trim_end_matches(".rs").to_string()
+/// The wing and room of a file below `src`: `cli`, `engine/graph`, `sd/ops`.
+fn room_of(path: &Path) -> String {
+    let parts: Vec<String> =
+        path.components().map(|part| part.as_os_str().to_string_lossy().trim_end_matches(".rs").to_string()).collect();
+    match parts.as_slice() {
+        [wing, room, ..] if WINGS_WITH_ROOMS.contains(&wing.as_str()) && room != "mod" => format!("{wing}/{room}"),
+        [first, ..] => first.clone(),
+        [] => String::new(),
+    }
 }
 
-/// What each module may import of ours. A module that is not here may not exist.
+const WINGS_WITH_ROOMS: &[&str] = &["engine", "sd", "computer"];
+
+/// What each room may import of ours. A room that is not here may not exist. Within a wing a room imports only rooms above its own line.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("main", &["cli"]),
-    ("worker", &["cli"]),
     ("build", &[]),
     ("lib", &[]),
+    // The engine.
+    ("engine", &[]),
+    ("engine/cache", &[]),
+    ("engine/syntax", &["engine/cache"]),
+    ("engine/inputs", &["engine/syntax", "engine/cache"]),
+    ("engine/kind", &["engine/inputs", "engine/syntax", "engine/cache"]),
+    ("engine/lock_file", &["engine/kind", "engine/cache"]),
+    ("engine/edits", &["engine/lock_file", "engine/cache"]),
+    ("engine/graph", &["engine/kind", "engine/inputs", "engine/syntax", "engine/cache"]),
+    ("engine/out", &["engine/graph", "engine/lock_file", "engine/kind", "engine/cache"]),
     (
-        "cli",
-        &[
-            "pipeline",
-            "cache",
-            "edits",
-            "stages",
-            "checkpoint",
-            "lora",
-            "device",
-            "benchmark",
-            "libtorch",
-            "machine",
-            "doctor",
-            "self_test",
-        ],
+        "engine/decide",
+        &["engine/out", "engine/graph", "engine/edits", "engine/lock_file", "engine/kind", "engine/inputs", "engine/cache"],
     ),
-    ("libtorch", &[]),
-    ("self_test", &["ops", "random", "device"]),
-    ("pipeline", &["cache", "edits"]),
-    ("edits", &["cache", "pipeline"]),
-    ("cache", &[]),
+    ("engine/gc", &["engine/decide", "engine/out", "engine/lock_file", "engine/kind", "engine/cache"]),
     (
-        "stages",
+        "engine/run",
         &[
-            "pipeline",
-            "cache",
-            "data",
-            "models",
-            "diffusion",
-            "checkpoint",
-            "lora",
-            "prompt",
-            "training",
-            "stable_diffusion",
-            "random",
-            "device",
-            "drawing",
-            "machine",
+            "engine/gc",
+            "engine/decide",
+            "engine/out",
+            "engine/graph",
+            "engine/edits",
+            "engine/lock_file",
+            "engine/kind",
+            "engine/inputs",
+            "engine/cache",
         ],
     ),
     (
-        "training",
-        &["cache", "stable_diffusion", "models", "diffusion", "checkpoint", "lora", "prompt", "random", "data", "device"],
+        "engine/explain",
+        &[
+            "engine/decide",
+            "engine/out",
+            "engine/graph",
+            "engine/edits",
+            "engine/lock_file",
+            "engine/kind",
+            "engine/inputs",
+            "engine/syntax",
+            "engine/cache",
+        ],
     ),
-    ("stable_diffusion", &["models", "ops", "checkpoint", "diffusion", "lora", "prompt", "device", "random"]),
-    ("benchmark", &["stable_diffusion", "training", "drawing", "models", "ops", "diffusion", "lora", "random"]),
-    ("drawing", &["stable_diffusion", "models", "diffusion", "checkpoint", "lora", "prompt", "random"]),
-    ("diffusion", &["random"]),
-    ("models", &["ops"]),
-    ("ops", &[]),
-    ("lora", &["checkpoint", "models", "random"]),
-    ("checkpoint", &["cache"]),
-    ("prompt", &[]),
-    ("data", &["pipeline"]),
-    ("machine", &[]),
-    ("doctor", &["machine", "cache"]),
-    ("random", &[]),
-    ("device", &[]),
+    // Stable Diffusion.
+    ("sd", &[]),
+    ("sd/random", &[]),
+    ("sd/prompt", &[]),
+    ("sd/data", &["engine/kind", "engine/inputs", "engine/syntax"]),
+    ("sd/ops", &[]),
+    ("sd/device", &[]),
+    ("sd/self_test", &["sd/ops", "sd/random", "sd/device"]),
+    ("sd/models", &["sd/ops"]),
+    ("sd/diffusion", &["sd/random"]),
+    ("sd/checkpoint", &["engine/cache"]),
+    ("sd/lora", &["sd/checkpoint", "sd/models", "sd/random"]),
+    (
+        "sd/stable_diffusion",
+        &["sd/models", "sd/ops", "sd/checkpoint", "sd/diffusion", "sd/lora", "sd/prompt", "sd/device", "sd/random"],
+    ),
+    ("sd/drawing", &["sd/stable_diffusion", "sd/models", "sd/diffusion", "sd/checkpoint", "sd/lora", "sd/prompt", "sd/random"]),
+    (
+        "sd/training",
+        &[
+            "engine/cache",
+            "sd/stable_diffusion",
+            "sd/models",
+            "sd/diffusion",
+            "sd/checkpoint",
+            "sd/lora",
+            "sd/prompt",
+            "sd/random",
+            "sd/data",
+            "sd/device",
+        ],
+    ),
+    (
+        "sd/benchmark",
+        &["sd/stable_diffusion", "sd/training", "sd/drawing", "sd/models", "sd/ops", "sd/diffusion", "sd/lora", "sd/random"],
+    ),
+    // The computer.
+    ("computer", &[]),
+    ("computer/machine", &[]),
+    ("computer/doctor", &["computer/machine", "engine/cache"]),
+    ("computer/libtorch", &[]),
+    // Where they meet.
+    ("stages", &["engine/*", "sd/*", "computer/machine"]),
+    ("cli", &["engine/*", "stages", "sd/*", "computer/*"]),
+    ("main", &["cli"]),
+    ("worker", &["cli"]),
 ];
 
+fn may_import(allowed: &[&str], used: &str) -> bool {
+    allowed.iter().any(|room| *room == used || room.strip_suffix('*').is_some_and(|wing| used.starts_with(wing)))
+}
+
+/// The rooms that a text imports: `engine/cache` of `crate::engine::cache::digest`, the crate's own macros left out.
+fn imported(text: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for part in text.split("crate::").skip(1) {
+        let list = part.strip_prefix('{').map(|list| list.split('}').next().unwrap_or(list));
+        let paths: Vec<&str> = list.map_or_else(|| vec![part], |list| list.split(',').map(str::trim).collect());
+        for path in paths {
+            let names: Vec<&str> = path
+                .split("::")
+                .map(|name| name.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(""))
+                .collect();
+            match names.as_slice() {
+                ["params" | "choice", ..] | [] => {}
+                [wing, room, ..] if WINGS_WITH_ROOMS.contains(wing) => rooms.push(format!("{wing}/{room}")),
+                [first, ..] => rooms.push(first.to_string()),
+            }
+        }
+    }
+    rooms
+}
+
 #[test]
-fn modules_import_only_what_the_table_allows() {
+fn rooms_import_only_what_the_table_allows() {
     let mut wrong = Vec::new();
     for (path, text) in sources() {
-        let module = module_of(&path);
-        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == module) else {
-            wrong.push(format!("{}: `{module}` is in no table", path.display()));
+        let room = room_of(&path);
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == room) else {
+            wrong.push(format!("{}: `{room}` is in no table", path.display()));
             continue;
         };
         // Unit tests may take what the program must not, at the foot of a file as in one of their own.
-        let text = if path.ends_with("tests.rs") { "" } else { without_tests(&text) };
-        for part in text.split("crate::").skip(1) {
-            // Macros live at the crate's root: `params!`, `use crate::params`, `use crate::{choice, params}`.
-            let names: Vec<String> = match part.strip_prefix('{') {
-                Some(list) => list.split('}').next().unwrap_or(list).split(',').map(|name| name.trim().to_string()).collect(),
-                None => vec![part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()],
-            };
-            for used in names {
-                let is_macro = matches!(used.as_str(), "params" | "choice");
-                if !is_macro && used != module && !allowed.contains(&used.as_str()) {
-                    wrong.push(format!("{}: imports `{used}`", path.display()));
-                }
+        let is_test = path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests");
+        let text = if is_test { "" } else { without_tests(&text) };
+        for used in imported(text) {
+            if used != room && !may_import(allowed, &used) {
+                wrong.push(format!("{}: imports `{used}`", path.display()));
             }
         }
-        if matches!(module.as_str(), "pipeline" | "cache" | "edits") && text.contains("burn::") {
+        if room.starts_with("engine") && text.contains("burn::") {
             wrong.push(format!("{}: the engine knows no Burn", path.display()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_arrow_of_the_table_leads_back() {
+    for (place, (room, allowed)) in MAY_IMPORT.iter().enumerate() {
+        for used in allowed.iter().filter(|used| !used.ends_with('*')) {
+            let before = MAY_IMPORT[..place].iter().any(|(name, _)| name == used);
+            assert!(before, "`{room}` may import `{used}`, which comes after it");
+        }
+    }
 }
 
 #[test]
@@ -147,7 +211,7 @@ fn only_device_and_ops_name_backends() {
         "LibTorchDevice",
     ];
     for (path, text) in sources() {
-        if !matches!(module_of(&path).as_str(), "device" | "ops") {
+        if !matches!(room_of(&path).as_str(), "sd/device" | "sd/ops") {
             for name in names {
                 assert!(!without_tests(&text).contains(name), "{} names the backend `{name}`", path.display());
             }
@@ -158,7 +222,7 @@ fn only_device_and_ops_name_backends() {
 #[test]
 fn only_cli_prints_or_exits() {
     for (path, text) in sources() {
-        if !matches!(module_of(&path).as_str(), "cli" | "main" | "build") {
+        if !matches!(room_of(&path).as_str(), "cli" | "main" | "build") {
             for call in ["println!", "eprintln!", "print!(", "eprint!(", "dbg!", "process::exit"] {
                 assert!(!without_tests(&text).contains(call), "{} has `{call}`", path.display());
             }
@@ -245,7 +309,7 @@ fn nothing_is_left_undone() {
 
 #[test]
 fn no_code_is_unsafe_but_what_sees_libtorchs_memory() {
-    for (path, text) in sources().into_iter().filter(|(path, _)| path != Path::new("ops/libtorch/memory.rs")) {
+    for (path, text) in sources().into_iter().filter(|(path, _)| path != Path::new("sd/ops/libtorch/memory.rs")) {
         assert!(!text.contains("unsafe {") && !text.contains("unsafe fn"), "{} is unsafe", path.display());
     }
 }
@@ -269,16 +333,16 @@ fn the_cache_reaches_its_files_through_places_that_follow_no_links() {
     ];
     // A walk that adds up sizes follows none either.
     let may = |path: &Path, call: &str| match call {
-        "WalkDir" => path == Path::new("cache/survey.rs"),
+        "WalkDir" => path == Path::new("engine/cache/survey.rs"),
         _ => false,
     };
-    for (path, text) in sources().into_iter().filter(|(path, _)| module_of(path) == "cache") {
+    for (path, text) in sources().into_iter().filter(|(path, _)| room_of(path) == "engine/cache") {
         for call in by_path.into_iter().filter(|call| !may(&path, call)) {
             let text = without_tests(&text).replace("rustix::fs::", "");
             assert!(!text.contains(call), "{} has `{call}`: `place` follows no links", path.display());
         }
         let removes = without_tests(&text).matches("fs::remove_file(").count();
-        assert!(removes == 0 || path == Path::new("cache/batch.rs"), "{} removes by path", path.display());
+        assert!(removes == 0 || path == Path::new("engine/cache/batch.rs"), "{} removes by path", path.display());
     }
 }
 

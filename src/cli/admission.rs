@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::cli::compared::Compared;
 use crate::cli::{Global, self_test};
-use crate::device;
-use crate::doctor::SelfTest;
-use crate::machine::Machine;
-use crate::machine::host::Host;
+use crate::computer::doctor::SelfTest;
+use crate::computer::machine::Machine;
+use crate::computer::machine::host::Host;
+use crate::sd::device;
 
 /// # Errors
 /// If the device is to be compared and did not pass.

@@ -7,13 +7,13 @@ use burn::tensor::DType;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::benchmark::{Modules, PRESETS, Preset, TrainingLoad, picture, prediction, training_step};
-use crate::cache::bytes::size;
 use crate::cli::Global;
 use crate::cli::launch::{Request, device_for, done_elsewhere};
 use crate::cli::terminal::{print, print_json_line};
-use crate::device;
-use crate::machine::process::peak_memory;
+use crate::computer::machine::process::peak_memory;
+use crate::engine::cache::bytes::size;
+use crate::sd::benchmark::{Modules, PRESETS, Preset, TrainingLoad, picture, prediction, training_step};
+use crate::sd::device;
 
 /// Measure training and drawing on a device, with a model's shapes and random weights
 ///

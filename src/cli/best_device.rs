@@ -5,10 +5,10 @@ use std::path::Path;
 
 use crate::cli::compared::Compared;
 use crate::cli::self_test;
-use crate::doctor::SelfTest;
-use crate::machine::Machine;
-use crate::machine::host::Host;
-use crate::machine::libtorch::Flavour;
+use crate::computer::doctor::SelfTest;
+use crate::computer::machine::Machine;
+use crate::computer::machine::host::Host;
+use crate::computer::machine::libtorch::Flavour;
 
 /// The processor, by libtorch.
 const PROCESSOR: &str = "libtorch:cpu";
@@ -64,7 +64,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::machine::host::RunningKernel;
+    use crate::computer::machine::host::RunningKernel;
 
     /// A computer with two cards, of which those in `broken` fail.
     struct Bench {

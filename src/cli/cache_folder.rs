@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::cache::Cache;
 use crate::cli::{Global, shown};
+use crate::engine::cache::Cache;
 
 /// The folder of the cache for a pipeline in `folder`; it need not be there.
 pub fn locate(folder: &Path, global: &Global) -> PathBuf {

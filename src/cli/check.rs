@@ -7,15 +7,16 @@ use std::process::ExitCode;
 use clap::Args;
 use walkdir::WalkDir;
 
-use crate::checkpoint::family::{Family, Predicts};
-use crate::checkpoint::model_file::ModelFile;
 use crate::cli::plan::refuse_unusable;
 use crate::cli::terminal::print;
 use crate::cli::{Global, PipelineArguments, check_photos, counted, open};
-use crate::pipeline::diagnostic::nearest;
-use crate::pipeline::graph::{Found, Pipeline, Producer};
-use crate::pipeline::lost_texts;
-use crate::pipeline::sources::MODEL_DEPTH;
+use crate::engine::decide::lost_texts;
+use crate::engine::graph::pipeline::{Pipeline, Producer};
+use crate::engine::inputs::input::Found;
+use crate::engine::inputs::sources::MODEL_DEPTH;
+use crate::engine::syntax::diagnostic::nearest;
+use crate::sd::checkpoint::family::{Family, Predicts};
+use crate::sd::checkpoint::model_file::ModelFile;
 
 /// Extensions of model files.
 const MODELS: &[&str] = &["safetensors", "ckpt", "pt", "pth", "bin"];

@@ -5,11 +5,12 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use rayon::prelude::*;
 
-use crate::cache::regular_file::{self, Links};
 use crate::cli::{Global, counted};
-use crate::pipeline::graph::{Found, Pipeline};
-use crate::pipeline::inputs::InputFile;
-use crate::pipeline::picture_files::MOST_BYTES;
+use crate::engine::cache::regular_file::{self, Links};
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::inputs::input::Found;
+use crate::engine::inputs::listing::InputFile;
+use crate::engine::inputs::picture_files::MOST_BYTES;
 use crate::stages::photo_use::{self, Seen};
 
 /// So many names stand in a line.

@@ -8,10 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use crate::cache::digest::Digest;
-use crate::machine::Machine;
-use crate::machine::host::Host;
-use crate::machine::worker_environment::environment_for;
+use crate::computer::machine::Machine;
+use crate::computer::machine::host::Host;
+use crate::computer::machine::worker_environment::environment_for;
+use crate::engine::cache::digest::Digest;
 
 /// What decides a driver's code: `srcversion` is of the module's source, wherever it was built.
 const DRIVERS: [&str; 4] =
@@ -92,7 +92,7 @@ fn identity(device: &str, host: &Host, machine: &Machine, program: &Path) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::host::RunningKernel;
+    use crate::computer::machine::host::RunningKernel;
 
     #[test]
     fn another_driver_library_program_or_setting_is_another_comparison() {

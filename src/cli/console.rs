@@ -12,10 +12,10 @@ use serde_json::json;
 use crate::cli::progress_line::{ProgressLine, duration};
 use crate::cli::terminal::{Paint, Painted, errors_take_colours, escaped, tell_json_line, tell_painted};
 use crate::cli::{counted, shown};
-use crate::pipeline::execute::NOT_STARTED;
-use crate::pipeline::freshness::worded;
-use crate::pipeline::progress::{Counts, Event, Observer, StageState};
-use crate::pipeline::stage::Progress;
+use crate::engine::decide::reason::worded;
+use crate::engine::kind::stage::Progress;
+use crate::engine::run::events::{Counts, Event, Observer, StageState};
+use crate::engine::run::schedule::NOT_STARTED;
 
 /// In a pipe a running stage says how far it is this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::Global;
-use crate::pipeline::graph::Pipeline;
-use crate::pipeline::progress::{Event, Observer};
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::run::events::{Event, Observer};
 
 /// Passes events on, and the line before the first that it is about.
 pub struct DeviceLine<'a> {

@@ -9,17 +9,17 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::cache::Cache;
 use crate::cli::terminal::{Paint, Painted, output_takes_colours, print_json, print_painted};
 use crate::cli::walls::programs;
 use crate::cli::{Global, WrongFile, counted};
-use crate::doctor::scrub::scrubbed;
-use crate::doctor::{Build, Check, Diagnosis, Patient, SelfTest, State, Verdict, examine, memory_size};
-use crate::machine::Machine;
-use crate::machine::host::Host;
-use crate::machine::walls;
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::sources::Surroundings;
+use crate::computer::doctor::scrub::scrubbed;
+use crate::computer::doctor::{Build, Check, Diagnosis, Patient, SelfTest, State, Verdict, examine, memory_size};
+use crate::computer::machine::Machine;
+use crate::computer::machine::host::Host;
+use crate::computer::machine::walls;
+use crate::engine::cache::Cache;
+use crate::engine::inputs::sources::Surroundings;
+use crate::engine::syntax::diagnostic::Diagnostics;
 
 /// Say what works on this computer, what does not, and what to do; exit code 1 if something is degraded, 2 if blocked
 #[derive(Args)]

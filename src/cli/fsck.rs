@@ -7,17 +7,17 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use crate::cache::Cache;
-use crate::cache::bytes::size;
-use crate::cache::digest::Digest;
-use crate::cache::fsck::{Checkup, Damage, Depth, KnownForm};
 use crate::cli::gc::open_existing;
 use crate::cli::terminal::{print, print_json};
 use crate::cli::walls::Reach;
 use crate::cli::{Global, counted};
-use crate::pipeline::derived::{Derived, derived_since, distrust_copies};
-use crate::pipeline::item_set;
-use crate::pipeline::recorded::TREE_FIELD;
+use crate::engine::cache::Cache;
+use crate::engine::cache::bytes::size;
+use crate::engine::cache::digest::Digest;
+use crate::engine::cache::fsck::{Checkup, Damage, Depth, KnownForm};
+use crate::engine::decide::recorded::TREE_FIELD;
+use crate::engine::gc::derived::{Derived, derived_since, distrust_copies};
+use crate::engine::kind::item_set;
 
 /// More problems are counted, not listed.
 const LISTED: usize = 20;

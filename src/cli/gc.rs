@@ -10,15 +10,15 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
-use crate::cache::Cache;
-use crate::cache::bytes::size;
-use crate::cache::locate::is_ours;
 use crate::cli::progress_line::duration;
 use crate::cli::terminal::{print, print_json};
 use crate::cli::walls::Reach;
 use crate::cli::{Global, WrongArguments, cache_folder, counted, shown};
-use crate::pipeline::collect::{Amount, CollectOptions, Collected, collect};
-use crate::pipeline::stage::Worth;
+use crate::engine::cache::Cache;
+use crate::engine::cache::bytes::size;
+use crate::engine::cache::locate::is_ours;
+use crate::engine::gc::collect::{Amount, CollectOptions, Collected, collect};
+use crate::engine::kind::stage::Worth;
 use crate::stages::KINDS;
 
 const DAY: u64 = 24 * 60 * 60;

@@ -8,7 +8,8 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::cli::terminal::print;
 use crate::cli::{Global, PipelineArguments, counted, open};
-use crate::pipeline::graph::{Found, Input, LoadedStage, Pipeline, Producer};
+use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
+use crate::engine::inputs::input::{Found, Input};
 
 /// Show the stages and what each reads
 #[derive(Args)]

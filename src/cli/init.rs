@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::cli::terminal::print;
 use crate::cli::{Global, WrongArguments};
-use crate::pipeline::schema;
+use crate::engine::graph::schema;
 use crate::stages::KINDS;
 
 const TEMPLATE: &str = include_str!("template.yaml");

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use crate::cli::console::{Console, Verb};
-use crate::pipeline::wishes::Wishes;
+use crate::engine::run::control::Wishes;
 
 /// How long a key or the end of the run may go unnoticed: 200 ms.
 const INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };

@@ -8,13 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cache::Cache;
 use crate::cli::Global;
 use crate::cli::console::Console;
-use crate::pipeline::graph::Pipeline;
-use crate::pipeline::plan::{PlannedState, plan};
-use crate::pipeline::selection::Selection;
-use crate::pipeline::wishes::Wishes;
+use crate::engine::cache::Cache;
+use crate::engine::decide::plan::{PlannedState, plan};
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::graph::selection::Selection;
+use crate::engine::run::control::Wishes;
 
 /// What the worker is asked for.
 #[cfg_attr(not(feature = "libtorch"), allow(dead_code, reason = "there is no worker to tell it"))]
@@ -133,7 +133,7 @@ const fn leaves_networks(_: &Global) -> bool {
 
 #[cfg(feature = "nn")]
 fn is_to_be_compared(device: &str) -> bool {
-    crate::device::is_to_be_compared(&device_for(device))
+    crate::sd::device::is_to_be_compared(&device_for(device))
 }
 
 #[cfg(not(feature = "nn"))]

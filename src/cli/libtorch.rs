@@ -11,18 +11,18 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::cache::bytes::size;
 use crate::cli::console::{Console, Verb};
 use crate::cli::progress_line::duration;
 use crate::cli::terminal::{print, print_json};
 use crate::cli::{Global, WrongArguments, counted};
-use crate::libtorch::client::{Client, Patience, Route};
-use crate::libtorch::fetch::{Progress, fetch, free_space};
-use crate::libtorch::folder::{Depth, Extent};
-use crate::libtorch::index::Source;
-use crate::libtorch::pins::{PYPI, TORCH, release};
-use crate::libtorch::plan::{Outlook, Plan, Step, Trust, Way, plan};
-use crate::libtorch::wheel::{Flavour, Release};
+use crate::computer::libtorch::client::{Client, Patience, Route};
+use crate::computer::libtorch::fetch::{Progress, fetch, free_space};
+use crate::computer::libtorch::folder::{Depth, Extent};
+use crate::computer::libtorch::index::Source;
+use crate::computer::libtorch::pins::{PYPI, TORCH, release};
+use crate::computer::libtorch::plan::{Outlook, Plan, Step, Trust, Way, plan};
+use crate::computer::libtorch::wheel::{Flavour, Release};
+use crate::engine::cache::bytes::size;
 
 /// In a pipe it says how far it is this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);

@@ -9,11 +9,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cli::terminal::{Paint, Painted, errors_take_colours, escaped, tell, tell_painted};
 use crate::cli::walls::Reach;
-use crate::machine::walls::Programs;
-use crate::pipeline::diagnostic::{Diagnostic, Diagnostics};
-use crate::pipeline::graph::Pipeline;
-use crate::pipeline::load::{self, load};
-use crate::pipeline::sources::{Surroundings, home_expanded};
+use crate::computer::machine::walls::Programs;
+use crate::engine::graph::load::{self, load};
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::inputs::sources::{Surroundings, home_expanded};
+use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
 use crate::stages::KINDS;
 
 pub mod console;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::cli::{bench, self_test};
-use crate::device;
+use crate::sd::device;
 use crate::stages::linked::{NETWORK_WORK, NetworkWork};
 
 /// All that needs the library of a device.

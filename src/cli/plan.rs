@@ -5,20 +5,20 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cache::Cache;
 use crate::cli::progress_line::duration;
 use crate::cli::run::{TargetArguments, open_cache};
 use crate::cli::selection::SelectionArguments;
 use crate::cli::terminal::{print, print_json};
 use crate::cli::walls::Reach;
 use crate::cli::{Global, WrongFile};
-use crate::pipeline::estimate::Estimate;
-use crate::pipeline::examine::examine;
-use crate::pipeline::freshness::{Reason, worded};
-use crate::pipeline::graph::Pipeline;
-use crate::pipeline::lost_texts;
-use crate::pipeline::plan::{Plan, PlannedStage, PlannedState, plan};
-use crate::pipeline::selection::Selection;
+use crate::engine::cache::Cache;
+use crate::engine::decide::estimate::Estimate;
+use crate::engine::decide::lost_texts;
+use crate::engine::decide::plan::{Plan, PlannedStage, PlannedState, plan};
+use crate::engine::decide::reason::{Reason, worded};
+use crate::engine::graph::examine::examine;
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::graph::selection::Selection;
 
 /// Something is not fresh, with `--exit-code`.
 const DIRTY: u8 = 3;
@@ -162,8 +162,8 @@ fn in_all(plan: &Plan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::lints::Lints;
-    use crate::pipeline::plan::PlannedItems;
+    use crate::engine::decide::lints::Lints;
+    use crate::engine::decide::plan::PlannedItems;
 
     fn stage(name: &str, dirty: usize, unknown: usize, estimate: Option<(f64, f64)>) -> PlannedStage {
         PlannedStage {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use unicode_width::UnicodeWidthStr as _;
 
-use crate::pipeline::stage::Progress;
+use crate::engine::kind::stage::Progress;
 
 /// Columns of the bar where there is room, and where there is little.
 const BARS: [usize; 2] = [24, 10];

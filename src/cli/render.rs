@@ -12,8 +12,8 @@
 use unicode_width::UnicodeWidthChar;
 
 use crate::cli::terminal::{Paint, Painted, escaped};
-use crate::pipeline::diagnostic::Diagnostic;
-use crate::pipeline::tree::Span;
+use crate::engine::syntax::diagnostic::Diagnostic;
+use crate::engine::syntax::tree::Span;
 
 /// Problems beyond these are only counted.
 const SHOWN: usize = 50;
@@ -170,9 +170,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::pipeline::diagnostic::Diagnostics;
-    use crate::pipeline::spec::span;
-    use crate::pipeline::tree::Source;
+    use crate::engine::syntax::diagnostic::Diagnostics;
+    use crate::engine::syntax::tree::Source;
+    use crate::engine::syntax::yaml::span;
 
     fn rendered(text: &str, start: usize, end: usize) -> String {
         let source = Arc::new(Source { name: "p.yaml".into(), text: text.into() });

@@ -8,10 +8,10 @@ use clap::Args;
 
 use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, WrongArguments, cache_folder, counted, open, pipeline_file, shown};
-use crate::pipeline::bounds;
-use crate::pipeline::git::Repository;
-use crate::pipeline::lock_file::LockFile;
-use crate::pipeline::restore::{RestoredStage, restore};
+use crate::engine::gc::git::Repository;
+use crate::engine::inputs::project_bounds;
+use crate::engine::lock_file::LockFile;
+use crate::engine::out::restore::{RestoredStage, restore};
 use crate::stages::KINDS;
 
 const LOCK: &str = "pipeline.lock";
@@ -63,7 +63,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     // A file that is wrong today does not stand in the way of what was made before.
     let pipeline = open(&PipelineArguments::new(given, Vec::new())).ok();
 
-    bounds::check(folder)?;
+    project_bounds::check(folder)?;
     let cache = cache_folder::open_for(folder, global)?;
     let mut told = false;
     let waiting = cache.lock_pipeline(folder, &mut |holder| {

@@ -9,9 +9,6 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::cache::Cache;
-use crate::cache::bytes::size;
-use crate::cache::file_lock::give_up_on;
 use crate::cli::console::{Console, Format, Verb};
 use crate::cli::device_line::DeviceLine;
 use crate::cli::keys::hearing_keys;
@@ -22,16 +19,20 @@ use crate::cli::run_status::{RunStatus, hearing_stop};
 use crate::cli::selection::{SelectionArguments, stages_named};
 use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, WrongFile, cache_folder, counted, glance, open, pipeline_file, shown};
-use crate::machine::process::peak_memory;
-use crate::pipeline::commit::out_folder;
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::execute::{self, RunOptions};
-use crate::pipeline::graph::{Found, Pipeline, Producer};
-use crate::pipeline::picture_files::READ;
-use crate::pipeline::progress::StageState;
-use crate::pipeline::run_record::RunRecord;
-use crate::pipeline::standstill::{self, Footing, Hearing, Repeated};
-use crate::pipeline::wishes::Wishes;
+use crate::computer::machine::process::peak_memory;
+use crate::engine::cache::Cache;
+use crate::engine::cache::bytes::size;
+use crate::engine::cache::file_lock::give_up_on;
+use crate::engine::graph::pipeline::{Pipeline, Producer};
+use crate::engine::inputs::input::Found;
+use crate::engine::inputs::picture_files::READ;
+use crate::engine::out::folder::out_folder;
+use crate::engine::run::control::Wishes;
+use crate::engine::run::events::StageState;
+use crate::engine::run::noop::{self, Footing, Hearing, Repeated};
+use crate::engine::run::run_record::RunRecord;
+use crate::engine::run::schedule::{self, RunOptions};
+use crate::engine::syntax::diagnostic::Diagnostics;
 
 /// What a shell reports of a program that Ctrl-C ended.
 pub const INTERRUPTED: u8 = 130;
@@ -225,7 +226,7 @@ impl Arguments {
         let Some((pipeline, selection, cache)) = (if self.dry_run { None } else { known() }) else {
             return Ok(Glance::Footing(None));
         };
-        match standstill::repeat(&pipeline, &cache, &selection, console, wishes)? {
+        match noop::repeat(&pipeline, &cache, &selection, console, wishes)? {
             Repeated::AtRest(record) => Ok(Glance::AtRest(Box::new(pipeline), record)),
             Repeated::Changed => Ok(Glance::Footing(None)),
             Repeated::Unknown => Ok(Glance::Footing(Footing::take(&pipeline, &cache, &selection)?)),
@@ -260,7 +261,7 @@ pub fn perform(
         let device = DeviceLine::new(pipeline, &options.device, global, &status);
         let hearing = Hearing::new(&device, pipeline);
         let record = hearing_stop(cache, &pipeline.folder, console, wishes, || {
-            hearing_keys(console, wishes, || execute::run(pipeline, cache, options, &hearing, wishes))
+            hearing_keys(console, wishes, || schedule::run(pipeline, cache, options, &hearing, wishes))
         });
         if let (Ok(Ok(record)), Some(footing), false) = (&record, footing, hearing.heard_something()) {
             footing.keep(pipeline, cache, record)?;

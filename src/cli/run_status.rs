@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cache::Cache;
 use crate::cli::console::{Console, Verb};
-use crate::pipeline::progress::{Event, Observer};
-use crate::pipeline::wishes::Wishes;
+use crate::engine::cache::Cache;
+use crate::engine::run::control::Wishes;
+use crate::engine::run::events::{Event, Observer};
 
 /// How often the note is written at most, and the wish looked for.
 const INTERVAL: Duration = Duration::from_millis(500);

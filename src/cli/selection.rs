@@ -3,11 +3,11 @@
 use clap::Args;
 
 use crate::cli::WrongArguments;
-use crate::pipeline::diagnostic::nearest;
-use crate::pipeline::graph::Pipeline;
-use crate::pipeline::reference::places;
-use crate::pipeline::selection::{Force, Selection, named, with_readers};
-use crate::pipeline::stage::Form;
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::graph::selection::{Force, Selection, named, with_readers};
+use crate::engine::kind::reference::places;
+use crate::engine::kind::stage::Form;
+use crate::engine::syntax::diagnostic::nearest;
 
 /// What of a pipeline is run.
 #[derive(Args, Clone, Debug, Default)]

@@ -12,12 +12,12 @@ use clap::Args;
 use crate::cli::Global;
 use crate::cli::launch::{Request, check_device, device_for, done_elsewhere};
 use crate::cli::terminal::print;
-use crate::device;
-use crate::doctor::SelfTest;
-use crate::machine::Machine;
-use crate::machine::libtorch::Flavour;
-use crate::machine::visibility::visible;
-use crate::self_test::compare;
+use crate::computer::doctor::SelfTest;
+use crate::computer::machine::Machine;
+use crate::computer::machine::libtorch::Flavour;
+use crate::computer::machine::visibility::visible;
+use crate::sd::device;
+use crate::sd::self_test::compare;
 
 /// The first use of a card compiles its kernels; a driver that hangs does so for ever.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -107,7 +107,7 @@ fn command(device: &str, machine: &Machine) -> anyhow::Result<Command> {
 #[cfg(not(feature = "libtorch"))]
 fn command(device: &str, machine: &Machine) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    for variable in crate::machine::worker_environment::environment_for(device, machine)? {
+    for variable in crate::computer::machine::worker_environment::environment_for(device, machine)? {
         match variable.value {
             Some(value) => command.env(variable.name, value),
             None => command.env_remove(variable.name),

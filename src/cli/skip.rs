@@ -8,14 +8,15 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use crate::cache::regular_file::{self, Links};
 use crate::cli::run::{is_pipeline, split_names};
 use crate::cli::walls::{self, Reach};
 use crate::cli::{Global, PipelineArguments, WrongArguments, open, shown};
-use crate::pipeline::diagnostic::{Diagnostics, nearest};
-use crate::pipeline::graph::{Found, Pipeline};
-use crate::pipeline::spec;
-use crate::pipeline::tree::{Node, Source, Value};
+use crate::engine::cache::regular_file::{self, Links};
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::inputs::input::Found;
+use crate::engine::syntax::diagnostic::{Diagnostics, nearest};
+use crate::engine::syntax::tree::{Node, Source, Value};
+use crate::engine::syntax::yaml;
 
 /// Leave photos out, from the first stage on
 #[derive(Args)]
@@ -88,7 +89,7 @@ fn refuse_unknown(item: &str, photos: &[&str]) -> Result<(), WrongArguments> {
 fn add(file: &Path, items: &[&String], what: &PipelineArguments) -> anyhow::Result<()> {
     // Where it is a link within the project, what it leads to is what its user edits.
     let file = &fs::canonicalize(file).with_context(|| format!("reading `{}`", file.display()))?;
-    let before = regular_file::read_text(file, Links::Followed, spec::MAX_BYTES);
+    let before = regular_file::read_text(file, Links::Followed, yaml::MAX_BYTES);
     let before = before.with_context(|| format!("reading `{}`", file.display()))?;
     let by_hand = || {
         let list: Vec<String> = items.iter().map(|item| written(item)).collect();
@@ -97,18 +98,18 @@ fn add(file: &Path, items: &[&String], what: &PipelineArguments) -> anyhow::Resu
     let mut after = before.clone();
     for item in items {
         let source = Arc::new(Source { name: file.display().to_string(), text: after });
-        let Some(root) = spec::parse(&source, 0, &mut Diagnostics::default()) else {
+        let Some(root) = yaml::parse(&source, 0, &mut Diagnostics::default()) else {
             bail!("the file could not be edited safely and is as it was: {}", by_hand())
         };
         let Some(text) = with_skip(&source.text, &root, item) else { bail!("`skip:` is not a plain list here: {}", by_hand()) };
         after = text;
     }
-    crate::cache::replace_file(file, after.as_bytes())?;
+    crate::engine::cache::replace_file(file, after.as_bytes())?;
     // The edit was made on text: only loading it again proves it right.
     match open(what) {
         Ok(now) if items.iter().all(|item| now.skip.takes(item)) => Ok(()),
         _ => {
-            crate::cache::replace_file(file, before.as_bytes())?;
+            crate::engine::cache::replace_file(file, before.as_bytes())?;
             bail!("the file could not be edited safely and is as it was: {}", by_hand());
         }
     }
@@ -158,7 +159,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pipeline.yaml");
         fs::write(&file, text).unwrap();
-        let root = spec::read(&file, &mut Diagnostics::default()).unwrap();
+        let root = yaml::read(&file, &mut Diagnostics::default()).unwrap();
         with_skip(text, &root, "IMG_7")
     }
 

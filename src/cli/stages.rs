@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use crate::cli::terminal::print;
 use crate::cli::{Global, WrongArguments};
-use crate::pipeline::diagnostic::nearest;
-use crate::pipeline::params::{ParamDoc, Role};
-use crate::pipeline::schema;
-use crate::pipeline::stage::StageKind;
-use crate::pipeline::stage_keys;
+use crate::engine::graph::schema;
+use crate::engine::graph::stage_keys;
+use crate::engine::kind::params::{ParamDoc, Role};
+use crate::engine::kind::stage::StageKind;
+use crate::engine::syntax::diagnostic::nearest;
 use crate::stages::KINDS;
 
 /// Explain the stage kinds and their params

@@ -6,17 +6,17 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use crate::cache::locks::Holder;
 use crate::cli::edits::show::summary;
 use crate::cli::run::open_cache;
 use crate::cli::terminal::{print, print_json};
 use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, open, shown};
-use crate::edits::Provenance;
-use crate::pipeline::lost_texts;
-use crate::pipeline::plan::plan;
-use crate::pipeline::selection::Selection;
-use crate::pipeline::text_status::{StageTexts, text_status};
+use crate::engine::cache::locks::Holder;
+use crate::engine::decide::lost_texts;
+use crate::engine::decide::plan::plan;
+use crate::engine::edits::Provenance;
+use crate::engine::explain::text_status::{StageTexts, text_status};
+use crate::engine::graph::selection::Selection;
 
 /// Of more texts only the number is told: `loramill edits list` names them.
 const LISTED: usize = 10;

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::launch::needs_card;
 use crate::cli::{Global, cache_folder, pipeline_file};
-use crate::machine::walls::{self, Programs};
-use crate::pipeline::{bounds, git_program};
+use crate::computer::machine::walls::{self, Programs};
+use crate::engine::gc::git_program;
+use crate::engine::inputs::project_bounds;
 
 /// What a command may write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl Reach {
     pub fn project(pipeline: Option<&Path>, global: &Global) -> Self {
         let Some(folder) = folder_of(pipeline) else { return Self::NOTHING };
         let cache = made(cache_folder::locate(&folder, global));
-        let linked = bounds::linked_folders(&folder);
+        let linked = project_bounds::linked_folders(&folder);
         Self::Below(vec![folder, cache]).and(linked)
     }
 
@@ -122,7 +123,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::cache::faults;
+    use crate::engine::cache::faults;
 
     const PROJECT: &str = "LORAMILL_TEST_PROJECT_WITHIN_WALLS";
     const NO_WALLS: &str = "LORAMILL_TEST_NO_WALLS";

@@ -24,12 +24,12 @@ use crate::cli::launch::Request;
 use crate::cli::run::INTERRUPTED;
 use crate::cli::worker_end::{self, Manner};
 use crate::cli::{Global, WrongArguments};
-use crate::device;
-use crate::machine::Machine;
-use crate::machine::host::Host;
-use crate::machine::libtorch::Flavour;
-use crate::machine::process::peak_memory_of;
-use crate::machine::worker_environment::environment_for;
+use crate::computer::machine::Machine;
+use crate::computer::machine::host::Host;
+use crate::computer::machine::libtorch::Flavour;
+use crate::computer::machine::process::peak_memory_of;
+use crate::computer::machine::worker_environment::environment_for;
+use crate::sd::device;
 
 const NAME: &str = "loramill-worker";
 

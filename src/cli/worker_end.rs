@@ -3,10 +3,10 @@
 use anyhow::{Error, Result, anyhow};
 use signal_hook::consts::SIGKILL;
 
-use crate::cache::bytes::size;
 use crate::cli::launch::Passing;
-use crate::machine::Machine;
-use crate::pipeline::progress::{Counts, Event, Observer, StageState};
+use crate::computer::machine::Machine;
+use crate::engine::cache::bytes::size;
+use crate::engine::run::events::{Counts, Event, Observer, StageState};
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,16 +3,16 @@
 use anyhow::Context as _;
 use serde_json::json;
 
-use crate::data::captions::{self, NotATemplate, Place, Template};
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, ParamValue, Params};
-use crate::pipeline::reference::Reference;
-use crate::pipeline::sidecars::Endings;
-use crate::pipeline::stage::{
+use crate::engine::kind::endings::Endings;
+use crate::engine::kind::params::{ParamDoc, ParamValue, Params};
+use crate::engine::kind::reference::Reference;
+use crate::engine::kind::stage::{
     Content, Context, Draft, Editable, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
     Worker, Worth,
 };
-use crate::pipeline::tree::{Node, Value};
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::{Node, Value};
+use crate::sd::data::captions::{self, NotATemplate, Place, Template};
 use crate::{choice, params};
 
 pub struct CaptionKind;

@@ -5,22 +5,22 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::cache::digest::Digest;
-use crate::checkpoint::carry::refuse_unreadable;
-use crate::checkpoint::convert::Plan;
-use crate::checkpoint::family::{Predicts, V_PRED};
-use crate::checkpoint::model_file::ModelFile;
-use crate::checkpoint::{ckpt, safetensors};
-use crate::lora::convert::{Converted, converted};
-use crate::lora::file::LoraNames;
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, Params};
-use crate::pipeline::reference::Reference;
-use crate::pipeline::stage::{
+use crate::engine::cache::digest::Digest;
+use crate::engine::kind::params::{ParamDoc, Params};
+use crate::engine::kind::reference::Reference;
+use crate::engine::kind::stage::{
     Companion, Content, Context, Draft, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
     StageKind, Work, Worker,
 };
-use crate::pipeline::tree::Node;
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::Node;
+use crate::sd::checkpoint::carry::refuse_unreadable;
+use crate::sd::checkpoint::convert::Plan;
+use crate::sd::checkpoint::family::{Predicts, V_PRED};
+use crate::sd::checkpoint::model_file::ModelFile;
+use crate::sd::checkpoint::{ckpt, safetensors};
+use crate::sd::lora::convert::{Converted, converted};
+use crate::sd::lora::file::LoraNames;
 use crate::stages::headers;
 use crate::stages::lora_use;
 use crate::stages::merge::{Container, FileDtype, draft_of};

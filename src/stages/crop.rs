@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use serde_json::json;
 
-use crate::data::crop::{self, Aspect, DrawnBox};
-use crate::data::decode::Background;
-use crate::data::{crop_boxes, encode};
-use crate::pipeline::diagnostic::{Diagnostics, nearest};
-use crate::pipeline::item::Artifact;
-use crate::pipeline::params::{ParamDoc, ParamValue, Params};
-use crate::pipeline::reference::Reference;
-use crate::pipeline::stage::{
+use crate::engine::kind::item::Artifact;
+use crate::engine::kind::params::{ParamDoc, ParamValue, Params};
+use crate::engine::kind::reference::Reference;
+use crate::engine::kind::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemSize, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
     Worker,
 };
-use crate::pipeline::tree::{Node, Value};
+use crate::engine::syntax::diagnostic::{Diagnostics, nearest};
+use crate::engine::syntax::tree::{Node, Value};
+use crate::sd::data::crop::{self, Aspect, DrawnBox};
+use crate::sd::data::decode::Background;
+use crate::sd::data::{crop_boxes, encode};
 use crate::stages::photo_use;
 use crate::{choice, params};
 

@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use crate::cache::Cache;
-use crate::cache::digest::Digest;
-use crate::cache::faults::{Fault, arm_pass, disarm, pass_failed};
-use crate::cache::fsck::Depth;
-use crate::pipeline::execute::{self, RunOptions};
-use crate::pipeline::item_set;
-use crate::pipeline::load::load;
-use crate::pipeline::progress::{Event, Observer};
-use crate::pipeline::recorded::TREE_FIELD;
-use crate::pipeline::selection::Selection;
-use crate::pipeline::sources::Surroundings;
-use crate::pipeline::wishes::Wishes;
+use crate::engine::cache::Cache;
+use crate::engine::cache::digest::Digest;
+use crate::engine::cache::faults::{Fault, arm_pass, disarm, pass_failed};
+use crate::engine::cache::fsck::Depth;
+use crate::engine::decide::recorded::TREE_FIELD;
+use crate::engine::graph::load::load;
+use crate::engine::graph::selection::Selection;
+use crate::engine::inputs::sources::Surroundings;
+use crate::engine::kind::item_set;
+use crate::engine::run::control::Wishes;
+use crate::engine::run::events::{Event, Observer};
+use crate::engine::run::schedule::{self, RunOptions};
 use crate::stages::KINDS;
 
 const MINE: &str = "a star that I drew\n";
@@ -70,7 +70,7 @@ impl Project {
             RunOptions { selection: Selection::of(pipeline.by_default()), keep_going: false, jobs: 1, device: "cpu".to_string() };
         let cache = Cache::open(&self.at("cache")).map_err(|error| format!("{error:#}"))?;
         let record =
-            execute::run(&pipeline, &cache, &options, &Deaf, &Wishes::default()).map_err(|error| format!("{error:#}"))?;
+            schedule::run(&pipeline, &cache, &options, &Deaf, &Wishes::default()).map_err(|error| format!("{error:#}"))?;
         if record.is_ok() { Ok(()) } else { Err(record.stages.into_iter().filter_map(|stage| stage.note).collect()) }
     }
 

@@ -5,20 +5,20 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use crate::checkpoint::layout::{TextLayout, UnetLayout};
-use crate::checkpoint::model_file::ModelFile;
-use crate::checkpoint::safetensors;
-use crate::checkpoint::tensor::Dtype;
-use crate::lora::extract::{Extraction, extract};
-use crate::lora::file::LoraNames;
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, Params};
-use crate::pipeline::reference::Reference;
-use crate::pipeline::stage::{
+use crate::engine::kind::params::{ParamDoc, Params};
+use crate::engine::kind::reference::Reference;
+use crate::engine::kind::stage::{
     Content, Context, Draft, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved, Stage,
     StageKind, Wish, Work, Worker, Worth,
 };
-use crate::pipeline::tree::Node;
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::Node;
+use crate::sd::checkpoint::layout::{TextLayout, UnetLayout};
+use crate::sd::checkpoint::model_file::ModelFile;
+use crate::sd::checkpoint::safetensors;
+use crate::sd::checkpoint::tensor::Dtype;
+use crate::sd::lora::extract::{Extraction, extract};
+use crate::sd::lora::file::LoraNames;
 use crate::stages::headers;
 use crate::stages::merge::{FileDtype, draft_of};
 

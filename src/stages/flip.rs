@@ -6,16 +6,16 @@ use anyhow::ensure;
 use image::imageops;
 use rayon::prelude::*;
 
-use crate::data::decode::Background;
-use crate::data::{captions, encode};
-use crate::params;
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, Params};
-use crate::pipeline::reference::Reference;
-use crate::pipeline::stage::{
+use crate::engine::kind::params::{ParamDoc, Params};
+use crate::engine::kind::reference::Reference;
+use crate::engine::kind::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
 };
-use crate::pipeline::tree::Node;
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::Node;
+use crate::params;
+use crate::sd::data::decode::Background;
+use crate::sd::data::{captions, encode};
 use crate::stages::photo_use::{self, cover_photo};
 
 pub struct FlipKind;

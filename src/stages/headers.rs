@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::checkpoint::model_file::ModelFile;
-use crate::lora::file::Lora;
-use crate::lora::fit;
-use crate::lora::placing::Structure;
-use crate::pipeline::stage::Finding;
+use crate::engine::kind::stage::Finding;
+use crate::sd::checkpoint::model_file::ModelFile;
+use crate::sd::lora::file::Lora;
+use crate::sd::lora::fit;
+use crate::sd::lora::placing::Structure;
 
 fn finding(param: &str, error: &anyhow::Error) -> Finding {
     Finding { param: param.to_string(), problem: format!("{error:#}") }

@@ -6,26 +6,26 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use safetensors::SafeTensors;
 
-use crate::checkpoint::drawable;
-use crate::checkpoint::safetensors::to_bytes;
-use crate::checkpoint::tensor::TensorData;
-use crate::data::decode::Background;
-use crate::device;
-use crate::params;
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::item::Item;
-use crate::pipeline::params::{ParamDoc, Params};
-use crate::pipeline::reference::Reference;
-use crate::pipeline::stage::{
+use crate::engine::kind::item::Item;
+use crate::engine::kind::params::{ParamDoc, Params};
+use crate::engine::kind::reference::Reference;
+use crate::engine::kind::stage::{
     Content, Context, Draft, Effort, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
     StageKind, Work, Worker,
 };
-use crate::pipeline::tree::Node;
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::Node;
+use crate::params;
+use crate::sd::checkpoint::drawable;
+use crate::sd::checkpoint::safetensors::to_bytes;
+use crate::sd::checkpoint::tensor::TensorData;
+use crate::sd::data::decode::Background;
+use crate::sd::device;
+use crate::sd::training::latent;
 use crate::stages::headers;
 use crate::stages::linked::linked;
 use crate::stages::networks;
 use crate::stages::photo_use::{self, cover_photo};
-use crate::training::latent;
 
 pub struct LatentsKind;
 

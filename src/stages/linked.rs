@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 
-use crate::pipeline::stage::{Context, Draft, Ended, Resolved, Work};
+use crate::engine::kind::stage::{Context, Draft, Ended, Resolved, Work};
 use crate::stages::latents::LatentsParams;
 use crate::stages::sample::Painter;
 use crate::stages::train::Train;

@@ -3,13 +3,13 @@
 use anyhow::Context as _;
 use serde_json::json;
 
-use crate::lora::adapter_config::{self, AdapterConfig};
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::item::Fields;
-use crate::pipeline::params::{ParamValue, check_mapping};
-use crate::pipeline::reference::Reference;
-use crate::pipeline::stage::{Companion, Files, Resolved};
-use crate::pipeline::tree::{Node, Value};
+use crate::engine::kind::item::Fields;
+use crate::engine::kind::params::{ParamValue, check_mapping};
+use crate::engine::kind::reference::Reference;
+use crate::engine::kind::stage::{Companion, Files, Resolved};
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::{Node, Value};
+use crate::sd::lora::adapter_config::{self, AdapterConfig};
 
 /// One LoRA of a list.
 #[derive(Clone, Debug)]

@@ -5,22 +5,22 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::cache::digest::Digest;
-use crate::checkpoint::convert::{self, Target};
-use crate::checkpoint::layout::UnetLayout;
-use crate::checkpoint::model_file::ModelFile;
-use crate::checkpoint::tensor::Dtype;
-use crate::lora::file::Lora;
-use crate::lora::merge::Merge;
-use crate::lora::placing::Structure;
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, ParamValue, Params};
-use crate::pipeline::reference::Reference;
-use crate::pipeline::stage::{
+use crate::engine::cache::digest::Digest;
+use crate::engine::kind::params::{ParamDoc, ParamValue, Params};
+use crate::engine::kind::reference::Reference;
+use crate::engine::kind::stage::{
     Companion, Content, Context, Draft, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
     StageKind, Work, Worker, Worth,
 };
-use crate::pipeline::tree::Node;
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::Node;
+use crate::sd::checkpoint::convert::{self, Target};
+use crate::sd::checkpoint::layout::UnetLayout;
+use crate::sd::checkpoint::model_file::ModelFile;
+use crate::sd::checkpoint::tensor::Dtype;
+use crate::sd::lora::file::Lora;
+use crate::sd::lora::merge::Merge;
+use crate::sd::lora::placing::Structure;
 use crate::stages::headers;
 use crate::stages::lora_use::{self, LoraUse};
 

@@ -37,7 +37,7 @@ pub mod merge;
 #[cfg(feature = "nn")]
 pub mod sample;
 
-use crate::pipeline::stage::StageKind;
+use crate::engine::kind::stage::StageKind;
 
 /// Every kind, in the order of a typical pipeline.
 pub const KINDS: &[&dyn StageKind] = &[

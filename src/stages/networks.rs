@@ -5,16 +5,16 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, Result, ensure};
 use burn::tensor::{DType, Device};
 
-use crate::checkpoint::model_file::ModelFile;
-use crate::checkpoint::tensor::Dtype;
 use crate::choice;
-use crate::device;
-use crate::machine::Machine;
-use crate::machine::host::Host;
-use crate::machine::worker_environment::amd_card;
-use crate::pipeline::item::Artifact;
-use crate::pipeline::stage::Context;
-use crate::stable_diffusion::{Denoiser, Numbers, Vae};
+use crate::computer::machine::Machine;
+use crate::computer::machine::host::Host;
+use crate::computer::machine::worker_environment::amd_card;
+use crate::engine::kind::item::Artifact;
+use crate::engine::kind::stage::Context;
+use crate::sd::checkpoint::model_file::ModelFile;
+use crate::sd::checkpoint::tensor::Dtype;
+use crate::sd::device;
+use crate::sd::stable_diffusion::{Denoiser, Numbers, Vae};
 
 choice! {
     /// The type of a model's weights.

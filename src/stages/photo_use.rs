@@ -4,13 +4,13 @@
 use anyhow::{Context as _, ensure};
 use serde_json::json;
 
-use crate::data::decode::{self, Background, Colours, Decoded};
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::item::{Artifact, Item};
-use crate::pipeline::params::ParamValue;
-use crate::pipeline::picture_files::MOST_BYTES;
-use crate::pipeline::stage::{Context, Work};
-use crate::pipeline::tree::{Node, Value};
+use crate::engine::inputs::picture_files::MOST_BYTES;
+use crate::engine::kind::item::{Artifact, Item};
+use crate::engine::kind::params::ParamValue;
+use crate::engine::kind::stage::{Context, Work};
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::{Node, Value};
+use crate::sd::data::decode::{self, Background, Colours, Decoded};
 
 /// The picture of a piece of work, decoded; says what the user should know of its colours.
 pub fn read(work: &Work, background: Background, context: &dyn Context) -> anyhow::Result<Decoded> {

@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::diffusion::prediction::Prediction;
-use crate::diffusion::sampler::Sampler;
-use crate::drawing::picture::Request;
+use crate::sd::diffusion::prediction::Prediction;
+use crate::sd::diffusion::sampler::Sampler;
+use crate::sd::drawing::picture::Request;
 
 /// Everything that decides a picture beside the files it is drawn with. The names of the fields are names in keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

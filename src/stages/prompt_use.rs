@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamValue, Params};
-use crate::pipeline::tree::{Node, Value};
-use crate::prompt::emphasis;
+use crate::engine::kind::params::{ParamValue, Params};
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::{Node, Value};
+use crate::sd::prompt::emphasis;
 use crate::stages::resize::Size;
 
 crate::params! {

@@ -2,17 +2,17 @@
 
 use serde_json::json;
 
-use crate::data::buckets::Buckets;
-use crate::data::decode::Background;
-use crate::data::{encode, resize};
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::params::{ParamDoc, ParamValue, Params};
-use crate::pipeline::reference::Reference;
-use crate::pipeline::stage::{
+use crate::engine::kind::params::{ParamDoc, ParamValue, Params};
+use crate::engine::kind::reference::Reference;
+use crate::engine::kind::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemSize, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
     Worker,
 };
-use crate::pipeline::tree::{Node, Value};
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::{Node, Value};
+use crate::sd::data::buckets::Buckets;
+use crate::sd::data::decode::Background;
+use crate::sd::data::{encode, resize};
 use crate::stages::photo_use::{self, cover_photo};
 use crate::{choice, params};
 

@@ -6,21 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::checkpoint::drawable;
-use crate::checkpoint::model_file::ModelFile;
-use crate::data::{decode, encode, grid, png_text};
-use crate::device;
-use crate::diffusion::sampler::Sampler;
-use crate::drawing::studio::{LoraFile, Studio};
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::item::{Fields, Item};
-use crate::pipeline::params::{ParamDoc, Params};
-use crate::pipeline::reference::Reference;
-use crate::pipeline::stage::{
+use crate::engine::kind::item::{Fields, Item};
+use crate::engine::kind::params::{ParamDoc, Params};
+use crate::engine::kind::reference::Reference;
+use crate::engine::kind::stage::{
     Companion, Content, Context, Draft, Effort, Files, Finding, Form, ImpliedInput, InputShape, InputUse, ItemStage, LoadScope,
     Progress, Resolved, Stage, StageKind, Wish, Work, Worker,
 };
-use crate::pipeline::tree::Node;
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::Node;
+use crate::sd::checkpoint::drawable;
+use crate::sd::checkpoint::model_file::ModelFile;
+use crate::sd::data::{decode, encode, grid, png_text};
+use crate::sd::device;
+use crate::sd::diffusion::sampler::Sampler;
+use crate::sd::drawing::studio::{LoraFile, Studio};
+use crate::sd::training::instance_prompt::FILEWORDS;
 use crate::stages::headers;
 use crate::stages::linked::linked;
 use crate::stages::lora_use::{self, LoraUse};
@@ -28,7 +29,6 @@ use crate::stages::picture_settings::PictureSettings;
 use crate::stages::prompt_use::{PromptSettings, PromptUse, check_grammar};
 use crate::stages::resize::Size;
 use crate::stages::sample_sheet::{ROW, Sheet};
-use crate::training::instance_prompt::FILEWORDS;
 
 crate::params! {
     /// Draws pictures to choose a checkpoint by: one per checkpoint, prompt, seed and strength, and a sheet of all of them.

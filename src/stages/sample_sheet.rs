@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::pipeline::item::Item;
+use crate::engine::kind::item::Item;
 
 /// The attribute that is the same for all pictures of one prompt and seed.
 pub const ROW: &str = "row";
@@ -116,8 +116,8 @@ fn attribute<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::digest::Digest;
-    use crate::pipeline::item::Fields;
+    use crate::engine::cache::digest::Digest;
+    use crate::engine::kind::item::Fields;
 
     fn picture(name: &str, attributes: &[(&str, &str)]) -> Item {
         let attributes = attributes.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();

@@ -7,39 +7,39 @@ use anyhow::{Context as _, ensure};
 use burn::tensor::DType;
 use serde_json::json;
 
-use crate::checkpoint::drawable;
-use crate::checkpoint::model_file::ModelFile;
-use crate::data::captions::all_empty;
-use crate::diffusion::prediction::Prediction;
-use crate::lora::network::LoraNetwork;
-use crate::lora::targets;
-use crate::models::unet::UnetConfig;
-use crate::pipeline::diagnostic::Diagnostics;
-use crate::pipeline::item::{Item, by_content};
-use crate::pipeline::params::{ParamDoc, Params};
-use crate::pipeline::reference::Reference;
-use crate::pipeline::stage::{
+use crate::engine::kind::item::{Item, by_content};
+use crate::engine::kind::params::{ParamDoc, Params};
+use crate::engine::kind::reference::Reference;
+use crate::engine::kind::stage::{
     Context, Effort, Ended, Epochs, Files, Finding, Form, InputShape, InputUse, LoadScope, Reached, Resolved, Stage, StageKind,
     SubStage, WholeStage, Worth,
 };
-use crate::pipeline::tree::Node;
-use crate::prompt::chunks::CHUNK;
-use crate::stable_diffusion;
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::Node;
+use crate::sd::checkpoint::drawable;
+use crate::sd::checkpoint::model_file::ModelFile;
+use crate::sd::data::captions::all_empty;
+use crate::sd::diffusion::prediction::Prediction;
+use crate::sd::lora::network::LoraNetwork;
+use crate::sd::lora::targets;
+use crate::sd::models::unet::UnetConfig;
+use crate::sd::prompt::chunks::CHUNK;
+use crate::sd::stable_diffusion;
+use crate::sd::training::adamw::AdamW;
+use crate::sd::training::batches::Batches;
+use crate::sd::training::denoising::{Denoising, Example};
+use crate::sd::training::instance_prompt::{Doubling, FILEWORDS, InstancePrompt};
+use crate::sd::training::learning_rate::{LearningRate, Schedule};
+use crate::sd::training::memory_plan::Load;
+use crate::sd::training::run::{Checkpoint, Ending, Settings, train};
+use crate::sd::training::state::StateFolder;
+use crate::sd::training::texts::Texts;
 use crate::stages::headers;
 use crate::stages::latents::{self, LatentsKind, LatentsParams};
 use crate::stages::linked::linked;
 use crate::stages::networks::{self, Precision};
 use crate::stages::train_checkpoints::{Publisher, attributes};
 use crate::stages::{train_memory, train_metadata};
-use crate::training::adamw::AdamW;
-use crate::training::batches::Batches;
-use crate::training::denoising::{Denoising, Example};
-use crate::training::instance_prompt::{Doubling, FILEWORDS, InstancePrompt};
-use crate::training::learning_rate::{LearningRate, Schedule};
-use crate::training::memory_plan::Load;
-use crate::training::run::{Checkpoint, Ending, Settings, train};
-use crate::training::state::StateFolder;
-use crate::training::texts::Texts;
 use crate::{choice, params};
 
 pub struct TrainKind;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 
-use crate::cache::digest::Digest;
-use crate::lora::network::LoraNetwork;
-use crate::pipeline::item::Artifact;
-use crate::pipeline::stage::{Content, Context, Draft, Progress, Wish as StageWish};
+use crate::engine::cache::digest::Digest;
+use crate::engine::kind::item::Artifact;
+use crate::engine::kind::stage::{Content, Context, Draft, Progress, Wish as StageWish};
+use crate::sd::lora::network::LoraNetwork;
+use crate::sd::training::batches::Batches;
+use crate::sd::training::run::{Checkpoint, Observer, StepReport, Wish};
 use crate::stages::train::TrainParams;
-use crate::training::batches::Batches;
-use crate::training::run::{Checkpoint, Observer, StepReport, Wish};
 
 /// The engine, as the training sees it.
 pub struct Publisher<'a> {

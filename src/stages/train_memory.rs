@@ -1,14 +1,14 @@
 //! Says before a training how much memory it will need, beside what there is, and what would need less. Not a kind.
 
-use crate::cache::bytes::size;
-use crate::device;
-use crate::lora::network::LoraNetwork;
-use crate::machine::Machine;
-use crate::machine::host::Host;
-use crate::machine::process::memory;
-use crate::machine::worker_environment::amd_card;
-use crate::stable_diffusion::Denoiser;
-use crate::training::memory_plan::{Load, MemoryPlan, smaller};
+use crate::computer::machine::Machine;
+use crate::computer::machine::host::Host;
+use crate::computer::machine::process::memory;
+use crate::computer::machine::worker_environment::amd_card;
+use crate::engine::cache::bytes::size;
+use crate::sd::device;
+use crate::sd::lora::network::LoraNetwork;
+use crate::sd::stable_diffusion::Denoiser;
+use crate::sd::training::memory_plan::{Load, MemoryPlan, smaller};
 
 /// The line for the user. `name` is that of the device that `model` lies on.
 pub fn told(name: &str, model: &Denoiser, network: &LoraNetwork, load: &Load) -> String {

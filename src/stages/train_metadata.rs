@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::checkpoint::metadata;
-use crate::checkpoint::model_file::ModelFile;
-use crate::diffusion::prediction::Prediction;
+use crate::sd::checkpoint::metadata;
+use crate::sd::checkpoint::model_file::ModelFile;
+use crate::sd::diffusion::prediction::Prediction;
 
 /// Of the words of captions no more are listed: a header stays small whatever captions there are.
 const MOST_TAGS: usize = 1000;
@@ -58,8 +58,8 @@ fn tags(captions: &[String]) -> BTreeMap<&str, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::safetensors;
-    use crate::checkpoint::tensor::TensorData;
+    use crate::sd::checkpoint::safetensors;
+    use crate::sd::checkpoint::tensor::TensorData;
 
     #[test]
     fn a_file_says_trigger_tags_and_base_and_no_name() {

@@ -12,10 +12,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use loramill::cache::Cache;
-use loramill::cache::digest::Digest;
-use loramill::edits::{Applied, EditableItem, Editing};
-use loramill::pipeline::lock_file::EditRows;
+use loramill::engine::cache::Cache;
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::edits::{Applied, EditableItem, Editing};
+use loramill::engine::lock_file::EditRows;
 
 /// Of so many times each step is told at its best: what else the machine does is not meant.
 const TIMES: usize = 5;

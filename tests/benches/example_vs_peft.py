@@ -80,7 +80,7 @@ def main():
         folder = f'{parent}/reference'
         shutil.copytree(f'{EXAMPLE}/reference', folder)
         shutil.copytree(f'{EXAMPLE}/images', f'{folder}/star')
-        shutil.copy(f'{ROOT}/src/prompt/bpe_simple_vocab_16e6.txt.gz', folder)
+        shutil.copy(f'{ROOT}/src/sd/prompt/bpe_simple_vocab_16e6.txt.gz', folder)
         subprocess.run([sys.executable, 'from_ldm.py', f'{EXAMPLE}/models/tiny-sd.safetensors', 'out'], cwd=folder, check=True, capture_output=True)
         ours, theirs = [], []
         for pair in range(pairs):

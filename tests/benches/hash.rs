@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use loramill::cache::Cache;
-use loramill::random::Generator;
+use loramill::engine::cache::Cache;
+use loramill::sd::random::Generator;
 
 const THREADS: usize = 2;
 

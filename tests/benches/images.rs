@@ -19,12 +19,14 @@ use std::time::Instant;
 
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
-use loramill::cache::digest::Digest;
-use loramill::pipeline::diagnostic::Diagnostics;
-use loramill::pipeline::item::{Artifact, Fields, Item};
-use loramill::pipeline::spec;
-use loramill::pipeline::stage::{Content, Context, Draft, Files, Form, LoadScope, Progress, Resolved, Stage, StageKind, Wish};
-use loramill::pipeline::tree::Source;
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::kind::item::{Artifact, Fields, Item};
+use loramill::engine::kind::stage::{
+    Content, Context, Draft, Files, Form, LoadScope, Progress, Resolved, Stage, StageKind, Wish,
+};
+use loramill::engine::syntax::diagnostic::Diagnostics;
+use loramill::engine::syntax::tree::Source;
+use loramill::engine::syntax::yaml;
 use loramill::stages::crop::CropKind;
 use loramill::stages::flip::FlipKind;
 use loramill::stages::resize::ResizeKind;
@@ -195,7 +197,7 @@ impl Disk {
 fn load(kind: &dyn StageKind, yaml: &str) -> Box<dyn Stage> {
     let source = Arc::new(Source { name: "bench".into(), text: yaml.into() });
     let mut diagnostics = Diagnostics::default();
-    let node = spec::parse(&source, 0, &mut diagnostics).unwrap();
+    let node = yaml::parse(&source, 0, &mut diagnostics).unwrap();
     let scope = LoadScope { stage: kind.name(), concept: "bench", trigger: "bench", seed: 0 };
     kind.load(&node, &scope, &mut diagnostics).unwrap()
 }

@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use loramill::cache::digest::Digest;
-use loramill::random::Generator;
+use loramill::engine::cache::digest::Digest;
+use loramill::sd::random::Generator;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tiny");
 const MEBIBYTE: u64 = 1 << 20;

@@ -10,12 +10,12 @@ use std::time::Instant;
 use anyhow::Context;
 use burn::tensor::{DType, Device, Distribution, Tensor};
 
-use loramill::device;
-use loramill::ops::attention::{Mask, attention};
-use loramill::ops::conv2d::{Kernel, Placement, conv2d};
-use loramill::ops::geglu::geglu;
-use loramill::ops::group_norm::{Groups, Then, group_norm};
-use loramill::ops::linear::linear;
+use loramill::sd::device;
+use loramill::sd::ops::attention::{Mask, attention};
+use loramill::sd::ops::conv2d::{Kernel, Placement, conv2d};
+use loramill::sd::ops::geglu::geglu;
+use loramill::sd::ops::group_norm::{Groups, Then, group_norm};
+use loramill::sd::ops::linear::linear;
 
 /// Text tokens that cross-attention sees.
 const CONTEXT: usize = 77;

@@ -9,10 +9,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use loramill::lora::network::Factor;
-use loramill::training::adamw::Moments;
-use loramill::training::saver::Saver;
-use loramill::training::state::{StateFolder, TrainingState};
+use loramill::sd::lora::network::Factor;
+use loramill::sd::training::adamw::Moments;
+use loramill::sd::training::saver::Saver;
+use loramill::sd::training::state::{StateFolder, TrainingState};
 
 /// Numbers of a factor: a module of SD 1.5 has two of about this size.
 const FACTOR: usize = 12_000;

@@ -50,7 +50,7 @@ fn object_of(folder: &Path, name: &str) -> PathBuf {
 }
 
 fn blake3_hex(bytes: &[u8]) -> String {
-    loramill::cache::digest::Digest::of(bytes).to_hex()
+    loramill::engine::cache::digest::Digest::of(bytes).to_hex()
 }
 
 fn json(folder: &Path, arguments: &[&str]) -> serde_json::Value {

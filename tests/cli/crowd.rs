@@ -8,11 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use image::{Rgb, RgbImage};
-use loramill::cache::Cache;
-use loramill::cache::digest::Digest;
-use loramill::data::encode;
-use loramill::pipeline::item_set;
-use loramill::pipeline::lock_file::LockFile;
+use loramill::engine::cache::Cache;
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::kind::item_set;
+use loramill::engine::lock_file::LockFile;
+use loramill::sd::data::encode;
 
 use super::{command, loramill, said};
 use crate::engine::oracle::place::{Files, files_below};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use loramill::checkpoint::safetensors;
-use loramill::checkpoint::tensor::TensorData;
+use loramill::sd::checkpoint::safetensors;
+use loramill::sd::checkpoint::tensor::TensorData;
 use serde_json::Value;
 
 use super::{loramill, said};

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use loramill::pipeline::lock_file::{LockFile, StageRow};
+use loramill::engine::lock_file::{LockFile, StageRow};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use walkdir::WalkDir;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::checkpoint::safetensors;
-use loramill::checkpoint::tensor::TensorData;
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::safetensors;
+use loramill::sd::checkpoint::tensor::TensorData;
 
 use super::{command, loramill, said};
 use crate::formats::tiny_sd;

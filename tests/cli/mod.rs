@@ -25,10 +25,10 @@ mod worker;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use loramill::cache::Cache;
-use loramill::cache::locks::Claim;
-use loramill::pipeline::item_set;
-use loramill::pipeline::lock_file::LockFile;
+use loramill::engine::cache::Cache;
+use loramill::engine::cache::locks::Claim;
+use loramill::engine::kind::item_set;
+use loramill::engine::lock_file::LockFile;
 
 /// Photos with texts beside them, on their way to a training.
 pub const PIPELINE: &str = "\

@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use loramill::cache::Cache;
-use loramill::cache::locks::Claim;
+use loramill::engine::cache::Cache;
+use loramill::engine::cache::locks::Claim;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use loramill::pipeline::lock_file::LockFile;
+use loramill::engine::lock_file::LockFile;
 
 use crate::cli::{loramill, said};
 use crate::diagnostics::FOLDER;

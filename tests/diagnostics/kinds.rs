@@ -1,14 +1,14 @@
 //! Stage kinds with the shapes of the real ones, to load pipelines with. They never run.
 
-use loramill::pipeline::diagnostic::Diagnostics;
-use loramill::pipeline::item::Item;
-use loramill::pipeline::params::{ParamDoc, Params};
-use loramill::pipeline::reference::Reference;
-use loramill::pipeline::stage::{
+use loramill::engine::kind::item::Item;
+use loramill::engine::kind::params::{ParamDoc, Params};
+use loramill::engine::kind::reference::Reference;
+use loramill::engine::kind::stage::{
     Context, Draft, Ended, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, SubStage,
     WholeStage, Work, Worker,
 };
-use loramill::pipeline::tree::Node;
+use loramill::engine::syntax::diagnostic::Diagnostics;
+use loramill::engine::syntax::tree::Node;
 use loramill::{choice, params};
 
 pub const KINDS: &[&dyn StageKind] = &[

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use loramill::cli::render::problems;
-use loramill::pipeline::load::load;
+use loramill::engine::graph::load::load;
 
 use super::{kinds::KINDS, surroundings};
 

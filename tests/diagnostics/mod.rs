@@ -9,9 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use loramill::cli::render::problems;
-use loramill::pipeline::graph::Pipeline;
-use loramill::pipeline::load::load;
-use loramill::pipeline::sources::Surroundings;
+use loramill::engine::graph::load::load;
+use loramill::engine::graph::pipeline::Pipeline;
+use loramill::engine::inputs::sources::Surroundings;
 
 pub const FOLDER: &str = "tests/diagnostics";
 

@@ -2,10 +2,11 @@
 
 use std::fs;
 
-use loramill::pipeline::graph::{Found, Pipeline, Producer};
-use loramill::pipeline::load::load;
-use loramill::pipeline::reference::Selector;
-use loramill::pipeline::selection::{Selection, named};
+use loramill::engine::graph::load::load;
+use loramill::engine::graph::pipeline::{Pipeline, Producer};
+use loramill::engine::graph::selection::{Selection, named};
+use loramill::engine::inputs::input::Found;
+use loramill::engine::kind::reference::Selector;
 
 use super::{FOLDER, kinds::KINDS, surroundings};
 
@@ -166,7 +167,7 @@ fn a_file_of_the_hub_is_found_by_branch_and_by_commit() {
     fs::write(repository.join("snapshots/abc/unet/model.safetensors"), "x").expect("written");
     let file = tempfile::Builder::new().prefix(".sound").suffix(".pipeline").tempfile_in(FOLDER).expect("a file");
     fs::write(file.path(), SOUND).expect("written");
-    let surroundings = loramill::pipeline::sources::Surroundings { hub: Some(hub.path().to_path_buf()), ..surroundings() };
+    let surroundings = loramill::engine::inputs::sources::Surroundings { hub: Some(hub.path().to_path_buf()), ..surroundings() };
     for revision in ["main", "abc"] {
         let setting = format!("inputs.base=hf://org/repo/unet/model.safetensors@{revision}");
         let Ok(pipeline) = load(file.path(), &[setting], &surroundings, KINDS) else { panic!("a sound pipeline") };

@@ -5,24 +5,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use loramill::cache::Cache;
-use loramill::cache::digest::Digest;
-use loramill::cache::fsck::{Depth, Problem};
-use loramill::pipeline::collect::{CollectOptions, Collected, collect};
-use loramill::pipeline::execute::{self, RunOptions};
-use loramill::pipeline::graph::Pipeline;
-use loramill::pipeline::item::ItemSet;
-use loramill::pipeline::item_set;
-use loramill::pipeline::load::load;
-use loramill::pipeline::lock_file::LockFile;
-use loramill::pipeline::plan::{Plan, plan};
-use loramill::pipeline::progress::{Event, Observer};
-use loramill::pipeline::recorded::TREE_FIELD;
-use loramill::pipeline::run_record::RunRecord;
-use loramill::pipeline::selection::{Force, Selection, named};
-use loramill::pipeline::sources::Surroundings;
-use loramill::pipeline::stage::{StageKind, Worth};
-use loramill::pipeline::wishes::Wishes;
+use loramill::engine::cache::Cache;
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::cache::fsck::{Depth, Problem};
+use loramill::engine::decide::plan::{Plan, plan};
+use loramill::engine::decide::recorded::TREE_FIELD;
+use loramill::engine::gc::collect::{CollectOptions, Collected, collect};
+use loramill::engine::graph::load::load;
+use loramill::engine::graph::pipeline::Pipeline;
+use loramill::engine::graph::selection::{Force, Selection, named};
+use loramill::engine::inputs::sources::Surroundings;
+use loramill::engine::kind::item::ItemSet;
+use loramill::engine::kind::item_set;
+use loramill::engine::kind::stage::{StageKind, Worth};
+use loramill::engine::lock_file::LockFile;
+use loramill::engine::run::control::Wishes;
+use loramill::engine::run::events::{Event, Observer};
+use loramill::engine::run::run_record::RunRecord;
+use loramill::engine::run::schedule::{self, RunOptions};
 
 use crate::cli::git;
 use crate::engine::kinds::KINDS;
@@ -156,14 +156,14 @@ impl Bed {
             device: "cpu".to_string(),
         };
         let cache = Cache::open(&folder.join("cache"))?;
-        execute::run(&pipeline, &cache, &options, &Heard::default(), &Wishes::default())
+        schedule::run(&pipeline, &cache, &options, &Heard::default(), &Wishes::default())
     }
 
     pub fn try_run(&self, heard: &dyn Observer) -> anyhow::Result<RunRecord> {
         let pipeline = self.load();
         let (jobs, device) = (self.jobs, self.device.clone());
         let options = RunOptions { selection: self.selection(&pipeline), keep_going: self.keep_going, jobs, device };
-        execute::run(&pipeline, &self.cache(), &options, heard, &self.wishes)
+        schedule::run(&pipeline, &self.cache(), &options, heard, &self.wishes)
     }
 
     /// Runs, and gives what was written down, sorted, and the record.

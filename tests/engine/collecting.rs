@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use loramill::pipeline::collect::CollectOptions;
+use loramill::engine::gc::collect::CollectOptions;
 
 use crate::engine::bed::{Bed, Heard};
 use crate::engine::processes::child;

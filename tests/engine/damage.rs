@@ -6,12 +6,12 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use loramill::cache::fsck::Depth;
-use loramill::pipeline::derived::derived_since;
-use loramill::pipeline::item_set;
-use loramill::pipeline::progress::{Event, StageState};
-use loramill::pipeline::recorded::TREE_FIELD;
-use loramill::pipeline::restore::restore;
+use loramill::engine::cache::fsck::Depth;
+use loramill::engine::decide::recorded::TREE_FIELD;
+use loramill::engine::gc::derived::derived_since;
+use loramill::engine::kind::item_set;
+use loramill::engine::out::restore::restore;
+use loramill::engine::run::events::{Event, StageState};
 
 use crate::engine::bed::Bed;
 
@@ -205,7 +205,7 @@ fn copies_in_out_of_what_is_damaged_are_written_anew_after_a_repair() {
     repair(&bed);
     let shown = bed.at("out/echo/two.txt");
     let before = fs::metadata(&shown).unwrap();
-    loramill::pipeline::derived::distrust_copies(&cache, &damaged).unwrap();
+    loramill::engine::gc::derived::distrust_copies(&cache, &damaged).unwrap();
     let (did, record, events) = bed.run_all();
     assert!(record.is_ok() && did == ["echo two"], "{record:?}");
     let after = fs::metadata(&shown).unwrap();

@@ -2,16 +2,16 @@
 
 use std::fs;
 
-use loramill::edits::Provenance;
-use loramill::pipeline::execute::RunOptions;
-use loramill::pipeline::lost_texts;
-use loramill::pipeline::on_demand::Directed;
-use loramill::pipeline::plan::PlannedState;
-use loramill::pipeline::progress::{Silent, StageState};
-use loramill::pipeline::selection::Selection;
-use loramill::pipeline::text_decisions::TextDesk;
-use loramill::pipeline::text_status::text_status;
-use loramill::pipeline::wishes::Wishes;
+use loramill::engine::decide::lost_texts;
+use loramill::engine::decide::plan::PlannedState;
+use loramill::engine::edits::Provenance;
+use loramill::engine::explain::text_status::text_status;
+use loramill::engine::graph::selection::Selection;
+use loramill::engine::run::caption_edits::TextDesk;
+use loramill::engine::run::control::Wishes;
+use loramill::engine::run::events::{Silent, StageState};
+use loramill::engine::run::on_demand::Directed;
+use loramill::engine::run::schedule::RunOptions;
 
 use crate::engine::bed::Bed;
 

@@ -3,7 +3,7 @@
 use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
-use loramill::pipeline::estimate::Estimate;
+use loramill::engine::decide::estimate::Estimate;
 
 use crate::engine::bed::{Bed, Heard};
 use crate::engine::collecting::wait_for_the_second_epoch;

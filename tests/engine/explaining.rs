@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use loramill::pipeline::causes::{Cause, Who};
-use loramill::pipeline::explain::{Explanation, explain};
-use loramill::pipeline::file_account::{FileAccount, Standing, file_account};
-use loramill::pipeline::origin::{Made, Maker, Origin};
-use loramill::pipeline::plan::PlannedState;
+use loramill::engine::decide::plan::PlannedState;
+use loramill::engine::explain::causes::{Cause, Who};
+use loramill::engine::explain::file_account::{FileAccount, Standing, file_account};
+use loramill::engine::explain::origin::{Made, Maker, Origin};
+use loramill::engine::explain::stage_account::{Explanation, explain};
 
 use crate::engine::bed::Bed;
 use crate::engine::kinds::LATER_KINDS;

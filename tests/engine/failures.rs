@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use loramill::pipeline::progress::{Event, StageState};
+use loramill::engine::run::events::{Event, StageState};
 
 use crate::engine::bed::{Bed, Heard};
 

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use loramill::cache::Cache;
-use loramill::cache::digest::Digest;
-use loramill::pipeline::progress::StageState;
+use loramill::engine::cache::Cache;
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::run::events::StageState;
 
 use crate::engine::bed::{Bed, Heard};
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use loramill::cache::fsck::Depth;
-use loramill::pipeline::item_set;
-use loramill::pipeline::recorded::TREE_FIELD;
+use loramill::engine::cache::fsck::Depth;
+use loramill::engine::decide::recorded::TREE_FIELD;
+use loramill::engine::kind::item_set;
 
 use crate::engine::bed::Bed;
 use crate::engine::oracle::place::files_below;

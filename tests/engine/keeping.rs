@@ -6,9 +6,9 @@ use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::Duration;
 
-use loramill::pipeline::plan::PlannedState;
-use loramill::pipeline::progress::{Event, StageState};
-use loramill::pipeline::restore::{RestoredStage, restore};
+use loramill::engine::decide::plan::PlannedState;
+use loramill::engine::out::restore::{RestoredStage, restore};
+use loramill::engine::run::events::{Event, StageState};
 
 use crate::engine::bed::Bed;
 use crate::engine::collecting::DELETE;

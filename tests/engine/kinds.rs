@@ -7,17 +7,17 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use loramill::params;
-use loramill::pipeline::diagnostic::Diagnostics;
-use loramill::pipeline::item::{Fields, Item, by_content};
-use loramill::pipeline::params::{ParamDoc, Params};
-use loramill::pipeline::reference::Reference;
-use loramill::pipeline::retry::MayPass;
-use loramill::pipeline::stage::{
+use loramill::engine::kind::item::{Fields, Item, by_content};
+use loramill::engine::kind::params::{ParamDoc, Params};
+use loramill::engine::kind::reference::Reference;
+use loramill::engine::kind::stage::{
     Content, Context, Draft, Editable, Effort, Ended, Epochs, Files, Form, ImpliedInput, InputShape, InputUse, ItemSize,
     ItemStage, LoadScope, Reached, Resolved, Stage, StageKind, WholeStage, Wish, Work, Worker,
 };
-use loramill::pipeline::tree::Node;
+use loramill::engine::run::retry::MayPass;
+use loramill::engine::syntax::diagnostic::Diagnostics;
+use loramill::engine::syntax::tree::Node;
+use loramill::params;
 use serde_json::json;
 
 pub const KINDS: &[&dyn StageKind] = &[&EchoKind(1), &CutKind, &CaptionKind, &LearnKind, &DrawKind, &GatherKind];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use loramill::pipeline::plan::PlannedState;
+use loramill::engine::decide::plan::PlannedState;
 
 use crate::engine::bed::Bed;
 

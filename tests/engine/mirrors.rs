@@ -3,8 +3,8 @@
 use std::fs;
 
 use image::{Rgb, RgbImage};
-use loramill::data::encode;
-use loramill::pipeline::progress::Event;
+use loramill::engine::run::events::Event;
+use loramill::sd::data::encode;
 use loramill::stages::KINDS;
 
 use crate::engine::bed::Bed;

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use loramill::pipeline::item_set;
-use loramill::pipeline::lock_file::LockFile;
-use loramill::pipeline::materialise::materialise;
-use loramill::pipeline::restore::{RestoredStage, restore};
-use loramill::pipeline::stage::StageKind;
+use loramill::engine::kind::item_set;
+use loramill::engine::kind::stage::StageKind;
+use loramill::engine::lock_file::LockFile;
+use loramill::engine::out::materialise::materialise;
+use loramill::engine::out::restore::{RestoredStage, restore};
 
 use crate::engine::bed::Bed;
 use crate::engine::collecting::DELETE;

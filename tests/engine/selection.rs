@@ -1,7 +1,7 @@
 //! Which stages and items run when the user says which.
 
-use loramill::pipeline::plan::PlannedState;
-use loramill::pipeline::progress::{Event, StageState};
+use loramill::engine::decide::plan::PlannedState;
+use loramill::engine::run::events::{Event, StageState};
 
 use crate::engine::bed::Bed;
 

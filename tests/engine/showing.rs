@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use loramill::pipeline::progress::{Event, Observer, StageState};
-use loramill::pipeline::restore::restore;
+use loramill::engine::out::restore::restore;
+use loramill::engine::run::events::{Event, Observer, StageState};
 
 use crate::engine::bed::{Bed, Heard};
 use crate::engine::collecting::wait_for_the_second_epoch;

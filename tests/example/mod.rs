@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use loramill::drawing::studio::{LoraFile, Studio};
+use loramill::sd::drawing::studio::{LoraFile, Studio};
 
 use crate::cli::{loramill, said};
 use crate::measure::draw::{Right, shapes, stars};
@@ -120,7 +120,7 @@ fn states(folder: &Path) -> Vec<(String, String)> {
 }
 
 fn studio(base: &Path) -> Studio {
-    Studio::open(base, None, &loramill::device::named("cpu").expect("always there")).expect("a model")
+    Studio::open(base, None, &loramill::sd::device::named("cpu").expect("always there")).expect("a model")
 }
 
 fn only_file(folder: &Path) -> PathBuf {

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::checkpoint::tensor::Dtype;
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::tensor::Dtype;
 use zip::CompressionMethod;
 
 use crate::formats::crafted::{archive, crafted, dictionary, long, refused, tensor, text, with_header};

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use loramill::checkpoint::convert::{Plan, Target};
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::checkpoint::safetensors;
-use loramill::checkpoint::tensor::{Dtype, TensorData};
-use loramill::lora::merge::Merge;
+use loramill::sd::checkpoint::convert::{Plan, Target};
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::safetensors;
+use loramill::sd::checkpoint::tensor::{Dtype, TensorData};
+use loramill::sd::lora::merge::Merge;
 
 use crate::formats::containers::fixture;
 use crate::formats::crafted::{saved, tensor_of};
@@ -263,7 +263,7 @@ fn a_model_whose_unet_is_only_a_running_average_is_refused() {
         assert!(error.ends_with(says), "{error}");
     }
     // A LoRA of the text encoder alone would be merged into a model without UNet.
-    lora.modules.retain(|module, _| module.network == loramill::checkpoint::modules::Network::TextEncoder);
+    lora.modules.retain(|module, _| module.network == loramill::sd::checkpoint::modules::Network::TextEncoder);
     assert!(said(Merge::new(&file, &[(lora, 1.0)], None).map(drop)).ends_with(says));
     // Names that are kept lose nothing.
     assert_eq!(&Plan::same_names(&file, None).unwrap().tensors(), file.tensors());

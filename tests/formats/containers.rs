@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use loramill::checkpoint::model_file::{Container, ModelFile};
-use loramill::checkpoint::tensor::Dtype;
+use loramill::sd::checkpoint::model_file::{Container, ModelFile};
+use loramill::sd::checkpoint::tensor::Dtype;
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/containers").join(name)

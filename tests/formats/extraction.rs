@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use loramill::checkpoint::convert::{self, Target};
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::checkpoint::safetensors;
-use loramill::checkpoint::tensor::{Dtype, TensorData};
-use loramill::lora::extract::{Extraction, extract};
-use loramill::lora::file::{Lora, LoraNames};
-use loramill::lora::merge::Merge;
+use loramill::sd::checkpoint::convert::{self, Target};
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::safetensors;
+use loramill::sd::checkpoint::tensor::{Dtype, TensorData};
+use loramill::sd::lora::extract::{Extraction, extract};
+use loramill::sd::lora::file::{Lora, LoraNames};
+use loramill::sd::lora::merge::Merge;
 
 use crate::formats::tiny_sd;
 use crate::parity::assert_close;

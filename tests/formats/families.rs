@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use loramill::checkpoint::drawable;
-use loramill::checkpoint::family::{Family, Predicts};
-use loramill::checkpoint::keys::Key;
-use loramill::checkpoint::layout::Layout;
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::checkpoint::safetensors;
-use loramill::checkpoint::tensor::{Dtype, TensorData};
+use loramill::sd::checkpoint::drawable;
+use loramill::sd::checkpoint::family::{Family, Predicts};
+use loramill::sd::checkpoint::keys::Key;
+use loramill::sd::checkpoint::layout::Layout;
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::safetensors;
+use loramill::sd::checkpoint::tensor::{Dtype, TensorData};
 
 use crate::formats::tiny_sd;
 

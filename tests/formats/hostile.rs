@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use loramill::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::model_file::ModelFile;
 use zip::write::SimpleFileOptions;
 
 use crate::formats::containers::fixture;

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use loramill::checkpoint::keys::Key;
-use loramill::checkpoint::layout::{Layout, Naming, Style, TextLayout, UnetLayout, VaeLayout};
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::checkpoint::modules::lora_targets;
-use loramill::checkpoint::safetensors;
-use loramill::checkpoint::tensor::{Dtype, TensorData, TensorInfo};
+use loramill::sd::checkpoint::keys::Key;
+use loramill::sd::checkpoint::layout::{Layout, Naming, Style, TextLayout, UnetLayout, VaeLayout};
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::modules::lora_targets;
+use loramill::sd::checkpoint::safetensors;
+use loramill::sd::checkpoint::tensor::{Dtype, TensorData, TensorInfo};
 
 pub(crate) fn tiny_sd() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/models/tiny-sd.safetensors")

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use loramill::checkpoint::convert::{self, Target};
-use loramill::checkpoint::layout::Layout;
-use loramill::checkpoint::metadata;
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::checkpoint::modules::lora_targets;
-use loramill::checkpoint::safetensors;
-use loramill::checkpoint::tensor::{Dtype, TensorData};
-use loramill::lora::convert::{Converted, converted};
-use loramill::lora::extract::{self, Extraction};
-use loramill::lora::file::{Lora, LoraModule, LoraNames};
-use loramill::lora::matrix::Matrix;
-use loramill::lora::merge::Merge;
-use loramill::lora::svd;
+use loramill::sd::checkpoint::convert::{self, Target};
+use loramill::sd::checkpoint::layout::Layout;
+use loramill::sd::checkpoint::metadata;
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::modules::lora_targets;
+use loramill::sd::checkpoint::safetensors;
+use loramill::sd::checkpoint::tensor::{Dtype, TensorData};
+use loramill::sd::lora::convert::{Converted, converted};
+use loramill::sd::lora::extract::{self, Extraction};
+use loramill::sd::lora::file::{Lora, LoraModule, LoraNames};
+use loramill::sd::lora::matrix::Matrix;
+use loramill::sd::lora::merge::Merge;
+use loramill::sd::lora::svd;
 
 use crate::formats::keys::tiny_sd;
 use crate::parity::{assert_close, draw};

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::checkpoint::safetensors;
-use loramill::checkpoint::tensor::{Dtype, TensorData};
-use loramill::lora::adapter_config::AdapterConfig;
-use loramill::lora::convert::converted;
-use loramill::lora::file::{Lora, LoraNames};
-use loramill::lora::merge::Merge;
-use loramill::lora::placing::Structure;
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::safetensors;
+use loramill::sd::checkpoint::tensor::{Dtype, TensorData};
+use loramill::sd::lora::adapter_config::AdapterConfig;
+use loramill::sd::lora::convert::converted;
+use loramill::sd::lora::file::{Lora, LoraNames};
+use loramill::sd::lora::merge::Merge;
+use loramill::sd::lora::placing::Structure;
 
 use crate::cli::{loramill, said};
 use crate::formats::{drawn_lora, tiny_sd};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use loramill::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::model_file::ModelFile;
 use zip::CompressionMethod;
 
 use crate::formats::containers::fixture;

@@ -6,23 +6,27 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use loramill::cache::Cache;
-use loramill::cache::digest::Digest;
-use loramill::cache::fsck::{Damage, Depth};
-use loramill::cache::records::Record;
-use loramill::checkpoint::carry::Carried;
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::checkpoint::tensor::Dtype;
 use loramill::cli::render;
-use loramill::pipeline::diagnostic::Diagnostics;
-use loramill::pipeline::graph::Producer;
-use loramill::pipeline::load::load;
-use loramill::pipeline::lock_file::LockFile;
-use loramill::pipeline::selection::named;
-use loramill::pipeline::sources::Surroundings;
-use loramill::pipeline::stage::StageKind;
-use loramill::pipeline::tree::{Node, Source, Value};
-use loramill::pipeline::{item_set, materialise, settings, spec, vars};
+use loramill::engine::cache::Cache;
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::cache::fsck::{Damage, Depth};
+use loramill::engine::cache::records::Record;
+use loramill::engine::graph::load::load;
+use loramill::engine::graph::pipeline::Producer;
+use loramill::engine::graph::selection::named;
+use loramill::engine::inputs::sources::Surroundings;
+use loramill::engine::kind::item_set;
+use loramill::engine::kind::stage::StageKind;
+use loramill::engine::lock_file::LockFile;
+use loramill::engine::out::materialise;
+use loramill::engine::syntax::diagnostic::Diagnostics;
+use loramill::engine::syntax::settings;
+use loramill::engine::syntax::tree::{Node, Source, Value};
+use loramill::engine::syntax::vars;
+use loramill::engine::syntax::yaml;
+use loramill::sd::checkpoint::carry::Carried;
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::tensor::Dtype;
 use loramill::stages;
 
 pub type Target = fn(&Ground, &[u8]);
@@ -81,7 +85,7 @@ fn pipeline(ground: &Ground, bytes: &[u8]) {
     let surroundings = ground.surroundings();
     let source = Arc::new(Source { name: "pipeline.yaml".to_string(), text: text.to_string() });
     let mut ignored = Diagnostics::default();
-    if let Some(mut root) = spec::parse(&source, 0, &mut ignored) {
+    if let Some(mut root) = yaml::parse(&source, 0, &mut ignored) {
         given.iter().for_each(|setting| settings::set(&mut root, setting, &mut ignored));
         vars::expand(&mut root, surroundings.environment.as_ref(), &mut ignored);
         // What lies elsewhere on this machine takes its own time to list.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 
-use loramill::cache::digest::Digest;
+use loramill::engine::cache::digest::Digest;
 
 use crate::hostile::case::Case;
 use crate::hostile::damage;

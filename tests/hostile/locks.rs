@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use loramill::cache::Cache;
-use loramill::cache::digest::Digest;
-use loramill::pipeline::item_set;
+use loramill::engine::cache::Cache;
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::kind::item_set;
 
 use crate::hostile::case::Case;
 use crate::hostile::damage;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use loramill::cache::digest::Digest;
+use loramill::engine::cache::digest::Digest;
 use walkdir::WalkDir;
 
 #[derive(Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use loramill::libtorch::sha256::Sha256;
+use loramill::computer::libtorch::sha256::Sha256;
 use serde_json::Value;
 
 use super::server::{Manner, Server};

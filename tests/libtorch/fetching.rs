@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use loramill::libtorch::fetch::fetch;
-use loramill::libtorch::folder::{Depth, Extent};
-use loramill::libtorch::index::Source;
-use loramill::libtorch::plan::{Outlook, Trust, plan};
-use loramill::libtorch::sha256::Sha256;
+use loramill::computer::libtorch::fetch::fetch;
+use loramill::computer::libtorch::folder::{Depth, Extent};
+use loramill::computer::libtorch::index::Source;
+use loramill::computer::libtorch::plan::{Outlook, Trust, plan};
+use loramill::computer::libtorch::sha256::Sha256;
 
 use super::server::{Manner, Server};
 use super::{Bench, CUDART, TORCH, client};
@@ -15,7 +15,7 @@ use super::{Bench, CUDART, TORCH, client};
 const PLAIN: Manner = Manner { no_ranges: false, cuts: 0, breaks_down_at: None };
 const WHOLE: Manner = Manner { no_ranges: true, ..PLAIN };
 
-fn needed(outlook: Outlook) -> Box<loramill::libtorch::plan::Plan> {
+fn needed(outlook: Outlook) -> Box<loramill::computer::libtorch::plan::Plan> {
     match outlook {
         Outlook::Needed(planned) => planned,
         Outlook::Complete(_) => panic!("it is complete"),

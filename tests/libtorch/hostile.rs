@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use loramill::libtorch::index::Source;
-use loramill::libtorch::sha256::Sha256;
+use loramill::computer::libtorch::index::Source;
+use loramill::computer::libtorch::sha256::Sha256;
 
 use super::server::Manner;
 use super::{Bench, CUDART, TORCH, files_below, packed, pin, record, torch_members};

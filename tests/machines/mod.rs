@@ -9,12 +9,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use loramill::cli::doctor::{Detail, exit_code, text, to_json};
-use loramill::doctor::scrub::scrubbed;
-use loramill::doctor::{Build, Diagnosis, Patient, SelfTest, State, examine};
-use loramill::machine::Machine;
-use loramill::machine::host::Host;
-use loramill::machine::walls::Trial;
-use loramill::machine::worker_environment::environment_for;
+use loramill::computer::doctor::scrub::scrubbed;
+use loramill::computer::doctor::{Build, Diagnosis, Patient, SelfTest, State, examine};
+use loramill::computer::machine::Machine;
+use loramill::computer::machine::host::Host;
+use loramill::computer::machine::walls::Trial;
+use loramill::computer::machine::worker_environment::environment_for;
 use serde::Deserialize;
 
 use recorded::Recorded;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use loramill::machine::host::{DeviceFile, Kernel, Opened, Space};
+use loramill::computer::machine::host::{DeviceFile, Kernel, Opened, Space};
 
 /// The answers, as `kernel` of a case writes them.
 #[derive(Clone, Debug, Default, Deserialize)]

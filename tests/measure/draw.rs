@@ -6,10 +6,10 @@
 
 use image::RgbImage;
 
-use loramill::diffusion::prediction::Prediction;
-use loramill::diffusion::sampler::Sampler;
-use loramill::drawing::picture::Request;
-use loramill::drawing::studio::{LoraFile, Studio};
+use loramill::sd::diffusion::prediction::Prediction;
+use loramill::sd::diffusion::sampler::Sampler;
+use loramill::sd::drawing::picture::Request;
+use loramill::sd::drawing::studio::{LoraFile, Studio};
 
 use crate::measure::{classify, colours};
 
@@ -134,7 +134,7 @@ fn draw(studio: &mut Studio, loras: &[LoraFile], prompt: &str, seed: u64) -> Rgb
 #[test]
 fn the_base_draws_the_shapes_it_knows_and_hardly_a_star() {
     let base = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tiny/models/tiny-sd.safetensors");
-    let mut studio = Studio::open(base.as_ref(), None, &loramill::device::named("cpu").unwrap()).unwrap();
+    let mut studio = Studio::open(base.as_ref(), None, &loramill::sd::device::named("cpu").unwrap()).unwrap();
     // star_test.py counts 39, 40 and 40 of 40, and 3 stars of 16.
     let known = shapes(&mut studio, &[]);
     assert!(known.shape >= 36 && known.colour >= 38 && known.ground >= 38, "{known:?} of 40");

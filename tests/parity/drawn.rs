@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use burn::tensor::{DType, Tensor, TensorData};
 
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::models::weights::Weights;
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::models::weights::Weights;
 
 use crate::parity::{Fixture, assert_close, device, draw};
 

@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use sha2::{Digest as _, Sha256};
 
-use loramill::random::Generator;
+use loramill::sd::random::Generator;
 
 /// Makes of a function one test for each device that every machine has, or whose feature says that this one has it.
 #[cfg(feature = "nn")]
@@ -70,7 +70,7 @@ fn on(name: &'static str, test: fn()) {
 /// The device of the running test.
 #[cfg(feature = "nn")]
 pub fn device() -> burn::tensor::Device {
-    loramill::device::named(DEVICE.get()).unwrap()
+    loramill::sd::device::named(DEVICE.get()).unwrap()
 }
 
 /// Random weights that fixtures need not store: the same numbers as `draw` in draw.py, keyed by the tensor's name.

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
-use loramill::data::decode::{Background, Colours, Decoded};
-use loramill::data::{decode, resize};
+use loramill::sd::data::decode::{Background, Colours, Decoded};
+use loramill::sd::data::{decode, resize};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures").join(name)

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
-use loramill::cache::batch::Stored;
-use loramill::cache::digest::Digest;
-use loramill::pipeline::diagnostic::{Diagnostic, Diagnostics};
-use loramill::pipeline::item::{Artifact, Item};
-use loramill::pipeline::spec;
-use loramill::pipeline::stage::{
+use loramill::engine::cache::batch::Stored;
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::kind::item::{Artifact, Item};
+use loramill::engine::kind::stage::{
     Content, Context, Draft, Files, Form, LoadScope, Progress, Resolved, Stage, StageKind, Wish, Work,
 };
-use loramill::pipeline::tree::Source;
+use loramill::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
+use loramill::engine::syntax::tree::Source;
+use loramill::engine::syntax::yaml;
 
 mod models;
 mod pictures;
@@ -135,7 +135,7 @@ fn load(kind: &dyn StageKind, yaml: &str) -> Result<Box<dyn Stage>, Vec<Diagnost
     loramill::stages::linked::link(&loramill::stages::linked::NETWORK_WORK);
     let source = Arc::new(Source { name: "pipeline.yaml".into(), text: yaml.into() });
     let mut diagnostics = Diagnostics::default();
-    let node = spec::parse(&source, 0, &mut diagnostics).expect("the test's YAML is valid");
+    let node = yaml::parse(&source, 0, &mut diagnostics).expect("the test's YAML is valid");
     let scope = LoadScope { stage: kind.name(), concept: "star", trigger: "star", seed: 42 };
     let stage = kind.load(&node, &scope, &mut diagnostics);
     match (stage, diagnostics.is_empty()) {

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use loramill::checkpoint::family::Predicts;
-use loramill::checkpoint::model_file::{Container, ModelFile};
-use loramill::checkpoint::safetensors;
-use loramill::checkpoint::tensor::{Dtype, TensorData};
-use loramill::lora::file::{Lora, LoraNames};
-use loramill::pipeline::item::{Artifact, Item};
-use loramill::pipeline::sources::Surroundings;
-use loramill::pipeline::stage::{Files, Stage, StageKind};
+use loramill::engine::inputs::sources::Surroundings;
+use loramill::engine::kind::item::{Artifact, Item};
+use loramill::engine::kind::stage::{Files, Stage, StageKind};
+use loramill::sd::checkpoint::family::Predicts;
+use loramill::sd::checkpoint::model_file::{Container, ModelFile};
+use loramill::sd::checkpoint::safetensors;
+use loramill::sd::checkpoint::tensor::{Dtype, TensorData};
+use loramill::sd::lora::file::{Lora, LoraNames};
 use loramill::stages::KINDS;
 use loramill::stages::convert::ConvertKind;
 use loramill::stages::extract::ExtractKind;
@@ -77,7 +77,7 @@ fn a_merge_that_is_extracted_from_is_fp32_unless_it_says_otherwise() {
         );
         std::fs::write(&file, text).unwrap();
         let surroundings = Surroundings { models: Vec::new(), hub: None, environment: Box::new(|_| None) };
-        let pipeline = loramill::pipeline::load::load(&file, &[], &surroundings, KINDS).unwrap_or_else(|p| panic!("{p:?}"));
+        let pipeline = loramill::engine::graph::load::load(&file, &[], &surroundings, KINDS).unwrap_or_else(|p| panic!("{p:?}"));
         let components = pipeline.stage("merge").unwrap().stage.components();
         components.into_iter().find(|(name, _)| name == "dtype").unwrap().1
     };
@@ -318,7 +318,8 @@ fn a_pipelines_seed_counts_for_what_draws_and_for_nothing_else() {
     let components = |seed: &str| -> Vec<_> {
         let surroundings = Surroundings { models: Vec::new(), hub: None, environment: Box::new(|_| None) };
         let given = [format!("seed={seed}")];
-        let pipeline = loramill::pipeline::load::load(&file, &given, &surroundings, KINDS).unwrap_or_else(|p| panic!("{p:?}"));
+        let pipeline =
+            loramill::engine::graph::load::load(&file, &given, &surroundings, KINDS).unwrap_or_else(|p| panic!("{p:?}"));
         let names = ["crop", "resize", "caption", "flip", "train/latents", "train", "sample", "merge", "extract", "convert"];
         names.map(|name| (name, pipeline.stage(name).unwrap_or_else(|| panic!("`{name}`")).stage.components())).into()
     };

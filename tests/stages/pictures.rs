@@ -1,9 +1,9 @@
 //! crop, resize, caption and flip.
 
 use image::{Rgb, RgbImage};
-use loramill::data::{decode, encode};
-use loramill::pipeline::item::Item;
-use loramill::pipeline::stage::StageKind;
+use loramill::engine::kind::item::Item;
+use loramill::engine::kind::stage::StageKind;
+use loramill::sd::data::{decode, encode};
 use loramill::stages::caption::CaptionKind;
 use loramill::stages::crop::CropKind;
 use loramill::stages::flip::FlipKind;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use loramill::cache::digest::Digest;
-use loramill::data::{decode, png_text};
-use loramill::diffusion::infotext::Infotext;
-use loramill::pipeline::item::{Artifact, Fields, Item};
-use loramill::pipeline::stage::{Form, Resolved, Work};
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::kind::item::{Artifact, Fields, Item};
+use loramill::engine::kind::stage::{Form, Resolved, Work};
+use loramill::sd::data::{decode, png_text};
+use loramill::sd::diffusion::infotext::Infotext;
 use loramill::stages::sample::SampleKind;
 
 use super::{Shelf, expand, load, resolved, run};

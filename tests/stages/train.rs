@@ -6,13 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use loramill::cache::digest::Digest;
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::data::{decode, encode, resize};
-use loramill::lora::account::account;
-use loramill::lora::file::Lora;
-use loramill::pipeline::item::{Artifact, Item};
-use loramill::pipeline::stage::{Content, Context, Draft, Ended, Files, Form, Progress, Stage, Wish};
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::kind::item::{Artifact, Item};
+use loramill::engine::kind::stage::{Content, Context, Draft, Ended, Files, Form, Progress, Stage, Wish};
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::data::{decode, encode, resize};
+use loramill::sd::lora::account::account;
+use loramill::sd::lora::file::Lora;
 use loramill::stages::train::TrainKind;
 
 use crate::stages::velocity::marked;

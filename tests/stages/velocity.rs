@@ -6,22 +6,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use burn::tensor::{DType, Tensor, TensorData as Numbers};
-use loramill::checkpoint::model_file::ModelFile;
-use loramill::checkpoint::safetensors;
-use loramill::checkpoint::tensor::TensorData;
-use loramill::device;
-use loramill::diffusion::prediction::Prediction;
-use loramill::diffusion::sampler::Sampler;
-use loramill::drawing::picture::Request;
-use loramill::drawing::studio::{LoraFile, Studio, lora_hash};
-use loramill::lora::network::LoraNetwork;
-use loramill::lora::targets;
-use loramill::stable_diffusion::{self, Denoiser};
+use loramill::sd::checkpoint::model_file::ModelFile;
+use loramill::sd::checkpoint::safetensors;
+use loramill::sd::checkpoint::tensor::TensorData;
+use loramill::sd::device;
+use loramill::sd::diffusion::prediction::Prediction;
+use loramill::sd::diffusion::sampler::Sampler;
+use loramill::sd::drawing::picture::Request;
+use loramill::sd::drawing::studio::{LoraFile, Studio, lora_hash};
+use loramill::sd::lora::network::LoraNetwork;
+use loramill::sd::lora::targets;
+use loramill::sd::stable_diffusion::{self, Denoiser};
+use loramill::sd::training::batches::{Batches, Draw};
+use loramill::sd::training::denoising::{Denoising, Example};
 use loramill::stages::latents::LatentsKind;
 use loramill::stages::sample::SampleKind;
 use loramill::stages::train::TrainKind;
-use loramill::training::batches::{Batches, Draw};
-use loramill::training::denoising::{Denoising, Example};
 use sha2::{Digest as _, Sha256};
 
 use crate::formats::{odd_models, tiny_sd};
@@ -63,8 +63,9 @@ fn a_model_that_says_that_it_predicts_velocity_is_drawn_so() {
         let mut studio = Studio::open(base, None, &device).unwrap();
         studio.draw(&request(Prediction::Epsilon), &[], None, &mut |_| Ok(())).unwrap().picture
     };
-    let model = loramill::stable_diffusion::StableDiffusion::load(&ModelFile::open(&tiny_sd()).unwrap(), None, &device).unwrap();
-    let expected = |prediction| loramill::drawing::picture::draw(&model, &request(prediction), &mut |_| Ok(())).unwrap();
+    let model =
+        loramill::sd::stable_diffusion::StableDiffusion::load(&ModelFile::open(&tiny_sd()).unwrap(), None, &device).unwrap();
+    let expected = |prediction| loramill::sd::drawing::picture::draw(&model, &request(prediction), &mut |_| Ok(())).unwrap();
     let (epsilon, velocity, at_zero) =
         (expected(Prediction::Epsilon), expected(Prediction::Velocity), expected(Prediction::VelocityAtZeroSnr));
     assert!(epsilon != velocity && velocity != at_zero);

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use crate::cache::Cache;
 use crate::cli::console::{Console, Format};
 use crate::cli::device_line::DeviceLine;
 use crate::cli::do_kind::stand_in::StandIn;
@@ -19,13 +18,14 @@ use crate::cli::plan::refuse_unusable;
 use crate::cli::run::listen_to_signals;
 use crate::cli::walls::{Reach, made, programs};
 use crate::cli::{Global, PipelineArguments, WrongArguments, WrongFile, cache_folder, open};
-use crate::pipeline::diagnostic::nearest;
-use crate::pipeline::execute::{self, RunOptions};
-use crate::pipeline::item::Item;
-use crate::pipeline::item_set;
-use crate::pipeline::lock_file::LockFile;
-use crate::pipeline::selection::Selection;
-use crate::pipeline::wishes::Wishes;
+use crate::engine::cache::Cache;
+use crate::engine::graph::selection::Selection;
+use crate::engine::kind::item::Item;
+use crate::engine::kind::item_set;
+use crate::engine::lock_file::LockFile;
+use crate::engine::run::control::Wishes;
+use crate::engine::run::schedule::{self, RunOptions};
+use crate::engine::syntax::diagnostic::nearest;
 use crate::stages::KINDS;
 
 /// Run one stage without a pipeline file
@@ -95,7 +95,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         device: device_for(&arguments.device),
     };
     let observer = DeviceLine::new(&pipeline, &options.device, global, &console);
-    let record = execute::run(&pipeline, &cache, &options, &observer, &wishes);
+    let record = schedule::run(&pipeline, &cache, &options, &observer, &wishes);
     console.close();
     let record = record?;
     if record.interrupted {

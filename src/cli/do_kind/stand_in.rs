@@ -9,13 +9,13 @@ use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
 use crate::cli::WrongArguments;
-use crate::pipeline::diagnostic::{Diagnostic, Diagnostics};
-use crate::pipeline::load::entries;
-use crate::pipeline::params::Role;
-use crate::pipeline::sources::home_expanded;
-use crate::pipeline::spec;
-use crate::pipeline::stage::StageKind;
-use crate::pipeline::tree::{Node, Source, Span};
+use crate::engine::graph::load::entries;
+use crate::engine::inputs::sources::home_expanded;
+use crate::engine::kind::params::Role;
+use crate::engine::kind::stage::StageKind;
+use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
+use crate::engine::syntax::tree::{Node, Source, Span};
+use crate::engine::syntax::yaml;
 
 /// A pipeline of one stage, with absolute paths.
 pub struct StandIn {
@@ -127,11 +127,11 @@ impl StandIn {
     pub fn on_command_line(&self, file: &Path, problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
         let name = file.display().to_string();
         let source = Arc::new(Source { name: name.clone(), text: self.text.clone() });
-        let root = spec::parse(&source, 0, &mut Diagnostics::default());
+        let root = yaml::parse(&source, 0, &mut Diagnostics::default());
         let moved = |span: &mut Span| {
             if span.source.name == name {
                 let place = root.as_ref().and_then(|root| self.place_of(span.start, root)).unwrap_or(0..self.kind.len());
-                *span = spec::span(&self.command, place.start, place.end);
+                *span = yaml::span(&self.command, place.start, place.end);
             }
         };
         let mut problems = problems;

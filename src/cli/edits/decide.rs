@@ -8,8 +8,8 @@ use clap::Args;
 
 use crate::cli::edits::{ItemArguments, Texts, lost};
 use crate::cli::{Global, WrongArguments, shown};
-use crate::edits::merge::Form;
-use crate::edits::{Decision, Provenance, SettledText};
+use crate::engine::edits::merge::Form;
+use crate::engine::edits::{Decision, Provenance, SettledText};
 
 /// Keep your text: it is no longer stale
 #[derive(Args)]

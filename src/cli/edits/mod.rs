@@ -9,20 +9,20 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use crate::cache::Cache;
 use crate::cli::console::Console;
 use crate::cli::run::{listen_to_signals, open_cache, split_names};
 use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, WrongArguments, open};
-use crate::edits::SurveyedText;
-use crate::pipeline::diagnostic::nearest;
-use crate::pipeline::execute::RunOptions;
-use crate::pipeline::graph::Pipeline;
-use crate::pipeline::on_demand::Directed;
-use crate::pipeline::selection::Selection;
-use crate::pipeline::text_decisions::TextDesk;
-use crate::pipeline::text_status::{StageTexts, text_status};
-use crate::pipeline::wishes::Wishes;
+use crate::engine::cache::Cache;
+use crate::engine::edits::SurveyedText;
+use crate::engine::explain::text_status::{StageTexts, text_status};
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::graph::selection::Selection;
+use crate::engine::run::caption_edits::TextDesk;
+use crate::engine::run::control::Wishes;
+use crate::engine::run::on_demand::Directed;
+use crate::engine::run::schedule::RunOptions;
+use crate::engine::syntax::diagnostic::nearest;
 
 /// Show what people wrote over the machine's texts, and decide about it
 #[derive(Args)]

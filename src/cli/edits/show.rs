@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use crate::cache::Cache;
 use crate::cli::edits::{ItemArguments, Texts};
 use crate::cli::terminal::{Paint, Painted, output_takes_colours, print, print_json, print_painted};
 use crate::cli::{Global, WrongArguments, counted, shown};
-use crate::edits::merge::{Part, difference};
-use crate::edits::{Provenance, SurveyedText};
-use crate::pipeline::lost_texts::{self, LostTexts};
-use crate::pipeline::text_status::StageTexts;
+use crate::engine::cache::Cache;
+use crate::engine::decide::lost_texts::{self, LostTexts};
+use crate::engine::edits::merge::{Part, difference};
+use crate::engine::edits::{Provenance, SurveyedText};
+use crate::engine::explain::text_status::StageTexts;
 
 /// Columns of a text in a table.
 const WIDTH: usize = 72;

@@ -8,19 +8,19 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use crate::cache::Cache;
-use crate::cache::digest::Digest;
-use crate::cache::locate::is_ours;
-use crate::checkpoint::model_file::ModelFile;
 use crate::cli::explain::key::causes_told;
 use crate::cli::progress_line::duration;
 use crate::cli::render::printable;
 use crate::cli::terminal::{print, print_json};
 use crate::cli::{Global, PipelineArguments, cache_folder, counted, open, shown};
-use crate::lora::account::{Account, ModelKind, account};
-use crate::pipeline::file_account::{FileAccount, Standing, file_account};
-use crate::pipeline::graph::Pipeline;
-use crate::pipeline::origin::{Made, Maker, Origin, Read};
+use crate::engine::cache::Cache;
+use crate::engine::cache::digest::Digest;
+use crate::engine::cache::locate::is_ours;
+use crate::engine::explain::file_account::{FileAccount, Standing, file_account};
+use crate::engine::explain::origin::{Made, Maker, Origin, Read};
+use crate::engine::graph::pipeline::Pipeline;
+use crate::sd::checkpoint::model_file::ModelFile;
+use crate::sd::lora::account::{Account, ModelKind, account};
 
 /// Columns of what is told in one line.
 const WIDTH: usize = 110;
@@ -270,7 +270,7 @@ fn stage_told(made: &Made) -> String {
 }
 
 fn members_told(origin: &Origin) -> String {
-    let name = |member: &crate::pipeline::origin::Member| match (&member.path, &member.name) {
+    let name = |member: &crate::engine::explain::origin::Member| match (&member.path, &member.name) {
         (Some(path), _) => format!("{} ({})", shown(path), member.digest.short()),
         (None, Some(name)) => format!("{name} ({})", member.digest.short()),
         (None, None) => member.digest.short(),
@@ -278,7 +278,7 @@ fn members_told(origin: &Origin) -> String {
     match origin.members.as_slice() {
         [one] => name(one),
         several => {
-            let plain = |member: &crate::pipeline::origin::Member| match (&member.path, &member.name) {
+            let plain = |member: &crate::engine::explain::origin::Member| match (&member.path, &member.name) {
                 (Some(path), _) => shown(path).to_string(),
                 (None, name) => name.clone().unwrap_or_else(|| member.digest.short()),
             };

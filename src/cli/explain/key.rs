@@ -4,15 +4,15 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::cache::manifest::{Covered, Section};
 use crate::cli::run::open_cache;
 use crate::cli::terminal::{print, print_json};
 use crate::cli::{Global, counted, shown};
-use crate::pipeline::causes::{Cause, Change, Contents, Who};
-use crate::pipeline::explain::{ExplainedRow, Explanation, explain};
-use crate::pipeline::freshness::{Reason, worded};
-use crate::pipeline::graph::Pipeline;
-use crate::pipeline::plan::PlannedState;
+use crate::engine::cache::manifest::{Covered, Section};
+use crate::engine::decide::plan::PlannedState;
+use crate::engine::decide::reason::{Reason, worded};
+use crate::engine::explain::causes::{Cause, Change, Contents, Who};
+use crate::engine::explain::stage_account::{ExplainedRow, Explanation, explain};
+use crate::engine::graph::pipeline::Pipeline;
 
 /// Characters of a text that are quoted.
 const QUOTED: usize = 100;

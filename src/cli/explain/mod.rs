@@ -11,8 +11,8 @@ use clap::Args;
 use crate::cli::selection::stage_named;
 use crate::cli::walls::Reach;
 use crate::cli::{Global, PipelineArguments, WrongArguments, open};
-use crate::pipeline::graph::Pipeline;
-use crate::pipeline::selection::named;
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::graph::selection::named;
 
 /// Say what decides a stage or an item and who changed it, or what made a file
 #[derive(Args)]

@@ -15,8 +15,8 @@ use notify::Event;
 use notify::event::{EventKind, ModifyKind, RemoveKind};
 use walkdir::WalkDir;
 
-use crate::cache::stat_index::FileStat;
 use crate::cli::watch::listener::Message;
+use crate::engine::cache::stat_index::FileStat;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 

@@ -19,7 +19,6 @@ use clap::Args;
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::cache::Cache;
 use crate::cli::console::{Console, Format, Verb};
 use crate::cli::launch::{Passing, Request, asks_first, check_device, device_for, done_elsewhere};
 use crate::cli::run::{INTERRUPTED, TargetArguments, listen_to_signals, open_cache, perform};
@@ -30,11 +29,12 @@ use crate::cli::watch::changes::{Changes, Next};
 use crate::cli::watch::listener::{Limit, Listener, Message};
 use crate::cli::watch::places::{Places, absolute};
 use crate::cli::{Global, WRONG, WrongArguments, counted, report, shown};
-use crate::pipeline::execute::RunOptions;
-use crate::pipeline::graph::Pipeline;
-use crate::pipeline::selection::Selection;
-use crate::pipeline::texts::TakenTexts;
-use crate::pipeline::wishes::Wishes;
+use crate::engine::cache::Cache;
+use crate::engine::decide::texts::TakenTexts;
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::graph::selection::Selection;
+use crate::engine::run::control::Wishes;
+use crate::engine::run::schedule::RunOptions;
 
 /// Of more files only the number is told.
 const LISTED: usize = 5;

@@ -5,11 +5,12 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::pipeline::graph::{Found, Pipeline};
-use crate::pipeline::inputs::{is_picture, is_visible_name};
-use crate::pipeline::picture_files::PASSING;
-use crate::pipeline::sidecars::Endings;
-use crate::pipeline::texts;
+use crate::engine::decide::texts;
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::inputs::input::Found;
+use crate::engine::inputs::listing::{is_picture, is_visible_name};
+use crate::engine::inputs::picture_files::PASSING;
+use crate::engine::kind::endings::Endings;
 
 /// What a pipeline reads from disk. Every path is absolute.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use loramill::cache::digest::Digest;
-use loramill::pipeline::progress::StageState;
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::run::events::StageState;
 
 use crate::engine::oracle::chance::Chance;
 use crate::engine::oracle::model::{Foreseen, Given, Memory, Thing, Wanted, World};

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use loramill::params;
-use loramill::pipeline::diagnostic::Diagnostics;
-use loramill::pipeline::params::{ParamDoc, Params};
-use loramill::pipeline::reference::Reference;
-use loramill::pipeline::stage::{
+use loramill::engine::kind::params::{ParamDoc, Params};
+use loramill::engine::kind::reference::Reference;
+use loramill::engine::kind::stage::{
     Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
 };
-use loramill::pipeline::tree::Node;
+use loramill::engine::syntax::diagnostic::Diagnostics;
+use loramill::engine::syntax::tree::Node;
+use loramill::params;
 
 use crate::engine::kinds::{CaptionKind, CutKind, DrawKind, EchoKind, GatherKind, LearnKind, kind, text, txt, uses, write_down};
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use loramill::cache::digest::Digest;
+use loramill::engine::cache::digest::Digest;
 
 use crate::engine::oracle::kinds::{JOINED, joined};
 use crate::engine::oracle::spec::{Chosen, Instance, Kind, Spec};

@@ -5,22 +5,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use loramill::cache::Cache;
-use loramill::cache::digest::Digest;
-use loramill::pipeline::execute::{self, RunOptions};
-use loramill::pipeline::graph::Pipeline;
-use loramill::pipeline::item::Fields;
-use loramill::pipeline::item_set;
-use loramill::pipeline::load::load;
-use loramill::pipeline::lock_file::LockFile;
-use loramill::pipeline::on_demand::Directed;
-use loramill::pipeline::plan::{Plan, plan};
-use loramill::pipeline::progress::{Event, Observer, Silent, StageState};
-use loramill::pipeline::selection::{Force, Selection};
-use loramill::pipeline::sources::Surroundings;
-use loramill::pipeline::text_decisions::TextDesk;
-use loramill::pipeline::text_status::text_status;
-use loramill::pipeline::wishes::Wishes;
+use loramill::engine::cache::Cache;
+use loramill::engine::cache::digest::Digest;
+use loramill::engine::decide::plan::{Plan, plan};
+use loramill::engine::explain::text_status::text_status;
+use loramill::engine::graph::load::load;
+use loramill::engine::graph::pipeline::Pipeline;
+use loramill::engine::graph::selection::{Force, Selection};
+use loramill::engine::inputs::sources::Surroundings;
+use loramill::engine::kind::item::Fields;
+use loramill::engine::kind::item_set;
+use loramill::engine::lock_file::LockFile;
+use loramill::engine::run::caption_edits::TextDesk;
+use loramill::engine::run::control::Wishes;
+use loramill::engine::run::events::{Event, Observer, Silent, StageState};
+use loramill::engine::run::on_demand::Directed;
+use loramill::engine::run::schedule::{self, RunOptions};
 use walkdir::WalkDir;
 
 use crate::engine::oracle::kinds::{KINDS, LATER_KINDS};
@@ -126,7 +126,7 @@ impl Place {
         let listener = Listener { events: Mutex::default(), wishes: wishes.clone(), interrupt_after };
         let selection = selection(&pipeline, wanted);
         let options = RunOptions { selection, keep_going: wanted.keep_going, jobs: 2, device: "cpu".to_string() };
-        let record = execute::run(&pipeline, &self.cache(), &options, &listener, &wishes).expect("the run itself does not fail");
+        let record = schedule::run(&pipeline, &self.cache(), &options, &listener, &wishes).expect("the run itself does not fail");
         let mut lines = self.lines(world);
         for (stage, count) in &mut lines {
             *count -= before.get(stage).copied().unwrap_or_default();

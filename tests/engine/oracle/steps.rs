@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
 
-use loramill::cache::digest::Digest;
+use loramill::engine::cache::digest::Digest;
 
 use crate::engine::oracle::case::Case;
 use crate::engine::oracle::chance::Chance;

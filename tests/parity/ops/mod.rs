@@ -2,14 +2,14 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use loramill::ops::activation::{Activation, activate};
-use loramill::ops::attention::{Mask, attention};
-use loramill::ops::conv2d::{Kernel, Placement, conv2d};
-use loramill::ops::geglu::geglu;
-use loramill::ops::group_norm::{Groups, Then, group_norm};
-use loramill::ops::layer_norm::layer_norm;
-use loramill::ops::linear::{adapted_linear, linear};
-use loramill::ops::upsample::upsample;
+use loramill::sd::ops::activation::{Activation, activate};
+use loramill::sd::ops::attention::{Mask, attention};
+use loramill::sd::ops::conv2d::{Kernel, Placement, conv2d};
+use loramill::sd::ops::geglu::geglu;
+use loramill::sd::ops::group_norm::{Groups, Then, group_norm};
+use loramill::sd::ops::layer_norm::layer_norm;
+use loramill::sd::ops::linear::{adapted_linear, linear};
+use loramill::sd::ops::upsample::upsample;
 
 use crate::parity::{Fixture, assert_close, device, draw};
 

@@ -29,7 +29,7 @@ def tokenizer():
     printable = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
     hidden = [b for b in range(256) if b not in printable]
     symbols = [chr(c) for c in printable + [256 + i for i in range(len(hidden))]]
-    with gzip.open(os.path.join(HERE, '../../../src/prompt/bpe_simple_vocab_16e6.txt.gz')) as f:
+    with gzip.open(os.path.join(HERE, '../../../src/sd/prompt/bpe_simple_vocab_16e6.txt.gz')) as f:
         merges = [tuple(line.split()) for line in f.read().decode().split('\n')[1:49152 - 256 - 2 + 1]]
     vocabulary = symbols + [s + '</w>' for s in symbols] + [a + b for a, b in merges] + ['<|startoftext|>', '<|endoftext|>']
     return CLIPTokenizer(vocab={t: i for i, t in enumerate(vocabulary)}, merges=merges)

@@ -1,6 +1,6 @@
 //! The tokenizer against transformers' CLIPTokenizer.
 
-use loramill::prompt::tokenizer::Tokenizer;
+use loramill::sd::prompt::tokenizer::Tokenizer;
 
 use crate::parity::Fixture;
 

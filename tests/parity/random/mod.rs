@@ -1,6 +1,6 @@
 //! `random` against torch's CPU generator.
 
-use loramill::random::Generator;
+use loramill::sd::random::Generator;
 
 use crate::parity::{Fixture, assert_close, draw};
 

@@ -1,9 +1,9 @@
 //! Samplers against k-diffusion and diffusers, with a toy in place of the UNet.
 
-use loramill::diffusion::noise_schedule::NoiseSchedule;
-use loramill::diffusion::prediction::Prediction;
-use loramill::diffusion::sampler::Sampler;
-use loramill::random::Generator;
+use loramill::sd::diffusion::noise_schedule::NoiseSchedule;
+use loramill::sd::diffusion::prediction::Prediction;
+use loramill::sd::diffusion::sampler::Sampler;
+use loramill::sd::random::Generator;
 
 use crate::parity::{Fixture, assert_close};
 

@@ -1,7 +1,7 @@
 //! `training` against torch, diffusers and peft.
 
-use loramill::training::adamw::{AdamW, Moments, clip_norm};
-use loramill::training::learning_rate::{LearningRate, Schedule};
+use loramill::sd::training::adamw::{AdamW, Moments, clip_norm};
+use loramill::sd::training::learning_rate::{LearningRate, Schedule};
 
 use crate::parity::{Fixture, assert_close, draw};
 
@@ -62,15 +62,15 @@ mod step {
     use std::path::Path;
     use std::sync::Mutex;
 
-    use loramill::checkpoint::model_file::ModelFile;
-    use loramill::lora::network::LoraNetwork;
-    use loramill::lora::targets;
-    use loramill::stable_diffusion::{Denoiser, Numbers};
-    use loramill::training::adamw::{AdamW, Moments, clip_norm};
-    use loramill::training::batches::{Batches, Draw};
-    use loramill::training::denoising::{Denoising, Example};
-    use loramill::training::instance_prompt::{Doubling, InstancePrompt};
-    use loramill::training::texts::Texts;
+    use loramill::sd::checkpoint::model_file::ModelFile;
+    use loramill::sd::lora::network::LoraNetwork;
+    use loramill::sd::lora::targets;
+    use loramill::sd::stable_diffusion::{Denoiser, Numbers};
+    use loramill::sd::training::adamw::{AdamW, Moments, clip_norm};
+    use loramill::sd::training::batches::{Batches, Draw};
+    use loramill::sd::training::denoising::{Denoising, Example};
+    use loramill::sd::training::instance_prompt::{Doubling, InstancePrompt};
+    use loramill::sd::training::texts::Texts;
 
     use crate::parity::{Fixture, assert_close, draw};
 
@@ -166,7 +166,7 @@ mod step {
     /// `up · down` of each module after ten steps.
     #[cfg(feature = "libtorch")]
     fn ten_steps(fixture: &Fixture) -> Vec<Vec<f32>> {
-        use loramill::training::run::Objective;
+        use loramill::sd::training::run::Objective;
 
         let model = tiny_sd();
         let mut network = network(&model);
@@ -183,7 +183,7 @@ mod step {
                 AdamW::default().update(step + 1, rate, &mut factor.values, gradient, moments);
             }
         }
-        let product = |pair: &[loramill::lora::network::Factor]| {
+        let product = |pair: &[loramill::sd::lora::network::Factor]| {
             let [down, up] = pair else { panic!("a module has two factors") };
             let inputs = down.values.len() / RANK;
             let rows = up.values.chunks_exact(RANK);
@@ -211,7 +211,7 @@ mod step {
         let batches = Batches { seed: 3, images: 2, per_step: 2 };
         let images = batches.step(0);
         let step = |train_text_encoder, checkpointing| {
-            use loramill::training::run::Objective;
+            use loramill::sd::training::run::Objective;
             let model = tiny_sd();
             let network = network(&model);
             let denoising = Denoising::new(&model, &examples, batches, 1, train_text_encoder).unwrap();
@@ -231,7 +231,7 @@ mod step {
 
     on_each_device! {
     fn pictures_of_two_sizes_are_learnt_as_each_would_be_alone() {
-        use loramill::training::run::Objective;
+        use loramill::sd::training::run::Objective;
 
         let mut examples = examples(&Fixture::read("training"));
         let half: usize = SHAPE.iter().product::<usize>() / 2;
@@ -267,8 +267,8 @@ mod step {
     #[test]
     fn a_step_in_16_bits_has_the_gradients_of_f32() {
         use burn::tensor::DType;
-        use loramill::checkpoint::tensor::Dtype;
-        use loramill::training::run::Objective;
+        use loramill::sd::checkpoint::tensor::Dtype;
+        use loramill::sd::training::run::Objective;
 
         crate::parity::on("libtorch:cpu", || {});
         let fixture = Fixture::read("training");
@@ -308,7 +308,7 @@ mod step {
         let batches = Batches { seed: 3, images: 2, per_step: 2 };
         let images = batches.step(0);
         let gradients = |train_text_encoder| {
-            use loramill::training::run::Objective;
+            use loramill::sd::training::run::Objective;
             Denoising::new(&model, &examples, batches, 1, train_text_encoder)
                 .unwrap()
                 .gradients(&network, &images, 0.5)

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use loramill::diffusion::prediction::Prediction;
-use loramill::diffusion::sampler::Sampler;
-use loramill::drawing::picture::Request;
-use loramill::drawing::studio::{LoraFile, Studio};
+use loramill::sd::diffusion::prediction::Prediction;
+use loramill::sd::diffusion::sampler::Sampler;
+use loramill::sd::drawing::picture::Request;
+use loramill::sd::drawing::studio::{LoraFile, Studio};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;

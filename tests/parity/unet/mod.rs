@@ -2,14 +2,14 @@
 
 use burn::tensor::Tensor;
 
-use loramill::models::layers::Projection;
-use loramill::models::resnet::ResnetBlock;
-use loramill::models::transformer::{Heads, Transformer, TransformerConfig};
-use loramill::models::unet::{DownBlock, MidBlock, Unet, UnetConfig, UpBlock};
-use loramill::models::weights::Source;
-use loramill::ops::activation::{Activation, activate};
-use loramill::ops::group_norm::Groups;
-use loramill::stable_diffusion::load_unet;
+use loramill::sd::models::layers::Projection;
+use loramill::sd::models::resnet::ResnetBlock;
+use loramill::sd::models::transformer::{Heads, Transformer, TransformerConfig};
+use loramill::sd::models::unet::{DownBlock, MidBlock, Unet, UnetConfig, UpBlock};
+use loramill::sd::models::weights::Source;
+use loramill::sd::ops::activation::{Activation, activate};
+use loramill::sd::ops::group_norm::Groups;
+use loramill::sd::stable_diffusion::load_unet;
 
 use crate::parity::Fixture;
 use crate::parity::device;

@@ -2,9 +2,9 @@
 
 use burn::tensor::Tensor;
 
-use loramill::models::vae::{AutoencoderKl, VaeConfig};
-use loramill::models::weights::Source;
-use loramill::stable_diffusion::{LATENT_SCALE, Vae};
+use loramill::sd::models::vae::{AutoencoderKl, VaeConfig};
+use loramill::sd::models::weights::Source;
+use loramill::sd::stable_diffusion::{LATENT_SCALE, Vae};
 
 use crate::parity::Fixture;
 use crate::parity::device;

@@ -1,0 +1,148 @@
+//! Which texts belong to photos that have another name now. Reads nothing and writes nothing.
+//!
+//! A text follows its photo, but only to a name that is free: where no text lies, or the machine's text about another photo, or one
+//! that itself moves away, or the same text: a move that was interrupted may leave it under both names. Where photos changed places, with a
+//! text under each name, `circles` says which text goes where.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::engine::cache::digest::Digest;
+use crate::engine::edits::circles::Circle;
+use crate::engine::edits::folder::{Contents, Found};
+use crate::engine::edits::{EditableItem, Editing};
+
+/// What became of the names of photos since the rows of the lock were written.
+#[derive(Debug, Default)]
+pub(crate) struct Moves<'i> {
+    /// The photos of all items by the items' names.
+    photos: HashMap<&'i str, Digest>,
+    /// By the name of an item: the name that its photo had, where that is another one.
+    sources: BTreeMap<String, String>,
+    /// From and to, in an order in which every target is free when its turn comes.
+    steps: Vec<(String, String)>,
+    /// The same, from by to.
+    moved: BTreeMap<String, String>,
+    leaving: BTreeSet<String>,
+    circles: Vec<Circle>,
+}
+
+impl<'i> Moves<'i> {
+    pub(crate) fn find(editing: &Editing<'_>, items: &'i [EditableItem]) -> Self {
+        let photos = items.iter().map(|item| (item.name.as_str(), item.photo)).collect();
+        let mut moves = Self { photos, ..Self::default() };
+
+        // 1. names whose photo lies elsewhere now, by that photo
+        let mut left: BTreeMap<Digest, Vec<&str>> = BTreeMap::new();
+        for (name, rows) in editing.rows.iter().filter(|(name, _)| !editing.set_aside.contains(*name)) {
+            let photo = moves.photos.get(name.as_str());
+            for row in rows.iter().filter(|row| photo != Some(&row.photo)) {
+                left.entry(row.photo).or_default().push(name);
+            }
+        }
+        if left.is_empty() {
+            return moves;
+        }
+
+        // 2. where those photos are
+        let mut taken = BTreeSet::new();
+        for item in items {
+            let rows = editing.rows.get(&item.name).map_or(&[][..], Vec::as_slice);
+            if rows.iter().any(|row| row.photo == item.photo) {
+                continue;
+            }
+            let source = left.get(&item.photo).into_iter().flatten().find(|name| !taken.contains(*name));
+            if let Some(source) = source {
+                taken.insert(*source);
+                moves.sources.insert(item.name.clone(), source.to_string());
+            }
+        }
+
+        // 3. the moves to names that are free, then those to names that became free by them
+        let has_file = |name: &str| editing.found.texts.contains_key(name);
+        let mut steps = Vec::new();
+        let mut waiting: Vec<(&String, &String)> =
+            moves.sources.iter().map(|(to, from)| (from, to)).filter(|(from, _)| has_file(from)).collect();
+        let leaving: BTreeSet<&str> = waiting.iter().map(|(from, _)| from.as_str()).collect();
+        let is_free = |from: &str, to: &str| {
+            !leaving.contains(to) && (!has_file(to) || is_machines_of_another(editing, to) || editing.found.is_copy(from, to))
+        };
+        let mut free: BTreeSet<&str> = waiting.iter().filter(|(from, to)| is_free(from, to)).map(|(_, to)| to.as_str()).collect();
+        loop {
+            let (ready, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(_, to)| free.contains(to.as_str()));
+            waiting = rest;
+            if ready.is_empty() {
+                break;
+            }
+            for (from, to) in ready {
+                free.insert(from);
+                free.remove(to.as_str());
+                steps.push((from.clone(), to.clone()));
+            }
+        }
+        moves.moved = steps.iter().map(|(from, to)| (to.clone(), from.clone())).collect();
+        moves.leaving = steps.iter().map(|(from, _)| from.clone()).collect();
+        moves.steps = steps;
+
+        // 4. photos that changed places
+        let waiting: Vec<(&str, &str)> = waiting.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+        let circles = Circle::find(editing, &waiting, |name| moves.is_item(name));
+        for turn in circles.iter().flat_map(Circle::turns) {
+            moves.moved.insert(turn.to.to_string(), turn.from.to_string());
+            moves.leaving.insert(turn.from.to_string());
+        }
+        moves.circles = circles;
+        moves
+    }
+
+    /// Whether every photo that a row knows has the name it had: then what lies in the folder changes nothing here.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.sources.is_empty()
+    }
+
+    pub(crate) fn steps(&self) -> &[(String, String)] {
+        &self.steps
+    }
+
+    /// Photos that changed places.
+    pub(crate) fn circles(&self) -> &[Circle] {
+        &self.circles
+    }
+
+    pub(crate) fn is_item(&self, name: &str) -> bool {
+        self.photos.contains_key(name)
+    }
+
+    /// The name that the photo of item `name` had, if it had another.
+    pub(crate) fn source_of(&self, name: &str) -> Option<&String> {
+        self.sources.get(name)
+    }
+
+    /// The name from which the text of item `name` comes, if it moves.
+    pub(crate) fn moved_from(&self, name: &str) -> Option<&str> {
+        self.moved.get(name).map(String::as_str)
+    }
+
+    /// Whether the text `name` moves to another name.
+    pub(crate) fn leaves(&self, name: &str) -> bool {
+        self.leaving.contains(name)
+    }
+
+    /// The file that is the text of item `name` once all moves are done.
+    pub(crate) fn file_of<'e>(&self, editing: &'e Editing<'_>, name: &str) -> Option<&'e Found> {
+        let name = match self.moved_from(name) {
+            Some(source) => source,
+            None if self.leaves(name) => return None,
+            None => name,
+        };
+        editing.found.texts.get(name)
+    }
+}
+
+/// Whether the file `name` holds what its rows say the machine wrote there.
+fn is_machines_of_another(editing: &Editing<'_>, name: &str) -> bool {
+    let rows = editing.rows.get(name).map_or(&[][..], Vec::as_slice);
+    match editing.found.texts.get(name).map(|found| &found.contents) {
+        Some(Contents::Text(digest, _)) => rows.iter().any(|row| row.text == Some(*digest)),
+        _ => false,
+    }
+}

@@ -1,0 +1,53 @@
+//! Whether the checkpoints that references and `pick` choose will be there: a stage that publishes as it goes says after which epochs, before
+//! it has seen its inputs. Unaware of what a checkpoint is.
+
+use crate::engine::graph::pipeline::{LoadedStage, Producer};
+use crate::engine::kind::reference::Selector;
+use crate::engine::kind::stage::{Epochs, Form};
+use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::tree::Span;
+
+/// Reports every choice of an epoch after which nothing is saved. `pick` is the epoch that the file picks, with its place. Each stage comes
+/// after those it reads.
+pub(crate) fn check(stages: &[LoadedStage], pick: Option<(u64, &Span)>, diagnostics: &mut Diagnostics) {
+    let sources = sources(stages);
+    for edge in stages.iter().flat_map(|stage| &stage.edges) {
+        let Producer::Stage(producer) = edge.from else { continue };
+        let reference = &edge.reads.reference;
+        let chosen: Vec<(u64, &Span)> = match &reference.selector {
+            Selector::Epochs(epochs) => epochs.iter().map(|epoch| (*epoch, &reference.span)).collect(),
+            Selector::Pick => pick.into_iter().collect(),
+            Selector::All | Selector::Step(_) | Selector::Last => continue,
+        };
+        let Some((whole, saved)) = sources.get(producer).copied().flatten() else { continue };
+        let Epochs { every, last } = saved;
+        for (epoch, span) in chosen.into_iter().filter(|(epoch, _)| !saved.contain(*epoch)) {
+            let often =
+                if every == 1 { "after each epoch up to".to_string() } else { format!("every {every} epochs, and after") };
+            diagnostics
+                .report(span, format!("`{}` saves nothing after epoch {epoch}", stages[whole].base_name))
+                .hint(format!("it saves {often} the last, {last}; one saved by hand is chosen by its step: `@step:N`"));
+        }
+    }
+}
+
+/// For each stage the one whose checkpoints its items are, and after which epochs that saves; `None` where nobody can tell.
+fn sources(stages: &[LoadedStage]) -> Vec<Option<(usize, Epochs)>> {
+    let mut sources: Vec<Option<(usize, Epochs)>> = Vec::with_capacity(stages.len());
+    for (index, stage) in stages.iter().enumerate() {
+        let source = match stage.stage.form() {
+            Form::Whole(whole) => whole.epochs().map(|epochs| (index, epochs)),
+            // It maps the checkpoints of one that it reads; of several nobody can tell whose.
+            Form::Items(_) => {
+                let mut through = stage.edges.iter().filter_map(|edge| match edge.from {
+                    Producer::Stage(read) if edge.reads.reference.selector == Selector::All => sources.get(read).copied()?,
+                    Producer::Stage(_) | Producer::Input(_) => None,
+                });
+                let first = through.next();
+                if through.next().is_none() { first } else { None }
+            }
+        };
+        sources.push(source);
+    }
+    sources
+}

@@ -1,0 +1,41 @@
+//! Looks into files that inputs name before anything runs: stages say of which they cannot be what they are read as. Unaware of what is in
+//! them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use crate::engine::graph::pipeline::{Pipeline, Producer};
+use crate::engine::inputs::input::Found;
+use crate::engine::kind::stage::Finding;
+use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
+
+/// What the stages at `stages` cannot use among the files that are here, each at its reference. Variants that read the same files are
+/// asked once.
+pub fn examine(pipeline: &Pipeline, stages: &[usize]) -> Vec<Diagnostic> {
+    let mut diagnostics = Diagnostics::default();
+    let mut asked: HashMap<(&str, BTreeMap<String, PathBuf>), Vec<Finding>> = HashMap::new();
+    for stage in stages.iter().map(|&index| &pipeline.stages[index]) {
+        let mut files = BTreeMap::new();
+        for edge in &stage.edges {
+            if let Producer::Input(index) = edge.from
+                && let Found::File(path) = &pipeline.inputs[index].found
+            {
+                files.insert(edge.reads.param.clone(), path.clone());
+            }
+        }
+        if files.is_empty() {
+            continue;
+        }
+        let found = asked.entry((stage.kind.name(), files.clone())).or_insert_with(|| stage.stage.examine(&files));
+        for Finding { param, problem } in found.iter() {
+            let Some(edge) = stage.edges.iter().find(|edge| edge.reads.param == *param) else { continue };
+            diagnostics
+                .report(
+                    &edge.reads.reference.span,
+                    format!("`{}` cannot be the `{param}` of `{}`", edge.reads.reference.name, stage.base_name),
+                )
+                .hint(problem);
+        }
+    }
+    diagnostics.into_sorted()
+}

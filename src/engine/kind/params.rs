@@ -1,0 +1,234 @@
+//! Params structs: declared once by `params!`, from which come decoding with all errors at once, what enters a key, the references
+//! to inputs, and the reference page. Unaware of which kinds exist.
+//!
+//! Every field is marked with its role, and a field without one does not compile:
+//! - `input`: names other stages or inputs; in the key by the digests of what it names;
+//! - `result`: in the key by its canonical value;
+//! - `execution`: changes cost only, in no key.
+
+use serde_json::json;
+
+use crate::engine::kind::reference::Reference;
+use crate::engine::syntax::diagnostic::{Diagnostics, nearest};
+use crate::engine::syntax::tree::{Node, Value};
+
+/// What a field of a params struct means for the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Input,
+    Result,
+    Execution,
+}
+
+/// One row of the reference page.
+#[derive(Clone, Debug)]
+pub struct ParamDoc {
+    pub name: &'static str,
+    /// The doc comment.
+    pub doc: &'static str,
+    pub role: Role,
+    /// As written in YAML; `None` where the user must give it.
+    pub default: Option<serde_json::Value>,
+    /// JSON schema of the value.
+    pub schema: serde_json::Value,
+}
+
+/// A value that a params struct may hold.
+pub trait ParamValue: Sized {
+    /// Reads the value, or reports why it cannot and returns `None`.
+    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self>;
+
+    /// The one spelling that enters keys: `1e-4` and `0.0001` give the same. Objects are flattened to dotted names.
+    fn canonical(&self) -> serde_json::Value;
+
+    fn schema() -> serde_json::Value;
+
+    /// The references inside, each with its path below `path`: `lora[0]`.
+    fn references(&self, _path: &str, _found: &mut Vec<(String, Reference)>) {}
+}
+
+/// A params struct, as `params!` makes it.
+pub trait Params: Sized {
+    /// The doc comment of the struct.
+    const DOC: &'static str;
+
+    fn fields() -> Vec<ParamDoc>;
+
+    /// Reads a mapping; unknown keys, wrong types and missing fields are all reported. The key `kind` is the engine's and skipped.
+    fn decode_params(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self>;
+
+    /// The `result` fields: dotted name and canonical value, in the order of the names.
+    fn components(&self) -> Vec<(String, serde_json::Value)>;
+
+    /// The references of the `input` fields, by path.
+    fn input_references(&self) -> Vec<(String, Reference)>;
+}
+
+/// Declares a params struct.
+///
+/// ```
+/// loramill::params! {
+///     /// Scales pictures.
+///     pub struct Resize {
+///         /// The pictures.
+///         input images: loramill::engine::kind::reference::Reference,
+///         /// Side in pixels.
+///         result size: u64 = 512,
+///         /// Threads; 0 takes all.
+///         execution workers: u64 = 0,
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! params {
+    (
+        $(#[doc = $doc:literal])*
+        pub struct $name:ident {
+            $( $(#[doc = $field_doc:literal])* $role:ident $field:ident : $type:ty $(= $default:expr)? ),* $(,)?
+        }
+    ) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug)]
+        pub struct $name { $( $(#[doc = $field_doc])* pub $field: $type ),* }
+
+        impl $crate::engine::kind::params::Params for $name {
+            const DOC: &'static str = concat!($($doc, "\n"),*);
+
+            fn fields() -> Vec<$crate::engine::kind::params::ParamDoc> {
+                vec![$( $crate::engine::kind::params::ParamDoc {
+                    name: stringify!($field),
+                    doc: concat!($($field_doc, "\n"),*),
+                    role: $crate::params!(@role $role),
+                    default: $crate::params!(@default_json $type $(, $default)?),
+                    schema: <$type as $crate::engine::kind::params::ParamValue>::schema(),
+                } ),*]
+            }
+
+            fn decode_params(
+                node: &$crate::engine::syntax::tree::Node,
+                diagnostics: &mut $crate::engine::syntax::diagnostic::Diagnostics,
+            ) -> Option<Self> {
+                const KNOWN: &[&str] = &[$(stringify!($field)),*];
+                $crate::engine::kind::params::check_mapping(node, KNOWN, diagnostics)?;
+                $( let $field: Option<$type> = match node.get(stringify!($field)) {
+                    Some(value) => <$type as $crate::engine::kind::params::ParamValue>::decode(value, diagnostics),
+                    None => $crate::params!(@default node, diagnostics, KNOWN, $field $(, $default)?),
+                }; )*
+                Some(Self { $( $field: $field? ),* })
+            }
+
+            fn components(&self) -> Vec<(String, serde_json::Value)> {
+                let mut components = Vec::new();
+                $( $crate::params!(@component $role, components, self, $field); )*
+                components.sort_by(|a: &(String, serde_json::Value), b| a.0.cmp(&b.0));
+                components
+            }
+
+            fn input_references(&self) -> Vec<(String, $crate::engine::kind::reference::Reference)> {
+                let mut found = Vec::new();
+                $( $crate::engine::kind::params::ParamValue::references(&self.$field, stringify!($field), &mut found); )*
+                found
+            }
+        }
+
+        impl $crate::engine::kind::params::ParamValue for $name {
+            fn decode(
+                node: &$crate::engine::syntax::tree::Node,
+                diagnostics: &mut $crate::engine::syntax::diagnostic::Diagnostics,
+            ) -> Option<Self> {
+                <Self as $crate::engine::kind::params::Params>::decode_params(node, diagnostics)
+            }
+
+            fn canonical(&self) -> serde_json::Value {
+                let components = <Self as $crate::engine::kind::params::Params>::components(self);
+                serde_json::Value::Object(components.into_iter().collect())
+            }
+
+            fn schema() -> serde_json::Value {
+                $crate::engine::kind::params::struct_schema(&<Self as $crate::engine::kind::params::Params>::fields())
+            }
+
+            fn references(&self, path: &str, found: &mut Vec<(String, $crate::engine::kind::reference::Reference)>) {
+                for (inner, reference) in <Self as $crate::engine::kind::params::Params>::input_references(self) {
+                    found.push((format!("{path}.{inner}"), reference));
+                }
+            }
+        }
+    };
+    (@role input) => { $crate::engine::kind::params::Role::Input };
+    (@role result) => { $crate::engine::kind::params::Role::Result };
+    (@role execution) => { $crate::engine::kind::params::Role::Execution };
+    (@default_json $type:ty, $default:expr) => {
+        Some(<$type as $crate::engine::kind::params::ParamValue>::canonical(&$default))
+    };
+    (@default_json $type:ty) => { None };
+    (@default $node:ident, $diagnostics:ident, $known:ident, $field:ident, $default:expr) => { Some($default) };
+    (@default $node:ident, $diagnostics:ident, $known:ident, $field:ident) => {{
+        $crate::engine::kind::params::report_missing($node, stringify!($field), $known, $diagnostics);
+        None
+    }};
+    (@component result, $components:ident, $self:ident, $field:ident) => {
+        $crate::engine::kind::params::flatten(
+            stringify!($field),
+            $crate::engine::kind::params::ParamValue::canonical(&$self.$field),
+            &mut $components,
+        );
+    };
+    (@component $other:ident, $components:ident, $self:ident, $field:ident) => {};
+}
+
+/// Reports a node that is no mapping and keys it should not have; `None` if it is no mapping.
+pub fn check_mapping(node: &Node, known: &[&str], diagnostics: &mut Diagnostics) -> Option<()> {
+    let Value::Map(entries) = &node.value else {
+        diagnostics.report(&node.span, format!("expected a mapping, found {}", node.describe()));
+        return None;
+    };
+    for (key, _) in entries {
+        if key.name != "kind" && !known.contains(&key.name.as_str()) {
+            let subject = diagnostics.for_subject();
+            diagnostics
+                .report(&key.span, format!("unknown parameter `{}`{subject}", key.name))
+                .hint(format!("known here: {}", known.join(", ")))
+                .did_you_mean(&key.name, known.iter().copied());
+        }
+    }
+    Some(())
+}
+
+/// Reports a field that must be there and is not, unless an unknown key seems to be meant for it: that was told.
+pub fn report_missing(node: &Node, field: &str, known: &[&str], diagnostics: &mut Diagnostics) {
+    let Value::Map(entries) = &node.value else { return };
+    let is_mistyped = |name: &str| !known.contains(&name) && nearest(name, known.iter().copied()) == Some(field);
+    if !entries.iter().any(|(key, _)| key.name != "kind" && is_mistyped(&key.name)) {
+        diagnostics.report(&node.span, format!("`{field}` is missing"));
+    }
+}
+
+/// Spreads objects into dotted names.
+pub fn flatten(name: &str, value: serde_json::Value, into: &mut Vec<(String, serde_json::Value)>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (inner, value) in fields {
+                flatten(&format!("{name}.{inner}"), value, into);
+            }
+        }
+        value => into.push((name.to_string(), value)),
+    }
+}
+
+/// The JSON schema of a mapping with these fields.
+pub fn struct_schema(fields: &[ParamDoc]) -> serde_json::Value {
+    let mut properties = serde_json::Map::new();
+    for field in fields {
+        let mut schema = field.schema.clone();
+        if let serde_json::Value::Object(schema) = &mut schema {
+            schema.insert("description".into(), field.doc.trim().into());
+            if let Some(default) = &field.default {
+                schema.insert("default".into(), default.clone());
+            }
+        }
+        properties.insert(field.name.to_string(), schema);
+    }
+    let required: Vec<&str> = fields.iter().filter(|f| f.default.is_none()).map(|f| f.name).collect();
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+}

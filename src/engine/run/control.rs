@@ -1,0 +1,100 @@
+//! What the user wants of a run while it goes on. Unaware of signals, keys and files: others set the flags.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::engine::kind::stage::Wish;
+
+/// Flags that any thread may set at any time.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    interrupt: Arc<AtomicBool>,
+    /// A stage that asks is running.
+    heard: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    save_now: Arc<AtomicBool>,
+}
+
+impl Wishes {
+    /// End now, to go on later.
+    pub fn interrupt(&self) {
+        self.interrupt.store(true, Ordering::SeqCst);
+    }
+
+    /// The flag of `interrupt`, for a signal handler.
+    pub fn interrupt_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupt)
+    }
+
+    /// End the running stage with what it has. False if no stage is running that could: the wish is for none that comes later.
+    pub fn stop(&self) -> bool {
+        self.wish(&self.stop)
+    }
+
+    /// Save and sample now, then go on. False as for `stop`.
+    pub fn save_now(&self) -> bool {
+        self.wish(&self.save_now)
+    }
+
+    fn wish(&self, flag: &AtomicBool) -> bool {
+        let is_heard = self.is_heard();
+        flag.store(is_heard, Ordering::SeqCst);
+        is_heard
+    }
+
+    /// Whether a stage is running that can stop or save between two steps.
+    pub fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::SeqCst)
+    }
+
+    pub fn interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::SeqCst)
+    }
+
+    /// For a stage that asks between two steps. `SaveNow` is told once.
+    pub fn told(&self) -> Wish {
+        if self.interrupted() {
+            Wish::Interrupt
+        } else if self.stop.load(Ordering::SeqCst) {
+            Wish::Stop
+        } else if self.save_now.swap(false, Ordering::SeqCst) {
+            Wish::SaveNow
+        } else {
+            Wish::GoOn
+        }
+    }
+
+    /// From now until `stage_ended` a stage asks.
+    pub fn stage_asks(&self) {
+        self.heard.store(true, Ordering::SeqCst);
+    }
+
+    /// A wish to stop is for the stage that runs at the time, not for the next.
+    pub fn stage_ended(&self) {
+        for flag in [&self.heard, &self.stop, &self.save_now] {
+            flag.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn to_save_is_told_once_and_to_stop_until_the_stage_ends() {
+        let wishes = Wishes::default();
+        assert!(!wishes.stop() && !wishes.save_now(), "nobody asks");
+        assert_eq!(wishes.told(), Wish::GoOn);
+        wishes.stage_asks();
+        assert!(wishes.save_now());
+        assert_eq!([wishes.told(), wishes.told()], [Wish::SaveNow, Wish::GoOn]);
+        assert!(wishes.stop());
+        assert_eq!([wishes.told(), wishes.told()], [Wish::Stop, Wish::Stop]);
+        wishes.stage_ended();
+        assert_eq!(wishes.told(), Wish::GoOn);
+        wishes.interrupt();
+        wishes.stage_ended();
+        assert_eq!(wishes.told(), Wish::Interrupt);
+    }
+}

@@ -1,0 +1,149 @@
+//! Does one piece of work of an item stage: under its lock, with what it reads unchanged, and records what came of it. Unaware of which pieces
+//! must run.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::engine::cache::batch::Batch;
+use crate::engine::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
+use crate::engine::cache::records::{Output, Record};
+use crate::engine::cache::trouble::told;
+use crate::engine::decide::decision::KeyedWork;
+use crate::engine::decide::estimate::effort_fact;
+use crate::engine::decide::files::ArtifactFiles;
+use crate::engine::decide::keys::render_work;
+use crate::engine::decide::recorded::Preferred;
+use crate::engine::graph::selection::Ask;
+use crate::engine::kind::stage::{Effort, ItemStage, Worker};
+use crate::engine::run::context::{StageContext, store};
+use crate::engine::run::events::{Counts, Event};
+use crate::engine::run::guard::{guarded, with_remedy};
+use crate::engine::run::retry::attempts;
+use crate::engine::run::schedule::Run;
+
+impl Run<'_> {
+    /// Does `work` of a stage, again where its `retry:` says so and the failure may pass. `item` is what is tried, if it is one of several.
+    pub(crate) fn attempts<T>(&self, index: usize, item: Option<&str>, work: impl FnMut() -> Result<T>) -> Result<T> {
+        let stage = &self.pipeline.stages[index];
+        let tell = |attempt: u32, error: &anyhow::Error| {
+            let what = item.map(|item| format!("{item}: ")).unwrap_or_default();
+            let message = format!("{what}{error:#}; attempt {attempt} of {}", stage.retry + 1);
+            self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+        };
+        let outcome = attempts(stage.retry, &|| self.scope.wishes.interrupted(), &tell, work);
+        outcome.map_err(|error| with_remedy(error, &stage.stage.memory_savers()))
+    }
+}
+
+/// One item stage at work.
+pub(crate) struct Bench<'a, 'r> {
+    pub(crate) run: &'a Run<'r>,
+    pub(crate) index: usize,
+    pub(crate) batch: &'a Batch<'a>,
+    pub(crate) worker: &'a dyn Worker,
+    pub(crate) opened_with: &'a ArtifactFiles<'a>,
+    pub(crate) preferred: &'a Preferred,
+    pub(crate) ask: Ask<'a>,
+    pub(crate) form: &'a dyn ItemStage,
+    /// Of what the stage takes, where settings say it.
+    pub(crate) item_size: Option<f64>,
+    pub(crate) counts: Mutex<Counts>,
+    pub(crate) failure: AtomicBool,
+}
+
+impl Bench<'_, '_> {
+    /// `None` if it was not begun: the user wants an end, or another piece has failed.
+    pub(crate) fn do_one(&self, work: &KeyedWork) -> Option<Result<Vec<Output>>> {
+        let ends_at_failure = !self.run.options.keep_going;
+        if self.run.scope.wishes.interrupted() || (ends_at_failure && self.failure.load(Ordering::Relaxed)) {
+            return None;
+        }
+        let outcome = self.locked(work).transpose()?;
+        if outcome.is_err() && self.run.scope.wishes.interrupted() {
+            // It gave up because it was asked to.
+            return None;
+        }
+        let (error, counts) = {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let error = match &outcome {
+                Ok((_, true)) => {
+                    counts.ran += 1;
+                    None
+                }
+                Ok((_, false)) => {
+                    counts.cached += 1;
+                    None
+                }
+                Err(error) => {
+                    counts.failed += 1;
+                    self.failure.store(true, Ordering::Relaxed);
+                    Some(told(error))
+                }
+            };
+            (error, *counts)
+        };
+        let stage = self.run.pipeline.stages[self.index].name.clone();
+        self.run.scope.observer.event(Event::ItemFinished { stage, item: work.work.name.clone(), counts, error });
+        Some(outcome.map(|(outputs, _)| outputs))
+    }
+
+    /// The outputs, and whether they were made here; `None` if the user does not want to wait for another process.
+    fn locked(&self, work: &KeyedWork) -> Result<Option<(Vec<Output>, bool)>> {
+        let stage = &self.run.pipeline.stages[self.index];
+        if !stage.stage.uses_device() {
+            return self.make(work).map(|outputs| Some((outputs, true)));
+        }
+        let Some(_lock) = self.run.wait_for_key(&stage.name, &work.key)? else { return Ok(None) };
+        if !self.ask.forces(&work.work.name)
+            && let Some(outputs) =
+                self.run.cache.in_turn(|turn| self.run.grounds(self.opened_with).result(&work.key, self.preferred, turn))?
+        {
+            return Ok(Some((outputs, false)));
+        }
+        let outputs = self.make(work)?;
+        // The next to hold the lock looks for the record.
+        self.batch.flush()?;
+        Ok(Some((outputs, true)))
+    }
+
+    fn make(&self, work: &KeyedWork) -> Result<Vec<Output>> {
+        let started = Instant::now();
+        let run = self.run;
+        let stage = &run.pipeline.stages[self.index];
+        let files = ArtifactFiles::new(run.cache, run.intake);
+        // The scratch folder goes with the context, and drafts may lie there.
+        let (drafts, _context) = run.attempts(self.index, Some(&work.work.name), || {
+            let mut context = StageContext::new(&run.scope, &files, &stage.name, None);
+            let drafts = guarded(|| self.worker.run(&work.work, &context));
+            Ok((context.settle(drafts)?, context))
+        })?;
+        self.opened_with.check_unchanged()?;
+        files.check_unchanged()?;
+        let mut outputs = Vec::with_capacity(drafts.len());
+        for mut draft in drafts {
+            // The record outlives the names of photos: that an output descends from what the work descends from is the work's to say.
+            if draft.origin.is_some() && draft.origin == work.work.origin {
+                draft.origin = (draft.name != work.work.name).then(|| work.work.name.clone());
+            }
+            outputs.push(store(draft, &work.work.name, self.batch, &files)?);
+        }
+        let mut facts = run.facts(self.index);
+        let effort = self.form.effort(&work.work, self.item_size).filter(|effort| *effort != Effort::default());
+        facts.extend(effort.as_ref().map(effort_fact));
+        let mut list = ComponentList::default();
+        list.entry(Section::Kind, stage.kind.name(), Covers::Value(&stage.kind.version().into()));
+        render_work(&work.work, &mut list);
+        self.batch.record(Record {
+            key: work.key,
+            components: list.to_record(),
+            outputs: outputs.clone(),
+            seconds: started.elapsed().as_secs_f64(),
+            ended: None,
+            facts,
+        })?;
+        Ok(outputs)
+    }
+}

@@ -1,0 +1,436 @@
+//! Whether anything changed since a run that found nothing to do. If not, there is nothing to do again, and it is known without listing a
+//! photo or reading a tree. Unaware of what the files mean: the same program, the same pipeline and unchanged files give the same run.
+//!
+//! `runs/<pipeline>.standstill` in the cache may be deleted at any time: then the next run looks at everything.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::Result;
+use rayon::prelude::*;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use walkdir::WalkDir;
+
+use crate::engine::cache::Cache;
+use crate::engine::cache::atomic::replace_unsynced;
+use crate::engine::cache::digest::Digest;
+use crate::engine::cache::encoding::{Writer, sealed, unsealed};
+use crate::engine::cache::place::Place;
+use crate::engine::cache::stat_index::FileStat;
+use crate::engine::decide::texts;
+use crate::engine::graph::pipeline::{Pipeline, Producer};
+use crate::engine::graph::selection::{Ask, Selection};
+use crate::engine::inputs::input::Found;
+use crate::engine::inputs::listing::is_visible;
+use crate::engine::kind::item_tree::ItemTree;
+use crate::engine::lock_file::LockFile;
+use crate::engine::out::folder::{is_stage_shown, tree_to_show};
+use crate::engine::run::control::Wishes;
+use crate::engine::run::events::{Counts, Event, Observer, StageState};
+use crate::engine::run::run_record::{RunRecord, StageReport};
+use crate::engine::run::schedule::wait_for_pipeline;
+
+const HEADER: &[u8; 16] = b"loramill-still2\n";
+/// Of a million files; what is larger says nothing.
+const LARGEST: u64 = 256 << 20;
+
+/// What a run rests on, as it was before the run looked at it.
+pub struct Footing {
+    /// Stands for all that decides a run but lies in no file: program, pipeline, stages, places.
+    request: Digest,
+    watched: Vec<Watched>,
+}
+
+/// Files and folders by their paths below an open folder; `.` is the folder itself.
+#[derive(Debug, PartialEq)]
+struct Watched {
+    folder: PathBuf,
+    /// Links are followed. `None`: it is not there.
+    files: Vec<(String, Option<FileStat>)>,
+}
+
+/// What was found when nothing had to run.
+#[derive(Debug, PartialEq)]
+struct Standstill {
+    request: Digest,
+    watched: Vec<Watched>,
+    stages: Vec<StageAtRest>,
+    /// What a run says of the texts beside photos each time.
+    remarks: Vec<String>,
+}
+
+#[derive(Debug, PartialEq)]
+struct StageAtRest {
+    name: String,
+    /// Its outputs, as far as `out/` shows them.
+    tree: Digest,
+    count: u64,
+    note: Option<String>,
+}
+
+/// What is known without looking at everything.
+pub enum Repeated {
+    /// Nothing changed since a run that found nothing to do: this is that run once more.
+    AtRest(RunRecord),
+    /// Something did.
+    Changed,
+    Unknown,
+}
+
+/// Gives the run that found nothing to do once more, if nothing changed since. `glanced` need not know its photos.
+pub fn repeat(
+    glanced: &Pipeline,
+    cache: &Cache,
+    selection: &Selection,
+    observer: &dyn Observer,
+    wishes: &Wishes,
+) -> Result<Repeated> {
+    let started = Instant::now();
+    let path = file_of(glanced, cache)?;
+    let Some(still) = Standstill::read(&path) else { return Ok(Repeated::Unknown) };
+    if request(glanced, cache, selection)? != Some(still.request) {
+        return Ok(Repeated::Unknown);
+    }
+    let Some(_pipeline_lock) = wait_for_pipeline(glanced, cache, observer, wishes)? else {
+        let seconds = started.elapsed().as_secs_f64();
+        return Ok(Repeated::AtRest(RunRecord { stages: Vec::new(), seconds, interrupted: true }));
+    };
+    let is_shown = |at_rest: &StageAtRest| {
+        glanced.position(&at_rest.name).is_some_and(|index| is_stage_shown(glanced, cache, index, &at_rest.tree))
+    };
+    if !still.watched.iter().all(Watched::is_unchanged) || !still.stages.iter().all(is_shown) {
+        // The run that comes will do something; only one that does nothing sees to it that there is such a file again.
+        let _ = path.remove();
+        return Ok(Repeated::Changed);
+    }
+    cache.register_root(&glanced.folder)?;
+    let names = still.stages.iter().map(|stage| stage.name.clone()).collect();
+    observer.event(Event::RunStarted { pipeline: glanced.file.display().to_string(), stages: names });
+    for message in still.remarks {
+        observer.event(Event::Said { stage: None, message });
+    }
+    let stages = still.stages.into_iter().map(|stage| {
+        let counts = Counts { total: stage.count as usize, cached: stage.count as usize, ..Counts::default() };
+        observer.event(Event::StageFinished {
+            stage: stage.name.clone(),
+            state: StageState::Cached,
+            counts,
+            seconds: 0.0,
+            note: stage.note.clone(),
+            came_out_the_same: false,
+        });
+        let (name, note) = (stage.name, stage.note);
+        StageReport { name, state: StageState::Cached, counts, seconds: 0.0, note, waits_for_user: false }
+    });
+    let stages = stages.collect();
+    let seconds = started.elapsed().as_secs_f64();
+    observer.event(Event::RunFinished { ok: true, seconds });
+    Ok(Repeated::AtRest(RunRecord { stages, seconds, interrupted: false }))
+}
+
+impl Footing {
+    /// Looks at every file that a run of `selection` will look at, before it does. `None` where nothing can be told from that: something
+    /// is forced or left out, a path is no text, or a file is so young that it may change without its times telling.
+    pub fn take(glanced: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Option<Self>> {
+        let Some(request) = request(glanced, cache, selection)? else { return Ok(None) };
+        let clock = cache.clock()?;
+        let Some(watched) = watched(glanced, cache, selection) else { return Ok(None) };
+        let is_settled = |stat: &FileStat| !stat.is_racy(clock.now(stat.device));
+        let all = watched.iter().flat_map(|watched| &watched.files).filter_map(|(_, stat)| stat.as_ref()).all(is_settled);
+        Ok(all.then_some(Self { request, watched }))
+    }
+
+    /// Writes down that a run found nothing to do, and what it rested on.
+    pub fn keep(self, pipeline: &Pipeline, cache: &Cache, record: &RunRecord) -> Result<()> {
+        if !record.is_ok() || !record.did_nothing() {
+            return Ok(());
+        }
+        let lock = LockFile::read(&pipeline.lock_file())?;
+        let at_rest = |stage: &StageReport| {
+            let [row] = lock.stages.get(&stage.name)?.as_slice() else { return None };
+            let (name, note) = (stage.name.clone(), stage.note.clone());
+            let whole = ItemTree::in_cache(row.out, row.items as usize);
+            let shown = tree_to_show(pipeline, cache, pipeline.position(&name)?, &whole).ok()?;
+            Some(StageAtRest { name, tree: shown.digest, count: row.items, note })
+        };
+        let Some(stages) = record.stages.iter().map(at_rest).collect() else { return Ok(()) };
+        let remarks = pipeline.photo_remarks.clone();
+        let still = Standstill { request: self.request, watched: self.watched, stages, remarks };
+        let path = file_of(pipeline, cache)?;
+        path.folder().make_folder()?;
+        replace_unsynced(&path, &still.encode())
+    }
+}
+
+fn file_of(pipeline: &Pipeline, cache: &Cache) -> Result<Place> {
+    cache.run_file(&pipeline.folder, "standstill")
+}
+
+/// All that decides a run and lies in none of the files that are watched. `None` for a run whose outcome is not that of the file as it
+/// stands.
+fn request(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Option<Digest>> {
+    let needed = selection.needed(pipeline);
+    let is_plain = needed.iter().all(|stage| matches!(selection.ask(*stage), Ask::Complete));
+    if !is_plain || !pipeline.settings.is_empty() {
+        return Ok(None);
+    }
+    let program = FileStat::of(&std::env::current_exe()?)?;
+    let mut writer = Writer::default();
+    writer.text(env!("CARGO_PKG_VERSION"));
+    writer.bytes.extend_from_slice(&program.to_bytes());
+    writer.digest(&pipeline.source);
+    for path in [&fs::canonicalize(&pipeline.folder)?, &fs::canonicalize(cache.root())?] {
+        writer.text(&path.to_string_lossy());
+    }
+    for input in &pipeline.inputs {
+        let (form, places): (u64, &[PathBuf]) = match &input.found {
+            Found::Photos { folder, .. } => (0, std::slice::from_ref(folder)),
+            Found::File(path) => (1, std::slice::from_ref(path)),
+            Found::Absent(places) => (2, places),
+        };
+        writer.number(form);
+        writer.number(places.len() as u64);
+        places.iter().for_each(|place| writer.text(&place.to_string_lossy()));
+    }
+    for stage in needed {
+        writer.text(&pipeline.stages[stage].name);
+    }
+    Ok(Some(Digest::of(&writer.bytes)))
+}
+
+/// The files that a run reads, the folders in which it looks for them, and those of the store, in which an object cannot come or go
+/// without a trace. What lies in `out/` has a list of its own.
+fn watched(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Option<Vec<Watched>> {
+    let needed = selection.needed(pipeline);
+    let stages = || needed.iter().map(|&index| &pipeline.stages[index]);
+    let mut single = vec![pipeline.lock_file().file_name()?.to_str()?.to_string()];
+    let mut watched = Vec::new();
+    for (index, input) in pipeline.inputs.iter().enumerate() {
+        if !stages().flat_map(|stage| &stage.edges).any(|edge| edge.from == Producer::Input(index)) {
+            continue;
+        }
+        match &input.found {
+            Found::Photos { folder, .. } => watched.push(below(folder)?),
+            Found::File(path) => single.push(std::path::absolute(path).ok()?.to_str()?.to_string()),
+            Found::Absent(_) => {}
+        }
+    }
+    for stage in stages() {
+        if let Some(editable) = stage.stage.editable() {
+            watched.push(below(&texts::folder(pipeline, stage, &editable))?);
+        }
+    }
+    let objects = cache.root().join("objects");
+    let parts = (0..=u8::MAX).map(|part| format!("{part:02x}")).collect();
+    watched.extend([at(&pipeline.folder, single)?, at(&objects, parts)?]);
+    Some(watched)
+}
+
+/// A folder and all that lies in it and is not hidden.
+fn below(folder: &Path) -> Option<Watched> {
+    if fs::metadata(folder).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        let name = folder.file_name()?.to_str()?.to_string();
+        return at(folder.parent()?, vec![name]);
+    }
+    let mut files = Vec::new();
+    for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(is_visible) {
+        let entry = entry.ok()?;
+        let name = match entry.depth() {
+            0 => ".",
+            _ => entry.path().strip_prefix(folder).ok()?.to_str()?,
+        };
+        files.push((name.to_string(), Some(FileStat::from(&entry.metadata().ok()?))));
+    }
+    Some(Watched { folder: folder.to_path_buf(), files })
+}
+
+/// Single files and folders by their paths below an open one.
+fn at(folder: &Path, names: Vec<String>) -> Option<Watched> {
+    let mut files = Vec::with_capacity(names.len());
+    for name in names {
+        let stat = match FileStat::of(&folder.join(&name)) {
+            Ok(stat) => Some(stat),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(_) => return None,
+        };
+        files.push((name, stat));
+    }
+    Some(Watched { folder: folder.to_path_buf(), files })
+}
+
+impl Watched {
+    fn is_unchanged(&self) -> bool {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(folder) = rustix::fs::open(&self.folder, flags, Mode::empty()) else { return false };
+        let is_unchanged = |(name, before): &(String, Option<FileStat>)| match rustix::fs::statat(&folder, name, AtFlags::empty())
+        {
+            Ok(now) => *before == Some(FileStat::from(&now)),
+            Err(error) => before.is_none() && error == rustix::io::Errno::NOENT,
+        };
+        self.files.par_iter().with_min_len(256).all(is_unchanged)
+    }
+}
+
+impl Standstill {
+    /// `None` if there is none, or a damaged one.
+    fn read(path: &Place) -> Option<Self> {
+        path.read(LARGEST).ok().and_then(|bytes| Self::decode(&bytes).ok())
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        sealed(HEADER, |writer| {
+            writer.digest(&self.request);
+            writer.number(self.stages.len() as u64);
+            for stage in &self.stages {
+                writer.text(&stage.name);
+                writer.digest(&stage.tree);
+                writer.number(stage.count);
+                writer.optional_text(stage.note.as_deref());
+            }
+            writer.number(self.remarks.len() as u64);
+            self.remarks.iter().for_each(|remark| writer.text(remark));
+            writer.number(self.watched.len() as u64);
+            for watched in &self.watched {
+                writer.text(&watched.folder.to_string_lossy());
+                writer.number(watched.files.len() as u64);
+                for (name, stat) in &watched.files {
+                    writer.text(name);
+                    writer.number(stat.is_some().into());
+                    if let Some(stat) = stat {
+                        writer.bytes.extend_from_slice(&stat.to_bytes());
+                    }
+                }
+            }
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        unsealed(HEADER, bytes, |reader| {
+            let request = reader.digest()?;
+            let mut stages = Vec::new();
+            for _ in 0..reader.count()? {
+                let (name, tree, count) = (reader.text()?.to_string(), reader.digest()?, reader.number()?);
+                stages.push(StageAtRest { name, tree, count, note: reader.optional_text()?.map(str::to_string) });
+            }
+            let mut remarks = Vec::new();
+            for _ in 0..reader.count()? {
+                remarks.push(reader.text()?.to_string());
+            }
+            let mut watched = Vec::new();
+            for _ in 0..reader.count()? {
+                let folder = PathBuf::from(reader.text()?);
+                let mut files = Vec::new();
+                for _ in 0..reader.count()? {
+                    let name = reader.text()?.to_string();
+                    let stat = match reader.number()? {
+                        0 => None,
+                        _ => Some(FileStat::from_bytes(reader.bytes(40)?.try_into().expect("40 bytes were taken"))),
+                    };
+                    files.push((name, stat));
+                }
+                watched.push(Watched { folder, files });
+            }
+            Ok(Self { request, watched, stages, remarks })
+        })
+    }
+}
+
+/// Passes events on and knows whether any said something that a run at rest does not say again.
+pub struct Hearing<'a> {
+    next: &'a dyn Observer,
+    /// What it does say again.
+    remarks: &'a [String],
+    heard: AtomicBool,
+}
+
+impl<'a> Hearing<'a> {
+    pub fn new(next: &'a dyn Observer, pipeline: &'a Pipeline) -> Self {
+        Self { next, remarks: &pipeline.photo_remarks, heard: AtomicBool::new(false) }
+    }
+
+    pub fn heard_something(&self) -> bool {
+        self.heard.load(Ordering::SeqCst)
+    }
+}
+
+impl Observer for Hearing<'_> {
+    fn event(&self, event: Event) {
+        let is_new = match &event {
+            Event::Said { stage: None, message } => !self.remarks.contains(message),
+            Event::Said { .. } | Event::Linted { .. } => true,
+            _ => false,
+        };
+        if is_new {
+            self.heard.store(true, Ordering::SeqCst);
+        }
+        self.next.event(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn still(folder: &Path) -> Standstill {
+        let stage = StageAtRest { name: "crop".into(), tree: Digest::of(b"tree"), count: 3, note: Some("stopped".into()) };
+        let watched = vec![below(folder).unwrap()];
+        Standstill { request: Digest::of(b"request"), watched, stages: vec![stage], remarks: vec!["1 of 3".into()] }
+    }
+
+    #[test]
+    fn what_is_cut_or_damaged_anywhere_says_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.png"), "a").unwrap();
+        let still = still(folder.path());
+        let bytes = still.encode();
+        assert_eq!(Standstill::decode(&bytes).unwrap(), still);
+        for place in 0..bytes.len() {
+            assert!(Standstill::decode(&bytes[..place]).is_err(), "cut at {place}");
+            let mut flipped = bytes.clone();
+            flipped[place] ^= 1;
+            assert!(Standstill::decode(&flipped).is_err(), "flipped at {place}");
+        }
+    }
+
+    #[test]
+    fn any_file_that_comes_goes_or_changes_is_noticed() {
+        let changes: [&dyn Fn(&Path); 7] = [
+            &|folder| fs::write(folder.join("a.png"), "b").unwrap(),
+            &|folder| fs::remove_file(folder.join("day/b.png")).unwrap(),
+            &|folder| fs::write(folder.join("day/c.png"), "c").unwrap(),
+            &|folder| fs::rename(folder.join("a.png"), folder.join("z.png")).unwrap(),
+            &|folder| fs::create_dir(folder.join("empty")).unwrap(),
+            &|folder| {
+                let (a, b) = (folder.join("a.png"), folder.join("day/b.png"));
+                fs::rename(&a, folder.join("x")).unwrap();
+                fs::rename(&b, &a).unwrap();
+                fs::rename(folder.join("x"), &b).unwrap();
+            },
+            &|folder| fs::rename(folder, folder.with_extension("gone")).unwrap(),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let temp = tempfile::tempdir().unwrap();
+            let folder = temp.path().join("images");
+            fs::create_dir_all(folder.join("day")).unwrap();
+            fs::write(folder.join("a.png"), "a").unwrap();
+            fs::write(folder.join("day/b.png"), "b").unwrap();
+            let watched = below(&folder).unwrap();
+            assert!(watched.is_unchanged());
+            // A clock that ticks coarsely must not hide the change.
+            std::thread::sleep(std::time::Duration::from_millis(25));
+            change(&folder);
+            assert!(!watched.is_unchanged(), "change {number}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_was_not_there_is_noticed_when_it_comes() {
+        let temp = tempfile::tempdir().unwrap();
+        let watched = below(&temp.path().join("captions")).unwrap();
+        assert!(watched.is_unchanged());
+        fs::create_dir(temp.path().join("captions")).unwrap();
+        assert!(!watched.is_unchanged());
+    }
+}

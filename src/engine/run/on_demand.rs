@@ -1,0 +1,71 @@
+//! Runs single pieces of work of an item stage because somebody asks for them. Their results are recorded in the cache; lock file, `out/`
+//! and folders of texts stay as they are. Unaware of what they are asked for.
+
+use std::collections::{BTreeSet, HashSet};
+
+use anyhow::{Result, bail};
+
+use crate::engine::decide::decision::{Grounds, KeyedWork, WorkState, Works};
+use crate::engine::decide::reason::Reason;
+use crate::engine::kind::stage::Form;
+use crate::engine::run::context::{RunScope, Shared};
+use crate::engine::run::control::Wishes;
+use crate::engine::run::events::Observer;
+use crate::engine::run::items::Pieces;
+use crate::engine::run::schedule::{Run, RunOptions};
+
+/// Those who watch and direct what is run.
+#[derive(Clone, Copy)]
+pub struct Directed<'a> {
+    pub options: &'a RunOptions,
+    pub observer: &'a dyn Observer,
+    pub wishes: &'a Wishes,
+}
+
+/// Runs those of `works` whose names are asked for and that have no result, and gives every work the state that it has then.
+pub(crate) fn make(
+    grounds: &Grounds<'_>,
+    index: usize,
+    works: &mut [KeyedWork],
+    names: &BTreeSet<&str>,
+    directed: Directed<'_>,
+) -> Result<()> {
+    let stage = &grounds.pipeline.stages[index];
+    let Form::Items(form) = stage.stage.form() else { bail!("`{}` has no items to run", stage.name) };
+    let asked: Vec<usize> = (0..works.len()).filter(|&at| names.contains(works[at].work.name.as_str())).collect();
+    if let Some(&unknown) = asked.iter().find(|&&at| works[at].state == WorkState::Unknown) {
+        let before: Vec<String> =
+            grounds.pipeline.producers(index).map(|producer| format!("`{}`", grounds.pipeline.stages[producer].name)).collect();
+        bail!(
+            "what `{}` reads of `{}` is not made yet: run {} first",
+            stage.name,
+            works[unknown].work.name,
+            before.join(" and ")
+        );
+    }
+    let missing: Vec<usize> = asked.into_iter().filter(|&at| works[at].state == WorkState::Dirty).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let again = |at: &usize| KeyedWork { work: works[*at].work.clone(), key: works[*at].key, state: WorkState::Dirty };
+    let items = missing.iter().map(|&at| works[at].work.name.clone()).collect();
+    let reasons = vec![Reason::NoResult { items, total: works.len() }];
+    let to_do = Works { key: None, works: missing.iter().map(again).collect(), reasons };
+
+    let Directed { options, observer, wishes } = directed;
+    let shared = Shared::default();
+    let scope = RunScope { cache: grounds.cache, device: &options.device, observer, wishes, shared: &shared };
+    let unknown: HashSet<_> = grounds.unknown.clone();
+    let run = Run::new(grounds.pipeline, options, scope, grounds.files.intake(), grounds.lock, &unknown, vec![index]);
+    let done = run.run_works(Pieces { index, form, works: &to_do, files: grounds.files }, None)?;
+    if done.interrupted {
+        bail!("interrupted");
+    }
+    if let Some(first) = done.failed.first() {
+        bail!("stage `{}` failed: {first}", stage.name);
+    }
+    for (place, outputs) in done.outputs {
+        works[missing[place]].state = WorkState::Fresh(outputs);
+    }
+    Ok(())
+}

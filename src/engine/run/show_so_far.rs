@@ -1,0 +1,141 @@
+//! Shows in `out/` what a stage has made so far, the moment it is durable: from its first output on the folder is that of this result, and holds
+//! nothing of the one before. What cannot be shown yet is said, and shown when the stage ends. Unaware of how outputs are made.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use crate::engine::cache::records::Output;
+use crate::engine::decide::decision::{Decision, WorkState, Works};
+use crate::engine::decide::outputs::{edited_item, items_of};
+use crate::engine::kind::item::{Item, ItemSet};
+use crate::engine::kind::item_tree::ItemTree;
+use crate::engine::out::folder::{is_stage_shown, out_folder, shown_fields};
+use crate::engine::out::materialise::shown_as;
+use crate::engine::run::events::Event;
+use crate::engine::run::items::{Pieces, check_names};
+use crate::engine::run::schedule::Run;
+
+/// Between two sheets of pictures that come one by one, ...
+const SHEET_EVERY: Duration = Duration::from_secs(30);
+/// ... and as many times what the last one took, so that they cost little of the time.
+const SHEET_SHARE: u32 = 20;
+
+impl Run<'_> {
+    /// Brings `out/` to what a stage that has not ended has made so far. Gives the files of `named`, where they are there.
+    pub(crate) fn show_so_far(&self, index: usize, items: ItemSet, named: &[String]) -> Vec<PathBuf> {
+        let stage = &self.pipeline.stages[index];
+        let fields = shown_fields(stage);
+        if items.is_empty() || fields.is_empty() {
+            return Vec::new();
+        }
+        let tree = ItemTree::of(items);
+        match self.show_outputs(index, &tree) {
+            Ok(0) => {}
+            Ok(removed) => self.say(index, &words_for_removed(&stage.folder(), removed, stage.keep)),
+            Err(error) => self.say(index, &format!("what there is so far could not be shown: {error:#}")),
+        }
+        let folder = out_folder(self.pipeline).join(stage.folder());
+        let paths = |item: &Item| shown_as(item, &fields).into_iter().map(|(_, path)| folder.join(path)).collect::<Vec<_>>();
+        let named = tree.items_at_hand().iter().filter(|item| named.contains(&item.name));
+        named.flat_map(paths).filter(|path| path.exists()).collect()
+    }
+
+    /// Whether `out/` shows these items of a stage and no others.
+    pub(crate) fn shows(&self, index: usize, items: &ItemSet) -> bool {
+        is_stage_shown(self.pipeline, self.cache, index, &ItemTree::of(items.clone()).digest)
+    }
+
+    fn say(&self, index: usize, message: &str) {
+        let stage = Some(self.pipeline.stages[index].name.clone());
+        self.scope.observer.event(Event::Said { stage, message: message.to_string() });
+    }
+}
+
+fn words_for_removed(folder: &str, removed: usize, is_kept: bool) -> String {
+    let remain = if is_kept { "stay in the cache" } else { "can be made again" };
+    let files = if removed == 1 { "1 file".to_string() } else { format!("{removed} files") };
+    format!("`out/{folder}` holds what this run makes from here on; {files} of an earlier result went from it and {remain}")
+}
+
+/// The items of works that are done: by an earlier run, by a person, or as `outputs` says by place.
+pub(crate) fn items_done(works: &Works, outputs: &BTreeMap<usize, Vec<Output>>) -> ItemSet {
+    let mut items = ItemSet::with_capacity(works.works.len());
+    for (place, work) in works.works.iter().enumerate() {
+        match (&work.state, outputs.get(&place)) {
+            (_, Some(made)) => items.extend(items_of(&work.work, work.key, made)),
+            (WorkState::Fresh(known), _) => items.extend(items_of(&work.work, work.key, known)),
+            (WorkState::Edited(fields), _) => items.push(edited_item(&work.work, work.key, fields)),
+            _ => {}
+        }
+    }
+    items
+}
+
+/// An item stage of the device at work, whose pictures come one by one.
+pub(crate) struct Showing<'a, 'r> {
+    run: &'a Run<'r>,
+    pieces: Pieces<'a>,
+    decision: &'a Decision<'a>,
+    sheet: Cell<Sheet>,
+}
+
+/// When what is made of all pictures together was made last.
+#[derive(Clone, Copy)]
+struct Sheet {
+    made: Instant,
+    took: Duration,
+}
+
+impl<'a, 'r> Showing<'a, 'r> {
+    /// `None` for a stage whose pieces of work are done side by side: they are many and soon done.
+    pub(crate) fn of(run: &'a Run<'r>, pieces: Pieces<'a>, decision: &'a Decision<'a>) -> Option<Self> {
+        let sheet = Cell::new(Sheet { made: Instant::now(), took: Duration::ZERO });
+        let comes_one_by_one = run.pipeline.stages[pieces.index].stage.uses_device();
+        comes_one_by_one.then_some(Self { run, pieces, decision, sheet })
+    }
+
+    /// Shows what there is after one more picture.
+    pub(crate) fn one_more(&self, outputs: &BTreeMap<usize, Vec<Output>>) {
+        let items = items_done(self.pieces.works, outputs);
+        let last = self.run.sheets.lock().unwrap_or_else(PoisonError::into_inner).get(&self.pieces.index).cloned();
+        // Where pictures of before stay, a sheet of them may be there, and is not taken away for a new one that comes at the end.
+        let is_first = last.is_none() && items.len() > outputs.values().map(Vec::len).sum();
+        let Sheet { made, took } = self.sheet.get();
+        if is_first || made.elapsed() > SHEET_EVERY.max(took * SHEET_SHARE) {
+            self.with_sheet(items);
+        } else {
+            self.run.show_so_far(self.pieces.index, [items, last.unwrap_or_default()].concat(), &[]);
+        }
+    }
+
+    /// Shows all there is, with a sheet of it, and tells where that is.
+    pub(crate) fn with_sheet(&self, mut items: ItemSet) {
+        if items.is_empty() {
+            return;
+        }
+        let Pieces { index, form, files, .. } = self.pieces;
+        let stage = &self.run.pipeline.stages[index];
+        let count = items.len();
+        let started = Instant::now();
+        let sheet = self.run.finish(index, form, self.decision, &items, files);
+        let mut names = Vec::new();
+        match sheet {
+            Ok(finished) => {
+                names.extend(finished.items.iter().map(|item| item.name.clone()));
+                items.extend(finished.items.iter().cloned());
+                self.sheet.set(Sheet { made: Instant::now(), took: started.elapsed() });
+                self.run.sheets.lock().unwrap_or_else(PoisonError::into_inner).insert(index, finished.items);
+            }
+            Err(error) => self.run.say(index, &format!("no sheet of what there is so far: {error:#}")),
+        }
+        // Two of a name are an error when the stage ends.
+        if check_names(&stage.name, &items).is_err() || self.run.shows(index, &items) {
+            return;
+        }
+        let files = self.run.show_so_far(index, items, &names);
+        self.run.scope.observer.event(Event::Shown { stage: stage.name.clone(), items: count, files });
+    }
+}

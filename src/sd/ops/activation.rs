@@ -1,0 +1,73 @@
+//! Elementwise non-linearities.
+
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::Tensor;
+
+use crate::sd::ops::derivative::{Derivative, record};
+use crate::sd::ops::flex;
+
+/// A non-linearity applied to each element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// `x · Φ(x)`, with the exact error function.
+    Gelu,
+    /// `x · sigmoid(1.702 x)`: OpenAI's CLIP.
+    QuickGelu,
+}
+
+/// Applies `activation` to each element of `x`.
+pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as ActivationRoute>::activate(x.into_dispatch(), activation))
+}
+
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
+pub(crate) trait ActivationRoute: Backend {
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
+}
+
+pub(crate) trait ActivationKernel: Backend {
+    fn forward(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
+    fn gradient(x: FloatTensor<Self>, activation: Activation, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+for_each_backend! {
+impl ActivationRoute {
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        <Self as ActivationKernel>::forward(x, activation)
+    }
+}
+}
+
+impl ActivationKernel for Flex {
+    fn forward(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        flex::activation::forward(x, activation)
+    }
+
+    fn gradient(x: FloatTensor<Self>, activation: Activation, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        flex::activation::gradient(x, activation, output_gradient)
+    }
+}
+
+impl<B: ActivationKernel, C: CheckpointStrategy> ActivationRoute for Autodiff<B, C> {
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let output = B::forward(x.clone(), activation);
+        record::<B, C, _, _>([node], output, || Remembered::<B> { x, activation })
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Remembered<B: Backend> {
+    x: FloatTensor<B>,
+    activation: Activation,
+}
+
+impl<B: ActivationKernel> Derivative<B, 1> for Remembered<B> {
+    fn gradients(self, output_gradient: FloatTensor<B>, _: [bool; 1]) -> [Option<FloatTensor<B>>; 1] {
+        [Some(B::gradient(self.x, self.activation, output_gradient))]
+    }
+}

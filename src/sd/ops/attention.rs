@@ -1,0 +1,111 @@
+//! Scaled dot-product attention with several heads (Vaswani et al. 2017), without ever holding all scores.
+
+use std::fmt::Debug;
+
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::Tensor;
+
+use crate::sd::ops::derivative::{Derivative, record};
+use crate::sd::ops::dtype;
+use crate::sd::ops::flex;
+
+/// Which keys a query may look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mask {
+    /// All of them.
+    Open,
+    /// Those at its own place and before.
+    Causal,
+}
+
+/// `softmax(q · kᵀ / √width) · v` for each head.
+///
+/// - `q`: `[batch, tokens, heads · width]`
+/// - `k`, `v`: `[batch, context_tokens, heads · width]`
+/// - the result: `[batch, tokens, heads · width]`
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize, mask: Mask) -> Tensor<3> {
+    dtype::same(&q, &k);
+    dtype::same(&q, &v);
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as AttentionRoute>::attention(q, k, v, heads, mask))
+}
+
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
+pub(crate) trait AttentionRoute: Backend {
+    fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize, mask: Mask)
+    -> FloatTensor<Self>;
+}
+
+pub(crate) trait AttentionKernel: Backend {
+    /// What the backward pass takes from the forward one beside the inputs.
+    type Kept: Clone + Debug + Send + 'static;
+
+    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Self::Kept);
+
+    /// Gradients of `q`, `k` and `v`.
+    fn gradients(inputs: Inputs<Self>, kept: Self::Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
+}
+
+for_each_backend! {
+impl AttentionRoute {
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+        mask: Mask,
+    ) -> FloatTensor<Self> {
+        <Self as AttentionKernel>::forward(Inputs { q, k, v, heads, mask }).0
+    }
+}
+}
+
+impl AttentionKernel for Flex {
+    type Kept = flex::attention::Kept;
+
+    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Self::Kept) {
+        flex::attention::forward(inputs)
+    }
+
+    fn gradients(inputs: Inputs<Self>, kept: Self::Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
+        flex::attention::gradients(inputs, kept, output_gradient)
+    }
+}
+
+impl<B: AttentionKernel, C: CheckpointStrategy> AttentionRoute for Autodiff<B, C> {
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+        mask: Mask,
+    ) -> FloatTensor<Self> {
+        let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
+        let inputs = Inputs::<B> { q, k, v, heads, mask };
+        let (output, kept) = B::forward(inputs.clone());
+        record::<B, C, _, _>([q_node, k_node, v_node], output, || Remembered::<B> { inputs, kept })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs<B: Backend> {
+    pub(crate) q: FloatTensor<B>,
+    pub(crate) k: FloatTensor<B>,
+    pub(crate) v: FloatTensor<B>,
+    pub(crate) heads: usize,
+    pub(crate) mask: Mask,
+}
+
+#[derive(Clone, Debug)]
+struct Remembered<B: AttentionKernel> {
+    inputs: Inputs<B>,
+    kept: B::Kept,
+}
+
+impl<B: AttentionKernel> Derivative<B, 3> for Remembered<B> {
+    fn gradients(self, output_gradient: FloatTensor<B>, _: [bool; 3]) -> [Option<FloatTensor<B>>; 3] {
+        B::gradients(self.inputs, self.kept, output_gradient).map(Some)
+    }
+}

@@ -1,0 +1,127 @@
+//! Group normalisation (Wu and He 2018) of `[batch, .., channels]`, with a frozen weight and bias, and SiLU on top if asked.
+
+use std::fmt::Debug;
+
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::Tensor;
+
+use crate::sd::ops::derivative::{Derivative, record};
+use crate::sd::ops::dtype;
+use crate::sd::ops::flex;
+
+/// What a group norm is followed by, computed in the same pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    Nothing,
+    Silu,
+}
+
+/// How channels are grouped, and what keeps a variance of zero harmless.
+#[derive(Clone, Copy, Debug)]
+pub struct Groups {
+    pub count: usize,
+    pub epsilon: f64,
+}
+
+/// Brings each group of channels of each picture to mean 0 and variance 1, then scales and shifts each channel.
+/// Statistics are taken in f32 or better.
+///
+/// - `x`: `[batch, .., channels]`
+/// - `weight`, `bias`: `[channels]`, without gradients
+pub fn group_norm<const D: usize>(x: Tensor<D>, weight: &Tensor<1>, bias: &Tensor<1>, groups: Groups, then: Then) -> Tensor<D> {
+    dtype::same(&x, weight);
+    let (weight, bias) = (weight.clone().into_dispatch(), bias.clone().into_dispatch());
+    Tensor::from_dispatch(<Dispatch as GroupNormRoute>::group_norm(x.into_dispatch(), weight, bias, groups, then))
+}
+
+#[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
+pub(crate) trait GroupNormRoute: Backend {
+    fn group_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        groups: Groups,
+        then: Then,
+    ) -> FloatTensor<Self>;
+}
+
+pub(crate) trait GroupNormKernel: Backend {
+    /// Those of each group of each picture, if the backward pass shall not take them again.
+    type Statistics: Clone + Debug + Send + 'static;
+
+    fn forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        groups: Groups,
+        then: Then,
+    ) -> (FloatTensor<Self>, Self::Statistics);
+
+    fn gradient(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+for_each_backend! {
+impl GroupNormRoute {
+    fn group_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        groups: Groups,
+        then: Then,
+    ) -> FloatTensor<Self> {
+        <Self as GroupNormKernel>::forward(x, weight, bias, groups, then).0
+    }
+}
+}
+
+impl GroupNormKernel for Flex {
+    /// `[batch, 2, groups]`: means and inverse deviations.
+    type Statistics = FloatTensor<Self>;
+
+    fn forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        groups: Groups,
+        then: Then,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        flex::group_norm::forward(x, weight, bias, groups, then)
+    }
+
+    fn gradient(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        flex::group_norm::gradient(inputs, output_gradient)
+    }
+}
+
+impl<B: GroupNormKernel, C: CheckpointStrategy> GroupNormRoute for Autodiff<B, C> {
+    fn group_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        groups: Groups,
+        then: Then,
+    ) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let (weight, bias) = (weight.into_primitive(), bias.into_primitive());
+        let (output, statistics) = B::forward(x.clone(), weight.clone(), bias.clone(), groups, then);
+        record::<B, C, _, _>([node], output, || Remembered::<B> { x, weight, bias, statistics, groups, then })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Remembered<B: GroupNormKernel> {
+    pub(crate) x: FloatTensor<B>,
+    pub(crate) weight: FloatTensor<B>,
+    pub(crate) bias: FloatTensor<B>,
+    pub(crate) statistics: B::Statistics,
+    pub(crate) groups: Groups,
+    pub(crate) then: Then,
+}
+
+impl<B: GroupNormKernel> Derivative<B, 1> for Remembered<B> {
+    fn gradients(self, output_gradient: FloatTensor<B>, _: [bool; 1]) -> [Option<FloatTensor<B>>; 1] {
+        [Some(B::gradient(self, output_gradient))]
+    }
+}

@@ -1,0 +1,391 @@
+//! The training loop. Unaware of the pipeline, of files and of what a network computes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rayon::prelude::*;
+
+use crate::sd::lora::network::LoraNetwork;
+use crate::sd::training::adamw::{AdamW, Moments, clip_norm};
+use crate::sd::training::batches::{Batches, Draw};
+use crate::sd::training::learning_rate::LearningRate;
+use crate::sd::training::loss_scale::LossScale;
+use crate::sd::training::saver::Saver;
+use crate::sd::training::state::{StateFolder, TrainingState};
+
+/// What a kill may cost: this, ...
+const LOST_AT_MOST: Duration = Duration::from_secs(30);
+/// ... or this share of the time that the training has gone on, if that is more.
+const LOST_SHARE: f64 = 0.02;
+/// A state is begun so much before it must be there: steps do not all take the same.
+const IN_TIME: f64 = 0.8;
+
+/// Steps in a row with the same loss, bit for bit, that show a training to be broken: noise and timestep differ at every step.
+const CONSTANT_STEPS: usize = 10;
+
+/// What decides the result of a training, apart from networks and examples.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub batches: Batches,
+    /// Images per forward pass; a step is as many of these as `batches.per_step` holds.
+    pub batch_size: usize,
+    /// Peak rates; 0 freezes that network.
+    pub unet_rate: f64,
+    pub text_encoder_rate: f64,
+    pub learning_rate: LearningRate,
+    pub optimizer: AdamW,
+    /// Of all gradients together; 0 for no limit.
+    pub max_grad_norm: f64,
+    /// Whether gradients are computed in fp16, where small ones vanish unless the loss is scaled.
+    pub scales_loss: bool,
+    /// The training ends after this many epochs.
+    pub epochs: u64,
+    /// Epochs between two checkpoints; the last epoch is always one.
+    pub save_every: u64,
+}
+
+/// Computes the loss of images and how it changes with the factors.
+pub trait Objective {
+    /// Mean squared errors of the images, in their order, and the gradient of `weight` times their sum by each of the network's factors.
+    fn gradients(&mut self, network: &LoraNetwork, images: &[Draw], weight: f32) -> Result<(Vec<f32>, Vec<Vec<f32>>)>;
+
+    /// Images for one call of [`Self::gradients`] after another, at most `limit` each: every image once.
+    fn together(&self, images: &[Draw], limit: usize) -> Vec<Vec<Draw>> {
+        images.chunks(limit).map(<[Draw]>::to_vec).collect()
+    }
+
+    /// An image and its timestep, in the words of an error message.
+    fn describe(&self, image: Draw) -> String;
+}
+
+/// Whoever runs the training.
+pub trait Observer {
+    /// Asked between two steps.
+    fn wish(&mut self) -> Wish;
+
+    fn step(&mut self, report: &StepReport);
+
+    /// Makes a checkpoint durable. The note comes back through `again` if the training is taken up later.
+    fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &LoraNetwork) -> Result<String>;
+
+    /// Whether a checkpoint of an earlier run still exists.
+    fn exists(&self, note: &str) -> bool;
+
+    /// Makes known a checkpoint of an earlier run.
+    fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()>;
+
+    /// The time, from any moment on that stays the same.
+    fn now(&self) -> Duration {
+        static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGINNING.elapsed()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    GoOn,
+    SaveNow,
+    /// End with what there is.
+    Stop,
+    /// End, to go on later.
+    Interrupt,
+}
+
+/// How a training came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Finished,
+    /// By wish, after that many epochs in full.
+    Stopped {
+        epoch: u64,
+    },
+    Interrupted,
+}
+
+/// A place in the training at which the factors are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// `e010` at the end of an epoch, `s00001880` elsewhere.
+    pub name: String,
+    /// `None` in the middle of an epoch.
+    pub epoch: Option<u64>,
+    /// Images seen.
+    pub seen: u64,
+}
+
+impl Checkpoint {
+    pub fn at(seen: u64, images: u64) -> Self {
+        let epoch = seen.is_multiple_of(images).then_some(seen / images);
+        let name = epoch.map_or_else(|| format!("s{seen:08}"), |epoch| format!("e{epoch:03}"));
+        Self { name, epoch, seen }
+    }
+}
+
+/// A place in a training, for messages: `1880 (optimiser step 470)`. A step is an image seen, as for sd_dreambooth_extension.
+struct Step {
+    seen: u64,
+    optimiser: u64,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (optimiser step {})", self.seen, self.optimiser)
+    }
+}
+
+/// What a step was like.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// Optimiser steps so far.
+    pub steps: u64,
+    /// Images seen so far, and in all.
+    pub seen: u64,
+    pub total: u64,
+    /// Of this step.
+    pub loss: f32,
+    /// Of the gradients, before clipping.
+    pub norm: f64,
+    /// The UNet's rate; the text encoder's where the UNet is frozen.
+    pub rate: f64,
+    /// If the scaled gradients overflowed: the smaller scale from now on. The factors were left as they are.
+    pub overflowed: Option<f32>,
+}
+
+impl Settings {
+    /// The checkpoints of an undisturbed training.
+    pub fn checkpoints(&self) -> Vec<Checkpoint> {
+        (1..=self.epochs).filter(|epoch| self.saves(*epoch)).map(|epoch| self.checkpoint(epoch * self.batches.images)).collect()
+    }
+
+    fn saves(&self, epoch: u64) -> bool {
+        epoch.is_multiple_of(self.save_every) || epoch == self.epochs
+    }
+
+    fn checkpoint(&self, seen: u64) -> Checkpoint {
+        Checkpoint::at(seen, self.batches.images)
+    }
+
+    /// Images seen in all.
+    pub fn total(&self) -> u64 {
+        self.epochs * self.batches.images
+    }
+
+    /// The peak rate of the network that a factor belongs to.
+    fn peak(&self, factor: &str) -> f64 {
+        if factor.starts_with("lora_te") { self.text_encoder_rate } else { self.unet_rate }
+    }
+}
+
+/// Trains `network`, from the newest state in `states` that leads to the same result as a training from the start.
+pub fn train(
+    settings: &Settings,
+    network: LoraNetwork,
+    objective: &mut dyn Objective,
+    states: &StateFolder,
+    observer: &mut dyn Observer,
+) -> Result<Ending> {
+    let mut training = Training::start(settings, network, states, observer)?;
+    let (total, per_epoch) = (settings.total(), settings.batches.images);
+    let mut saver = Saver::new(states);
+    let begun = observer.now();
+    let mut saved = begun;
+    let mut recent = Vec::new();
+
+    while training.state.seen < total {
+        let started = observer.now();
+        // 1. what the user wants
+        let wish = observer.wish();
+        match wish {
+            Wish::Interrupt => {
+                saver.begin(training.snapshot())?;
+                saver.finish()?;
+                return Ok(Ending::Interrupted);
+            }
+            Wish::SaveNow | Wish::Stop if training.state.seen > 0 => {
+                training.publish(settings, &mut saver, observer)?;
+                saved = observer.now();
+            }
+            _ => {}
+        }
+        if wish == Wish::Stop {
+            saver.finish()?;
+            return training.stop(settings);
+        }
+
+        // 2. one step
+        let report = training.step(settings, objective)?;
+        recent.push(report.loss);
+        recent.drain(..recent.len().saturating_sub(CONSTANT_STEPS));
+        if recent.len() == CONSTANT_STEPS && recent.iter().all(|loss| *loss == recent[0]) {
+            bail!("the loss was {} for {CONSTANT_STEPS} optimiser steps in a row: the network does not see its input", recent[0]);
+        }
+        observer.step(&report);
+
+        // 3. what it leaves behind
+        let seen = training.state.seen;
+        if seen.is_multiple_of(per_epoch) && settings.saves(seen / per_epoch) {
+            training.check_learned(settings)?;
+            training.publish(settings, &mut saver, observer)?;
+            saved = observer.now();
+        } else {
+            let now = observer.now();
+            let coming = now.saturating_sub(started) + saver.took();
+            if is_due(now.saturating_sub(saved), now.saturating_sub(begun), coming) {
+                saver.begin(training.snapshot())?;
+                saved = now;
+            }
+        }
+    }
+    saver.finish()?;
+    Ok(Ending::Finished)
+}
+
+/// Whether a state must be begun now, where the last one was begun `since` ago, the training has gone on for `trained`, and it takes `coming`
+/// until the next one could be there: a step, and the writing.
+fn is_due(since: Duration, trained: Duration, coming: Duration) -> bool {
+    let may_be_lost = LOST_AT_MOST.max(trained.mul_f64(LOST_SHARE));
+    since + coming >= may_be_lost.mul_f64(IN_TIME)
+}
+
+/// A network on its way.
+struct Training {
+    state: TrainingState,
+    network: LoraNetwork,
+}
+
+impl Training {
+    /// A new training, or one taken up where every checkpoint it has passed is still there.
+    fn start(settings: &Settings, network: LoraNetwork, states: &StateFolder, observer: &mut dyn Observer) -> Result<Self> {
+        let passed = |state: &TrainingState| -> Vec<Checkpoint> {
+            settings.checkpoints().into_iter().take_while(|checkpoint| checkpoint.seen <= state.seen).collect()
+        };
+        let found = states.newest(&network.factors, |state| {
+            let published = |checkpoint: &Checkpoint| state.notes.get(&checkpoint.name).is_some_and(|note| observer.exists(note));
+            state.seen <= settings.total() && state.has_shapes_of(&network.factors) && passed(state).iter().all(published)
+        })?;
+        let Some(mut state) = found else {
+            let moments = network.factors.iter().map(|factor| Moments::zeros(factor.values.len())).collect();
+            let loss_scale = settings.scales_loss.then(LossScale::default);
+            let state = TrainingState { seen: 0, steps: 0, factors: Vec::new(), moments, loss_scale, notes: BTreeMap::new() };
+            return Ok(Self { state, network });
+        };
+        // A state may come from a device that computes in another type.
+        state.loss_scale = settings.scales_loss.then(|| state.loss_scale.unwrap_or_default());
+        for checkpoint in passed(&state) {
+            observer.again(&checkpoint, &state.notes[&checkpoint.name])?;
+        }
+        let factors = std::mem::take(&mut state.factors);
+        Ok(Self { state, network: LoraNetwork { factors, ..network } })
+    }
+
+    /// Forward, backward, update.
+    fn step(&mut self, settings: &Settings, objective: &mut dyn Objective) -> Result<StepReport> {
+        let images = settings.batches.step(self.state.seen);
+        // Each image counts the same, however the step is cut into batches.
+        let weight = 1.0 / images.len() as f32;
+        let scale = self.state.loss_scale.map_or(1.0, |scale| scale.factor());
+        let mut loss = 0.0;
+        let mut gradients: Vec<Vec<f32>> = Vec::new();
+        for batch in objective.together(&images, settings.batch_size) {
+            let (losses, batch_gradients) = objective.gradients(&self.network, &batch, weight * scale)?;
+            for (image, image_loss) in batch.iter().zip(&losses) {
+                let step = Step { seen: image.seen + 1, optimiser: self.state.steps + 1 };
+                ensure!(
+                    image_loss.is_finite(),
+                    "the loss became {image_loss} at step {step}, {}: try a lower learning rate or `precision: fp32`",
+                    objective.describe(*image)
+                );
+                loss += image_loss * weight;
+            }
+            if gradients.is_empty() {
+                gradients = batch_gradients;
+            } else {
+                for (sum, part) in gradients.iter_mut().flatten().zip(batch_gradients.iter().flatten()) {
+                    *sum += part;
+                }
+            }
+        }
+        if scale != 1.0 {
+            gradients.iter_mut().flatten().for_each(|gradient| *gradient /= scale);
+        }
+        let norm = clip_norm(gradients.iter_mut().map(Vec::as_mut_slice), settings.max_grad_norm);
+        let peak = if settings.unet_rate > 0.0 { settings.unet_rate } else { settings.text_encoder_rate };
+        let mut report = StepReport {
+            steps: self.state.steps,
+            seen: self.state.seen + images.len() as u64,
+            total: settings.total(),
+            loss,
+            norm,
+            rate: settings.learning_rate.at(peak, self.state.seen),
+            overflowed: None,
+        };
+        let step = Step { seen: report.seen, optimiser: self.state.steps + 1 };
+        if let Some(scale) = &mut self.state.loss_scale {
+            if norm.is_finite() {
+                scale.went_well();
+            } else {
+                scale.overflowed().with_context(|| format!("at step {step}"))?;
+                self.state.seen = report.seen;
+                report.overflowed = Some(scale.factor());
+                return Ok(report);
+            }
+        }
+        if !norm.is_finite() {
+            let images: Vec<String> = images.iter().map(|image| objective.describe(*image)).collect();
+            bail!("the gradients became {norm} at step {step}: {}", images.join("; "));
+        }
+
+        self.state.steps += 1;
+        let (step, seen) = (self.state.steps, self.state.seen);
+        let factors = self.network.factors.par_iter_mut();
+        factors.zip(&gradients).zip(&mut self.state.moments).for_each(|((factor, gradient), moments)| {
+            let rate = settings.learning_rate.at(settings.peak(&factor.name), seen);
+            settings.optimizer.update(step, rate, &mut factor.values, gradient, moments);
+        });
+        self.state.seen = report.seen;
+        report.steps = self.state.steps;
+        Ok(report)
+    }
+
+    /// Publishes the factors as they stand, unless that is done, and begins to save the state.
+    fn publish(&mut self, settings: &Settings, saver: &mut Saver, observer: &mut dyn Observer) -> Result<()> {
+        let checkpoint = settings.checkpoint(self.state.seen);
+        if !self.state.notes.contains_key(&checkpoint.name) {
+            let note = observer.checkpoint(&checkpoint, &self.network)?;
+            self.state.notes.insert(checkpoint.name, note);
+        }
+        saver.begin(self.snapshot())
+    }
+
+    fn snapshot(&self) -> TrainingState {
+        TrainingState { factors: self.network.factors.clone(), ..self.state.clone() }
+    }
+
+    fn stop(&self, settings: &Settings) -> Result<Ending> {
+        ensure!(self.state.seen > 0, "stopped before the first step: there is nothing to keep");
+        Ok(Ending::Stopped { epoch: self.state.seen / settings.batches.images })
+    }
+
+    /// That what is trained has left zero. A single module may stay: those of a layer that clip skip leaves out.
+    fn check_learned(&self, settings: &Settings) -> Result<()> {
+        if self.state.steps == 0 {
+            // Every gradient so far overflowed, which was said.
+            return Ok(());
+        }
+        let networks = [("UNet", "lora_unet", settings.unet_rate), ("text encoder", "lora_te", settings.text_encoder_rate)];
+        for (network, prefix, rate) in networks {
+            let mut ups =
+                self.network.factors.iter().filter(|f| f.name.starts_with(prefix) && f.name.ends_with("lora_up.weight"));
+            if rate > 0.0 && ups.all(|up| up.values.iter().all(|value| *value == 0.0)) {
+                bail!("every `up` of the {network} is still zero after {} optimiser steps: nothing reaches it", self.state.steps);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
