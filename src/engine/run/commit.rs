@@ -8,10 +8,11 @@ use anyhow::Result;
 
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::records::{Output, OutputName, Record};
-use crate::engine::decide::decision::Decision;
+use crate::engine::decide::changes;
 use crate::engine::decide::estimate::effort_fact;
 use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::decide::recorded::{COUNT_ATTRIBUTE, TREE_FIELD};
+use crate::engine::decide::verdict::Decision;
 use crate::engine::graph::pipeline::Producer;
 use crate::engine::kind::item::Fields;
 use crate::engine::kind::item_set;
@@ -45,7 +46,7 @@ impl Run<'_> {
     ) -> Result<bool> {
         let stage = &self.pipeline.stages[index];
         let files = ArtifactFiles::new(self.cache, self.intake);
-        let grounds = self.grounds(&files);
+        let view = &self.view(&files);
         let batch = self.cache.batch();
         // Inputs are kept with their names: the next run says what changed in them.
         for taken in &decision.taken {
@@ -58,7 +59,7 @@ impl Run<'_> {
             fields: Fields::from([(TREE_FIELD, stored.artifact(TREE_FIELD))]),
             attributes: BTreeMap::from([(COUNT_ATTRIBUTE.to_string(), tree.count.to_string())]),
         };
-        let components = grounds.components(stage, &decision.identity, &decision.taken)?.to_record();
+        let components = changes::components(view, stage, &decision.identity, &decision.taken)?.to_record();
         let mut facts = self.facts(index);
         facts.extend(took.effort.as_ref().map(effort_fact));
         batch.record(Record { key, components, outputs: vec![output], seconds: took.seconds, ended, facts })?;

@@ -11,11 +11,12 @@ use crate::engine::cache::batch::Batch;
 use crate::engine::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
 use crate::engine::cache::records::{Output, Record};
 use crate::engine::cache::trouble::told;
-use crate::engine::decide::decision::KeyedWork;
 use crate::engine::decide::estimate::effort_fact;
 use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::decide::keys::render_work;
+use crate::engine::decide::recorded;
 use crate::engine::decide::recorded::Preferred;
+use crate::engine::decide::verdict::KeyedWork;
 use crate::engine::graph::selection::Ask;
 use crate::engine::kind::stage::{Effort, ItemStage, Worker};
 use crate::engine::run::context::{StageContext, store};
@@ -98,8 +99,10 @@ impl Bench<'_, '_> {
         }
         let Some(_lock) = self.run.wait_for_key(&stage.name, &work.key)? else { return Ok(None) };
         if !self.ask.forces(&work.work.name)
-            && let Some(outputs) =
-                self.run.cache.in_turn(|turn| self.run.grounds(self.opened_with).result(&work.key, self.preferred, turn))?
+            && let Some(outputs) = self
+                .run
+                .cache
+                .in_turn(|turn| recorded::result(&self.run.view(self.opened_with), &work.key, self.preferred, turn))?
         {
             return Ok(Some((outputs, false)));
         }

@@ -16,13 +16,15 @@ use crate::engine::cache::manifest::ComponentList;
 use crate::engine::cache::records::{Output, Record};
 use crate::engine::cache::trouble::told;
 use crate::engine::cache::uses::Turn;
-use crate::engine::decide::decision::{Decision, KeyedWork, Verdict, WorkState, Works, in_stage};
+use crate::engine::decide::decision::in_stage;
 use crate::engine::decide::estimate::item_size;
 use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::decide::keys::row_key;
 use crate::engine::decide::outputs::{finish_key, items_of_stage};
 use crate::engine::decide::recall::inputs_of_dirty;
+use crate::engine::decide::recorded;
 use crate::engine::decide::texts;
+use crate::engine::decide::verdict::{Decision, ItemPlan, KeyedWork, Verdict, WorkState};
 use crate::engine::graph::selection::{Ask, Force};
 use crate::engine::kind::item::{Item, ItemSet};
 use crate::engine::kind::item_tree::{Given, ItemTree};
@@ -55,7 +57,7 @@ pub(crate) struct Done {
 pub(crate) struct Pieces<'a> {
     pub(crate) index: usize,
     pub(crate) form: &'a dyn ItemStage,
-    pub(crate) works: &'a Works,
+    pub(crate) works: &'a ItemPlan<'a>,
     pub(crate) files: &'a ArtifactFiles<'a>,
 }
 
@@ -67,7 +69,7 @@ impl Run<'_> {
         let started = Instant::now();
         let stage = &self.pipeline.stages[index];
         let Form::Items(form) = stage.stage.form() else { unreachable!("an item stage has works") };
-        let Verdict::Works(works) = &decision.verdict else { unreachable!("asked for works only") };
+        let Verdict::Items(works) = &decision.verdict else { unreachable!("asked for works only") };
         if let Some(reason) = works.waits_for_decision() {
             bail!("{reason}");
         }
@@ -173,19 +175,19 @@ impl Run<'_> {
     fn do_claimed(&self, pieces: Pieces<'_>, mut dirty: Vec<usize>, done: &mut Done) -> Result<()> {
         let Pieces { index, works, files, .. } = pieces;
         let stage = &self.pipeline.stages[index];
-        let preferred = self.grounds(files).preferred_here(stage);
+        let preferred = recorded::preferred_here(&self.view(files), stage);
         let ask = self.options.selection.ask(index);
         let mut told = false;
         loop {
             let keys: Vec<Digest> = dirty.iter().map(|&place| works.works[place].key).collect();
             let (claim, taken) = self.cache.claim(&keys)?;
             // Somebody may have done them in the meantime.
-            let grounds = self.grounds(files);
+            let view = &self.view(files);
             let (elsewhere, ours) = self.cache.in_turn(|turn| {
                 let (mut elsewhere, mut ours) = (Vec::new(), Vec::new());
                 for &place in &dirty {
                     let KeyedWork { work, key, .. } = &works.works[place];
-                    let found = if ask.forces(&work.name) { None } else { grounds.result(key, &preferred, turn)? };
+                    let found = if ask.forces(&work.name) { None } else { recorded::result(view, key, &preferred, turn)? };
                     match found {
                         Some(outputs) => drop(done.outputs.insert(place, outputs)),
                         None if taken.contains(key) => elsewhere.push(place),
@@ -224,7 +226,7 @@ impl Run<'_> {
             return Ok(());
         }
         let stage = &self.pipeline.stages[index];
-        let preferred = self.grounds(files).preferred_here(stage);
+        let preferred = recorded::preferred_here(&self.view(files), stage);
         let ask = self.options.selection.ask(index);
         let cached = works.works.len() - dirty.len() - done.ran;
         let counts = Counts { total: works.works.len(), ran: done.ran, cached, ..Counts::default() };
@@ -303,7 +305,7 @@ impl Run<'_> {
         &self,
         index: usize,
         editable: &Editable,
-        works: &Works,
+        works: &ItemPlan<'_>,
         outputs: &BTreeMap<usize, Vec<Output>>,
         items: &mut ItemSet,
         failed: &mut Vec<String>,
@@ -367,8 +369,8 @@ impl Run<'_> {
         let started = Instant::now();
         let key = finish_key(&decision.identity, outputs, stage.kind.writes());
         let is_forced = matches!(self.options.selection.ask(index), Ask::Again(Force::All));
-        let preferred = self.grounds(files).preferred(stage);
-        let look_up = |turn: &Turn| self.grounds(files).result(&key, &preferred, turn);
+        let preferred = recorded::preferred(&self.view(files), stage);
+        let look_up = |turn: &Turn| recorded::result(&self.view(files), &key, &preferred, turn);
         let found = if is_forced { None } else { self.cache.in_turn(look_up)? };
         let (made, outputs) = match found {
             Some(outputs) => (0, outputs),

@@ -10,9 +10,12 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::records::Output;
-use crate::engine::decide::decision::{Decision, Works};
+use crate::engine::decide::decision;
 use crate::engine::decide::files::ArtifactFiles;
+use crate::engine::decide::recall;
 use crate::engine::decide::recall::Recall;
+use crate::engine::decide::taken;
+use crate::engine::decide::verdict::{Decision, ItemPlan};
 use crate::engine::graph::pipeline::{LoadedStage, Producer};
 use crate::engine::graph::selection::Ask;
 use crate::engine::kind::item::{Artifact, Item};
@@ -47,7 +50,7 @@ impl Run<'_> {
 
     /// Brings back all that the stage at `reader` may read. True if anything was missing.
     pub(crate) fn bring_back_all(&self, reader: usize, files: &ArtifactFiles<'_>) -> Result<bool> {
-        let recalls = self.grounds(files).recall_all(reader, &self.give())?;
+        let recalls = recall::recall_all(&self.view(files), reader, &self.give())?;
         let from_out = recalls.iter().flat_map(|recall| recall.from_out.iter().map(|(artifact, _)| artifact.clone()));
         let made = recalls.iter().flat_map(|recall| recall.items.iter().flat_map(|item| item.fields.values().cloned()));
         let needed: Vec<Artifact> = from_out.chain(made).collect();
@@ -73,7 +76,7 @@ impl Run<'_> {
         let mut distrusted: HashSet<Digest> = HashSet::new();
         loop {
             let files = ArtifactFiles::new(self.cache, self.intake);
-            let recalls = self.grounds(&files).recall(reader, missing.iter().cloned(), &self.give(), &distrusted)?;
+            let recalls = recall::recall(&self.view(&files), reader, missing.iter().cloned(), &self.give(), &distrusted)?;
             let before = distrusted.len();
             for recall in &recalls {
                 for (artifact, file) in &recall.from_out {
@@ -135,13 +138,13 @@ impl Run<'_> {
     fn make_again(&self, recall: &Recall, files: &ArtifactFiles<'_>) -> Result<Brought> {
         let stage = &self.pipeline.stages[recall.stage];
         let reader = &self.pipeline.stages[recall.reader].name;
-        let grounds = self.grounds(files);
-        let decision = grounds.decide(recall.stage, &self.give(), Ask::Complete)?;
+        let view = &self.view(files);
+        let decision = decision::decide(view, recall.stage, &self.give(), Ask::Complete)?;
         let started = Instant::now();
         let made = guarded(|| match stage.stage.form() {
             Form::Items(form) => {
-                let works = grounds.works_of(stage, &decision, &recall.items)?;
-                let works = Works { key: None, works, reasons: vec![recall.reason(&self.pipeline.stages)] };
+                let works = recall::works_of(view, stage, &decision, &recall.items)?;
+                let works = ItemPlan { form, key: None, works, reasons: vec![recall.reason(&self.pipeline.stages)] };
                 let done = self.run_works_on_what_is_here(Pieces { index: recall.stage, form, works: &works, files }, None)?;
                 match done.failed.into_iter().next() {
                     Some(first) => Err(anyhow!("{first}")),
@@ -192,7 +195,7 @@ impl Run<'_> {
         files: &ArtifactFiles<'_>,
     ) -> Result<Option<usize>> {
         let stage = &self.pipeline.stages[recall.stage];
-        let mut resolved = self.grounds(files).resolve(&decision.taken, true)?;
+        let mut resolved = taken::resolve(&self.view(files), &decision.taken, true)?;
         keep_only_what_is_read(&mut resolved, decision);
         self.scope.observer.event(Event::StageStarted {
             stage: stage.name.clone(),

@@ -15,13 +15,16 @@ use crate::engine::cache::digest::Digest;
 use crate::engine::cache::faults::Faults;
 use crate::engine::cache::locks::PipelineLock;
 use crate::engine::cache::trouble::told;
-use crate::engine::decide::decision::{Decision, Grounds, Verdict};
+use crate::engine::decide::decision;
 use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::decide::intake::{Intake, read_inputs};
+use crate::engine::decide::lints;
 use crate::engine::decide::lints::UnstoredTexts;
 use crate::engine::decide::lost_texts;
 use crate::engine::decide::reason::{Reason, worded};
 use crate::engine::decide::texts;
+use crate::engine::decide::verdict::{Decision, Verdict};
+use crate::engine::decide::view::View;
 use crate::engine::gc::derived::derived_since;
 use crate::engine::graph::pipeline::{Pipeline, Producer};
 use crate::engine::graph::selection::{Ask, Selection};
@@ -356,9 +359,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    pub(crate) fn grounds<'g>(&'g self, files: &'g ArtifactFiles<'g>) -> Grounds<'g> {
-        let wanted = &self.options.selection.targets;
-        Grounds { pipeline: self.pipeline, cache: self.cache, files, lock: self.lock, wanted, unknown: self.unknown }
+    pub(crate) fn view<'g>(&'g self, files: &'g ArtifactFiles<'g>) -> View<'g> {
+        let requested = &self.options.selection.targets;
+        View { pipeline: self.pipeline, cache: self.cache, files, lock: self.lock, requested, unknown: self.unknown }
     }
 
     /// The threads of CPU stages, started when the first needs them.
@@ -416,7 +419,7 @@ impl<'a> Run<'a> {
     fn try_stage(&self, index: usize) -> Result<Ending> {
         let files = ArtifactFiles::new(self.cache, self.intake);
         let ask = self.options.selection.ask(index);
-        let decide = || self.grounds(&files).decide(index, &|producer| self.given(producer), ask);
+        let decide = || decision::decide(&self.view(&files), index, &|producer| self.given(producer), ask);
         let decision = match decide() {
             // A stage that reads its inputs to know its works may lack what was not kept.
             Err(_) if self.bring_back_all(index, &files)? => decide()?,
@@ -424,7 +427,7 @@ impl<'a> Run<'a> {
         };
         let stage = &self.pipeline.stages[index];
         let read_by_lints = ArtifactFiles::new(self.cache, self.intake);
-        let lints = self.grounds(&read_by_lints).lints(stage, &decision, &UnstoredTexts::default())?;
+        let lints = lints::of_stage(&self.view(&read_by_lints), stage, &decision, &UnstoredTexts::default())?;
         if !lints.is_empty() {
             self.scope.observer.event(Event::Linted { stage: stage.name.clone(), lints });
         }
@@ -436,7 +439,7 @@ impl<'a> Run<'a> {
                 Ok(Ending::new(StageState::Cached, Given::Whole(tree), counts).note(note))
             }
             Verdict::Fresh { .. } => self.take_fresh(index, decision),
-            Verdict::Works(_) => self.run_items(index, decision, &files),
+            Verdict::Items(_) => self.run_items(index, decision, &files),
             Verdict::Whole(_) => self.run_whole(index, decision, &files),
         }
     }

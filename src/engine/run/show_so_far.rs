@@ -8,8 +8,8 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::engine::cache::records::Output;
-use crate::engine::decide::decision::{Decision, WorkState, Works};
 use crate::engine::decide::outputs::{edited_item, items_of};
+use crate::engine::decide::verdict::{Decision, ItemPlan, WorkState};
 use crate::engine::kind::item::{Item, ItemSet};
 use crate::engine::kind::item_tree::ItemTree;
 use crate::engine::out::folder::{is_stage_shown, out_folder, shown_fields};
@@ -61,7 +61,7 @@ fn words_for_removed(folder: &str, removed: usize, is_kept: bool) -> String {
 }
 
 /// The items of works that are done: by an earlier run, by a person, or as `outputs` says by place.
-pub(crate) fn items_done(works: &Works, outputs: &BTreeMap<usize, Vec<Output>>) -> ItemSet {
+pub(crate) fn items_done(works: &ItemPlan<'_>, outputs: &BTreeMap<usize, Vec<Output>>) -> ItemSet {
     let mut items = ItemSet::with_capacity(works.works.len());
     for (place, work) in works.works.iter().enumerate() {
         match (&work.state, outputs.get(&place)) {

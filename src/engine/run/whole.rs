@@ -11,13 +11,16 @@ use anyhow::{Context as _, Result, bail};
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::records::{Output, Record};
 use crate::engine::cache::trouble::told;
-use crate::engine::decide::decision::{Decision, Verdict, Works};
+use crate::engine::decide::decision;
 use crate::engine::decide::estimate::item_size;
 use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::decide::outputs::items_of_stage;
 use crate::engine::decide::reason::worded;
+use crate::engine::decide::recall;
 use crate::engine::decide::recall::inputs_of_dirty;
 use crate::engine::decide::recorded::STAGE_FACT;
+use crate::engine::decide::taken;
+use crate::engine::decide::verdict::{Decision, ItemPlan, Verdict};
 use crate::engine::graph::selection::Ask;
 use crate::engine::kind::item_tree::{Given, ItemTree};
 use crate::engine::kind::stage::{Draft, Effort, Ended, Form, Resolved, WholeStage};
@@ -52,13 +55,13 @@ impl Run<'_> {
         };
         // Another process may have done it in the meantime, or some of it.
         let ask = self.options.selection.ask(index);
-        let decision = self.grounds(files).decide(index, &|producer| self.given(producer), ask)?;
+        let decision = decision::decide(&self.view(files), index, &|producer| self.given(producer), ask)?;
         match &decision.verdict {
             Verdict::Whole(whole) if whole.key == Some(key) => {}
             Verdict::Fresh { .. } => return self.take_fresh(index, decision),
             _ => bail!("what `{}` reads changed while it waited: run again", stage.name),
         }
-        match self.bring_back(index, self.grounds(files).needed_by(&decision)?)? {
+        match self.bring_back(index, recall::needed_by(&self.view(files), &decision)?)? {
             Brought::Back => self.run_locked(index, form, &decision, key, files),
             Brought::Interrupted => Ok(Ending::new(StageState::Interrupted, Given::Nothing, Counts::default())),
         }
@@ -80,7 +83,7 @@ impl Run<'_> {
         if whole.start_over {
             empty(&state)?;
         }
-        let mut resolved = self.grounds(files).resolve(&decision.taken, true)?;
+        let mut resolved = taken::resolve(&self.view(files), &decision.taken, true)?;
         keep_only_what_is_read(&mut resolved, decision);
 
         let foreseen = form.forecast(&resolved).len();
@@ -182,8 +185,8 @@ impl Run<'_> {
         let stage = &self.pipeline.stages[consumer];
         let outcome = guarded(|| {
             let files = ArtifactFiles::new(self.cache, self.intake);
-            let decision = self.grounds(&files).decide(consumer, &|producer| self.given(producer), Ask::Complete)?;
-            let Verdict::Works(works) = &decision.verdict else { return Ok(None) };
+            let decision = decision::decide(&self.view(&files), consumer, &|producer| self.given(producer), Ask::Complete)?;
+            let Verdict::Items(works) = &decision.verdict else { return Ok(None) };
             let Form::Items(form) = stage.stage.form() else { return Ok(None) };
             if works.waits_for_decision().is_some() {
                 return Ok(None);
@@ -217,7 +220,7 @@ impl Run<'_> {
 
 impl Run<'_> {
     /// Shows what a consumer has made of what is published so far, all together where nothing of it failed.
-    fn show_inline(&self, consumer: usize, works: &Works, done: &Done, showing: Option<&Showing<'_, '_>>) {
+    fn show_inline(&self, consumer: usize, works: &ItemPlan<'_>, done: &Done, showing: Option<&Showing<'_, '_>>) {
         // Texts that people may edit lie in a folder of their own, which is brought up to date in the stage's own turn.
         if self.pipeline.stages[consumer].stage.editable().is_some() {
             return;
