@@ -12,7 +12,7 @@ use crate::engine::decide::reason::Reason;
 use crate::engine::decide::recorded::{Row, find_row, published};
 use crate::engine::decide::taken::{Inputs, Taken, reads_unknown, resolve, take_all, waits_of};
 use crate::engine::decide::texts;
-use crate::engine::decide::verdict::{Decision, ItemPlan, KeyedWork, Verdict, WholePlan, WorkState};
+use crate::engine::decide::verdict::{Basis, Decision, ItemPlan, KeyedWork, Verdict, WholePlan, WorkState};
 use crate::engine::decide::view::View;
 use crate::engine::decide::works::look_up;
 use crate::engine::graph::pipeline::{LoadedStage, Producer};
@@ -28,7 +28,7 @@ pub fn decide<'a>(view: &View<'a>, index: usize, given: &dyn Fn(Producer) -> Giv
         Inputs::There { taken, complete } => (taken, complete),
         Inputs::Awaited(reasons) => {
             let verdict = spare(view, stage, Verdict::Waits(reasons), ask)?;
-            return Ok(Decision { identity, taken: Vec::new(), verdict });
+            return Ok(Decision { basis: Basis { identity, taken: Vec::new() }, verdict });
         }
     };
     let verdict = match stage.stage.form() {
@@ -36,7 +36,7 @@ pub fn decide<'a>(view: &View<'a>, index: usize, given: &dyn Fn(Producer) -> Giv
         Form::Whole(form) => decide_whole(view, stage, form, &identity, &taken, complete, ask)?,
     };
     let verdict = spare(view, stage, verdict, ask)?;
-    Ok(Decision { identity, taken, verdict })
+    Ok(Decision { basis: Basis { identity, taken }, verdict })
 }
 
 /// A stage that is left out of the run gives what it gave last, if that is here.

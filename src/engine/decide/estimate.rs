@@ -215,7 +215,7 @@ fn of_whole(
     item_size: Option<f64>,
 ) -> Result<Option<ToDo>> {
     let Form::Whole(form) = stage.stage.form() else { return Ok(None) };
-    let Some(effort) = form.effort(&taken::resolve(view, &decision.taken, whole.key.is_some())?, item_size) else {
+    let Some(effort) = form.effort(&taken::resolve(view, &decision.basis.taken, whole.key.is_some())?, item_size) else {
         return Ok(None);
     };
     let left = effort.amount * (1.0 - whole.done);

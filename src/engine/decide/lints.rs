@@ -58,7 +58,7 @@ pub fn of_stage(view: &View<'_>, stage: &LoadedStage, decision: &Decision<'_>, u
         Verdict::Whole(whole) => whole.key.is_some(),
     };
     let files = WithTexts { files: view.files, unstored, skipped: view.pipeline.skipped_photos() };
-    Ok(Lints::of(stage.stage.lint(&resolve(view, &decision.taken, complete)?, &files)))
+    Ok(Lints::of(stage.stage.lint(&resolve(view, &decision.basis.taken, complete)?, &files)))
 }
 
 /// Where texts of people lie, by content. A run puts them into the cache; a plan stores nothing and has to know.

@@ -366,7 +366,7 @@ fn foresee(stage: &LoadedStage, decision: &Decision<'_>, view: &View<'_>) -> Res
             }
         }
         Verdict::Whole(whole) => {
-            let foreseen = whole.form.forecast(&taken::resolve(view, &decision.taken, false)?);
+            let foreseen = whole.form.forecast(&taken::resolve(view, &decision.basis.taken, false)?);
             let total = foreseen.len().max(1);
             let is_known = whole.key.is_some();
             planned.state = if is_known { PlannedState::Dirty } else { PlannedState::Unknown };

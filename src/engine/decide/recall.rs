@@ -140,7 +140,7 @@ fn remaking(view: &View<'_>, index: usize, items: &[Item], give: &Give<'_>) -> R
     let stage = &view.pipeline.stages[index];
     let decision = decide(view, index, give, Ask::Complete)?;
     if let Form::Whole(_) = stage.stage.form() {
-        return Ok((Vec::new(), read_by(view, &decision.taken)?));
+        return Ok((Vec::new(), read_by(view, &decision.basis.taken)?));
     }
     match works_of(view, stage, &decision, items) {
         Ok(works) => {
@@ -148,7 +148,7 @@ fn remaking(view: &View<'_>, index: usize, items: &[Item], give: &Give<'_>) -> R
             Ok((works, needed))
         }
         // A stage that reads its inputs to know its works cannot do so before they are here.
-        Err(error) => match read_by(view, &decision.taken)? {
+        Err(error) => match read_by(view, &decision.basis.taken)? {
             needed if needed.iter().all(|artifact| is_at_hand(view, artifact)) => Err(error),
             needed => Ok((Vec::new(), needed)),
         },
@@ -161,9 +161,9 @@ pub(crate) fn works_of(view: &View<'_>, stage: &LoadedStage, decision: &Decision
     let keys: HashSet<Digest> = items.iter().map(|item| item.key).collect();
     let works: Vec<Work> = match &decision.verdict {
         Verdict::Items(works) => works.works.iter().map(|keyed| keyed.work.clone()).collect(),
-        _ => form.expand(&resolve(view, &decision.taken, true)?, view.files)?,
+        _ => form.expand(&resolve(view, &decision.basis.taken, true)?, view.files)?,
     };
-    let start = decision.identity.work_hash();
+    let start = decision.basis.identity.work_hash();
     let keyed = works.into_iter().map(|work| {
         let mut hash: KeyHash = start.clone();
         render_work(&work, &mut hash);
@@ -188,7 +188,7 @@ pub(crate) fn read_by(view: &View<'_>, taken: &[Taken<'_>]) -> Result<Vec<Artifa
 pub(crate) fn needed_by(view: &View<'_>, decision: &Decision<'_>) -> Result<Vec<Artifact>> {
     match &decision.verdict {
         Verdict::Items(works) => Ok(inputs_of_dirty(works)),
-        Verdict::Whole(whole) if whole.key.is_some() => read_by(view, &decision.taken),
+        Verdict::Whole(whole) if whole.key.is_some() => read_by(view, &decision.basis.taken),
         _ => Ok(Vec::new()),
     }
 }

@@ -163,10 +163,10 @@ pub fn machine_works(stage: &LoadedStage, decision: &Decision<'_>, view: &View<'
     let Form::Items(form) = stage.stage.form() else { return Ok(None) };
     let works = match &decision.verdict {
         Verdict::Items(works) => works.works.iter().map(|work| work.work.clone()).collect(),
-        Verdict::Fresh { .. } => form.expand(&taken::resolve(view, &decision.taken, true)?, view.files)?,
+        Verdict::Fresh { .. } => form.expand(&taken::resolve(view, &decision.basis.taken, true)?, view.files)?,
         Verdict::Whole(_) | Verdict::Kept { .. } | Verdict::Waits(_) => return Ok(None),
     };
-    works::look_up(view, stage, &decision.identity, works, false).map(Some)
+    works::look_up(view, stage, &decision.basis.identity, works, false).map(Some)
 }
 
 /// What is lost of the texts of a stage.

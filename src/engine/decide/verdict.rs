@@ -11,9 +11,15 @@ use crate::engine::kind::stage::{ItemStage, WholeStage, Work};
 
 /// What is known of a stage before it runs: its identity, its inputs, the verdict.
 pub struct Decision<'a> {
-    pub identity: StageIdentity,
-    pub taken: Vec<Taken<'a>>,
+    pub basis: Basis<'a>,
     pub verdict: Verdict<'a>,
+}
+
+/// What a stage is made of: all that its keys cover.
+pub struct Basis<'a> {
+    pub identity: StageIdentity,
+    /// None while something that it reads is awaited.
+    pub taken: Vec<Taken<'a>>,
 }
 
 pub enum Verdict<'a> {

@@ -158,7 +158,7 @@ impl<'a> Causes<'a> {
                     continue;
                 }
             };
-            let taken = decision.taken.iter().find(|taken| taken.producer() == input);
+            let taken = decision.basis.taken.iter().find(|taken| taken.producer() == input);
             causes.push(match taken {
                 Some(taken) => self.of_input(stage, taken, reason, view)?,
                 None => self.alone(stage, reason),
@@ -308,7 +308,7 @@ impl<'a> Causes<'a> {
         view: &View<'_>,
     ) -> Result<Cause> {
         let mut found = None;
-        for taken in &decision.taken {
+        for taken in &decision.basis.taken {
             for read in taken.tree.items(self.cache)? {
                 if let Some((field, _)) = read.fields.iter().find(|(_, artifact)| artifact.digest == new)
                     && (found.is_none() || read.name == item)

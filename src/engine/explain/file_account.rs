@@ -315,7 +315,7 @@ impl Desk<'_> {
             if at != index || matches!(decision.verdict, Verdict::Waits(_)) {
                 return Ok(());
             }
-            let now = changes::components(view, stage, &decision.identity, &decision.taken)?;
+            let now = changes::components(view, stage, &decision.basis.identity, &decision.basis.taken)?;
             differences = changed_params(&making.components, &now);
             if matches!(stage.stage.form(), Form::Whole(_)) {
                 let rows = difference(Some(&making.components), Some(&now)).into_iter();

@@ -125,7 +125,7 @@ fn of_stage(
 ) -> Result<Explanation> {
     let new = match decision.verdict {
         Verdict::Waits(_) => None,
-        _ => Some(changes::components(view, stage, &decision.identity, &decision.taken)?),
+        _ => Some(changes::components(view, stage, &decision.basis.identity, &decision.basis.taken)?),
     };
     let old = changes::last_components(view, stage)?;
     let rows = difference(old.as_ref(), new.as_ref());
@@ -147,9 +147,9 @@ fn of_item(
     let works = match &decision.verdict {
         Verdict::Waits(_) => bail!("the items of `{}` are not known yet", stage.name),
         Verdict::Items(works) => works.works.iter().map(|work| work.work.clone()).collect(),
-        _ => form.expand(&taken::resolve(view, &decision.taken, true)?, view.files)?,
+        _ => form.expand(&taken::resolve(view, &decision.basis.taken, true)?, view.files)?,
     };
-    let mut keyed = works::look_up(view, stage, &decision.identity, works, false)?;
+    let mut keyed = works::look_up(view, stage, &decision.basis.identity, works, false)?;
     let editing = match stage.stage.editable() {
         Some(editable) => {
             let editing = texts::read(pipeline, view.cache, view.lock, stage, &editable)?;
@@ -165,7 +165,7 @@ fn of_item(
         bail!("`{}` has no item `{item}`{hint}", stage.name);
     };
     let mut new = ComponentList::default();
-    decision.identity.render(&mut new);
+    decision.basis.identity.render(&mut new);
     render_work(&work.work, &mut new);
 
     // What the last run recorded: params in the row of the stage, the rest in the record of the item's key.
@@ -202,7 +202,7 @@ fn of_item(
             };
             if found.is_empty() {
                 let reasons = match (state, old) {
-                    (WorkState::Unknown, _) => taken::waits_of(view, &decision.taken),
+                    (WorkState::Unknown, _) => taken::waits_of(view, &decision.basis.taken),
                     (_, None) => vec![Reason::NeverRan],
                     // Its key is that of its record, and what that names is gone.
                     (_, Some(_)) => vec![Reason::OutputsLost { items: vec![item.to_string()], total: 1 }],

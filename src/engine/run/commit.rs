@@ -49,7 +49,7 @@ impl Run<'_> {
         let view = &self.view(&files);
         let batch = self.cache.batch();
         // Inputs are kept with their names: the next run says what changed in them.
-        for taken in &decision.taken {
+        for taken in &decision.basis.taken {
             batch.put_bytes(&item_set::encode(taken.tree.items(self.cache)?))?;
         }
         let stored = batch.put_bytes(&item_set::encode(tree.items(self.cache)?))?;
@@ -59,7 +59,7 @@ impl Run<'_> {
             fields: Fields::from([(TREE_FIELD, stored.artifact(TREE_FIELD))]),
             attributes: BTreeMap::from([(COUNT_ATTRIBUTE.to_string(), tree.count.to_string())]),
         };
-        let components = changes::components(view, stage, &decision.identity, &decision.taken)?.to_record();
+        let components = changes::components(view, stage, &decision.basis.identity, &decision.basis.taken)?.to_record();
         let mut facts = self.facts(index);
         facts.extend(took.effort.as_ref().map(effort_fact));
         batch.record(Record { key, components, outputs: vec![output], seconds: took.seconds, ended, facts })?;

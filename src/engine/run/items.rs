@@ -112,7 +112,7 @@ impl Run<'_> {
         check_names(&stage.name, &items)?;
         let tree = ItemTree::of(items);
         // The folder holds the machine's texts by now. What somebody saves from here on is for the next run to find.
-        let key = texts.map_or(key, |texts| row_key(stage, &decision.identity, &decision.taken, Some(texts)));
+        let key = texts.map_or(key, |texts| row_key(stage, &decision.basis.identity, &decision.basis.taken, Some(texts)));
         let seconds = started.elapsed().as_secs_f64() + inline.seconds;
         let same = self.record_row(index, &decision, key, &tree, Took { seconds, effort: None }, None)?;
         let state = if made_more { StageState::Ran } else { state };
@@ -367,7 +367,7 @@ impl Run<'_> {
     ) -> Result<Finished> {
         let stage = &self.pipeline.stages[index];
         let started = Instant::now();
-        let key = finish_key(&decision.identity, outputs, stage.kind.writes());
+        let key = finish_key(&decision.basis.identity, outputs, stage.kind.writes());
         let is_forced = matches!(self.options.selection.ask(index), Ask::Again(Force::All));
         let preferred = recorded::preferred(&self.view(files), stage);
         let look_up = |turn: &Turn| recorded::result(&self.view(files), &key, &preferred, turn);
@@ -380,7 +380,7 @@ impl Run<'_> {
                 let outputs: Vec<Output> =
                     drafts.into_iter().map(|draft| store(draft, "", &batch, files)).collect::<Result<_>>()?;
                 let mut list = ComponentList::default();
-                decision.identity.render(&mut list);
+                decision.basis.identity.render(&mut list);
                 let record = Record {
                     key,
                     components: list.to_record(),

@@ -195,7 +195,7 @@ impl Run<'_> {
         files: &ArtifactFiles<'_>,
     ) -> Result<Option<usize>> {
         let stage = &self.pipeline.stages[recall.stage];
-        let mut resolved = taken::resolve(&self.view(files), &decision.taken, true)?;
+        let mut resolved = taken::resolve(&self.view(files), &decision.basis.taken, true)?;
         keep_only_what_is_read(&mut resolved, decision);
         self.scope.observer.event(Event::StageStarted {
             stage: stage.name.clone(),

@@ -83,7 +83,7 @@ impl Run<'_> {
         if whole.start_over {
             empty(&state)?;
         }
-        let mut resolved = taken::resolve(&self.view(files), &decision.taken, true)?;
+        let mut resolved = taken::resolve(&self.view(files), &decision.basis.taken, true)?;
         keep_only_what_is_read(&mut resolved, decision);
 
         let foreseen = form.forecast(&resolved).len();
@@ -238,7 +238,7 @@ impl Run<'_> {
 
 /// A whole stage sees the fields that its key covers and no others.
 pub(crate) fn keep_only_what_is_read(resolved: &mut Resolved, decision: &Decision<'_>) {
-    for taken in &decision.taken {
+    for taken in &decision.basis.taken {
         let reads = &taken.edge.reads;
         let items = resolved.inputs.get_mut(&reads.param).map(Arc::make_mut);
         for item in items.into_iter().flatten() {
