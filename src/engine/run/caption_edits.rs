@@ -22,7 +22,7 @@ use crate::engine::kind::stage::Editable;
 use crate::engine::lock_file::LockFile;
 use crate::engine::run::events::Event;
 use crate::engine::run::on_demand::{self, Directed};
-use crate::engine::run::schedule::wait_for_pipeline;
+use crate::engine::run::waiting::wait_for_pipeline;
 
 /// Where decisions about the texts of a pipeline are taken.
 #[derive(Clone, Copy)]

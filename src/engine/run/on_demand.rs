@@ -12,8 +12,8 @@ use crate::engine::kind::stage::Form;
 use crate::engine::run::context::{RunScope, Shared};
 use crate::engine::run::control::Wishes;
 use crate::engine::run::events::Observer;
-use crate::engine::run::items::Pieces;
-use crate::engine::run::schedule::{Run, RunOptions};
+use crate::engine::run::run_context::{RunContext, RunOptions};
+use crate::engine::run::stage::StageRunner;
 
 /// Those who watch and direct what is run.
 #[derive(Clone, Copy)]
@@ -57,8 +57,8 @@ pub(crate) fn make(
     let shared = Shared::default();
     let scope = RunScope { cache: view.cache, device: &options.device, observer, wishes, shared: &shared };
     let unknown: HashSet<_> = view.unknown.clone();
-    let run = Run::new(view.pipeline, options, scope, view.files.intake(), view.lock, &unknown, vec![index]);
-    let done = run.run_works(Pieces { index, form, works: &to_do, files: view.files }, None)?;
+    let ctx = RunContext::new(view.pipeline, options, scope, view.files.intake(), view.lock, &unknown, vec![index]);
+    let done = StageRunner::new(&ctx).run_pieces(index, &to_do, view.files)?;
     if done.interrupted {
         bail!("interrupted");
     }
