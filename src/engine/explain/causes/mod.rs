@@ -1,12 +1,13 @@
 //! Who changed what a stage is made of: the user, a stage before it, or the program. A reason says what differs; a cause says whose doing
 //! that is, in which file, and what stands behind it. Unaware of how it is shown.
 
+mod differences;
+
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
-use serde_json::{Value, json};
 
 use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
@@ -19,7 +20,8 @@ use crate::engine::decide::texts;
 use crate::engine::decide::verdict::Decision;
 use crate::engine::decide::view::View;
 use crate::engine::edits::text::{self, normalise};
-use crate::engine::explain::differences::Side;
+use crate::engine::explain::cause::{Cause, Change, Contents, Who, shown};
+use crate::engine::explain::causes::differences::Side;
 use crate::engine::explain::ledger::{Hint, Ledger};
 use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
 use crate::engine::graph::resolve::is_skipped;
@@ -31,50 +33,6 @@ use crate::engine::kind::stage::InputShape;
 /// Of more changes only the number is told.
 const TOLD: usize = 20;
 
-/// Whose doing it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// The user: the pipeline file, photos, texts, models.
-    You,
-    /// A stage before this one.
-    Upstream { stage: String },
-    /// This version of the program works in another way than the last.
-    Program,
-    /// The cache does not have it, or not any more.
-    Cache,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Cause {
-    /// `None` where nobody changed anything: it never ran.
-    pub who: Option<Who>,
-    pub reason: Reason,
-    /// The file, and where one line is meant that line: `pipeline.yaml:14`.
-    pub place: Option<String>,
-    /// At most 20.
-    pub changes: Vec<Change>,
-    /// What made a stage before this one give something else.
-    pub because: Vec<Cause>,
-}
-
-/// One thing that is another than before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    pub item: String,
-    pub field: String,
-    /// Where the new contents lie, if somebody put them there.
-    pub file: Option<PathBuf>,
-    pub old: Option<Contents>,
-    pub new: Option<Contents>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contents {
-    pub digest: Digest,
-    /// Of a caption, if it is at hand.
-    pub text: Option<String>,
-}
-
 /// Finds causes while a plan is walked. The record log is read when it is first needed.
 pub(crate) struct Causes<'a> {
     pub(crate) pipeline: &'a Pipeline,
@@ -82,41 +40,6 @@ pub(crate) struct Causes<'a> {
     ledger: OnceCell<Ledger<'a>>,
     /// Of the stages that have been walked, by name.
     found: BTreeMap<String, Vec<Cause>>,
-}
-
-impl Cause {
-    pub(crate) fn of(who: Option<Who>, reason: Reason) -> Self {
-        Self { who, reason, place: None, changes: Vec::new(), because: Vec::new() }
-    }
-
-    /// As `explain --json` prints it: the reason, and whose doing it is.
-    pub fn to_json(&self) -> Value {
-        let mut value = self.reason.to_json();
-        value["who"] = match &self.who {
-            Some(Who::You) => "you".into(),
-            Some(Who::Upstream { .. }) => "upstream".into(),
-            Some(Who::Program) => "program".into(),
-            Some(Who::Cache) => "cache".into(),
-            None => Value::Null,
-        };
-        if let Some(Who::Upstream { stage }) = &self.who {
-            value["upstream"] = stage.as_str().into();
-        }
-        value["place"] = json!(self.place);
-        let contents = |contents: &Option<Contents>| match contents {
-            Some(contents) => json!({ "digest": contents.digest.to_hex(), "text": contents.text }),
-            None => Value::Null,
-        };
-        let change = |change: &Change| {
-            json!({
-                "item": change.item, "field": change.field, "file": change.file,
-                "old": contents(&change.old), "new": contents(&change.new),
-            })
-        };
-        value["changes"] = self.changes.iter().map(change).collect();
-        value["because"] = self.because.iter().map(Self::to_json).collect();
-        value
-    }
 }
 
 impl<'a> Causes<'a> {
@@ -419,8 +342,4 @@ impl<'a> Causes<'a> {
 fn selects(taken: &Taken<'_>) -> bool {
     let reads = &taken.edge.reads;
     reads.shape == InputShape::Training || reads.reference.selector != Selector::All
-}
-
-pub(crate) fn shown(path: &Path) -> String {
-    path.strip_prefix(".").unwrap_or(path).display().to_string()
 }
