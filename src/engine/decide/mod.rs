@@ -32,7 +32,7 @@ pub mod verdict;
 pub mod view;
 pub(crate) mod works;
 
-pub(crate) mod recall;
+pub(crate) mod restore_plan;
 
 pub mod estimate;
 pub mod plan;

@@ -19,8 +19,8 @@ use crate::engine::decide::lints;
 use crate::engine::decide::lints::{Lints, UnstoredTexts};
 use crate::engine::decide::outputs::{edited_item, items_of};
 use crate::engine::decide::reason::Reason;
-use crate::engine::decide::recall;
-use crate::engine::decide::recall::Recall;
+use crate::engine::decide::restore_plan;
+use crate::engine::decide::restore_plan::RestorePlan;
 use crate::engine::decide::taken;
 use crate::engine::decide::verdict::{Decision, Verdict, WholePlan, WorkState};
 use crate::engine::decide::view::View;
@@ -184,11 +184,11 @@ impl Walked {
         Some(self.undecided.swap_remove(at))
     }
 
-    fn note(&mut self, pipeline: &Pipeline, recalls: &[Recall]) {
-        for recall in recalls.iter().filter(|recall| !recall.items.is_empty()) {
-            let again = self.again.entry(recall.stage).or_default();
-            again.names.extend(recall.names(&pipeline.stages));
-            let reason = recall.reason(&pipeline.stages);
+    fn note(&mut self, pipeline: &Pipeline, plans: &[RestorePlan]) {
+        for restore in plans.iter().filter(|restore| !restore.items.is_empty()) {
+            let again = self.again.entry(restore.stage).or_default();
+            again.names.extend(restore.names(&pipeline.stages));
+            let reason = restore.reason(&pipeline.stages);
             if !again.reasons.contains(&reason) {
                 again.reasons.push(reason);
             }
@@ -236,11 +236,11 @@ pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut
             Ok(decision) => decision,
             // A stage that reads its inputs to know its works cannot do so before they are there.
             Err(error) => {
-                let recalls = recall::recall_all(view, index, &give)?;
-                if !waits_for_unknown && recalls.is_empty() {
+                let plans = restore_plan::plan_all(view, index, &give)?;
+                if !waits_for_unknown && plans.is_empty() {
                     return in_stage(stage, Err(error));
                 }
-                walked.note(pipeline, &recalls);
+                walked.note(pipeline, &plans);
                 let producers = pipeline.producers(index).map(|p| pipeline.stages[p].name.clone()).collect();
                 walked.undecided.push((place, waiting(stage, producers)));
                 continue;
@@ -249,8 +249,8 @@ pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut
         if !selection.ask(index).is_forced() {
             leave_to_others(stage, &mut decision.verdict, &mut promised);
         }
-        let needed = recall::needed_by(view, &decision)?;
-        walked.note(pipeline, &recall::recall(view, index, needed, &give, &HashSet::new())?);
+        let needed = restore_plan::needed_by(view, &decision)?;
+        walked.note(pipeline, &restore_plan::plan(view, index, needed, &give, &HashSet::new())?);
         let (planned, gives) = foresee(stage, &decision, view)?;
         see(index, &decision, &planned, view)?;
         let mut stand_ins = Vec::new();

@@ -11,7 +11,7 @@ use crate::engine::cache::Cache;
 use crate::engine::cache::artifact::Artifact;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::records::Output;
-use crate::engine::cache::uses::Turn;
+use crate::engine::cache::uses::Lease;
 use crate::engine::decide::taken::{Taken, resolve};
 use crate::engine::decide::texts;
 use crate::engine::decide::view::View;
@@ -32,8 +32,8 @@ pub const EFFORT_FACT: &str = "effort";
 
 /// The outputs of a result of `key` of which nothing is lost: of the one the lock names, else of the first that is here. It stays
 /// here while the run lasts.
-pub(crate) fn result(view: &View<'_>, key: &Digest, preferred: &Preferred, turn: &Turn) -> Result<Option<Vec<Output>>> {
-    Ok(choose(view, key, view.cache.outputs(key)?, preferred, turn))
+pub(crate) fn result(view: &View<'_>, key: &Digest, preferred: &Preferred, lease: &Lease) -> Result<Option<Vec<Output>>> {
+    Ok(choose(view, key, view.cache.outputs(key)?, preferred, lease))
 }
 
 /// The one of several `results` of `key` that counts, as `result` says.
@@ -42,11 +42,11 @@ pub(crate) fn choose(
     key: &Digest,
     results: Vec<Vec<Output>>,
     preferred: &Preferred,
-    turn: &Turn,
+    lease: &Lease,
 ) -> Option<Vec<Output>> {
     let chosen = choose_among(view, key, results, preferred);
     if chosen.is_some() {
-        turn.note(*key);
+        lease.note(*key);
     }
     chosen
 }
@@ -114,13 +114,13 @@ pub(crate) fn find_row(view: &View<'_>, stage: &LoadedStage, key: &Digest) -> Re
             damaged = Some(row);
         }
     }
-    let recorded = view.cache.in_turn(|turn| {
+    let recorded = view.cache.with_lease(|lease| {
         for record in view.cache.results(key)? {
             let Some(tree) = record.outputs.first().and_then(|output| output.fields.get(TREE_FIELD)) else { continue };
             let count = record.outputs[0].attributes.get(COUNT_ATTRIBUTE).and_then(|n| n.parse().ok()).unwrap_or_default();
             if let Some(row) = check_row(view, stage, ItemTree::in_cache(tree.digest, count), false)? {
                 if row.lost.is_empty() {
-                    turn.note(*key);
+                    lease.note(*key);
                     return Ok(Some(Row { ended: record.ended, ..row }));
                 }
                 damaged = Some(row);
@@ -176,8 +176,8 @@ pub(crate) fn published(
         return Ok((Vec::new(), false));
     }
     // What was published stays while it is looked at, and as long as the run lasts.
-    view.cache.in_turn(|turn| {
-        turn.note(*state_key);
+    view.cache.with_lease(|lease| {
+        lease.note(*state_key);
         Ok(())
     })?;
     let forecast = form.forecast(&resolve(view, taken, true)?);

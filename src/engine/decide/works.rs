@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use rayon::prelude::*;
 
 use crate::engine::cache::digest::Digest;
-use crate::engine::cache::uses::Turn;
+use crate::engine::cache::uses::Lease;
 use crate::engine::decide::intake::unknown_digest;
 use crate::engine::decide::keys::{StageIdentity, render_work};
 use crate::engine::decide::recorded::{choose, preferred};
@@ -29,7 +29,7 @@ pub fn look_up(
     }
     let start = identity.work_hash();
     let preferred = preferred(view, stage);
-    let look_up = |turn: &Turn| {
+    let look_up = |lease: &Lease| {
         let mut keyed: Vec<KeyedWork> = works
             .into_par_iter()
             .with_min_len(16)
@@ -49,13 +49,13 @@ pub fn look_up(
         let known = keyed.iter().map(|keyed| keyed.key).collect::<Vec<_>>();
         let results = view.cache.outputs_of(&known)?;
         keyed.par_iter_mut().zip(results).with_min_len(16).for_each(|(keyed, results)| {
-            if let (WorkState::Dirty, Some(outputs)) = (&keyed.state, choose(view, &keyed.key, results, &preferred, turn)) {
+            if let (WorkState::Dirty, Some(outputs)) = (&keyed.state, choose(view, &keyed.key, results, &preferred, lease)) {
                 keyed.state = WorkState::Fresh(outputs);
             }
         });
         Ok(keyed)
     };
-    view.cache.in_turn(look_up)
+    view.cache.with_lease(look_up)
 }
 
 /// Tells works apart whose key is not known.

@@ -127,7 +127,7 @@ impl Standing {
 pub fn file_account(cache: &Cache, pipeline: Option<&Pipeline>, file: &Path) -> Result<Option<FileAccount>> {
     let Some(pipeline) = pipeline else {
         let ledger = Ledger::read(cache, &LockFile::default(), &[])?;
-        let desk = Desk { cache, ledger: &ledger, at_hand: None, texts: &KnownTexts::default() };
+        let desk = FileExplainer { cache, ledger: &ledger, at_hand: None, texts: &KnownTexts::default() };
         return desk.of_contents(cache.digest_file(file)?.0);
     };
     let lock = LockFile::read(&pipeline.lock_file())?;
@@ -136,7 +136,7 @@ pub fn file_account(cache: &Cache, pipeline: Option<&Pipeline>, file: &Path) -> 
     let names: Vec<&str> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
     let ledger = Ledger::read(cache, &lock, &names)?;
     let texts = known_texts(pipeline, cache, &lock)?;
-    let desk = Desk { cache, ledger: &ledger, at_hand: Some(AtHand { pipeline, intake: &intake }), texts: &texts };
+    let desk = FileExplainer { cache, ledger: &ledger, at_hand: Some(AtHand { pipeline, intake: &intake }), texts: &texts };
     if let Some(account) = desk.of_text(pipeline, file)? {
         return Ok(Some(account));
     }
@@ -166,14 +166,14 @@ struct AtHand<'a> {
 }
 
 /// All that an account is drawn up from.
-struct Desk<'a> {
+struct FileExplainer<'a> {
     cache: &'a Cache,
     ledger: &'a Ledger<'a>,
     at_hand: Option<AtHand<'a>>,
     texts: &'a KnownTexts,
 }
 
-impl Desk<'_> {
+impl FileExplainer<'_> {
     fn trace(&self, digest: Digest, hint: Hint, field: Option<&str>) -> Result<Origin> {
         let known = self.at_hand.map(|at_hand| (at_hand.pipeline, at_hand.intake));
         Tracer { cache: self.cache, ledger: self.ledger, known, texts: self.texts }.trace(digest, hint, field)

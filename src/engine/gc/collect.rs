@@ -16,7 +16,7 @@ use anyhow::{Result, bail};
 use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::survey::{StateFolder, StoredObject, size_of};
-use crate::engine::cache::sweep::{Alone, Noted, age_of};
+use crate::engine::cache::sweep::{ExclusiveLock, Noted, age_of};
 use crate::engine::decide::results::Results;
 use crate::engine::gc::cost::Groups;
 use crate::engine::gc::live::Live;
@@ -109,7 +109,7 @@ pub fn collect(cache: &Cache, here: &Path, options: &CollectOptions, worth: &dyn
     for _ in 0..ROUNDS {
         let known = known_roots(cache, here)?;
         let mut roots = Roots::read(cache, here, options.history)?;
-        let alone = collector.alone()?;
+        let exclusive = collector.exclusive()?;
         if known_roots(cache, here)? != known {
             continue;
         }
@@ -117,7 +117,7 @@ pub fn collect(cache: &Cache, here: &Path, options: &CollectOptions, worth: &dyn
         roots.read_work_trees_again();
         let plan = Plan::new(cache, &roots, options, worth)?;
         if roots.problems.is_empty() && plan.problems.is_empty() {
-            plan.carry_out(cache, &alone)?;
+            plan.carry_out(cache, &exclusive)?;
             return Ok(Collected { deleted: true, ..plan.report(roots) });
         }
         return Ok(plan.report(roots));
@@ -217,39 +217,39 @@ impl Plan {
     }
 
     /// Objects first: a record whose objects are gone is a miss, whatever becomes of us in between.
-    fn carry_out(&self, cache: &Cache, alone: &Alone<'_>) -> Result<()> {
-        let mut let_go = cache.evicted()?;
+    fn carry_out(&self, cache: &Cache, exclusive: &ExclusiveLock<'_>) -> Result<()> {
+        let mut evict = cache.evicted()?;
         let going: HashSet<Digest> = self.garbage.iter().chain(&self.evicted).copied().collect();
         if !going.is_empty() {
-            alone.write_evicted(&let_go.union(&going).copied().collect())?;
+            exclusive.write_evicted(&evict.union(&going).copied().collect())?;
         }
         for object in &going {
-            alone.remove_object(object)?;
+            exclusive.remove_object(object)?;
         }
         for state in &self.states {
-            alone.remove_state(state)?;
+            exclusive.remove_state(state)?;
         }
         for noted in &self.notes {
-            alone.forget(noted)?;
+            exclusive.forget(noted)?;
         }
         cache.forget_old_displaced()?;
-        alone.remove_dead_scratch()?;
+        exclusive.remove_dead_scratch()?;
 
         // A record stays while its outputs are here, or were let go though something still leads to it.
-        let_go.extend(&self.evicted);
+        evict.extend(&self.evicted);
         let here: HashSet<Digest> = cache.stored_objects()?.objects.iter().map(|object| object.digest).collect();
         let mut missing = HashSet::new();
-        alone.retain_records(&mut |_, record| {
+        exclusive.retain_records(&mut |_, record| {
             let is_led_to = self.keys.contains(&record.key);
             let stays = record
                 .artifacts()
-                .all(|artifact| here.contains(&artifact.digest) || (is_led_to && let_go.contains(&artifact.digest)));
+                .all(|artifact| here.contains(&artifact.digest) || (is_led_to && evict.contains(&artifact.digest)));
             if stays {
                 missing.extend(record.artifacts().map(|artifact| artifact.digest).filter(|digest| !here.contains(digest)));
             }
             stays
         })?;
-        alone.write_evicted(&missing)
+        exclusive.write_evicted(&missing)
     }
 }
 

@@ -26,13 +26,13 @@ use crate::engine::run::waiting::wait_for_pipeline;
 
 /// Where decisions about the texts of a pipeline are taken.
 #[derive(Clone, Copy)]
-pub struct TextDesk<'a> {
+pub struct CaptionEdits<'a> {
     pub pipeline: &'a Pipeline,
     pub cache: &'a Cache,
     pub directed: Directed<'a>,
 }
 
-impl TextDesk<'_> {
+impl CaptionEdits<'_> {
     /// Decides about the texts that are named of the stage at `index`. To merge a stale one, the machine is asked first where it has not
     /// been yet.
     ///

@@ -45,7 +45,7 @@ pub(crate) fn evict_unkept(ctx: &RunContext<'_>, given: &dyn Fn(usize) -> Given,
     let folder =
         fs::canonicalize(&ctx.pipeline.folder).with_context(|| format!("looking for `{}`", ctx.pipeline.folder.display()))?;
     let mut roots = Roots::read(ctx.cache, &ctx.pipeline.folder, false)?;
-    let alone = collector.alone()?;
+    let exclusive = collector.exclusive()?;
     roots.read_work_trees_again();
     spared.extend(used_by_other_runs(ctx, &folder, &roots)?);
 
@@ -75,8 +75,8 @@ pub(crate) fn evict_unkept(ctx: &RunContext<'_>, given: &dyn Fn(usize) -> Given,
     if going.is_empty() {
         return Ok(());
     }
-    alone.let_go(&going)?;
-    drop(alone);
+    exclusive.evict(&going)?;
+    drop(exclusive);
     for (stage, items, bytes) in told {
         let message = words(ctx, stage, items, bytes);
         let stage = Some(ctx.pipeline.stages[stage.index].name.clone());

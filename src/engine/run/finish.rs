@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::engine::cache::manifest::ComponentList;
 use crate::engine::cache::records::{Output, Record};
-use crate::engine::cache::uses::Turn;
+use crate::engine::cache::uses::Lease;
 use crate::engine::decide::decision::in_stage;
 use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::decide::outputs::{finish_key, items_of_stage};
@@ -41,8 +41,8 @@ pub(crate) fn finish(
     let key = finish_key(&basis.identity, outputs, stage.kind.writes());
     let is_forced = matches!(ctx.options.selection.ask(index), Ask::Again(Force::All));
     let preferred = recorded::preferred(&ctx.view(files), stage);
-    let look_up = |turn: &Turn| recorded::result(&ctx.view(files), &key, &preferred, turn);
-    let found = if is_forced { None } else { ctx.cache.in_turn(look_up)? };
+    let look_up = |lease: &Lease| recorded::result(&ctx.view(files), &key, &preferred, lease);
+    let found = if is_forced { None } else { ctx.cache.with_lease(look_up)? };
     let (made, outputs) = match found {
         Some(outputs) => (0, outputs),
         None => {

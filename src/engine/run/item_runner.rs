@@ -88,7 +88,7 @@ impl ItemRunner<'_, '_> {
             && let Some(outputs) = self
                 .ctx
                 .cache
-                .in_turn(|turn| recorded::result(&self.ctx.view(self.opened_with), &work.key, self.preferred, turn))?
+                .with_lease(|lease| recorded::result(&self.ctx.view(self.opened_with), &work.key, self.preferred, lease))?
         {
             return Ok(Some((outputs, false)));
         }

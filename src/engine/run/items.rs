@@ -168,11 +168,11 @@ fn run_claimed(ctx: &RunContext<'_>, work: ItemWork<'_>, mut dirty: Vec<usize>, 
         let (claim, taken) = ctx.cache.claim(&keys)?;
         // Somebody may have done them in the meantime.
         let view = &ctx.view(files);
-        let (elsewhere, ours) = ctx.cache.in_turn(|turn| {
+        let (elsewhere, ours) = ctx.cache.with_lease(|lease| {
             let (mut elsewhere, mut ours) = (Vec::new(), Vec::new());
             for &place in &dirty {
                 let KeyedWork { work, key, .. } = &plan.works[place];
-                let found = if ask.forces(&work.name) { None } else { recorded::result(view, key, &preferred, turn)? };
+                let found = if ask.forces(&work.name) { None } else { recorded::result(view, key, &preferred, lease)? };
                 match found {
                     Some(outputs) => drop(done.outputs.insert(place, outputs)),
                     None if taken.contains(key) => elsewhere.push(place),

@@ -12,8 +12,8 @@ use crate::engine::cache::digest::Digest;
 use crate::engine::cache::records::Output;
 use crate::engine::decide::decision;
 use crate::engine::decide::files::ArtifactFiles;
-use crate::engine::decide::recall;
-use crate::engine::decide::recall::{Give, Recall};
+use crate::engine::decide::restore_plan;
+use crate::engine::decide::restore_plan::{Give, RestorePlan};
 use crate::engine::decide::taken;
 use crate::engine::decide::verdict::{Basis, ItemPlan};
 use crate::engine::graph::pipeline::{LoadedStage, Producer};
@@ -58,9 +58,9 @@ impl Restorer {
         reader: usize,
         files: &ArtifactFiles<'_>,
     ) -> Result<bool> {
-        let recalls = recall::recall_all(&ctx.view(files), reader, &give(ctx, given))?;
-        let from_out = recalls.iter().flat_map(|recall| recall.from_out.iter().map(|(artifact, _)| artifact.clone()));
-        let made = recalls.iter().flat_map(|recall| recall.items.iter().flat_map(|item| item.fields.values().cloned()));
+        let plans = restore_plan::plan_all(&ctx.view(files), reader, &give(ctx, given))?;
+        let from_out = plans.iter().flat_map(|plan| plan.from_out.iter().map(|(artifact, _)| artifact.clone()));
+        let made = plans.iter().flat_map(|plan| plan.items.iter().flat_map(|item| item.fields.values().cloned()));
         let needed: Vec<Artifact> = from_out.chain(made).collect();
         Ok(!needed.is_empty() && self.restore(ctx, given, reader, needed)? == Restored::Here)
     }
@@ -90,10 +90,10 @@ impl Restorer {
         let mut distrusted: HashSet<Digest> = HashSet::new();
         loop {
             let files = ArtifactFiles::new(ctx.cache, ctx.intake);
-            let recalls = recall::recall(&ctx.view(&files), reader, missing.iter().cloned(), &give(ctx, given), &distrusted)?;
+            let plans = restore_plan::plan(&ctx.view(&files), reader, missing.iter().cloned(), &give(ctx, given), &distrusted)?;
             let before = distrusted.len();
-            for recall in &recalls {
-                for (artifact, file) in &recall.from_out {
+            for plan in &plans {
+                for (artifact, file) in &plan.from_out {
                     if !file.take(ctx.cache, &artifact.digest)? {
                         distrusted.insert(artifact.digest);
                     }
@@ -102,8 +102,8 @@ impl Restorer {
             if distrusted.len() > before {
                 continue;
             }
-            for recall in recalls.iter().filter(|recall| !recall.items.is_empty()) {
-                if self.make_again(ctx, given, recall, &files)? == Restored::Interrupted {
+            for plan in plans.iter().filter(|plan| !plan.items.is_empty()) {
+                if self.make_again(ctx, given, plan, &files)? == Restored::Interrupted {
                     return Ok(Restored::Interrupted);
                 }
             }
@@ -115,33 +115,39 @@ impl Restorer {
     }
 
     /// Makes outputs of a stage again, and says so.
-    fn make_again(&self, ctx: &RunContext<'_>, given: &Give<'_>, recall: &Recall, files: &ArtifactFiles<'_>) -> Result<Restored> {
-        let stage = &ctx.pipeline.stages[recall.stage];
-        let reader = &ctx.pipeline.stages[recall.reader].name;
+    fn make_again(
+        &self,
+        ctx: &RunContext<'_>,
+        given: &Give<'_>,
+        plan: &RestorePlan,
+        files: &ArtifactFiles<'_>,
+    ) -> Result<Restored> {
+        let stage = &ctx.pipeline.stages[plan.stage];
+        let reader = &ctx.pipeline.stages[plan.reader].name;
         let view = &ctx.view(files);
-        let decision = decision::decide(view, recall.stage, &give(ctx, given), Ask::Complete)?;
+        let decision = decision::decide(view, plan.stage, &give(ctx, given), Ask::Complete)?;
         let started = Instant::now();
         let made = guarded(|| match stage.stage.form() {
             Form::Items(form) => {
-                let works = recall::works_of(view, stage, &decision, &recall.items)?;
-                let works = ItemPlan { form, key: None, works, reasons: vec![recall.reason(&ctx.pipeline.stages)] };
-                let done = run_dirty(ctx, ItemWork { index: recall.stage, plan: &works, files }, None)?;
+                let works = restore_plan::works_of(view, stage, &decision, &plan.items)?;
+                let works = ItemPlan { form, key: None, works, reasons: vec![plan.reason(&ctx.pipeline.stages)] };
+                let done = run_dirty(ctx, ItemWork { index: plan.stage, plan: &works, files }, None)?;
                 match done.failed.into_iter().next() {
                     Some(first) => Err(anyhow!("{first}")),
                     None if done.interrupted => Ok(None),
                     None => Ok(Some(works.works.len())),
                 }
             }
-            Form::Whole(form) => make_whole_again(ctx, recall, form, &decision.basis, files),
+            Form::Whole(form) => make_whole_again(ctx, plan, form, &decision.basis, files),
         });
         let outcome = made.and_then(|made| {
             if made.is_some() {
-                check_made(ctx, stage, &recall.items)?;
+                check_made(ctx, stage, &plan.items)?;
             }
             Ok(made)
         });
         let ran = outcome.as_ref().ok().copied().flatten().unwrap_or(0);
-        let total = recall.items.len().max(ran);
+        let total = plan.items.len().max(ran);
         let (state, note) = match &outcome {
             Ok(Some(_)) => (StageState::Ran, Some(format!("made again for `{reader}`"))),
             Ok(None) => (StageState::Interrupted, None),
@@ -160,7 +166,7 @@ impl Restorer {
         match outcome.with_context(why)? {
             None => Ok(Restored::Interrupted),
             Some(_) => {
-                *self.restored.lock().unwrap_or_else(PoisonError::into_inner).entry(recall.stage).or_default() += ran;
+                *self.restored.lock().unwrap_or_else(PoisonError::into_inner).entry(plan.stage).or_default() += ran;
                 Ok(Restored::Here)
             }
         }
@@ -196,18 +202,18 @@ fn last_row_of(ctx: &RunContext<'_>, stage: &LoadedStage) -> Given {
 /// Runs a whole stage once more for the sake of its outputs. How many there are; `None` if the user wants an end.
 fn make_whole_again(
     ctx: &RunContext<'_>,
-    recall: &Recall,
+    plan: &RestorePlan,
     form: &dyn WholeStage,
     basis: &Basis<'_>,
     files: &ArtifactFiles<'_>,
 ) -> Result<Option<usize>> {
-    let stage = &ctx.pipeline.stages[recall.stage];
+    let stage = &ctx.pipeline.stages[plan.stage];
     let mut resolved = taken::resolve(&ctx.view(files), &basis.taken, true)?;
     keep_only_what_is_read(&mut resolved, basis);
     ctx.scope.observer.event(Event::StageStarted {
         stage: stage.name.clone(),
         kind: stage.kind.name().to_string(),
-        reasons: vec![recall.reason(&ctx.pipeline.stages)],
+        reasons: vec![plan.reason(&ctx.pipeline.stages)],
         counts: Counts { total: form.forecast(&resolved).len().max(1), ..Counts::default() },
     });
     // What an earlier run left would be gone on from, and its checkpoints are not here.
@@ -222,7 +228,7 @@ fn make_whole_again(
     };
     let publishing = Publishing { publish: &publish, state: &state };
     let mut context = StageContext::new(&ctx.scope, files, &stage.name, Some(publishing));
-    let ended = ctx.attempts(recall.stage, None, || guarded(|| form.run(&resolved, &context)));
+    let ended = ctx.attempts(plan.stage, None, || guarded(|| form.run(&resolved, &context)));
     let ended = context.settle(ended);
     drop(context);
     fs::remove_dir_all(&state).with_context(|| format!("removing `{}`", state.display()))?;

@@ -11,7 +11,7 @@ use crate::engine::decide::decision;
 use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::decide::lints::{self, UnstoredTexts};
 use crate::engine::decide::reason::{Reason, worded};
-use crate::engine::decide::recall::{inputs_of_dirty, read_by};
+use crate::engine::decide::restore_plan::{inputs_of_dirty, read_by};
 use crate::engine::decide::verdict::{Basis, Decision, ItemPlan, Verdict, WholePlan};
 use crate::engine::graph::pipeline::Producer;
 use crate::engine::graph::selection::Ask;

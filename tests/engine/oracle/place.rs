@@ -16,7 +16,7 @@ use loramill::engine::inputs::sources::Surroundings;
 use loramill::engine::kind::item::Fields;
 use loramill::engine::kind::item_set;
 use loramill::engine::lock_file::LockFile;
-use loramill::engine::run::caption_edits::TextDesk;
+use loramill::engine::run::caption_edits::CaptionEdits;
 use loramill::engine::run::control::Wishes;
 use loramill::engine::run::events::{Event, Observer, Silent, StageState};
 use loramill::engine::run::on_demand::Directed;
@@ -155,7 +155,7 @@ impl Place {
         let options = RunOptions { selection: Selection::default(), keep_going: false, jobs: 1, device: "cpu".to_string() };
         let wishes = Wishes::default();
         let directed = Directed { options: &options, observer: &Silent, wishes: &wishes };
-        let desk = TextDesk { pipeline: &pipeline, cache: &cache, directed };
+        let desk = CaptionEdits { pipeline: &pipeline, cache: &cache, directed };
         if restores {
             desk.restore(index).expect("it can be written");
         } else {

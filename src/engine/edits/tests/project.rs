@@ -19,7 +19,7 @@ use crate::engine::kind::stage::{
     Content, Context, Draft, Editable, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
     Worker,
 };
-use crate::engine::run::caption_edits::TextDesk;
+use crate::engine::run::caption_edits::CaptionEdits;
 use crate::engine::run::control::Wishes;
 use crate::engine::run::events::Silent;
 use crate::engine::run::on_demand::Directed;
@@ -171,7 +171,7 @@ impl Project {
         let directed = Directed { options: &options, observer: &Silent, wishes: &wishes };
         let names: Vec<String> =
             text_status(&pipeline, &cache)?.iter().flat_map(|stage| &stage.texts).map(|text| text.name.clone()).collect();
-        TextDesk { pipeline: &pipeline, cache: &cache, directed }.settle(0, &names, decision)
+        CaptionEdits { pipeline: &pipeline, cache: &cache, directed }.settle(0, &names, decision)
     }
 
     /// Every file below a folder with what it holds, hidden ones too.

@@ -102,7 +102,7 @@ impl Causes<'_> {
         let name = now.place.as_ref().and_then(|place| place.stage.as_deref());
         let stage = name.and_then(|name| self.pipeline.stage(name));
         let cause = |reason: Reason| match (stage, &reason) {
-            (Some(stage), _) => self.alone(stage, &reason),
+            (Some(stage), _) => self.by_itself(stage, &reason),
             (None, Reason::VersionRaised { .. }) => Cause::of(Some(Who::Program), reason),
             (None, _) => Cause::of(Some(Who::You), reason),
         };

@@ -77,14 +77,14 @@ impl<'a> Causes<'a> {
                 | Reason::ItemsAdded { input, .. }
                 | Reason::ItemsRemoved { input, .. } => input,
                 reason => {
-                    causes.push(self.alone(stage, reason));
+                    causes.push(self.by_itself(stage, reason));
                     continue;
                 }
             };
             let taken = decision.basis.taken.iter().find(|taken| taken.producer() == input);
             causes.push(match taken {
                 Some(taken) => self.of_input(stage, taken, reason, view)?,
-                None => self.alone(stage, reason),
+                None => self.by_itself(stage, reason),
             });
         }
         Ok(causes)
@@ -92,11 +92,11 @@ impl<'a> Causes<'a> {
 
     /// The causes behind reasons of a stage of whose inputs nothing is known.
     pub(crate) fn of_undecided(&self, stage: &LoadedStage, reasons: &[Reason]) -> Vec<Cause> {
-        reasons.iter().map(|reason| self.alone(stage, reason)).collect()
+        reasons.iter().map(|reason| self.by_itself(stage, reason)).collect()
     }
 
     /// A reason that needs no look at what was read.
-    pub(crate) fn alone(&self, stage: &LoadedStage, reason: &Reason) -> Cause {
+    pub(crate) fn by_itself(&self, stage: &LoadedStage, reason: &Reason) -> Cause {
         let because = |name: &str| self.found.get(name).cloned().unwrap_or_default();
         match reason {
             Reason::KindChanged { .. } => self.yours(stage, reason, None),
@@ -209,7 +209,7 @@ impl<'a> Causes<'a> {
         decision: &Decision<'_>,
         view: &View<'_>,
     ) -> Result<Vec<Cause>> {
-        let mut causes: Vec<Cause> = changed_params(old, new).iter().map(|reason| self.alone(stage, reason)).collect();
+        let mut causes: Vec<Cause> = changed_params(old, new).iter().map(|reason| self.by_itself(stage, reason)).collect();
         for Component { name, covered, .. } in new.section(Section::Input) {
             let before = old.get(Section::Input, name);
             let (Covered::Artifact(now), Some(Covered::Artifact(before))) = (covered, before) else { continue };

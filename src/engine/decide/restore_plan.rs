@@ -21,7 +21,7 @@ use crate::engine::kind::stage::{Form, Work};
 use crate::engine::out::shown::{self, Shown};
 
 /// What is to be brought back of one stage.
-pub(crate) struct Recall {
+pub(crate) struct RestorePlan {
     /// Index of the stage.
     pub(crate) stage: usize,
     /// Index of a stage that reads it and must run.
@@ -34,7 +34,7 @@ pub(crate) struct Recall {
     pub(crate) works: Vec<KeyedWork>,
 }
 
-impl Recall {
+impl RestorePlan {
     pub(crate) fn reason(&self, stages: &[LoadedStage]) -> Reason {
         Reason::MadeAgain { reader: stages[self.reader].name.clone() }
     }
@@ -64,17 +64,17 @@ fn is_at_hand(view: &View<'_>, artifact: &Artifact) -> bool {
 
 /// What to bring back so that the stage at `reader` can read `needed`, each stage after those it needs itself. What no stage made
 /// that does not keep its outputs is left alone. `distrusted`: what `out/` only seems to show.
-pub(crate) fn recall(
+pub(crate) fn plan(
     view: &View<'_>,
     reader: usize,
     needed: impl IntoIterator<Item = Artifact>,
     give: &Give<'_>,
     distrusted: &HashSet<Digest>,
-) -> Result<Vec<Recall>> {
+) -> Result<Vec<RestorePlan>> {
     let mut missing: HashMap<Digest, usize> = HashMap::new();
     let lacks = |artifact: &Artifact| !is_at_hand(view, artifact);
     missing.extend(needed.into_iter().filter(lacks).map(|artifact| (artifact.digest, reader)));
-    let mut recalls = Vec::new();
+    let mut plans = Vec::new();
     // From the reader upwards: what a stage needs to make its outputs again comes from stages before it.
     for index in view.pipeline.needed([reader]).into_iter().rev().filter(|&index| index != reader) {
         let stage = &view.pipeline.stages[index];
@@ -86,38 +86,38 @@ pub(crate) fn recall(
             Given::Part(items) => items,
             Given::Nothing => continue,
         };
-        let mut recall = Recall { stage: index, reader, from_out: Vec::new(), items: Vec::new(), works: Vec::new() };
+        let mut plan = RestorePlan { stage: index, reader, from_out: Vec::new(), items: Vec::new(), works: Vec::new() };
         let mut files = None;
         for item in items.iter() {
             let mut is_needed = false;
             for artifact in stage.kind.writes().iter().filter_map(|field| item.fields.get(*field)) {
                 let Some(needs_it) = missing.remove(&artifact.digest) else { continue };
-                recall.reader = needs_it;
+                plan.reader = needs_it;
                 let files = files.get_or_insert_with(|| files_of(view, index));
                 match files.get(&artifact.digest).filter(|_| !distrusted.contains(&artifact.digest)) {
-                    Some(file) => recall.from_out.push((artifact.clone(), file.clone())),
+                    Some(file) => plan.from_out.push((artifact.clone(), file.clone())),
                     None => is_needed = true,
                 }
             }
             if is_needed {
-                recall.items.push(item.clone());
+                plan.items.push(item.clone());
             }
         }
-        if !recall.items.is_empty() {
-            let (works, needed) = remaking(view, index, &recall.items, give)?;
-            recall.works = works;
+        if !plan.items.is_empty() {
+            let (works, needed) = remake(view, index, &plan.items, give)?;
+            plan.works = works;
             missing.extend(needed.into_iter().filter(lacks).map(|artifact| (artifact.digest, index)));
         }
-        if !recall.items.is_empty() || !recall.from_out.is_empty() {
-            recalls.push(recall);
+        if !plan.items.is_empty() || !plan.from_out.is_empty() {
+            plans.push(plan);
         }
     }
-    recalls.reverse();
-    Ok(recalls)
+    plans.reverse();
+    Ok(plans)
 }
 
 /// What to bring back so that the stage at `reader` can read all that it takes.
-pub(crate) fn recall_all(view: &View<'_>, reader: usize, give: &Give<'_>) -> Result<Vec<Recall>> {
+pub(crate) fn plan_all(view: &View<'_>, reader: usize, give: &Give<'_>) -> Result<Vec<RestorePlan>> {
     let mut needed = Vec::new();
     for edge in &view.pipeline.stages[reader].edges {
         let items = match give(edge.from) {
@@ -128,7 +128,7 @@ pub(crate) fn recall_all(view: &View<'_>, reader: usize, give: &Give<'_>) -> Res
         let read = items.iter().flat_map(|item| edge.reads.reads.iter().filter_map(|field| item.fields.get(*field)));
         needed.extend(read.cloned());
     }
-    recall(view, reader, needed, give, &HashSet::new())
+    plan(view, reader, needed, give, &HashSet::new())
 }
 
 fn files_of(view: &View<'_>, index: usize) -> BTreeMap<Digest, Shown> {
@@ -136,7 +136,7 @@ fn files_of(view: &View<'_>, index: usize) -> BTreeMap<Digest, Shown> {
 }
 
 /// The pieces of work that made `items`, and what it takes to do them again.
-fn remaking(view: &View<'_>, index: usize, items: &[Item], give: &Give<'_>) -> Result<(Vec<KeyedWork>, Vec<Artifact>)> {
+fn remake(view: &View<'_>, index: usize, items: &[Item], give: &Give<'_>) -> Result<(Vec<KeyedWork>, Vec<Artifact>)> {
     let stage = &view.pipeline.stages[index];
     let decision = decide(view, index, give, Ask::Complete)?;
     if let Form::Whole(_) = stage.stage.form() {
