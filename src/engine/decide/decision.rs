@@ -85,7 +85,7 @@ fn decide_items<'a>(
     {
         match find_row(view, stage, &key)? {
             Some(Row { recorded, ref tree, .. })
-                if rows_must_be_written && (!recorded || texts::rows(view.lock, stage).len() < tree.count) => {}
+                if rows_must_be_written && (!recorded || view.lock.edit_rows(&stage.name).len() < tree.count) => {}
             Some(Row { lost: row_lost, tree, recorded, ended }) if row_lost.is_empty() => {
                 return Ok(Verdict::Fresh { key, tree, recorded, ended });
             }
@@ -117,17 +117,21 @@ fn decide_items<'a>(
     } else if dirty.iter().all(|name| ask.forces(name)) {
         vec![Reason::Forced]
     } else {
-        let mut reasons = since_last_run(view, stage, identity, taken)?;
-        if !lost.is_empty() {
-            reasons.push(Reason::OutputsLost { total: works.len(), items: lost });
-        }
-        if reasons.is_empty() {
-            let items = dirty.into_iter().map(str::to_string).collect();
-            reasons.push(Reason::NoResult { items, total: works.len() });
-        }
-        reasons
+        let changed = since_last_run(view, stage, identity, taken)?;
+        reasons_to_run(changed, lost, &dirty, works.len())
     };
     Ok(Verdict::Items(ItemPlan { form, key, works, reasons }))
+}
+
+/// Why the works called `dirty` must run: what changed since the last run, outputs that are lost, or that they never had a result.
+fn reasons_to_run(mut changed: Vec<Reason>, lost: Vec<String>, dirty: &[&str], total: usize) -> Vec<Reason> {
+    if !lost.is_empty() {
+        changed.push(Reason::OutputsLost { total, items: lost });
+    }
+    if changed.is_empty() {
+        changed.push(Reason::NoResult { items: dirty.iter().map(ToString::to_string).collect(), total });
+    }
+    changed
 }
 
 fn decide_whole<'a>(

@@ -53,7 +53,7 @@ pub fn find(
 ) -> Result<Option<LostTexts>> {
     let folder = texts::folder(pipeline, stage, editable);
     let lost = |former, texts: Vec<LostText>| (!texts.is_empty()).then_some(LostTexts { folder: folder.clone(), former, texts });
-    if !texts::rows(lock, stage).is_empty() {
+    if !lock.edit_rows(&stage.name).is_empty() {
         return Ok(if own.lacks_any() { lost(None, own.lost(&items())) } else { None });
     }
     for former in former_stages(pipeline, lock) {
@@ -102,7 +102,7 @@ pub fn glance(pipeline: &Pipeline) -> Result<Vec<Reason>> {
         let Some(editable) = stage.stage.editable() else { continue };
         let folder = texts::folder(pipeline, stage, &editable);
         let own = texts_in(&folder, editable.extension)?;
-        let rows = texts::rows(&lock, stage);
+        let rows = lock.edit_rows(&stage.name);
         let mut found: Option<(Option<&str>, Vec<String>)> = None;
         if !rows.is_empty() {
             found = Some((None, missing_of_people(pipeline, &folder, rows, &own.into_keys().collect())));

@@ -22,7 +22,7 @@ use crate::engine::decide::reason::Reason;
 use crate::engine::decide::restore_plan;
 use crate::engine::decide::restore_plan::RestorePlan;
 use crate::engine::decide::taken;
-use crate::engine::decide::verdict::{Decision, Verdict, WholePlan, WorkState};
+use crate::engine::decide::verdict::{Decision, ItemPlan, Verdict, WholePlan, WorkState};
 use crate::engine::decide::view::View;
 use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
 use crate::engine::graph::selection::Selection;
@@ -339,63 +339,76 @@ fn foresee(stage: &LoadedStage, decision: &Decision<'_>, view: &View<'_>) -> Res
             planned.reasons.clone_from(reasons);
             Given::Nothing
         }
-        Verdict::Items(works) => {
-            let count = |state: fn(&WorkState) -> bool| works.works.iter().filter(|work| state(&work.state)).count();
-            planned.items = PlannedItems {
-                total: works.works.len(),
-                fresh: count(|state| matches!(state, WorkState::Fresh(_) | WorkState::Edited(_))),
-                dirty: count(|state| matches!(state, WorkState::Dirty | WorkState::Broken(_))),
-                unknown: count(|state| *state == WorkState::Unknown),
-            };
-            planned.state = PlannedState::of(planned.items);
-            planned.reasons.clone_from(&works.reasons);
-            planned.dirty = works.works.iter().filter(|w| w.state == WorkState::Dirty).map(|w| w.work.name.clone()).collect();
-            let mut items = ItemSet::new();
-            for work in &works.works {
-                match &work.state {
-                    WorkState::Fresh(outputs) => items.extend(items_of(&work.work, work.key, outputs)),
-                    WorkState::Edited(fields) => items.push(edited_item(&work.work, work.key, fields)),
-                    _ => items.extend(works.form.outputs(&work.work).into_iter().map(|name| stand_in(stage, &work.work, name))),
-                }
-            }
-            items.sort_by(|a, b| a.name.cmp(&b.name));
-            if planned.state == PlannedState::Fresh && works.key.is_some() {
-                Given::Whole(ItemTree::of(items))
-            } else {
-                Given::Part(Arc::new(items))
-            }
-        }
+        Verdict::Items(works) => foresee_items(stage, works, &mut planned),
         Verdict::Whole(whole) => {
-            let foreseen = whole.form.forecast(&taken::resolve(view, &decision.basis.taken, false)?);
-            let total = foreseen.len().max(1);
-            let is_known = whole.key.is_some();
-            planned.state = if is_known { PlannedState::Dirty } else { PlannedState::Unknown };
-            let fresh = whole.published.len().min(total.saturating_sub(1));
-            let left = total - fresh;
-            let (dirty, unknown) = if is_known { (left, 0) } else { (0, left) };
-            planned.items = PlannedItems { total, fresh, dirty, unknown };
-            planned.reasons.clone_from(&whole.reasons);
-            if is_known {
-                planned.dirty.push(stage.name.clone());
-            }
-            let items = foreseen
-                .into_iter()
-                .map(|(name, attributes)| {
-                    let work = Work {
-                        name: name.clone(),
-                        origin: None,
-                        values: BTreeMap::new(),
-                        inputs: Fields::new(),
-                        carry: Fields::new(),
-                        attributes,
-                    };
-                    stand_in(stage, &work, name)
-                })
-                .collect();
-            Given::Part(Arc::new(items))
+            let resolved = taken::resolve(view, &decision.basis.taken, false)?;
+            foresee_whole(stage, whole, &whole.form.forecast(&resolved), &mut planned)
         }
     };
     Ok((planned, given))
+}
+
+/// What an item stage will give: the items that are here, and stand-ins for those that must be made.
+fn foresee_items(stage: &LoadedStage, works: &ItemPlan<'_>, planned: &mut PlannedStage) -> Given {
+    let count = |state: fn(&WorkState) -> bool| works.works.iter().filter(|work| state(&work.state)).count();
+    planned.items = PlannedItems {
+        total: works.works.len(),
+        fresh: count(|state| matches!(state, WorkState::Fresh(_) | WorkState::Edited(_))),
+        dirty: count(|state| matches!(state, WorkState::Dirty | WorkState::Broken(_))),
+        unknown: count(|state| *state == WorkState::Unknown),
+    };
+    planned.state = PlannedState::of(planned.items);
+    planned.reasons.clone_from(&works.reasons);
+    planned.dirty = works.works.iter().filter(|w| w.state == WorkState::Dirty).map(|w| w.work.name.clone()).collect();
+    let mut items = ItemSet::new();
+    for work in &works.works {
+        match &work.state {
+            WorkState::Fresh(outputs) => items.extend(items_of(&work.work, work.key, outputs)),
+            WorkState::Edited(fields) => items.push(edited_item(&work.work, work.key, fields)),
+            _ => items.extend(works.form.outputs(&work.work).into_iter().map(|name| stand_in(stage, &work.work, name))),
+        }
+    }
+    items.sort_by(|a, b| a.name.cmp(&b.name));
+    if planned.state == PlannedState::Fresh && works.key.is_some() {
+        Given::Whole(ItemTree::of(items))
+    } else {
+        Given::Part(Arc::new(items))
+    }
+}
+
+/// What a whole stage will give by its forecast; what an interrupted run has published counts as done.
+fn foresee_whole(
+    stage: &LoadedStage,
+    whole: &WholePlan<'_>,
+    foreseen: &[(String, BTreeMap<String, String>)],
+    planned: &mut PlannedStage,
+) -> Given {
+    let total = foreseen.len().max(1);
+    let is_known = whole.key.is_some();
+    planned.state = if is_known { PlannedState::Dirty } else { PlannedState::Unknown };
+    let fresh = whole.published.len().min(total.saturating_sub(1));
+    let left = total - fresh;
+    let (dirty, unknown) = if is_known { (left, 0) } else { (0, left) };
+    planned.items = PlannedItems { total, fresh, dirty, unknown };
+    planned.reasons.clone_from(&whole.reasons);
+    if is_known {
+        planned.dirty.push(stage.name.clone());
+    }
+    let items = foreseen
+        .iter()
+        .map(|(name, attributes)| {
+            let work = Work {
+                name: name.clone(),
+                origin: None,
+                values: BTreeMap::new(),
+                inputs: Fields::new(),
+                carry: Fields::new(),
+                attributes: attributes.clone(),
+            };
+            stand_in(stage, &work, name.clone())
+        })
+        .collect();
+    Given::Part(Arc::new(items))
 }
 
 /// An item that a stage will make, with contents that nobody knows yet.

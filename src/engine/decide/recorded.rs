@@ -13,7 +13,6 @@ use crate::engine::cache::digest::Digest;
 use crate::engine::cache::records::Output;
 use crate::engine::cache::uses::Lease;
 use crate::engine::decide::taken::{Taken, resolve};
-use crate::engine::decide::texts;
 use crate::engine::decide::view::View;
 use crate::engine::graph::pipeline::LoadedStage;
 use crate::engine::kind::item_set;
@@ -140,7 +139,7 @@ fn check_row(view: &View<'_>, stage: &LoadedStage, tree: ItemTree, recorded: boo
     // Fields that passed through are those of stages before, which were checked in their turn.
     let written = stage.kind.writes();
     let mut outputs = Vec::new();
-    let rows_of_texts = stage.stage.editable().map(|_| texts::rows(view.lock, stage));
+    let rows_of_texts = stage.stage.editable().map(|_| view.lock.edit_rows(&stage.name));
     let (mut count, mut has_rows) = (0, true);
     item_set::visit(&bytes, |view| {
         count += 1;

@@ -24,7 +24,7 @@ use crate::engine::inputs::listing::item_name;
 use crate::engine::kind::item::{Artifact, Fields};
 use crate::engine::kind::item_set;
 use crate::engine::kind::stage::{Editable, Form};
-use crate::engine::lock_file::{EditRows, LockFile};
+use crate::engine::lock_file::LockFile;
 
 /// The folder of a stage's texts: that of its kind, or for a stage of another name one of its own.
 pub fn folder(pipeline: &Pipeline, stage: &LoadedStage, editable: &Editable) -> PathBuf {
@@ -44,8 +44,13 @@ pub fn read<'c>(
     stage: &LoadedStage,
     editable: &Editable,
 ) -> Result<Editing<'c>> {
-    let editing =
-        Editing::read(cache, &folder(pipeline, stage, editable), editable.field, editable.extension, rows(lock, stage))?;
+    let editing = Editing::read(
+        cache,
+        &folder(pipeline, stage, editable),
+        editable.field,
+        editable.extension,
+        lock.edit_rows(&stage.name),
+    )?;
     Ok(editing.setting_aside(pipeline.skipped_photos()))
 }
 
@@ -53,7 +58,7 @@ pub fn read<'c>(
 /// of the pipeline.
 pub fn recover(pipeline: &Pipeline, cache: &Cache, lock: &LockFile, stage: &LoadedStage) -> Result<Vec<String>> {
     let Some(editable) = stage.stage.editable() else { return Ok(Vec::new()) };
-    Editing::recover(cache, &folder(pipeline, stage, &editable), editable.extension, rows(lock, stage))
+    Editing::recover(cache, &folder(pipeline, stage, &editable), editable.extension, lock.edit_rows(&stage.name))
 }
 
 /// What the last runs took from the folders of texts: tells an edit from what a run wrote.
@@ -118,12 +123,6 @@ impl TakenTexts {
         }
         None
     }
-}
-
-/// What the lock says of the texts of a stage.
-pub fn rows<'l>(lock: &'l LockFile, stage: &LoadedStage) -> &'l EditRows {
-    static NONE: EditRows = EditRows::new();
-    lock.edits.get(&stage.name).unwrap_or(&NONE)
 }
 
 /// The pieces of work as `edits` knows them. `made` gives the machine's text where it is known.

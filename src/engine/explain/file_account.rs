@@ -151,7 +151,7 @@ fn known_texts(pipeline: &Pipeline, cache: &Cache, lock: &LockFile) -> Result<Kn
     let mut known = KnownTexts::default();
     for stage in &pipeline.stages {
         let Some(editable) = stage.stage.editable() else { continue };
-        known.by_machine.extend(texts::rows(lock, stage).values().flatten().filter_map(|row| row.text));
+        known.by_machine.extend(lock.edit_rows(&stage.name).values().flatten().filter_map(|row| row.text));
         let editing = texts::read(pipeline, cache, lock, stage, &editable)?;
         let files: HashMap<Digest, &Path> = editing.files_by_text();
         known.files.extend(files.into_iter().map(|(digest, path)| (digest, path.to_path_buf())));

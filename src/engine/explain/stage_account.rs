@@ -169,19 +169,7 @@ fn of_item(
     decision.basis.identity.render(&mut new);
     render_work(&work.work, &mut new);
 
-    // What the last run recorded: params in the row of the stage, the rest in the record of the item's key.
-    let mut old = None;
-    if let Some(row) = view.lock.stages.get(&stage.name).and_then(|rows| rows.last()) {
-        let before = view.cache.read_list(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
-        let key = before.iter().find(|before| before.name == item).map(|before| before.key);
-        if let Some(record) = key.map(|key| view.cache.lookup(&key)).transpose()?.flatten() {
-            let mut list = changes::last_components(view, stage)?.unwrap_or_default();
-            list.0.retain(|component| matches!(component.section, Section::Kind | Section::Param));
-            let own = ComponentList::from_record(&record.components);
-            list.0.extend(own.0.into_iter().filter(|component| !matches!(component.section, Section::Kind | Section::Param)));
-            old = Some(list);
-        }
-    }
+    let old = recorded_of_item(view, stage, item)?;
     let rows = difference(old.as_ref(), Some(&new));
     let mut yours = None;
     let (state, reasons, causes) = match (&work.state, &old) {
@@ -215,6 +203,19 @@ fn of_item(
         }
     };
     Ok(Explanation { name: format!("{}/{item}", stage.name), state, reasons, causes, yours, rows })
+}
+
+/// What the last run recorded of an item: params in the row of the stage, the rest in the record of the item's key. `None` if there is no record.
+fn recorded_of_item(view: &View<'_>, stage: &LoadedStage, item: &str) -> Result<Option<ComponentList>> {
+    let Some(row) = view.lock.stages.get(&stage.name).and_then(|rows| rows.last()) else { return Ok(None) };
+    let before = view.cache.read_list(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
+    let Some(key) = before.iter().find(|before| before.name == item).map(|before| before.key) else { return Ok(None) };
+    let Some(record) = view.cache.lookup(&key)? else { return Ok(None) };
+    let mut list = changes::last_components(view, stage)?.unwrap_or_default();
+    list.0.retain(|component| matches!(component.section, Section::Kind | Section::Param));
+    let own = ComponentList::from_record(&record.components);
+    list.0.extend(own.0.into_iter().filter(|component| !matches!(component.section, Section::Kind | Section::Param)));
+    Ok(Some(list))
 }
 
 /// Both lists side by side, in the order of the new one, then what is gone.

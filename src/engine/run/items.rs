@@ -50,6 +50,24 @@ pub(crate) struct Done {
 }
 
 impl Done {
+    /// Adds what became of the works at these places. Without an outcome one was not begun: because of an interruption, if there is one.
+    fn take(&mut self, plan: &ItemPlan<'_>, results: Vec<(usize, Option<Result<Vec<Output>>>)>, is_interrupted: bool) {
+        for (place, result) in results {
+            match result {
+                Some(Ok(outputs)) => {
+                    self.outputs.insert(place, outputs);
+                    self.made.insert(place);
+                }
+                Some(Err(error)) => {
+                    let error = told(&error);
+                    self.failed.push(format!("{}: {error}", plan.works[place].work.name));
+                    self.errors.insert(place, error);
+                }
+                None => self.interrupted |= is_interrupted,
+            }
+        }
+    }
+
     /// Nothing was begun.
     pub(crate) fn interrupted() -> Self {
         Self { interrupted: true, ..Self::default() }
@@ -263,19 +281,6 @@ fn run_batch(
     drop(worker);
     batch.flush()?;
 
-    for (place, result) in results {
-        match result {
-            Some(Ok(outputs)) => {
-                done.outputs.insert(place, outputs);
-                done.made.insert(place);
-            }
-            Some(Err(error)) => {
-                let error = told(&error);
-                done.failed.push(format!("{}: {error}", plan.works[place].work.name));
-                done.errors.insert(place, error);
-            }
-            None => done.interrupted |= ctx.scope.wishes.interrupted(),
-        }
-    }
+    done.take(plan, results, ctx.scope.wishes.interrupted());
     Ok(())
 }

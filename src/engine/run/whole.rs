@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::records::{Output, Record};
@@ -109,19 +109,31 @@ pub(crate) fn run(
         Ok(Ended::Stopped(words)) => Some(words),
         Ok(Ended::Done) => None,
     };
-    if published.is_empty() {
-        bail!("`{}` ended without any output", stage.name);
-    }
-    let items = items_of_stage(&published, state_key);
-    check_names(&stage.name, &items)?;
-    let tree = ItemTree::of(items);
     let took = took(started.elapsed().saturating_sub(aside), whole.done, form.effort(&resolved, item_size(ctx.pipeline, index)));
-    let same = record_row(ctx, index, basis, key, &tree, took, note.clone())?;
+    let (tree, same) = commit(ctx, index, basis, key, items_of_stage(&published, state_key), took, note.clone())?;
     if form.horizon_components().is_empty() {
         fs::remove_dir_all(&state).with_context(|| format!("removing `{}`", state.display()))?;
     }
     let ending = Ending::new(StageState::Ran, Given::Whole(tree), counts);
     Ok(Ending { note, came_out_the_same: same, ..ending })
+}
+
+/// Records what a stage has published as its result. Gives it, and whether it is that of before.
+fn commit(
+    ctx: &RunContext<'_>,
+    index: usize,
+    basis: &Basis<'_>,
+    key: Digest,
+    items: ItemSet,
+    took: Took,
+    ended: Option<String>,
+) -> Result<(ItemTree, bool)> {
+    let stage = &ctx.pipeline.stages[index].name;
+    ensure!(!items.is_empty(), "`{stage}` ended without any output");
+    check_names(stage, &items)?;
+    let tree = ItemTree::of(items);
+    let same = record_row(ctx, index, basis, key, &tree, took, ended)?;
+    Ok((tree, same))
 }
 
 impl Publisher<'_, '_> {

@@ -317,7 +317,7 @@ impl<'a> Causes<'a> {
         }
         for stage in &self.pipeline.stages {
             let Some(editable) = stage.stage.editable().filter(|editable| field.starts_with(editable.field)) else { continue };
-            let by_machine = texts::rows(view.lock, stage).values().flatten().any(|row| row.text == Some(*digest));
+            let by_machine = view.lock.edit_rows(&stage.name).values().flatten().any(|row| row.text == Some(*digest));
             let editing = texts::read(self.pipeline, self.cache, view.lock, stage, &editable).ok()?;
             if let (false, Some(path)) = (by_machine, editing.files_by_text().get(digest)) {
                 return Some(path.to_path_buf());
