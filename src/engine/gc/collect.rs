@@ -163,25 +163,7 @@ impl Plan {
         let ages = notes.iter().map(|noted| noted.age).chain(unfinished.ages.iter().copied());
         collected.oldest_unfinished = ages.max();
 
-        let mut problems = Vec::new();
-        if roots.repositories.is_empty() && roots.problems.is_empty() && !here.is_empty() {
-            let text = "no repository is known to use this cache: `loramill run` in each that does makes it known".to_string();
-            problems.push(RootProblem { path: cache.root().to_path_buf(), text });
-        }
-        if !live.damaged.is_empty() {
-            let text = format!(
-                "{} lists of results are damaged, so that nobody knows what they name: `loramill fsck --repair`, then `loramill run`",
-                live.damaged.len()
-            );
-            problems.push(RootProblem { path: cache.path(&live.damaged[0]), text });
-        }
-        if results.unreadable > 0 {
-            let text = format!(
-                "{} records were written by another version of loramill: collect with that one, or `loramill fsck --repair`",
-                results.unreadable
-            );
-            problems.push(RootProblem { path: cache.root().join("records"), text });
-        }
+        let problems = problems_of(cache, roots, !here.is_empty(), &live.damaged, results.unreadable);
 
         let groups = Groups::of(&results);
         let garbage: Vec<Digest> = stored.objects.iter().map(|o| o.digest).filter(|o| !live.objects.contains(o)).collect();
@@ -338,4 +320,34 @@ fn pinned(
     live.reach_all_of(noted.clone().chain(unfinished.keys.iter().copied()));
     live.reach(noted);
     Ok(live.objects)
+}
+
+/// What stops a collection: nobody can tell what is needed.
+fn problems_of(
+    cache: &Cache,
+    roots: &Roots,
+    has_objects: bool,
+    damaged: &[Digest],
+    unreadable_records: usize,
+) -> Vec<RootProblem> {
+    let mut problems = Vec::new();
+    if roots.repositories.is_empty() && roots.problems.is_empty() && has_objects {
+        let text = "no repository is known to use this cache: `loramill run` in each that does makes it known".to_string();
+        problems.push(RootProblem { path: cache.root().to_path_buf(), text });
+    }
+    if !damaged.is_empty() {
+        let text = format!(
+            "{} lists of results are damaged, so that nobody knows what they name: `loramill fsck --repair`, then `loramill run`",
+            damaged.len()
+        );
+        problems.push(RootProblem { path: cache.path(&damaged[0]), text });
+    }
+    if unreadable_records > 0 {
+        let text = format!(
+            "{} records were written by another version of loramill: collect with that one, or `loramill fsck --repair`",
+            unreadable_records
+        );
+        problems.push(RootProblem { path: cache.root().join("records"), text });
+    }
+    problems
 }

@@ -239,12 +239,7 @@ fn run_batch(
     let ask = ctx.options.selection.ask(index);
     let cached = plan.works.len() - dirty.len() - done.ran;
     let counts = Counts { total: plan.works.len(), ran: done.ran, cached, ..Counts::default() };
-    ctx.scope.observer.event(Event::StageStarted {
-        stage: stage.name.clone(),
-        kind: stage.kind.name().to_string(),
-        reasons: plan.reasons.clone(),
-        counts,
-    });
+    ctx.tell_start(index, &plan.reasons, counts);
 
     let batch = ctx.batch();
     let context = StageContext::new(&ctx.scope, files, &stage.name, None);

@@ -210,12 +210,11 @@ fn make_whole_again(
     let stage = &ctx.pipeline.stages[plan.stage];
     let mut resolved = taken::resolve(&ctx.view(files), &basis.taken, true)?;
     keep_only_what_is_read(&mut resolved, basis);
-    ctx.scope.observer.event(Event::StageStarted {
-        stage: stage.name.clone(),
-        kind: stage.kind.name().to_string(),
-        reasons: vec![plan.reason(&ctx.pipeline.stages)],
-        counts: Counts { total: form.forecast(&resolved).len().max(1), ..Counts::default() },
-    });
+    ctx.tell_start(
+        plan.stage,
+        &[plan.reason(&ctx.pipeline.stages)],
+        Counts { total: form.forecast(&resolved).len().max(1), ..Counts::default() },
+    );
     // What an earlier run left would be gone on from, and its checkpoints are not here.
     let state = ctx.cache.scratch_folder()?;
     let published: Mutex<Vec<Output>> = Mutex::default();

@@ -11,13 +11,14 @@ use crate::engine::cache::digest::Digest;
 use crate::engine::cache::faults::Faults;
 use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::decide::intake::Intake;
+use crate::engine::decide::reason::Reason;
 use crate::engine::decide::view::View;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
 use crate::engine::kind::item::ItemSet;
 use crate::engine::lock_file::LockFile;
 use crate::engine::run::context::RunScope;
-use crate::engine::run::events::Event;
+use crate::engine::run::events::{Counts, Event};
 use crate::engine::run::guard::with_remedy;
 use crate::engine::run::retry;
 
@@ -119,5 +120,12 @@ impl<'a> RunContext<'a> {
     pub(crate) fn say(&self, index: usize, message: &str) {
         let stage = Some(self.pipeline.stages[index].name.clone());
         self.scope.observer.event(Event::Said { stage, message: message.to_string() });
+    }
+
+    /// Tells that a stage has something to do.
+    pub(crate) fn tell_start(&self, index: usize, reasons: &[Reason], counts: Counts) {
+        let stage = &self.pipeline.stages[index];
+        let (kind, reasons) = (stage.kind.name().to_string(), reasons.to_vec());
+        self.scope.observer.event(Event::StageStarted { stage: stage.name.clone(), kind, reasons, counts });
     }
 }

@@ -70,12 +70,7 @@ pub(crate) fn run(
 
     let foreseen = form.forecast(&resolved).len();
     let counts = Counts { total: foreseen.max(1), cached: whole.published.len(), ..Counts::default() };
-    ctx.scope.observer.event(Event::StageStarted {
-        stage: stage.name.clone(),
-        kind: stage.kind.name().to_string(),
-        reasons: whole.reasons.clone(),
-        counts,
-    });
+    ctx.tell_start(index, &whole.reasons, counts);
     if !whole.published.is_empty() {
         // A kill may have come between an output and its place in `out/`.
         show_so_far(ctx, index, items_of_stage(&whole.published, state_key), &[]);
