@@ -16,6 +16,7 @@ use loramill::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
 use loramill::engine::syntax::tree::Source;
 use loramill::engine::syntax::yaml;
 
+mod keys;
 mod models;
 mod pictures;
 #[cfg(feature = "nn")]
@@ -147,8 +148,8 @@ fn load(kind: &dyn StageKind, yaml: &str) -> Result<Box<dyn Stage>, Vec<Diagnost
     }
 }
 
-fn resolved(inputs: impl IntoIterator<Item = (&'static str, Vec<Item>)>) -> Resolved {
-    Resolved { inputs: inputs.into_iter().map(|(param, items)| (param.to_string(), items.into())).collect(), complete: true }
+fn resolved(inputs: impl IntoIterator<Item = (impl Into<String>, Vec<Item>)>) -> Resolved {
+    Resolved { inputs: inputs.into_iter().map(|(param, items)| (param.into(), items.into())).collect(), complete: true }
 }
 
 fn expand(stage: &dyn Stage, inputs: &Resolved, shelf: &Shelf) -> anyhow::Result<Vec<Work>> {
