@@ -21,9 +21,9 @@ use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::{ckpt, safetensors};
 use crate::sd::lora::convert::{Converted, converted};
 use crate::sd::lora::file::LoraNames;
-use crate::stages::headers;
-use crate::stages::lora_use;
 use crate::stages::merge::{Container, FileDtype, draft_of};
+use crate::stages::shared::headers;
+use crate::stages::shared::lora_use;
 
 crate::choice! {
     /// Whose names a converted file uses.

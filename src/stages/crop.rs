@@ -17,7 +17,7 @@ use crate::engine::syntax::tree::{Node, Value};
 use crate::sd::data::crop::{self, Aspect, DrawnBox};
 use crate::sd::data::decode::Background;
 use crate::sd::data::{crop_boxes, encode};
-use crate::stages::photo_use;
+use crate::stages::shared::photo_use;
 use crate::{choice, params};
 
 pub struct CropKind;

@@ -19,8 +19,8 @@ use crate::sd::checkpoint::safetensors;
 use crate::sd::checkpoint::tensor::Dtype;
 use crate::sd::lora::extract::{Extraction, extract};
 use crate::sd::lora::file::LoraNames;
-use crate::stages::headers;
 use crate::stages::merge::{FileDtype, draft_of};
+use crate::stages::shared::headers;
 
 crate::params! {
     /// Extracts a LoRA: the best approximation of rank `rank` of the difference between a tuned model and its base.

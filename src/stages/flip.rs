@@ -16,7 +16,7 @@ use crate::engine::syntax::tree::Node;
 use crate::params;
 use crate::sd::data::decode::Background;
 use crate::sd::data::{captions, encode};
-use crate::stages::photo_use::{self, cover_photo};
+use crate::stages::shared::photo_use::{self, cover_photo};
 
 pub struct FlipKind;
 

@@ -21,8 +21,8 @@ use crate::sd::checkpoint::tensor::Dtype;
 use crate::sd::lora::file::Lora;
 use crate::sd::lora::merge::Merge;
 use crate::sd::lora::placing::Structure;
-use crate::stages::headers;
-use crate::stages::lora_use::{self, LoraUse};
+use crate::stages::shared::headers;
+use crate::stages::shared::lora_use::{self, LoraUse};
 
 crate::choice! {
     /// How a model file is wrapped.

@@ -1,41 +1,34 @@
-//! The stage kinds. Each file is one kind: its params, what it reads and writes, and the calls into the domain that do the work.
-
-pub mod crop;
-pub mod photo_use;
-pub mod resize;
+//! The stage kinds: each is its params, what it reads and writes, and the calls into the domain that do the work.
+//!
+//! ```text
+//! crop, resize    photos to pictures of one shape and size
+//! caption, flip   a text for each picture; mirrors
+//! train/          pictures with texts to a LoRA; the kind `latents`, which encodes them
+//! sample/         pictures drawn with a LoRA, and a sheet of them
+//! merge           a LoRA added to a model
+//! extract         a LoRA out of the difference of two models
+//! convert         a model or LoRA in another container, type or naming
+//! shared/         what several kinds use, and no kind
+//! ```
 
 pub mod caption;
+pub mod crop;
 pub mod flip;
-
-pub mod headers;
-#[cfg(feature = "nn")]
-pub mod linked;
-pub mod lora_use;
-#[cfg(feature = "nn")]
-pub mod networks;
-#[cfg(feature = "nn")]
-pub mod picture_settings;
-#[cfg(feature = "nn")]
-pub mod prompt_use;
-#[cfg(feature = "nn")]
-pub mod sample_sheet;
+pub mod resize;
 
 #[cfg(feature = "nn")]
-pub mod latents;
+pub mod sample;
 #[cfg(feature = "nn")]
 pub mod train;
-#[cfg(feature = "nn")]
-pub mod train_checkpoints;
-#[cfg(feature = "nn")]
-pub mod train_memory;
-#[cfg(feature = "nn")]
-pub mod train_metadata;
 
 pub mod convert;
 pub mod extract;
 pub mod merge;
-#[cfg(feature = "nn")]
-pub mod sample;
+
+pub mod shared;
+
+#[cfg(test)]
+mod tests;
 
 use crate::engine::kind::stage::StageKind;
 
@@ -48,7 +41,7 @@ pub const KINDS: &[&dyn StageKind] = &[
     &flip::FlipKind,
     // Networks.
     #[cfg(feature = "nn")]
-    &latents::LatentsKind,
+    &train::latents::LatentsKind,
     #[cfg(feature = "nn")]
     &train::TrainKind,
     #[cfg(feature = "nn")]
@@ -58,6 +51,3 @@ pub const KINDS: &[&dyn StageKind] = &[
     &extract::ExtractKind,
     &convert::ConvertKind,
 ];
-
-#[cfg(test)]
-mod disturbed;

@@ -13,7 +13,7 @@ use crate::engine::syntax::tree::{Node, Value};
 use crate::sd::data::buckets::Buckets;
 use crate::sd::data::decode::Background;
 use crate::sd::data::{encode, resize};
-use crate::stages::photo_use::{self, cover_photo};
+use crate::stages::shared::photo_use::{self, cover_photo};
 use crate::{choice, params};
 
 pub struct ResizeKind;

@@ -133,7 +133,7 @@ impl Context for Shelf {
 /// Loads a stage from the YAML of its params.
 fn load(kind: &dyn StageKind, yaml: &str) -> Result<Box<dyn Stage>, Vec<Diagnostic>> {
     #[cfg(feature = "nn")]
-    loramill::stages::linked::link(&loramill::stages::linked::NETWORK_WORK);
+    loramill::stages::shared::linked::link(&loramill::stages::shared::linked::NETWORK_WORK);
     let source = Arc::new(Source { name: "pipeline.yaml".into(), text: yaml.into() });
     let mut diagnostics = Diagnostics::default();
     let node = yaml::parse(&source, 0, &mut diagnostics).expect("the test's YAML is valid");

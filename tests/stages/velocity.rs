@@ -19,9 +19,9 @@ use loramill::sd::lora::targets;
 use loramill::sd::stable_diffusion::{self, Denoiser};
 use loramill::sd::training::batches::{Batches, Draw};
 use loramill::sd::training::denoising::{Denoising, Example};
-use loramill::stages::latents::LatentsKind;
 use loramill::stages::sample::SampleKind;
 use loramill::stages::train::TrainKind;
+use loramill::stages::train::latents::LatentsKind;
 use sha2::{Digest as _, Sha256};
 
 use crate::formats::{odd_models, tiny_sd};

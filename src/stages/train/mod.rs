@@ -1,5 +1,11 @@
 //! The kind `train`: pictures with captions become a LoRA, checkpoint by checkpoint.
 
+pub mod checkpoints;
+pub mod latents;
+pub mod memory;
+pub mod metadata;
+pub mod networks;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -34,12 +40,11 @@ use crate::sd::training::memory_plan::Load;
 use crate::sd::training::run::{Checkpoint, Ending, Settings, train};
 use crate::sd::training::state::StateFolder;
 use crate::sd::training::texts::Texts;
-use crate::stages::headers;
-use crate::stages::latents::{self, LatentsKind, LatentsParams};
-use crate::stages::linked::linked;
-use crate::stages::networks::{self, Precision};
-use crate::stages::train_checkpoints::{Publisher, attributes};
-use crate::stages::{train_memory, train_metadata};
+use crate::stages::shared::headers;
+use crate::stages::shared::linked::linked;
+use crate::stages::train::checkpoints::{Publisher, attributes};
+use crate::stages::train::latents::{LatentsKind, LatentsParams};
+use crate::stages::train::networks::Precision;
 use crate::{choice, params};
 
 pub struct TrainKind;
@@ -374,7 +379,7 @@ impl Train {
                 trains_text_encoder: settings.text_encoder_rate > 0.0,
                 checkpointing: self.params.checkpointing,
             };
-            let memory = train_memory::told(context.device(), &lent, &network, &load);
+            let memory = memory::told(context.device(), &lent, &network, &load);
             (settings, network, layers, memory)
         };
         let clip_skip = self.params.clip_skip as usize;
@@ -400,7 +405,7 @@ impl Train {
             .predicting(prediction);
         let states = StateFolder::new(context.state()?);
         let captions = items.iter().map(|item| caption(item, context)).collect::<anyhow::Result<Vec<_>>>()?;
-        let account = train_metadata::account(&base_file, &self.instance_token, &captions, prediction)?;
+        let account = metadata::account(&base_file, &self.instance_token, &captions, prediction)?;
         let (params, batches, sizes) = (&self.params, settings.batches, sizes(&examples));
         let mut publisher = Publisher { params, seed: self.seed, context, batches, account, sizes };
         Ok(match train(&settings, network, &mut objective, &states, &mut publisher)? {

@@ -1,5 +1,9 @@
 //! The kind `sample`: pictures drawn with a model and its LoRA checkpoints, and a sheet of all of them.
 
+pub mod picture_settings;
+pub mod prompt_use;
+pub mod sheet;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,13 +26,13 @@ use crate::sd::device;
 use crate::sd::diffusion::sampler::Sampler;
 use crate::sd::drawing::studio::{LoraFile, Studio};
 use crate::sd::training::instance_prompt::FILEWORDS;
-use crate::stages::headers;
-use crate::stages::linked::linked;
-use crate::stages::lora_use::{self, LoraUse};
-use crate::stages::picture_settings::PictureSettings;
-use crate::stages::prompt_use::{PromptSettings, PromptUse, check_grammar};
 use crate::stages::resize::Size;
-use crate::stages::sample_sheet::{ROW, Sheet};
+use crate::stages::sample::picture_settings::PictureSettings;
+use crate::stages::sample::prompt_use::{PromptSettings, PromptUse, check_grammar};
+use crate::stages::sample::sheet::{ROW, Sheet};
+use crate::stages::shared::headers;
+use crate::stages::shared::linked::linked;
+use crate::stages::shared::lora_use::{self, LoraUse};
 
 crate::params! {
     /// Draws pictures to choose a checkpoint by: one per checkpoint, prompt, seed and strength, and a sheet of all of them.

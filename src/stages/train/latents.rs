@@ -22,10 +22,10 @@ use crate::sd::checkpoint::tensor::TensorData;
 use crate::sd::data::decode::Background;
 use crate::sd::device;
 use crate::sd::training::latent;
-use crate::stages::headers;
-use crate::stages::linked::linked;
-use crate::stages::networks;
-use crate::stages::photo_use::{self, cover_photo};
+use crate::stages::shared::headers;
+use crate::stages::shared::linked::linked;
+use crate::stages::shared::photo_use::{self, cover_photo};
+use crate::stages::train::networks;
 
 pub struct LatentsKind;
 
