@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::engine::cache::digest::Digest;
-use crate::engine::kind::params::{ParamDoc, ParamValue, Params};
+use crate::engine::kind::input_use::Companion;
+use crate::engine::kind::params::{Declared, ParamValue, Params};
 use crate::engine::kind::reference::Reference;
-use crate::engine::kind::stage::{
-    Companion, Content, Context, Draft, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
-    StageKind, Work, Worker, Worth,
-};
+use crate::engine::kind::stage::{Content, Context, Draft, Files, Finding, Form, ItemStage, Resolved, Stage, Work, Worker};
+use crate::engine::kind::stage_kind::{LoadScope, StageKind, Worth};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::Node;
 use crate::sd::checkpoint::convert::{self, Target};
@@ -23,6 +22,18 @@ use crate::sd::lora::merge::Merge;
 use crate::sd::lora::placing::Structure;
 use crate::stages::shared::headers;
 use crate::stages::shared::lora_use::{self, LoraUse};
+
+pub const KIND: StageKind = StageKind {
+    name: "merge",
+    // 2: lists of positions are whole numbers from 0; the strength and metadata of LoRAs.
+    version: 2,
+    writes: &["model"],
+    passes_fields_on: false,
+    keeps: false,
+    worth: Worth::Bulky,
+    load,
+    ..StageKind::of::<MergeParams>()
+};
 
 crate::choice! {
     /// How a model file is wrapped.
@@ -78,10 +89,10 @@ crate::params! {
     /// and optimiser state of the base are left out.
     pub struct MergeParams {
         /// The model to add to: an input or another stage's model. LDM's single file or one with diffusers' names.
-        input base: Reference,
+        input base: Reference => One["model"],
         /// The LoRAs, each alone (`train@20`) or with a strength (`{ from: train@20, strength: 0.8 }`). At most one of them may select
         /// several checkpoints.
-        input lora: Vec<LoraUse>,
+        input lora: Vec<LoraUse> => Many["lora"],
         /// Wraps the result.
         result to: Container = Container::Safetensors,
         /// Type of the numbers. `auto` is the base's, or fp32 if an `extract` reads the result: rounding to fp16 would add noise of 2⁻¹¹ to
@@ -90,51 +101,14 @@ crate::params! {
     }
 }
 
-/// The kind.
-pub struct MergeKind;
-
-impl StageKind for MergeKind {
-    fn name(&self) -> &'static str {
-        "merge"
+/// There must be a LoRA to add.
+fn load(node: &Node, _: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+    let params = MergeParams::decode_params(node, diagnostics)?;
+    if params.lora.is_empty() {
+        diagnostics.report(&node.get("lora").unwrap_or(node).span, "`lora` is empty: there is nothing to merge");
+        return None;
     }
-
-    fn version(&self) -> u32 {
-        // 2: lists of positions are whole numbers from 0; the strength and metadata of LoRAs.
-        2
-    }
-
-    fn doc(&self) -> &'static str {
-        MergeParams::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        MergeParams::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        &["model"]
-    }
-
-    fn passes_fields_on(&self) -> bool {
-        false
-    }
-
-    fn keeps(&self) -> bool {
-        false
-    }
-
-    fn worth(&self) -> Worth {
-        Worth::Bulky
-    }
-
-    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        let params = MergeParams::decode_params(node, diagnostics)?;
-        if params.lora.is_empty() {
-            diagnostics.report(&node.get("lora").unwrap_or(node).span, "`lora` is empty: there is nothing to merge");
-            return None;
-        }
-        Some(Box::new(params))
-    }
+    Some(Box::new(params))
 }
 
 /// The kind that looks at small differences between the result and its base.
@@ -143,19 +117,10 @@ const EXTRACT: &str = "extract";
 impl Stage for MergeParams {
     fn components(&self) -> Vec<(String, serde_json::Value)> {
         let strength = |(index, lora): (usize, &LoraUse)| (format!("lora[{index}].strength"), lora.strength.canonical());
-        let mut components = Params::components(self);
+        let mut components = self.results();
         components.extend(self.lora.iter().enumerate().map(strength));
         components.sort_by(|a, b| a.0.cmp(&b.0));
         components
-    }
-
-    fn inputs(&self) -> Vec<InputUse> {
-        let mut inputs =
-            vec![InputUse { param: "base".into(), reference: self.base.clone(), reads: &["model"], shape: InputShape::One }];
-        for (param, reference) in self.input_references().into_iter().filter(|(param, _)| param != "base") {
-            inputs.push(InputUse { param, reference, reads: &["lora"], shape: InputShape::Many });
-        }
-        inputs
     }
 
     fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {

@@ -30,24 +30,26 @@ pub mod shared;
 #[cfg(test)]
 mod tests;
 
-use crate::engine::kind::stage::StageKind;
+use crate::engine::kind::stage_kind::StageKind;
 
 /// Every kind, in the order of a typical pipeline.
-pub const KINDS: &[&dyn StageKind] = &[
+pub const KINDS: &[&StageKind] = &[
     // Photos.
-    &crop::CropKind,
-    &resize::ResizeKind,
-    &caption::CaptionKind,
-    &flip::FlipKind,
+    &crop::KIND,
+    &resize::KIND,
+    &caption::KIND,
+    &flip::KIND,
     // Networks.
     #[cfg(feature = "nn")]
-    &train::latents::LatentsKind,
+    &train::latents::KIND,
     #[cfg(feature = "nn")]
-    &train::TrainKind,
+    &train::KIND,
     #[cfg(feature = "nn")]
-    &sample::SampleKind,
+    &sample::KIND,
     // Models.
-    &merge::MergeKind,
-    &extract::ExtractKind,
-    &convert::ConvertKind,
+    &merge::KIND,
+    &extract::KIND,
+    &convert::KIND,
 ];
+
+const _: () = assert!(StageKind::are_complete(KINDS), "a kind lacks its name, its version or what it writes");

@@ -12,8 +12,9 @@ use loramill::engine::decide::keys::{KeyedInput, StageIdentity, members, render_
 use loramill::engine::graph::load::load;
 use loramill::engine::graph::pipeline::LoadedStage;
 use loramill::engine::inputs::sources::Surroundings;
+use loramill::engine::kind::input_use::{InputShape, InputUse};
 use loramill::engine::kind::item::Item;
-use loramill::engine::kind::stage::{Form, InputShape, InputUse, Work};
+use loramill::engine::kind::stage::{Form, Work};
 use loramill::stages::KINDS;
 
 use super::{Shelf, resolved};

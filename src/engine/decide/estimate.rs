@@ -15,8 +15,9 @@ use crate::engine::decide::plan::{PlannedStage, PlannedState};
 use crate::engine::decide::recorded::EFFORT_FACT;
 use crate::engine::decide::results::{Made, Results};
 use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
+use crate::engine::kind::input_use::InputShape;
 use crate::engine::kind::item_set;
-use crate::engine::kind::stage::{Effort, Form, InputShape, ItemSize};
+use crate::engine::kind::stage::{Effort, Form, ItemSize};
 
 /// Records of single items that are looked at; more would change little.
 const SAMPLES: usize = 64;
@@ -149,7 +150,7 @@ impl<'a> Experience<'a> {
     fn seconds_each(&mut self, stage: &LoadedStage, like: &str, grounds: &Grounds<'_>) -> Result<Option<f64>> {
         match self.of_last_run(stage, like, grounds)? {
             Some(each) => Ok(Some(each)),
-            None => self.of_kind(stage.kind.name(), like),
+            None => self.of_kind(stage.kind.name, like),
         }
     }
 

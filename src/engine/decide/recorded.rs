@@ -139,7 +139,7 @@ impl Grounds<'_> {
         }
         let Ok(bytes) = self.cache.read_list(&tree.digest) else { return Ok(None) };
         // Fields that passed through are those of stages before, which were checked in their turn.
-        let written = stage.kind.writes();
+        let written = stage.kind.writes;
         let mut outputs = Vec::new();
         let rows_of_texts = stage.stage.editable().map(|_| texts::rows(self.lock, stage));
         let (mut count, mut has_rows) = (0, true);

@@ -117,7 +117,7 @@ impl Run<'_> {
 
     /// The outputs of an item that are in the cache.
     fn written_here(&self, index: usize, item: &Item) -> Vec<Artifact> {
-        let written = self.pipeline.stages[index].kind.writes().iter().filter_map(|field| item.fields.get(*field));
+        let written = self.pipeline.stages[index].kind.writes.iter().filter_map(|field| item.fields.get(*field));
         written.filter(|artifact| self.cache.contains(&artifact.digest, artifact.size)).cloned().collect()
     }
 
@@ -173,7 +173,7 @@ impl Run<'_> {
 
     fn words(&self, unkept: &Unkept, items: usize, bytes: u64) -> String {
         let stage = &self.pipeline.stages[unkept.index];
-        let noun = match stage.kind.writes() {
+        let noun = match stage.kind.writes {
             [field] => field,
             _ => "output",
         };
@@ -202,7 +202,7 @@ fn readers(pipeline: &Pipeline, index: usize) -> BTreeSet<usize> {
         if pipeline.producers(reader).any(|producer| givers.contains(&producer)) {
             readers.insert(reader);
             let stage = &pipeline.stages[reader];
-            if stage.kind.passes_fields_on() && matches!(stage.stage.form(), Form::Items(_)) {
+            if stage.kind.passes_fields_on && matches!(stage.stage.form(), Form::Items(_)) {
                 givers.insert(reader);
             }
         }

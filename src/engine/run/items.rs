@@ -230,7 +230,7 @@ impl Run<'_> {
         let counts = Counts { total: works.works.len(), ran: done.ran, cached, ..Counts::default() };
         self.scope.observer.event(Event::StageStarted {
             stage: stage.name.clone(),
-            kind: stage.kind.name().to_string(),
+            kind: stage.kind.name.to_string(),
             reasons: works.reasons.clone(),
             counts,
         });
@@ -365,7 +365,7 @@ impl Run<'_> {
     ) -> Result<Finished> {
         let stage = &self.pipeline.stages[index];
         let started = Instant::now();
-        let key = finish_key(&decision.identity, outputs, stage.kind.writes());
+        let key = finish_key(&decision.identity, outputs, stage.kind.writes);
         let is_forced = matches!(self.options.selection.ask(index), Ask::Again(Force::All));
         let preferred = self.grounds(files).preferred(stage);
         let look_up = |turn: &Turn| self.grounds(files).result(&key, &preferred, turn);
@@ -407,7 +407,7 @@ impl Run<'_> {
     ) -> Result<Vec<Draft>> {
         let stage = &self.pipeline.stages[index];
         let drafts = guarded(|| form.finish(outputs, files));
-        let written = outputs.iter().flat_map(|item| stage.kind.writes().iter().filter_map(|field| item.fields.get(*field)));
+        let written = outputs.iter().flat_map(|item| stage.kind.writes.iter().filter_map(|field| item.fields.get(*field)));
         let missing = self.missing(written.cloned());
         if drafts.is_ok() || stage.keep || missing.is_empty() {
             return drafts;

@@ -196,7 +196,7 @@ impl Run<'_> {
         keep_only_what_is_read(&mut resolved, decision);
         self.scope.observer.event(Event::StageStarted {
             stage: stage.name.clone(),
-            kind: stage.kind.name().to_string(),
+            kind: stage.kind.name.to_string(),
             reasons: vec![recall.reason(&self.pipeline.stages)],
             counts: Counts { total: form.forecast(&resolved).len().max(1), ..Counts::default() },
         });
@@ -228,7 +228,7 @@ impl Run<'_> {
     /// An error if what was made again is not what it was.
     fn check_made(&self, stage: &LoadedStage, items: &[Item]) -> Result<()> {
         for item in items {
-            let artifacts = stage.kind.writes().iter().filter_map(|field| item.fields.get(*field));
+            let artifacts = stage.kind.writes.iter().filter_map(|field| item.fields.get(*field));
             if artifacts.into_iter().any(|artifact| !self.cache.contains(&artifact.digest, artifact.size)) {
                 bail!(
                     "`{}` of `{}` did not come out as it was, because it was made in another way then (on another device): run again \

@@ -87,7 +87,7 @@ impl Run<'_> {
         let counts = Counts { total: foreseen.max(1), cached: whole.published.len(), ..Counts::default() };
         self.scope.observer.event(Event::StageStarted {
             stage: stage.name.clone(),
-            kind: stage.kind.name().to_string(),
+            kind: stage.kind.name.to_string(),
             reasons: whole.reasons.clone(),
             counts,
         });

@@ -13,13 +13,14 @@ use anyhow::{Context as _, ensure};
 use burn::tensor::DType;
 use serde_json::json;
 
+use crate::engine::kind::input_use::{InputShape, InputUse};
 use crate::engine::kind::item::{Item, by_content};
-use crate::engine::kind::params::{ParamDoc, Params};
+use crate::engine::kind::params::{Declared, Params};
 use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{
-    Context, Effort, Ended, Epochs, Files, Finding, Form, InputShape, InputUse, LoadScope, Reached, Resolved, Stage, StageKind,
-    SubStage, WholeStage, Worth,
+    Context, Effort, Ended, Epochs, Files, Finding, Form, Reached, Resolved, Stage, SubStage, WholeStage,
 };
+use crate::engine::kind::stage_kind::{LoadScope, StageKind, Worth};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::Node;
 use crate::sd::checkpoint::drawable;
@@ -43,11 +44,21 @@ use crate::sd::training::texts::Texts;
 use crate::stages::shared::headers;
 use crate::stages::shared::linked::linked;
 use crate::stages::train::checkpoints::{Publisher, attributes};
-use crate::stages::train::latents::{LatentsKind, LatentsParams};
+use crate::stages::train::latents::LatentsParams;
 use crate::stages::train::networks::Precision;
 use crate::{choice, params};
 
-pub struct TrainKind;
+pub const KIND: StageKind = StageKind {
+    name: "train",
+    version: 2,
+    writes: &["lora"],
+    passes_fields_on: false,
+    keeps: true,
+    worth: Worth::Precious,
+    doc: TrainParams::DOC,
+    params: TrainParams::fields,
+    load,
+};
 
 choice! {
     /// How the learning rate goes on after the warm-up.
@@ -156,45 +167,16 @@ params! {
     }
 }
 
-impl StageKind for TrainKind {
-    fn name(&self) -> &'static str {
-        "train"
-    }
-
-    fn version(&self) -> u32 {
-        2
-    }
-
-    fn doc(&self) -> &'static str {
-        TrainParams::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        TrainParams::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        &["lora"]
-    }
-
-    fn passes_fields_on(&self) -> bool {
-        false
-    }
-
-    fn worth(&self) -> Worth {
-        Worth::Precious
-    }
-
-    fn load(&self, node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        let params = TrainParams::decode_params(node, diagnostics)?;
-        check(&params, node, diagnostics)?;
-        Some(Box::new(Train {
-            instance_token: params.instance_token.clone().unwrap_or_else(|| scope.trigger.to_string()),
-            seed: params.seed.unwrap_or(scope.seed),
-            latents: Reference::to(format!("{}/latents", scope.stage), &params.images.span),
-            params,
-        }))
-    }
+/// With what it takes from the file around it.
+fn load(node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+    let params = TrainParams::decode_params(node, diagnostics)?;
+    check(&params, node, diagnostics)?;
+    Some(Box::new(Train {
+        instance_token: params.instance_token.clone().unwrap_or_else(|| scope.trigger.to_string()),
+        seed: params.seed.unwrap_or(scope.seed),
+        latents: Reference::to(format!("{}/latents", scope.stage), &params.images.span),
+        params,
+    }))
 }
 
 /// What the types cannot say; `None` if anything is wrong.
@@ -256,28 +238,25 @@ pub struct Train {
     latents: Reference,
 }
 
-impl Stage for Train {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        let mut components: BTreeMap<String, serde_json::Value> = Params::components(&self.params).into_iter().collect();
+impl Declared for Train {
+    fn results(&self) -> Vec<(String, serde_json::Value)> {
+        let mut results: BTreeMap<String, serde_json::Value> = self.params.results().into_iter().collect();
         // What was left out counts as what it stands for.
-        components.insert("instance_token".into(), json!(self.instance_token));
-        components.insert("network.alpha".into(), json!(self.alpha()));
-        components.insert("seed".into(), json!(self.seed));
-        components.into_iter().collect()
+        results.insert("instance_token".into(), json!(self.instance_token));
+        results.insert("network.alpha".into(), json!(self.alpha()));
+        results.insert("seed".into(), json!(self.seed));
+        results.into_iter().collect()
     }
 
-    fn inputs(&self) -> Vec<InputUse> {
-        vec![
-            InputUse { param: "base".into(), reference: self.params.base.clone(), reads: &["model"], shape: InputShape::One },
-            InputUse {
-                param: "images".into(),
-                reference: self.latents.clone(),
-                reads: &["latent", "caption"],
-                shape: InputShape::Training,
-            },
-        ]
+    /// The pictures and a VAE of its own are read by `latents`, and its items in their place.
+    fn reads(&self) -> Vec<InputUse> {
+        let base = InputUse::of("base", &self.params.base, InputShape::One, &["model"]);
+        let images = InputUse::of("images", &self.latents, InputShape::Training, &["latent", "caption"]);
+        base.into_iter().chain(images).collect()
     }
+}
 
+impl Stage for Train {
     fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
         // A VAE of its own is seen by `latents`.
         headers::of_base(files, "base", |base| match self.params.vae {
@@ -309,7 +288,7 @@ impl Stage for Train {
     fn sub_stages(&self) -> Vec<SubStage> {
         let base = self.params.vae.clone().unwrap_or_else(|| self.params.base.clone());
         let stage = LatentsParams { images: self.params.images.clone(), base };
-        vec![SubStage { name: "latents", kind: &LatentsKind, stage: Box::new(stage) }]
+        vec![SubStage { name: "latents", kind: &latents::KIND, stage: Box::new(stage) }]
     }
 
     fn lint(&self, inputs: &Resolved, files: &dyn Files) -> Vec<String> {
