@@ -1,4 +1,10 @@
 //! The kind `sample`: pictures drawn with a model and its LoRA checkpoints, and a sheet of all of them.
+//!
+//! ```text
+//! prompt_use        one prompt of the list, with settings of its own
+//! picture_settings  all settings of one picture, as they stand in its key
+//! sheet             which picture stands where in the sheet
+//! ```
 
 pub mod picture_settings;
 pub mod prompt_use;

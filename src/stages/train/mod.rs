@@ -1,20 +1,32 @@
 //! The kind `train`: pictures with captions become a LoRA, checkpoint by checkpoint.
+//!
+//! ```text
+//! params       the settings, and what of them the types cannot say
+//! latents      the kind `latents`: its pictures, encoded
+//! teach        the work
+//! networks     the networks, loaded once for a run
+//! memory       what it will need, said before it begins
+//! checkpoints  its checkpoints to the engine, the user's wishes to it
+//! metadata     what its files say of it
+//! ```
+
+pub mod latents;
+pub mod params;
 
 pub mod checkpoints;
-pub mod latents;
 pub mod memory;
 pub mod metadata;
 pub mod networks;
+mod teach;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
-use burn::tensor::DType;
+use anyhow::Context as _;
 use serde_json::json;
 
 use crate::engine::kind::input_use::{InputShape, InputUse};
-use crate::engine::kind::item::{Item, by_content};
+use crate::engine::kind::item::Item;
 use crate::engine::kind::params::{Declared, Params};
 use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{
@@ -24,29 +36,21 @@ use crate::engine::kind::stage_kind::{LoadScope, StageKind, Worth};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::Node;
 use crate::sd::checkpoint::drawable;
-use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::data::captions::all_empty;
-use crate::sd::diffusion::prediction::Prediction;
-use crate::sd::lora::network::LoraNetwork;
-use crate::sd::lora::targets;
-use crate::sd::models::unet::UnetConfig;
 use crate::sd::prompt::chunks::CHUNK;
-use crate::sd::stable_diffusion;
 use crate::sd::training::adamw::AdamW;
 use crate::sd::training::batches::Batches;
-use crate::sd::training::denoising::{Denoising, Example};
 use crate::sd::training::instance_prompt::{Doubling, FILEWORDS, InstancePrompt};
 use crate::sd::training::learning_rate::{LearningRate, Schedule};
-use crate::sd::training::memory_plan::Load;
-use crate::sd::training::run::{Checkpoint, Ending, Settings, train};
+use crate::sd::training::run::{Checkpoint, Settings};
 use crate::sd::training::state::StateFolder;
 use crate::sd::training::texts::Texts;
 use crate::stages::shared::headers;
 use crate::stages::shared::linked::linked;
-use crate::stages::train::checkpoints::{Publisher, attributes};
+use crate::stages::train::checkpoints::attributes;
 use crate::stages::train::latents::LatentsParams;
 use crate::stages::train::networks::Precision;
-use crate::{choice, params};
+use crate::stages::train::params::{Compat, ScheduleParam, TrainParams, check};
 
 pub const KIND: StageKind = StageKind {
     name: "train",
@@ -60,113 +64,6 @@ pub const KIND: StageKind = StageKind {
     load,
 };
 
-choice! {
-    /// How the learning rate goes on after the warm-up.
-    pub enum ScheduleParam {
-        /// Stays.
-        Constant = "constant",
-        /// Straight down to zero.
-        Linear = "linear",
-        /// Half a wave down to zero.
-        Cosine = "cosine",
-        /// Down to `end` by `power`.
-        Polynomial = "polynomial"
-    }
-}
-
-choice! {
-    /// Which program's rules to repeat.
-    pub enum Compat {
-        /// A token that the caption has already is written again.
-        Dreambooth = "dreambooth"
-    }
-}
-
-params! {
-    /// The size of the LoRA.
-    pub struct NetworkParams {
-        /// Inner dimension of the two factors: 4 to 16 for one concept; more learns finer detail and forgets the base sooner.
-        result rank: u64 = 8,
-        /// What the LoRA adds is multiplied by `alpha / rank`. The default is the rank.
-        result alpha: Option<f64> = None,
-    }
-}
-
-params! {
-    /// How fast the networks learn.
-    pub struct LearningRateParams {
-        /// Peak rate of the UNet; 0 freezes it.
-        result unet: f64 = 1e-4,
-        /// Peak rate of the text encoder; 0 freezes it, and texts are then encoded once.
-        result text_encoder: f64 = 5e-5,
-        /// The course of both rates over the images seen.
-        result schedule: ScheduleParam = ScheduleParam::Polynomial,
-        /// Of the polynomial: 1 is a straight line, 2 falls faster at first.
-        result power: f64 = 1.0,
-        /// Where the polynomial ends.
-        result end: f64 = 1e-7,
-        /// Images over which the rate rises from zero to its peak.
-        result warmup: u64 = 0,
-    }
-}
-
-params! {
-    /// Teaches a concept: a LoRA for the UNet and the text encoder, DreamBooth's way.
-    ///
-    /// Adapts kohya's modules (attention, feed-forward, projections; 264 on SD 1.x) with AdamW (betas 0.9 and 0.999, epsilon 1e-8, weight
-    /// decay 0.01). Publishes a LoRA with kohya's names every `save_every` epochs and at the end; `train@20` is the one after 20 epochs,
-    /// `train@step:1880` the one after 1880 images. Steps count images seen, whatever the batch size. Random numbers are drawn on the
-    /// CPU from the seed, so that a training that was killed goes on to the same bytes.
-    pub struct TrainParams {
-        /// The model to teach, an SD 1.x model in one file.
-        input base: Reference,
-        /// A VAE that encodes the pictures in place of the model's own.
-        input vae: Option<Reference> = None,
-        /// The pictures, with or without captions; of Stable Diffusion's own models with sides in multiples of 64. Those of one size are learnt
-        /// together.
-        input images: Reference,
-        /// The text of each image, with its caption in the place of `[filewords]`.
-        result instance_prompt: String = "[filewords]".to_string(),
-        /// Calls the concept; put in front of every text that lacks it. The default is the pipeline's trigger, and `""` none.
-        result instance_token: Option<String> = None,
-        /// What the concept is one of: `man`. The instance token then goes in front of this word.
-        result class_token: Option<String> = None,
-        /// `dreambooth` repeats the rules of sd_dreambooth_extension, which wrote a token again where the caption had it.
-        result compat: Option<Compat> = None,
-        /// Times that each image is seen.
-        result epochs: u64 = 100,
-        /// Ends after this epoch, with the learning rate as if going on to `epochs`.
-        result stop_at: Option<u64> = None,
-        /// Epochs between two checkpoints.
-        result save_every: u64 = 10,
-        /// Images per forward pass. Takes memory.
-        result batch_size: u64 = 1,
-        /// Batches per optimiser step. Takes time in place of memory.
-        result gradient_accumulation: u64 = 1,
-        /// Limit of the norm of all gradients together; 0 for none.
-        result max_grad_norm: f64 = 1.0,
-        result network: NetworkParams = NetworkParams { rank: 8, alpha: None },
-        result learning_rate: LearningRateParams = LearningRateParams {
-            unet: 1e-4,
-            text_encoder: 5e-5,
-            schedule: ScheduleParam::Polynomial,
-            power: 1.0,
-            end: 1e-7,
-            warmup: 0,
-        },
-        /// Type of the base's weights and of the LoRA file, and of the arithmetic on a card; processors compute in fp32.
-        result precision: Precision = Precision::Fp16,
-        /// Which layer of the text encoder is used, from the end: 1 is the last, 2 what many anime models want.
-        result clip_skip: u64 = 1,
-        /// Compute the UNet's activations a second time in place of keeping them: less memory, more time.
-        execution checkpointing: bool = false,
-        /// Tokens of a text that are read: 75, 150 or 225. The rest is cut, and said.
-        result max_token_length: u64 = 75,
-        /// Of the LoRA's first factors, of order, noise and timesteps. The default is the pipeline's.
-        result seed: Option<u64> = None,
-    }
-}
-
 /// With what it takes from the file around it.
 fn load(node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
     let params = TrainParams::decode_params(node, diagnostics)?;
@@ -177,56 +74,6 @@ fn load(node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Op
         latents: Reference::to(format!("{}/latents", scope.stage), &params.images.span),
         params,
     }))
-}
-
-/// What the types cannot say; `None` if anything is wrong.
-fn check(params: &TrainParams, node: &Node, diagnostics: &mut Diagnostics) -> Option<()> {
-    let rates = &params.learning_rate;
-    let polynomial = rates.schedule == ScheduleParam::Polynomial;
-    let above_end = |rate: f64| rate == 0.0 || !polynomial || rate > rates.end;
-    let rules: [(&[&str], bool, String); 16] = [
-        (&["network", "rank"], params.network.rank >= 1, "`rank` must be at least 1".into()),
-        (&["network", "alpha"], params.network.alpha.is_none_or(|alpha| alpha > 0.0), "`alpha` must be above 0".into()),
-        (&["epochs"], params.epochs >= 1, "`epochs` must be at least 1".into()),
-        (
-            &["stop_at"],
-            params.stop_at.is_none_or(|stop| (1..=params.epochs).contains(&stop)),
-            format!("`stop_at` must be one of the {} epochs", params.epochs),
-        ),
-        (&["save_every"], params.save_every >= 1, "`save_every` must be at least 1".into()),
-        (&["batch_size"], params.batch_size >= 1, "`batch_size` must be at least 1".into()),
-        (&["gradient_accumulation"], params.gradient_accumulation >= 1, "`gradient_accumulation` must be at least 1".into()),
-        (&["max_grad_norm"], params.max_grad_norm >= 0.0, "`max_grad_norm` must be at least 0".into()),
-        (&["learning_rate", "unet"], rates.unet >= 0.0, "`unet` must be at least 0".into()),
-        (&["learning_rate", "text_encoder"], rates.text_encoder >= 0.0, "`text_encoder` must be at least 0".into()),
-        (
-            &["learning_rate"],
-            rates.unet != 0.0 || rates.text_encoder != 0.0,
-            "`unet` and `text_encoder` are both 0: nothing would learn".into(),
-        ),
-        (&["learning_rate", "power"], rates.power > 0.0, "`power` must be above 0".into()),
-        (&["learning_rate", "end"], rates.end >= 0.0, "`end` must be at least 0".into()),
-        (
-            &["learning_rate"],
-            above_end(rates.unet) && above_end(rates.text_encoder),
-            format!("a rate is not above its `end` of {:e}", rates.end),
-        ),
-        (&["clip_skip"], params.clip_skip >= 1, "`clip_skip` must be at least 1, the last layer".into()),
-        (
-            &["max_token_length"],
-            [1, 2, 3].contains(&(params.max_token_length / CHUNK as u64)) && params.max_token_length.is_multiple_of(CHUNK as u64),
-            "`max_token_length` must be 75, 150 or 225".into(),
-        ),
-    ];
-    let mut sound = Some(());
-    for (path, holds, message) in rules {
-        if !holds {
-            let place = path.iter().try_fold(node, |node, key| node.get(key)).unwrap_or(node);
-            diagnostics.report(&place.span, message);
-            sound = None;
-        }
-    }
-    sound
 }
 
 /// `train` with what it takes from the file around it.
@@ -317,81 +164,6 @@ impl Stage for Train {
             }
         }
         lines
-    }
-}
-
-impl Train {
-    /// Teaches, and publishes checkpoint by checkpoint.
-    pub fn teach(&self, inputs: &Resolved, context: &dyn Context) -> anyhow::Result<Ended> {
-        // Captions and latents decide the order; names are for messages alone.
-        let items = by_content(inputs.items("images"), &["latent", "caption"]);
-        ensure!(!items.is_empty(), "there are no pictures to learn from");
-        let base = inputs.one("base", "model")?;
-        let precision = self.params.precision;
-        let model = networks::denoiser(context, base, precision)?;
-        let examples = self.examples(&items, context)?;
-        let largest = examples.iter().map(|example| example.shape).max_by_key(|[_, height, width]| height * width);
-        let [_, height, width] = largest.context("there are no pictures to learn from")?;
-        let (settings, network, layers, memory) = {
-            let mut lent = model.lock().ok().context("another stage broke down while it used the networks")?;
-            let arithmetic = lent.unet().dtype();
-            if precision != Precision::Fp32 && arithmetic == DType::F32 {
-                context.say(&format!("weights and files in {}, arithmetic in f32", precision.word()));
-            }
-            let settings = Settings { scales_loss: arithmetic == DType::F16, ..self.settings(items.len() as u64) };
-            fits(&examples, lent.unet().config())?;
-            let (unet, text_encoder) = lent.networks();
-            let mut adapted = Vec::new();
-            if settings.unet_rate > 0.0 {
-                adapted.extend(targets::of_unet(unet));
-            }
-            let text_encoder = text_encoder.context("the base was read without its text encoder")?;
-            if settings.text_encoder_rate > 0.0 {
-                adapted.extend(targets::of_text_encoder(text_encoder));
-            }
-            let network = LoraNetwork::new(adapted, self.params.network.rank as usize, self.alpha(), self.seed);
-            let layers = text_encoder.layers();
-            let load = Load {
-                batch: (self.params.batch_size as usize).min(items.len()),
-                latent: [height, width],
-                tokens: examples[0].rows.iter().map(Vec::len).sum(),
-                trains_text_encoder: settings.text_encoder_rate > 0.0,
-                checkpointing: self.params.checkpointing,
-            };
-            let memory = memory::told(context.device(), &lent, &network, &load);
-            (settings, network, layers, memory)
-        };
-        let clip_skip = self.params.clip_skip as usize;
-        ensure!(clip_skip <= layers, "`clip_skip` is {clip_skip}, and the text encoder has {layers} layers");
-        context.say(&format!(
-            "{} pictures, {} modules of rank {}, {} parameters, {} steps (images seen), {} optimiser steps",
-            items.len(),
-            network.targets.len(),
-            network.rank,
-            network.parameters(),
-            settings.total(),
-            settings.batches.steps(0..settings.epochs)
-        ));
-        context.say(&memory);
-        let train_text_encoder = settings.text_encoder_rate > 0.0;
-        let base_file = ModelFile::open(&context.path(base)?)?;
-        let prediction = stable_diffusion::prediction(&base_file)?.unwrap_or(Prediction::Epsilon);
-        if prediction != Prediction::Epsilon {
-            context.say("the base says that it predicts velocity: so the LoRA learns to");
-        }
-        let mut objective = Denoising::new(&model, &examples, settings.batches, clip_skip, train_text_encoder)?
-            .with_checkpointing(self.params.checkpointing)
-            .predicting(prediction);
-        let states = StateFolder::new(context.state()?);
-        let captions = items.iter().map(|item| caption(item, context)).collect::<anyhow::Result<Vec<_>>>()?;
-        let account = metadata::account(&base_file, &self.instance_token, &captions, prediction)?;
-        let (params, batches, sizes) = (&self.params, settings.batches, sizes(&examples));
-        let mut publisher = Publisher { params, seed: self.seed, context, batches, account, sizes };
-        Ok(match train(&settings, network, &mut objective, &states, &mut publisher)? {
-            Ending::Finished => Ended::Done,
-            Ending::Stopped { epoch } => Ended::Stopped(format!("stopped at epoch {epoch} of {}", self.params.epochs)),
-            Ending::Interrupted => Ended::Interrupted,
-        })
     }
 }
 
@@ -491,15 +263,6 @@ impl Train {
             save_every: self.params.save_every,
         }
     }
-
-    fn examples(&self, items: &[&Item], files: &dyn Files) -> anyhow::Result<Vec<Example>> {
-        let texts = self.texts();
-        let example = |item: &&Item| {
-            let (shape, latent) = latents::read(item, files).with_context(|| format!("reading the latent of `{}`", item.name))?;
-            Ok(Example { name: item.name.clone(), shape, latent, rows: texts.of(&caption(item, files)?).rows })
-        };
-        items.iter().map(example).collect()
-    }
 }
 
 /// How far a training came: "in epoch 13 of 30 (290 of 720 images)"
@@ -510,36 +273,6 @@ fn reached(seen: u64, images: u64, settings: &Settings) -> String {
         (done, _) => format!("in epoch {}", done + 1),
     };
     format!("{epoch} of {epochs} ({seen} of {total} images)")
-}
-
-/// Pixels of a side for one of a latent's, in every model of Stable Diffusion.
-const FACTOR: usize = 8;
-
-/// That a UNet takes latents of these channels, and can halve every one often enough.
-fn fits(examples: &[Example], unet: &UnetConfig) -> anyhow::Result<()> {
-    let unit = 1 << (unet.channels.len() - 1);
-    for Example { name, shape: [channels, height, width], .. } in examples {
-        ensure!(
-            *channels == unet.in_channels,
-            "the latent of `{name}` has {channels} channels, and this model takes {}: the VAE belongs to another model",
-            unet.in_channels
-        );
-        ensure!(
-            height % unit == 0 && width % unit == 0,
-            "the latent of `{name}` is {width} by {height}, and this model learns from sides in multiples of {unit}: put a `resize` before \
-             `train` (Stable Diffusion's own models want sides in multiples of 64 pixels)"
-        );
-    }
-    Ok(())
-}
-
-/// Width and height in pixels of all pictures, and how many have them.
-fn sizes(examples: &[Example]) -> BTreeMap<[usize; 2], usize> {
-    let mut sizes = BTreeMap::new();
-    for Example { shape: [_, height, width], .. } in examples {
-        *sizes.entry([width * FACTOR, height * FACTOR]).or_default() += 1;
-    }
-    sizes
 }
 
 /// The caption of an item; no caption is an empty one.
