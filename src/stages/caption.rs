@@ -140,14 +140,10 @@ impl ItemStage for CaptionParams {
         let reads: &[&str] = if self.asks_for(Place::Sidecar) { &["sidecar"] } else { &[] };
         let work = inputs.items("images").iter().map(|item| {
             let mut work = Work::of_item(item, reads);
-            for (place, value) in [
-                (Place::Name, ("name", captions::name_in_words(&item.name))),
-                (Place::Folder, ("folder", captions::folder_in_words(&item.name))),
-            ] {
-                if self.asks_for(place) {
-                    work.values.insert(value.0.into(), json!(value.1));
-                }
-            }
+            let texts =
+                [(Place::Name, captions::name_in_words(&item.name)), (Place::Folder, captions::folder_in_words(&item.name))];
+            let asked = texts.into_iter().filter(|(place, _)| self.asks_for(*place));
+            work.values.extend(asked.map(|(place, text)| (place.word().to_string(), json!(text))));
             work
         });
         Ok(work.collect())
@@ -167,11 +163,10 @@ impl Worker for CaptionParams {
                 captions::check_size(file.size).and_then(|()| captions::normalise(&context.read(file)?)).with_context(reading)?
             }
         };
-        let value = |name: &str| work.values.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+        let value = |place: Place| work.values.get(place.word()).and_then(serde_json::Value::as_str).unwrap_or_default();
         let text = match (self.model, &self.template) {
             (Model::Template, Some(template)) => template.fill(|place| match place {
-                Place::Name => value("name"),
-                Place::Folder => value("folder"),
+                Place::Name | Place::Folder => value(place),
                 Place::Sidecar => &sidecar,
             }),
             (Model::Sidecar, _) => sidecar,
