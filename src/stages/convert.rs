@@ -20,9 +20,9 @@ use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::{ckpt, safetensors};
 use crate::sd::lora::convert::{Converted, converted};
 use crate::sd::lora::file::LoraNames;
-use crate::stages::merge::{Container, FileDtype, draft_of};
 use crate::stages::shared::headers;
 use crate::stages::shared::lora_use;
+use crate::stages::shared::model_output::{Container, FileDtype, draft_of};
 
 pub const KIND: StageKind = StageKind {
     name: "convert",

@@ -19,8 +19,8 @@ use crate::sd::checkpoint::safetensors;
 use crate::sd::checkpoint::tensor::Dtype;
 use crate::sd::lora::extract::{Extraction, extract};
 use crate::sd::lora::file::LoraNames;
-use crate::stages::merge::{FileDtype, draft_of};
 use crate::stages::shared::headers;
+use crate::stages::shared::model_output::{FileDtype, draft_of};
 
 pub const KIND: StageKind = StageKind {
     name: "extract",

@@ -13,15 +13,15 @@ use crate::engine::kind::stage::{Content, Context, Draft, Files, Finding, Form, 
 use crate::engine::kind::stage_kind::{LoadScope, StageKind, Worth};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::Node;
-use crate::sd::checkpoint::convert::{self, Target};
+use crate::sd::checkpoint::convert;
 use crate::sd::checkpoint::layout::UnetLayout;
 use crate::sd::checkpoint::model_file::ModelFile;
-use crate::sd::checkpoint::tensor::Dtype;
 use crate::sd::lora::file::Lora;
 use crate::sd::lora::merge::Merge;
 use crate::sd::lora::placing::Structure;
 use crate::stages::shared::headers;
 use crate::stages::shared::lora_use::{self, LoraUse};
+use crate::stages::shared::model_output::{Container, FileDtype, draft_of};
 
 pub const KIND: StageKind = StageKind {
     name: "merge",
@@ -34,53 +34,6 @@ pub const KIND: StageKind = StageKind {
     load,
     ..StageKind::of::<MergeParams>()
 };
-
-crate::choice! {
-    /// How a model file is wrapped.
-    pub enum Container {
-        /// Loads fast and cannot carry code.
-        Safetensors = "safetensors",
-        /// PyTorch's, for programs that read nothing else.
-        Ckpt = "ckpt",
-        /// As `ckpt`, by its other name: what LoRAs and VAEs are called.
-        Pt = "pt"
-    }
-}
-
-impl Container {
-    pub(crate) fn target(self) -> Target {
-        match self {
-            Self::Safetensors => Target::Safetensors,
-            Self::Ckpt | Self::Pt => Target::Torch,
-        }
-    }
-}
-
-crate::choice! {
-    /// The type of the numbers in a model file.
-    pub enum FileDtype {
-        /// As in the file that is read.
-        Auto = "auto",
-        /// Twice the size of fp16, nothing lost.
-        Fp32 = "fp32",
-        /// What most programs expect.
-        Fp16 = "fp16",
-        /// As small as fp16, for larger and coarser numbers.
-        Bf16 = "bf16"
-    }
-}
-
-impl FileDtype {
-    /// `None` keeps each tensor's own.
-    pub(crate) fn dtype(self) -> Option<Dtype> {
-        match self {
-            Self::Auto => None,
-            Self::Fp32 => Some(Dtype::F32),
-            Self::Fp16 => Some(Dtype::F16),
-            Self::Bf16 => Some(Dtype::Bf16),
-        }
-    }
-}
 
 crate::params! {
     /// Adds LoRAs to a base model: one model file per checkpoint that is selected, named after it.
@@ -208,9 +161,4 @@ impl Worker for Merger<'_> {
         let written = convert::write(&path, self.params.to.target(), &merge.tensors(), |name| merge.tensor(name))?;
         Ok(vec![draft_of(work).field("model", Content::File { path, extension, written })])
     }
-}
-
-/// An output that is named and described as its work is.
-pub(crate) fn draft_of(work: &Work) -> Draft {
-    Draft { origin: work.origin.clone(), attributes: work.attributes.clone(), ..Draft::new(&work.name) }
 }

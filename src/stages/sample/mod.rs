@@ -33,13 +33,13 @@ use crate::sd::device;
 use crate::sd::diffusion::sampler::Sampler;
 use crate::sd::drawing::studio::{LoraFile, Studio};
 use crate::sd::training::instance_prompt::FILEWORDS;
-use crate::stages::resize::Size;
 use crate::stages::sample::picture_settings::PictureSettings;
 use crate::stages::sample::prompt_use::{PromptSettings, PromptUse, check_grammar};
 use crate::stages::sample::sheet::{ROW, Sheet};
 use crate::stages::shared::headers;
 use crate::stages::shared::linked::linked;
 use crate::stages::shared::lora_use::{self, LoraUse};
+use crate::stages::shared::size::Size;
 
 pub const KIND: StageKind = StageKind {
     name: "sample",
