@@ -31,7 +31,7 @@ pub fn run(arguments: &Arguments, _global: &Global) -> anyhow::Result<ExitCode> 
         _ if arguments.schema => schema::text(KINDS),
         None => overview(KINDS),
         Some(name) => match KINDS.iter().find(|kind| kind.name == name) {
-            Some(kind) => page(*kind),
+            Some(kind) => page(kind),
             None => return Err(unknown(name).into()),
         },
     };

@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         let hint = hint.unwrap_or_else(|| format!("; there are {}", names().collect::<Vec<_>>().join(", ")));
         return Err(WrongArguments(format!("there is no kind `{}`{hint}", arguments.kind)).into());
     };
-    let stand_in = StandIn::new(*kind, &arguments.params)?;
+    let stand_in = StandIn::new(kind, &arguments.params)?;
     // Below the output, where this command, or the worker in its place, may write and clear away.
     let output = made(arguments.output.clone());
     let folder = tempfile::Builder::new().prefix(".loramill-do-").tempdir_in(&output);

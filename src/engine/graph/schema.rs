@@ -17,7 +17,7 @@ fn schema(kinds: &[&StageKind]) -> Value {
     let mut by_kind = Vec::new();
     for kind in kinds {
         let name = kind.name;
-        definitions.insert(name.into(), stage(*kind));
+        definitions.insert(name.into(), stage(kind));
         by_name.insert(name.into(), json!({ "$ref": format!("#/definitions/{name}") }));
         by_kind.push(json!({
             "if": { "properties": { "kind": { "const": name } } },
