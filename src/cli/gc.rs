@@ -18,7 +18,7 @@ use crate::engine::cache::Cache;
 use crate::engine::cache::bytes::size;
 use crate::engine::cache::locate::is_ours;
 use crate::engine::gc::collect::{Amount, CollectOptions, Collected, collect};
-use crate::engine::kind::stage::Worth;
+use crate::engine::kind::stage_kind::Worth;
 use crate::stages::KINDS;
 
 const DAY: u64 = 24 * 60 * 60;
@@ -101,7 +101,7 @@ pub fn open_existing(folder: &Path, global: &Global) -> anyhow::Result<Cache> {
 }
 
 fn worth(kind: &str) -> Worth {
-    KINDS.iter().find(|known| known.name() == kind).map_or(Worth::Usual, |kind| kind.worth())
+    KINDS.iter().find(|known| known.name == kind).map_or(Worth::Usual, |kind| kind.worth)
 }
 
 fn forget(cache: &Cache, root: &Path) -> anyhow::Result<()> {

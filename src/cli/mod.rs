@@ -345,7 +345,7 @@ fn obey(
     };
     #[cfg(feature = "nn")]
     if let Some(networks) = networks {
-        crate::stages::linked::link(networks.stages);
+        crate::stages::shared::linked::link(networks.stages);
         cli.global.networks = Some(networks);
     }
     cli.command.reach(&cli.global).raise(&cli.command.programs());

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::cli::{bench, self_test};
 use crate::sd::device;
-use crate::stages::linked::{NETWORK_WORK, NetworkWork};
+use crate::stages::shared::linked::{NETWORK_WORK, NetworkWork};
 
 /// All that needs the library of a device.
 pub struct Networks {

@@ -17,8 +17,9 @@ use crate::engine::decide::taken;
 use crate::engine::decide::verdict::{Decision, ItemPlan, Verdict, WholePlan, WorkState};
 use crate::engine::decide::view::View;
 use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
+use crate::engine::kind::input_use::InputShape;
 use crate::engine::kind::item_set;
-use crate::engine::kind::stage::{Effort, Form, InputShape, ItemSize};
+use crate::engine::kind::stage::{Effort, Form, ItemSize};
 
 /// Records of single items that are looked at; more would change little.
 const SAMPLES: usize = 64;
@@ -151,7 +152,7 @@ impl<'a> Experience<'a> {
     fn seconds_each(&mut self, stage: &LoadedStage, like: &str, view: &View<'_>) -> Result<Option<f64>> {
         match self.of_last_run(stage, like, view)? {
             Some(each) => Ok(Some(each)),
-            None => self.of_kind(stage.kind.name(), like),
+            None => self.of_kind(stage.kind.name, like),
         }
     }
 

@@ -308,7 +308,7 @@ fn leave_to_others(stage: &LoadedStage, verdict: &mut Verdict, promised: &mut Ha
 fn waiting(stage: &LoadedStage, producers: Vec<String>) -> PlannedStage {
     PlannedStage {
         name: stage.name.clone(),
-        kind: stage.kind.name(),
+        kind: stage.kind.name,
         state: PlannedState::Unknown,
         items: PlannedItems::default(),
         reasons: producers.into_iter().map(|stage| Reason::WaitsFor { stage }).collect(),
@@ -414,7 +414,7 @@ fn foresee_whole(
 /// An item that a stage will make, with contents that nobody knows yet.
 fn stand_in(stage: &LoadedStage, work: &Work, name: String) -> Item {
     let mut fields = work.carry.clone();
-    for field in stage.kind.writes() {
+    for field in stage.kind.writes {
         let digest = unknown_digest(&stage.name, &name, field);
         fields.insert((*field).into(), Artifact { digest, size: 0, extension: Default::default() });
     }

@@ -137,7 +137,7 @@ fn check_row(view: &View<'_>, stage: &LoadedStage, tree: ItemTree, recorded: boo
     }
     let Ok(bytes) = view.cache.read_list(&tree.digest) else { return Ok(None) };
     // Fields that passed through are those of stages before, which were checked in their turn.
-    let written = stage.kind.writes();
+    let written = stage.kind.writes;
     let mut outputs = Vec::new();
     let rows_of_texts = stage.stage.editable().map(|_| view.lock.edit_rows(&stage.name));
     let (mut count, mut has_rows) = (0, true);

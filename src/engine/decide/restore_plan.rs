@@ -90,7 +90,7 @@ pub(crate) fn plan(
         let mut files = None;
         for item in items.iter() {
             let mut is_needed = false;
-            for artifact in stage.kind.writes().iter().filter_map(|field| item.fields.get(*field)) {
+            for artifact in stage.kind.writes.iter().filter_map(|field| item.fields.get(*field)) {
                 let Some(needs_it) = missing.remove(&artifact.digest) else { continue };
                 plan.reader = needs_it;
                 let files = files.get_or_insert_with(|| files_of(view, index));

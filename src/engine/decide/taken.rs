@@ -8,9 +8,10 @@ use crate::engine::decide::view::View;
 use crate::engine::graph::pipeline::{Collected, Edge, LoadedStage, Producer};
 use crate::engine::graph::resolve::{Waiting, take, takes_all};
 use crate::engine::inputs::input::Found;
+use crate::engine::kind::input_use::InputShape;
 use crate::engine::kind::item::{Artifact, Item, ItemSet};
 use crate::engine::kind::item_tree::{Given, ItemTree};
-use crate::engine::kind::stage::{InputShape, Resolved};
+use crate::engine::kind::stage::Resolved;
 
 /// An input of a stage, after selection.
 pub struct Taken<'a> {

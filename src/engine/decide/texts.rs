@@ -28,7 +28,7 @@ use crate::engine::lock_file::LockFile;
 
 /// The folder of a stage's texts: that of its kind, or for a stage of another name one of its own.
 pub fn folder(pipeline: &Pipeline, stage: &LoadedStage, editable: &Editable) -> PathBuf {
-    pipeline.folder.join(folder_name(&stage.name, stage.kind.name(), editable))
+    pipeline.folder.join(folder_name(&stage.name, stage.kind.name, editable))
 }
 
 /// The folder of the texts of a stage with this name and of this kind, as it is called beside the pipeline.

@@ -208,7 +208,7 @@ impl FileExplainer<'_> {
             for row in lock.stages.get(&stage.name).into_iter().flatten() {
                 let tree = self.cache.read_list(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
                 for item in &tree {
-                    for (field, shown) in shown_as(item, stage.kind.writes()) {
+                    for (field, shown) in shown_as(item, stage.kind.writes) {
                         if Path::new(&shown) == path {
                             let output = OutputName { stage: stage.name.clone(), item: item.name.clone(), field: field.clone() };
                             return Some((output, item.fields[&field].digest));
@@ -309,7 +309,7 @@ impl FileExplainer<'_> {
     fn otherwise(&self, at_hand: AtHand<'_>, digest: &Digest) -> Result<Option<Standing>> {
         let Some(making) = self.ledger.making(digest, &Hint::default(), &|_| false)? else { return Ok(None) };
         let Some((kind, _)) = making.kind().filter(|_| making.are_params_known) else { return Ok(None) };
-        let mut alike = at_hand.pipeline.stages.iter().enumerate().filter(|(_, stage)| stage.kind.name() == kind);
+        let mut alike = at_hand.pipeline.stages.iter().enumerate().filter(|(_, stage)| stage.kind.name == kind);
         let (Some((index, stage)), None) = (alike.next(), alike.next()) else { return Ok(None) };
         let mut differences = Vec::new();
         walk(at_hand.pipeline, self.cache, &Selection::of([index]), &mut |at, decision, _, view| {

@@ -21,7 +21,7 @@ use crate::engine::decide::results::Results;
 use crate::engine::gc::cost::Groups;
 use crate::engine::gc::live::Live;
 use crate::engine::gc::roots::{RootProblem, RootRepository, Roots, known_roots};
-use crate::engine::kind::stage::Worth;
+use crate::engine::kind::stage_kind::Worth;
 
 /// New repositories that register while this goes on make it begin again, this often.
 const ROUNDS: usize = 5;

@@ -115,7 +115,7 @@ fn unkept(ctx: &RunContext<'_>, given: &dyn Fn(usize) -> Given, reports: &[Stage
 
 /// The outputs of an item that are in the cache.
 fn written_here(ctx: &RunContext<'_>, index: usize, item: &Item) -> Vec<Artifact> {
-    let written = ctx.pipeline.stages[index].kind.writes().iter().filter_map(|field| item.fields.get(*field));
+    let written = ctx.pipeline.stages[index].kind.writes.iter().filter_map(|field| item.fields.get(*field));
     written.filter(|artifact| ctx.cache.contains(&artifact.digest, artifact.size)).cloned().collect()
 }
 
@@ -171,7 +171,7 @@ fn add_outputs(ctx: &RunContext<'_>, tree: &Digest, to: &mut HashSet<Digest>) ->
 
 fn words(ctx: &RunContext<'_>, unkept: &Unkept, items: usize, bytes: u64) -> String {
     let stage = &ctx.pipeline.stages[unkept.index];
-    let noun = match stage.kind.writes() {
+    let noun = match stage.kind.writes {
         [field] => field,
         _ => "output",
     };
@@ -197,7 +197,7 @@ fn readers(pipeline: &Pipeline, index: usize) -> BTreeSet<usize> {
         if pipeline.producers(reader).any(|producer| givers.contains(&producer)) {
             readers.insert(reader);
             let stage = &pipeline.stages[reader];
-            if stage.kind.passes_fields_on() && matches!(stage.stage.form(), Form::Items(_)) {
+            if stage.kind.passes_fields_on && matches!(stage.stage.form(), Form::Items(_)) {
                 givers.insert(reader);
             }
         }

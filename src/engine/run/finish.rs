@@ -38,7 +38,7 @@ pub(crate) fn finish(
 ) -> Result<Finished> {
     let stage = &ctx.pipeline.stages[index];
     let started = Instant::now();
-    let key = finish_key(&basis.identity, outputs, stage.kind.writes());
+    let key = finish_key(&basis.identity, outputs, stage.kind.writes);
     let is_forced = matches!(ctx.options.selection.ask(index), Ask::Again(Force::All));
     let preferred = recorded::preferred(&ctx.view(files), stage);
     let look_up = |lease: &Lease| recorded::result(&ctx.view(files), &key, &preferred, lease);
@@ -77,7 +77,7 @@ fn finish_drafts(
 ) -> Result<Vec<Draft>> {
     let stage = &ctx.pipeline.stages[index];
     let drafts = guarded(|| form.finish(outputs, files));
-    let written = outputs.iter().flat_map(|item| stage.kind.writes().iter().filter_map(|field| item.fields.get(*field)));
+    let written = outputs.iter().flat_map(|item| stage.kind.writes.iter().filter_map(|field| item.fields.get(*field)));
     let missing = missing(ctx, written.cloned());
     if drafts.is_ok() || stage.keep || missing.is_empty() {
         return drafts;

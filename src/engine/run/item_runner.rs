@@ -123,7 +123,7 @@ impl ItemRunner<'_, '_> {
         let effort = self.form.effort(&work.work, self.item_size).filter(|effort| *effort != Effort::default());
         facts.extend(effort.as_ref().map(effort_fact));
         let mut list = ComponentList::default();
-        list.entry(Section::Kind, stage.kind.name(), Covers::Value(&stage.kind.version().into()));
+        list.entry(Section::Kind, stage.kind.name, Covers::Value(&stage.kind.version.into()));
         render_work(&work.work, &mut list);
         self.batch.record(Record {
             key: work.key,

@@ -243,7 +243,7 @@ fn make_whole_again(
 /// An error if what was made again is not what it was.
 fn check_made(ctx: &RunContext<'_>, stage: &LoadedStage, items: &[Item]) -> Result<()> {
     for item in items {
-        let artifacts = stage.kind.writes().iter().filter_map(|field| item.fields.get(*field));
+        let artifacts = stage.kind.writes.iter().filter_map(|field| item.fields.get(*field));
         if artifacts.into_iter().any(|artifact| !ctx.cache.contains(&artifact.digest, artifact.size)) {
             bail!(
                 "`{}` of `{}` did not come out as it was, because it was made in another way then (on another device): run again \

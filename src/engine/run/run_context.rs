@@ -125,7 +125,7 @@ impl<'a> RunContext<'a> {
     /// Tells that a stage has something to do.
     pub(crate) fn tell_start(&self, index: usize, reasons: &[Reason], counts: Counts) {
         let stage = &self.pipeline.stages[index];
-        let (kind, reasons) = (stage.kind.name().to_string(), reasons.to_vec());
+        let (kind, reasons) = (stage.kind.name.to_string(), reasons.to_vec());
         self.scope.observer.event(Event::StageStarted { stage: stage.name.clone(), kind, reasons, counts });
     }
 }

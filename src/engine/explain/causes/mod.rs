@@ -25,10 +25,10 @@ use crate::engine::explain::causes::differences::Side;
 use crate::engine::explain::ledger::{Hint, Ledger};
 use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
 use crate::engine::graph::resolve::is_skipped;
+use crate::engine::kind::input_use::InputShape;
 use crate::engine::kind::item::Item;
 use crate::engine::kind::item_set;
 use crate::engine::kind::reference::Selector;
-use crate::engine::kind::stage::InputShape;
 
 /// Of more changes only the number is told.
 const TOLD: usize = 20;
