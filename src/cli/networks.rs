@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use crate::cli::{bench, self_test};
 use crate::sd::device;
-use crate::stages::shared::linked::{NETWORK_WORK, NetworkWork};
+use crate::stages::network_work::NETWORK_WORK;
+use crate::stages::shared::linked::NetworkWork;
 
 /// All that needs the library of a device.
 pub struct Networks {

@@ -4,7 +4,8 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::engine::kind::endings::Endings;
-use crate::engine::kind::params::{ParamValue, Params};
+use crate::engine::kind::param_value::ParamValue;
+use crate::engine::kind::params::Params;
 use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{Content, Context, Draft, Editable, Files, Form, ItemStage, Resolved, Stage, Work, Worker};
 use crate::engine::kind::stage_kind::{LoadScope, StageKind, Worth};

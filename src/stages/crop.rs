@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::engine::kind::item::Artifact;
-use crate::engine::kind::params::{Declared, ParamValue, Params};
+use crate::engine::kind::param_value::ParamValue;
+use crate::engine::kind::params::{Declared, Params};
 use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{Content, Context, Draft, Files, Form, ItemSize, ItemStage, Resolved, Stage, Work, Worker};
 use crate::engine::kind::stage_kind::{LoadScope, StageKind};

@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::engine::cache::digest::Digest;
 use crate::engine::kind::input_use::Companion;
-use crate::engine::kind::params::{Declared, ParamValue, Params};
+use crate::engine::kind::param_value::ParamValue;
+use crate::engine::kind::params::{Declared, Params};
 use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{Content, Context, Draft, Files, Finding, Form, ItemStage, Resolved, Stage, Work, Worker};
 use crate::engine::kind::stage_kind::{LoadScope, StageKind, Worth};

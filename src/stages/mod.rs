@@ -25,6 +25,8 @@ pub mod convert;
 pub mod extract;
 pub mod merge;
 
+#[cfg(feature = "nn")]
+pub mod network_work;
 pub mod shared;
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ impl Context for Shelf {
 /// Loads a stage from the YAML of its params.
 fn load(kind: &StageKind, yaml: &str) -> Result<Box<dyn Stage>, Vec<Diagnostic>> {
     #[cfg(feature = "nn")]
-    loramill::stages::shared::linked::link(&loramill::stages::shared::linked::NETWORK_WORK);
+    loramill::stages::shared::linked::link(&loramill::stages::network_work::NETWORK_WORK);
     let source = Arc::new(Source { name: "pipeline.yaml".into(), text: yaml.into() });
     let mut diagnostics = Diagnostics::default();
     let node = yaml::parse(&source, 0, &mut diagnostics).expect("the test's YAML is valid");

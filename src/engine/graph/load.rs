@@ -18,7 +18,7 @@ use crate::engine::inputs::input::{Found, Input, Skip};
 use crate::engine::inputs::project_bounds;
 use crate::engine::inputs::sources::{self, Photos, Surroundings};
 use crate::engine::kind::names::is_name;
-use crate::engine::kind::params::ParamValue;
+use crate::engine::kind::param_value::ParamValue;
 use crate::engine::kind::stage_kind::StageKind;
 use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::engine::syntax::settings::{self, TOP_LEVEL};

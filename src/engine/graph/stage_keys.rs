@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::engine::graph::matrix::{self, Axis};
-use crate::engine::kind::params::{ParamDoc, ParamValue, Role};
+use crate::engine::kind::param_value::ParamValue;
+use crate::engine::kind::params::{ParamDoc, Role};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Key, Node, Span, Value};
 

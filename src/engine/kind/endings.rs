@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::engine::inputs::listing::is_picture;
-use crate::engine::kind::params::ParamValue;
+use crate::engine::kind::param_value::ParamValue;
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Node, Value};
 

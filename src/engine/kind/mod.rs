@@ -14,6 +14,7 @@
 pub(crate) mod names;
 
 pub mod input_use;
+pub mod param_value;
 pub mod param_values;
 pub mod params;
 pub mod reference;

@@ -2,16 +2,10 @@
 
 use serde_json::json;
 
-use crate::engine::kind::params::ParamValue;
+use crate::engine::kind::param_value::ParamValue;
 use crate::engine::kind::reference::Reference;
-use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::diagnostic::{Diagnostics, expected};
 use crate::engine::syntax::tree::{Node, Value};
-
-/// Reports a value of another type.
-pub fn expected<T>(node: &Node, what: &str, diagnostics: &mut Diagnostics) -> Option<T> {
-    diagnostics.report(&node.span, format!("expected {what}, found {}", node.describe()));
-    None
-}
 
 impl ParamValue for bool {
     fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
@@ -184,14 +178,14 @@ macro_rules! choice {
             }
         }
 
-        impl $crate::engine::kind::params::ParamValue for $name {
+        impl $crate::engine::kind::param_value::ParamValue for $name {
             fn decode(
                 node: &$crate::engine::syntax::tree::Node,
                 diagnostics: &mut $crate::engine::syntax::diagnostic::Diagnostics,
             ) -> Option<Self> {
                 let $crate::engine::syntax::tree::Value::Text(text) = &node.value else {
                     let what = format!("one of {}", Self::WORDS.join(", "));
-                    return $crate::engine::kind::param_values::expected(node, &what, diagnostics);
+                    return $crate::engine::syntax::diagnostic::expected(node, &what, diagnostics);
                 };
                 let choice = Self::from_word(text);
                 if choice.is_none() {

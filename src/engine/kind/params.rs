@@ -10,7 +10,6 @@
 use serde_json::json;
 
 use crate::engine::kind::input_use::InputUse;
-use crate::engine::kind::reference::Reference;
 use crate::engine::syntax::diagnostic::{Diagnostics, nearest};
 use crate::engine::syntax::tree::{Node, Value};
 
@@ -33,20 +32,6 @@ pub struct ParamDoc {
     pub default: Option<serde_json::Value>,
     /// JSON schema of the value.
     pub schema: serde_json::Value,
-}
-
-/// A value that a params struct may hold.
-pub trait ParamValue: Sized {
-    /// Reads the value, or reports why it cannot and returns `None`.
-    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self>;
-
-    /// The one spelling that enters keys: `1e-4` and `0.0001` give the same. Objects are flattened to dotted names.
-    fn canonical(&self) -> serde_json::Value;
-
-    fn schema() -> serde_json::Value;
-
-    /// The references inside, each with its path below `path`: `lora[0]`.
-    fn references(&self, _path: &str, _found: &mut Vec<(String, Reference)>) {}
 }
 
 /// A params struct, as `params!` makes it.
@@ -105,7 +90,7 @@ macro_rules! params {
                     doc: concat!($($field_doc, "\n"),*),
                     role: $crate::params!(@role $role),
                     default: $crate::params!(@default_json $type $(, $default)?),
-                    schema: <$type as $crate::engine::kind::params::ParamValue>::schema(),
+                    schema: <$type as $crate::engine::kind::param_value::ParamValue>::schema(),
                 } ),*]
             }
 
@@ -116,7 +101,7 @@ macro_rules! params {
                 const KNOWN: &[&str] = &[$(stringify!($field)),*];
                 $crate::engine::kind::params::check_mapping(node, KNOWN, diagnostics)?;
                 $( let $field: Option<$type> = match node.get(stringify!($field)) {
-                    Some(value) => <$type as $crate::engine::kind::params::ParamValue>::decode(value, diagnostics),
+                    Some(value) => <$type as $crate::engine::kind::param_value::ParamValue>::decode(value, diagnostics),
                     None => $crate::params!(@default node, diagnostics, KNOWN, $field $(, $default)?),
                 }; )*
                 Some(Self { $( $field: $field? ),* })
@@ -138,7 +123,7 @@ macro_rules! params {
             }
         }
 
-        impl $crate::engine::kind::params::ParamValue for $name {
+        impl $crate::engine::kind::param_value::ParamValue for $name {
             fn decode(
                 node: &$crate::engine::syntax::tree::Node,
                 diagnostics: &mut $crate::engine::syntax::diagnostic::Diagnostics,
@@ -156,7 +141,7 @@ macro_rules! params {
             }
 
             fn references(&self, path: &str, found: &mut Vec<(String, $crate::engine::kind::reference::Reference)>) {
-                $( $crate::engine::kind::params::ParamValue::references(
+                $( $crate::engine::kind::param_value::ParamValue::references(
                     &self.$field,
                     &format!("{path}.{}", stringify!($field)),
                     found,
@@ -168,7 +153,7 @@ macro_rules! params {
     (@role result) => { $crate::engine::kind::params::Role::Result };
     (@role execution) => { $crate::engine::kind::params::Role::Execution };
     (@default_json $type:ty, $default:expr) => {
-        Some(<$type as $crate::engine::kind::params::ParamValue>::canonical(&$default))
+        Some(<$type as $crate::engine::kind::param_value::ParamValue>::canonical(&$default))
     };
     (@default_json $type:ty) => { None };
     (@default $node:ident, $diagnostics:ident, $known:ident, $field:ident, $default:expr) => { Some($default) };
@@ -179,7 +164,7 @@ macro_rules! params {
     (@result result, $results:ident, $self:ident, $field:ident) => {
         $crate::engine::kind::params::flatten(
             stringify!($field),
-            $crate::engine::kind::params::ParamValue::canonical(&$self.$field),
+            $crate::engine::kind::param_value::ParamValue::canonical(&$self.$field),
             &mut $results,
         );
     };

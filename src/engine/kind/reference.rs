@@ -5,9 +5,9 @@ use std::fmt;
 
 use serde_json::json;
 
-use crate::engine::kind::param_values::expected;
-use crate::engine::kind::params::ParamValue;
+use crate::engine::kind::param_value::ParamValue;
 use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::diagnostic::expected;
 use crate::engine::syntax::scalar::respelled;
 use crate::engine::syntax::tree::{Node, Span, Value};
 

@@ -1,6 +1,6 @@
 //! Problems in what the user wrote: place, problem, hint; collected, so that all come at once. Unaware of the terminal.
 
-use crate::engine::syntax::tree::Span;
+use crate::engine::syntax::tree::{Node, Span};
 
 /// One problem in a pipeline file or an argument.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,4 +109,10 @@ pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .filter(|(distance, name)| *distance <= 1 + name.chars().count().max(wrong.chars().count()) / 4)
         .min()
         .map(|(_, name)| name)
+}
+
+/// Reports a value of another type.
+pub fn expected<T>(node: &Node, what: &str, diagnostics: &mut Diagnostics) -> Option<T> {
+    diagnostics.report(&node.span, format!("expected {what}, found {}", node.describe()));
+    None
 }

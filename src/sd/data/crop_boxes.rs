@@ -12,7 +12,8 @@ use std::sync::Arc;
 use anyhow::bail;
 use unicode_normalization::UnicodeNormalization;
 
-use crate::engine::kind::params::{ParamValue, check_mapping};
+use crate::engine::kind::param_value::ParamValue;
+use crate::engine::kind::params::check_mapping;
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Node, Source, Value};
 use crate::engine::syntax::yaml;

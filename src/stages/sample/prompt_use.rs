@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::engine::kind::params::{ParamValue, Params};
+use crate::engine::kind::param_value::ParamValue;
+use crate::engine::kind::params::Params;
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Node, Value};
 use crate::sd::prompt::emphasis;

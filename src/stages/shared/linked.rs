@@ -8,9 +8,7 @@ use std::sync::OnceLock;
 use anyhow::{Context as _, Result};
 
 use crate::engine::kind::stage::{Context, Draft, Ended, Resolved, Work};
-use crate::stages::sample::Painter;
 use crate::stages::train::Train;
-use crate::stages::train::latents::LatentsParams;
 
 /// What is done with networks, by the stages that do it.
 pub struct NetworkWork {
@@ -21,9 +19,6 @@ pub struct NetworkWork {
     /// `train`.
     pub train: fn(&Train, &Resolved, &dyn Context) -> Result<Ended>,
 }
-
-/// All of it. Whatever refers to this links what it takes.
-pub static NETWORK_WORK: NetworkWork = NetworkWork { encode: LatentsParams::encode, draw: Painter::draw, train: Train::teach };
 
 static LINKED: OnceLock<&'static NetworkWork> = OnceLock::new();
 

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use crate::engine::kind::input_use::Companion;
 use crate::engine::kind::item::Fields;
-use crate::engine::kind::params::{ParamValue, check_mapping};
+use crate::engine::kind::param_value::ParamValue;
+use crate::engine::kind::params::check_mapping;
 use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{Files, Resolved};
 use crate::engine::syntax::diagnostic::Diagnostics;

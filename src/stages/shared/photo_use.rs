@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::engine::inputs::picture_files::MOST_BYTES;
 use crate::engine::kind::item::{Artifact, Item};
-use crate::engine::kind::params::ParamValue;
+use crate::engine::kind::param_value::ParamValue;
 use crate::engine::kind::stage::{Context, Work};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Node, Value};

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::engine::kind::params::ParamValue;
+use crate::engine::kind::param_value::ParamValue;
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Node, Value};
 
