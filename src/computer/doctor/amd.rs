@@ -17,6 +17,8 @@ const CONTAINER_FLAGS: &str = "start the container with `--device=/dev/kfd --dev
 /// Bytes below which a training of SD 1.5 at 512 pixels in half precision has no room.
 const ROOM: u64 = 6_000_000_000;
 
+/// The checks `driver`, `access`, `visibility`, and for each card `gpu` and `override`. `driver` alone if no card is driven; it is not
+/// relevant if there is no card of AMD's.
 pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
     if !has_amd(patient.machine) {
         return vec![Check::new("driver", Concerns::Amd, State::Ok, "no AMD card to compute on").relevant(false)];

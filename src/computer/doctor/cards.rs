@@ -8,6 +8,8 @@ use crate::engine::cache::bytes::size;
 /// Share of graphics memory beyond which something else computes, or many windows are open.
 const BUSY: f64 = 0.1;
 
+/// The checks `in-use` for each of AMD's cards whose driver tells how much of its memory is in use, and `bus` for those that are not part
+/// of the processor.
 pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
     for (device, gpu) in numbered(patient.machine) {

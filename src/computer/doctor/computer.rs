@@ -15,6 +15,7 @@ const NO_ROOM: u64 = 500_000_000;
 /// Files that may be open: what Linux gives by default.
 const OPEN_FILES: u64 = 1024;
 
+/// The checks `processor`, `memory`, `disk`, `limits` and `walls`.
 pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
     vec![processor(patient), memory(patient), disk(patient), limits(patient), walls(patient)]
 }
@@ -37,6 +38,7 @@ fn walls(patient: &Patient<'_>) -> Check {
     }
 }
 
+/// The check `build`: blocked if this program was built without networks, and so can neither train nor draw.
 pub fn build(patient: &Patient<'_>) -> Check {
     let check = |state, summary: &str| Check::new("build", Concerns::Processor, state, summary);
     if !patient.build.networks {
@@ -46,6 +48,7 @@ pub fn build(patient: &Patient<'_>) -> Check {
     check(State::Ok, if patient.build.libtorch { "networks, with libtorch" } else { "networks, on the processor" })
 }
 
+/// The check `system`: distribution and kernel. Unverified under WSL, where Windows hides the GPU.
 pub fn system(patient: &Patient<'_>) -> Check {
     let system = &patient.machine.system;
     let name = system.distribution.as_deref().unwrap_or("Linux");

@@ -24,6 +24,7 @@ const VARIABLES: &[&str] = &[
     "CONDA_PREFIX",
 ];
 
+/// Names and values in the order of the report. They still hold what `scrub` takes out, such as the user's name.
 pub fn of(patient: &Patient<'_>) -> Vec<(String, String)> {
     let machine = patient.machine;
     let mut facts = Vec::new();

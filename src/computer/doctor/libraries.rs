@@ -10,6 +10,8 @@ use crate::engine::cache::bytes::size;
 /// Bytes that compiled kernels may take.
 const KERNELS: u64 = 2_000_000_000;
 
+/// The check `vulkan` and those of `libtorch`; with a card of AMD's also `rocm`, `compiler` and, if libtorch is built for ROCm, `blas` and
+/// `miopen`.
 pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
     let is_amd = has_amd(patient.machine);

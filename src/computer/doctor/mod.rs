@@ -67,6 +67,7 @@ pub enum State {
 }
 
 impl State {
+    /// As the report prints it and as its JSON has it.
     pub const fn word(self) -> &'static str {
         match self {
             State::Ok => "ok",

@@ -13,6 +13,7 @@ const SMALL: u64 = 2048;
 /// A folder that is no model folder is not read to its end.
 const MOST: usize = 100_000;
 
+/// The check `models`: degraded if a file is wrong or a named folder is none. Not relevant if no folder is named.
 pub fn check(patient: &Patient<'_>) -> Option<Check> {
     let check = |state, summary: String| Check::new("models", Concerns::Computer, state, summary);
     if patient.models.is_empty() {

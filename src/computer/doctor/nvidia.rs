@@ -14,6 +14,7 @@ const OLDEST_DRIVERS: &[(u32, u32)] = &[(11, 450), (12, 525), (13, 580)];
 /// The CUDA of the wheels of PyTorch 2.9 on PyPI, whose version does not name it.
 const CUDA_OF_PYPI: (u32, u32) = (12, 8);
 
+/// The checks `nvidia-driver` and, if the driver is loaded, `nvidia-access`. Not relevant if there is no card of NVIDIA's.
 pub fn checks(patient: &Patient<'_>) -> Vec<Check> {
     if !has_nvidia(patient.machine) {
         return vec![Check::new("nvidia-driver", Concerns::Nvidia, State::Ok, "no card of NVIDIA's").relevant(false)];

@@ -5,6 +5,7 @@ use crate::computer::machine::gfx::{Gfx, Likeness};
 use crate::computer::machine::kfd::AmdGpu;
 use crate::computer::machine::worker_environment::{Code, OVERRIDE, code_for, hsa_override, override_of_user};
 
+/// The check `override` for one card. `device`: what the user calls it, `libtorch:0`.
 pub fn check(patient: &Patient<'_>, device: &str, gpu: &AmdGpu) -> Check {
     let check = match override_of_user(gpu, patient.machine) {
         None => without_one(patient, device, gpu),

@@ -6,6 +6,8 @@ use crate::computer::machine::gfx::Support;
 use crate::computer::machine::kfd;
 use crate::computer::machine::pci::NVIDIA;
 
+/// AMD's cards, NVIDIA's, the processor by libtorch if that is built in, the processor. A card that has no number, because its driver does
+/// not list it, goes by its PCI address.
 pub fn devices(patient: &Patient<'_>, checks: &[Check]) -> Vec<Verdict> {
     let machine = patient.machine;
     let mut devices = Vec::new();

@@ -49,6 +49,7 @@ pub struct Packed {
     is_deflated: bool,
 }
 
+/// A wheel, open, with its directory in memory.
 pub struct Archive {
     file: WheelFile,
     members: HashMap<String, Packed>,
@@ -82,6 +83,7 @@ impl Archive {
         Ok(Self { file: archive.into_inner(), members })
     }
 
+    /// `path`: as the directory of the wheel has it. `None` if there is no such member.
     pub fn member(&self, path: &str) -> Option<&Packed> {
         self.members.get(path)
     }

@@ -68,6 +68,7 @@ pub struct Page {
     pub text: String,
 }
 
+/// Asks servers by one route, with one patience, and logs in to at most one of them.
 pub struct Client {
     agent: Agent,
     patience: Patience,

@@ -35,6 +35,7 @@ pub struct Offer {
     pub sha256: Option<Sha256>,
 }
 
+/// Where a wheel lies. Printed without the password that may be in an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     Url(String),

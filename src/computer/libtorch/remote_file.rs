@@ -65,6 +65,7 @@ pub struct RemoteFile {
 }
 
 impl RemoteFile {
+    /// Stands at the first byte, and asks the server nothing. `size`: in bytes. What is fetched is added to `travelled`.
     pub const fn new(client: Rc<Client>, url: String, size: u64, travelled: Travelled) -> Self {
         Self { client, url, size, at: 0, blocks: BTreeMap::new(), announced: 0..0, piece: (0, Vec::new()), travelled }
     }

@@ -82,10 +82,12 @@ impl fmt::Display for Sha256 {
 pub struct Hasher(sha2::Sha256);
 
 impl Hasher {
+    /// May be called any number of times: only the bytes count, not how they were divided.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
+    /// The hash of all bytes, in their order.
     pub fn finish(self) -> Sha256 {
         Sha256(self.0.finalize().into())
     }

@@ -15,6 +15,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
+    /// As the command line, the manifest of the folder and the JSON have it.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",

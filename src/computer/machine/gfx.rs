@@ -12,6 +12,7 @@ pub struct Gfx {
 }
 
 impl Gfx {
+    /// `gfx1031` is 10, 3, 1; `gfx90a` is 9, 0, 10.
     pub const fn new(major: u8, minor: u8, stepping: u8) -> Self {
         Self { major, minor, stepping }
     }
@@ -88,6 +89,7 @@ pub struct StandIn {
     pub likeness: Likeness,
 }
 
+/// How the instruction set of a stand-in compares with that of the card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Likeness {
     /// The instruction sets are the same.
@@ -109,6 +111,7 @@ pub enum Support {
 }
 
 impl Support {
+    /// For the JSON of `loramill doctor`.
     pub const fn word(self) -> &'static str {
         match self {
             Support::Expected => "expected",

@@ -101,6 +101,7 @@ impl Host {
         self.loaded.clone().unwrap_or_else(mapped)
     }
 
+    /// Answers to what no file tells. A recorded computer brings answers of its own.
     pub fn kernel(&self) -> &dyn Kernel {
         self.kernel.as_ref()
     }
@@ -115,6 +116,7 @@ impl Host {
         self.variable(name).filter(|value| !value.is_empty())
     }
 
+    /// All of the environment. Variables whose name or value is not UTF-8 are missing.
     pub const fn variables(&self) -> &BTreeMap<String, String> {
         &self.environment
     }
@@ -130,10 +132,12 @@ impl Host {
         self.root.join(path.as_ref().strip_prefix("/").unwrap_or(path.as_ref()))
     }
 
+    /// False also where it cannot be seen. Links are followed.
     pub fn exists(&self, path: impl AsRef<Path>) -> bool {
         self.place(path).exists()
     }
 
+    /// False also where it cannot be seen. A link to a folder is one.
     pub fn is_folder(&self, path: impl AsRef<Path>) -> bool {
         self.place(path).is_dir()
     }

@@ -37,6 +37,7 @@ pub struct AmdGpu {
 }
 
 impl AmdGpu {
+    /// Part of a processor, told by the target: false for one that is not listed.
     pub fn is_integrated(&self) -> bool {
         self.gfx.is_integrated()
     }

@@ -74,6 +74,7 @@ pub enum FoundBy {
     System,
 }
 
+/// The hardware that a libtorch is built for, beside the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
     Cpu,
@@ -84,6 +85,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
+    /// For messages: "libtorch 2.9.0 for ROCm".
     pub const fn word(self) -> &'static str {
         match self {
             Flavour::Cpu => "processor only",

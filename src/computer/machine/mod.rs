@@ -51,6 +51,7 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Reads all of it now. What cannot be read is missing or empty; nothing is an error.
     pub fn read(host: &Host) -> Self {
         let controllers = pci::display_controllers(host);
         let rocm = rocm::installs(host);

@@ -15,6 +15,7 @@ pub struct Nvidia {
     pub gpus: Vec<NvidiaGpu>,
 }
 
+/// A GPU that the driver has taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NvidiaGpu {
     /// `NVIDIA GeForce RTX 3060`

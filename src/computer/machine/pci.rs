@@ -12,7 +12,9 @@ const DISPLAY: u64 = 0x03;
 /// PCI base class 0x12: processing accelerators, which Instinct cards call themselves.
 const ACCELERATOR: u64 = 0x12;
 
+/// AMD's vendor number, as the PCI-SIG assigned it.
 pub const AMD: u64 = 0x1002;
+/// NVIDIA's vendor number, as the PCI-SIG assigned it.
 pub const NVIDIA: u64 = 0x10de;
 
 /// `0000:0b:00.0`: domain, bus, device, function.

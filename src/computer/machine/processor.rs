@@ -25,6 +25,7 @@ pub struct Memory {
 }
 
 impl Processor {
+    /// From `/proc/cpuinfo`, name and features of the first processor in it. If it does not tell cores apart, each thread counts as one.
     pub fn read(host: &Host) -> Self {
         let text = host.text("/proc/cpuinfo").unwrap_or_default();
         let mut cores = BTreeSet::new();
@@ -72,12 +73,14 @@ impl Processor {
         self.has("avx512_fp16") || self.has("amx_fp16") || self.has("asimdhp")
     }
 
+    /// Whether it multiplies in bf16 itself; without it bf16 is a way to store numbers.
     pub fn computes_bf16(&self) -> bool {
         self.has("avx512_bf16") || self.has("amx_bf16") || self.has("bf16")
     }
 }
 
 impl Memory {
+    /// From `/proc/meminfo` and the container's limit (cgroup 2). What these do not say is 0.
     pub fn read(host: &Host) -> Self {
         let text = host.text("/proc/meminfo").unwrap_or_default();
         let field = |name: &str| {

@@ -20,6 +20,7 @@ pub struct System {
     pub groups: Vec<Group>,
 }
 
+/// The user whose process this is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     pub id: u32,
@@ -28,6 +29,7 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
+/// A line of `/etc/group`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     pub id: u32,
@@ -36,6 +38,7 @@ pub struct Group {
 }
 
 impl System {
+    /// What cannot be read is empty or `None`, and the kernel `unknown`.
     pub fn read(host: &Host) -> Self {
         let kernel = host.text("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into());
         let is_wsl = kernel.to_lowercase().contains("microsoft");
@@ -73,6 +76,7 @@ impl System {
         self.command_line.split_whitespace().any(|given| given == word)
     }
 
+    /// User 0, who may open device files without being in their group.
     pub fn is_root(&self) -> bool {
         self.user.id == 0
     }

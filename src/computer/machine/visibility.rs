@@ -16,6 +16,7 @@ pub struct Visible<'m> {
     pub mask: Mask,
 }
 
+/// Who hides GPUs from a worker: nobody, the user, or loramill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mask {
     /// All are shown.
@@ -47,6 +48,7 @@ impl Variable {
         ![ALLOCATOR, SPINS].contains(&self.name.as_str())
     }
 
+    /// A variable that is set, not taken out.
     pub fn new(name: &str, value: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { name: name.to_string(), value: Some(value.into()), reason: reason.into() }
     }

@@ -8,12 +8,14 @@ use crate::computer::machine::rocm::{LIBRARY_FOLDERS, has_library};
 /// Where drivers announce themselves.
 const ANNOUNCED: &[&str] = &["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"];
 
+/// What of Vulkan is installed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Vulkan {
     pub has_loader: bool,
     pub drivers: Vec<VulkanDriver>,
 }
 
+/// A driver by the file with which it announces itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VulkanDriver {
     /// `/usr/share/vulkan/icd.d/radeon_icd.x86_64.json`
@@ -23,6 +25,7 @@ pub struct VulkanDriver {
 }
 
 impl Vulkan {
+    /// Looks at names of files alone: whether a driver works is not tried.
     pub fn read(host: &Host) -> Self {
         let files = ANNOUNCED.iter().flat_map(|folder| {
             let names = host.list(folder).into_iter().filter(|name| name.ends_with(".json"));

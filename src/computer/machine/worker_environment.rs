@@ -14,6 +14,7 @@ use crate::computer::machine::kfd::AmdGpu;
 use crate::computer::machine::libtorch::Flavour;
 use crate::computer::machine::visibility::{ALLOCATOR, Mask, SPINS, Variable, Visible, visible};
 
+/// Makes AMD's runtime treat a card as another target: `10.3.0` stands for `gfx1030`.
 pub const OVERRIDE: &str = "HSA_OVERRIDE_GFX_VERSION";
 
 /// Where the code comes from that a card runs.

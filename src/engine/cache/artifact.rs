@@ -23,6 +23,7 @@ pub struct Artifact {
 pub struct Fields(LiteMap<SmolStr, Artifact>);
 
 impl Fields {
+    /// Begins without any field.
     pub fn new() -> Self {
         Self::default()
     }

@@ -92,6 +92,7 @@ impl Replacement {
         }
     }
 
+    /// Renames the file over its target, whatever lies there. Syncs neither the file nor the folder.
     pub(crate) fn put_in_place(&mut self) -> io::Result<()> {
         self.place.rename(&self.target)?;
         self.placed = true;

@@ -44,6 +44,7 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// The object as a field of an item holds it. `extension`: without the dot.
     pub fn artifact(self, extension: &str) -> Artifact {
         Artifact { digest: self.digest, size: self.size, extension: extension.into() }
     }
@@ -70,6 +71,7 @@ struct Pending {
 }
 
 impl<'a> Batch<'a> {
+    /// Begins empty, and writes nothing to the disk until something is put into it.
     pub(crate) fn new(cache: &'a Cache) -> Self {
         Self { cache, pending: Mutex::default(), flushing: Mutex::default() }
     }

@@ -13,14 +13,17 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
+    /// Takes a digest that was stored as bytes. Hashes nothing.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
+    /// The form in which binary files and keys hold it.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
+    /// 64 lowercase hexadecimal digits, as `FromStr` reads them.
     pub fn to_hex(&self) -> String {
         blake3::Hash::from_bytes(self.0).to_hex().to_string()
     }

@@ -51,10 +51,13 @@ impl Ages {
         true
     }
 
+    /// Whether runs of at least 10 days have found the file. `name`: as it lies among the displaced, with its number in front; a file
+    /// without a number is never old.
     pub(crate) fn is_old(&self, name: &str) -> bool {
         number(name).and_then(|number| self.days.get(number)).is_some_and(|days| *days >= RUN_DAYS)
     }
 
+    /// Writes what `read` reads. Unsynced: a power cut makes files younger, never older.
     pub(crate) fn write(&self, place: &Place) -> Result<()> {
         let mut text: String = self.last_day.iter().map(|day| format!("day {day}\n")).collect();
         text.extend(self.days.iter().map(|(number, days)| format!("{days} {number}\n")));

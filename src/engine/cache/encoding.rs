@@ -25,11 +25,13 @@ impl Writer {
         self.bytes.push(value as u8);
     }
 
+    /// The length in bytes, then UTF-8.
     pub(crate) fn text(&mut self, text: &str) {
         self.number(text.len() as u64);
         self.bytes.extend_from_slice(text.as_bytes());
     }
 
+    /// 0, or 1 and the text.
     pub(crate) fn optional_text(&mut self, text: Option<&str>) {
         self.number(text.is_some().into());
         if let Some(text) = text {
@@ -37,14 +39,17 @@ impl Writer {
         }
     }
 
+    /// 32 bytes, without a length.
     pub(crate) fn digest(&mut self, digest: &Digest) {
         self.bytes.extend_from_slice(digest.as_bytes());
     }
 
+    /// 8 bytes, little-endian: every value comes back bit for bit.
     pub(crate) fn float(&mut self, value: f64) {
         self.bytes.extend_from_slice(&value.to_bits().to_le_bytes());
     }
 
+    /// The count, then name and text of each, in the order of the names.
     pub(crate) fn texts(&mut self, texts: &BTreeMap<String, String>) {
         self.number(texts.len() as u64);
         for (name, text) in texts {
@@ -53,6 +58,7 @@ impl Writer {
         }
     }
 
+    /// The count, then name, digest, size and extension of each, in the order of the names.
     pub(crate) fn artifacts(&mut self, artifacts: &Fields) {
         self.number(artifacts.len() as u64);
         for (name, artifact) in artifacts {
@@ -91,16 +97,19 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// Begins at the first byte.
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
+    /// The next `count` bytes, as they are; an error if fewer are left.
     pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8]> {
         let (taken, rest) = self.rest.split_at_checked(count).context("the bytes end too early")?;
         self.rest = rest;
         Ok(taken)
     }
 
+    /// What `Writer::number` wrote; an error if it does not fit into 64 bits.
     pub(crate) fn number(&mut self) -> Result<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
@@ -122,11 +131,13 @@ impl<'a> Reader<'a> {
         Ok(count as usize)
     }
 
+    /// What `Writer::text` wrote; an error if it is not UTF-8.
     pub(crate) fn text(&mut self) -> Result<&'a str> {
         let length = self.count()?;
         std::str::from_utf8(self.bytes(length)?).context("a text is not UTF-8")
     }
 
+    /// What `Writer::optional_text` wrote; an error if it begins with neither 0 nor 1.
     pub(crate) fn optional_text(&mut self) -> Result<Option<&'a str>> {
         match self.number()? {
             0 => Ok(None),
@@ -135,21 +146,25 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The next 32 bytes. Any 32 bytes are a digest.
     pub(crate) fn digest(&mut self) -> Result<Digest> {
         let bytes = self.bytes(32)?.try_into().expect("32 bytes were taken");
         Ok(Digest::from_bytes(bytes))
     }
 
+    /// The next 8 bytes. Any 8 bytes are a float, which may be infinite or NaN.
     pub(crate) fn float(&mut self) -> Result<f64> {
         let bytes = self.bytes(8)?.try_into().expect("8 bytes were taken");
         Ok(f64::from_bits(u64::from_le_bytes(bytes)))
     }
 
+    /// What `Writer::texts` wrote. Of a name that comes twice the last text counts.
     pub(crate) fn texts(&mut self) -> Result<BTreeMap<String, String>> {
         let count = self.count()?;
         (0..count).map(|_| Ok((self.text()?.to_string(), self.text()?.to_string()))).collect()
     }
 
+    /// What `Writer::artifacts` wrote. Does not look whether the objects are in the store.
     pub(crate) fn artifacts(&mut self) -> Result<Fields> {
         let count = self.count()?;
         (0..count)
@@ -163,6 +178,7 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
+    /// An error if bytes are left: whoever wrote them meant something that was not read.
     pub(crate) fn finish(self) -> Result<()> {
         ensure!(self.rest.is_empty(), "{} bytes too many", self.rest.len());
         Ok(())

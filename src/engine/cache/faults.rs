@@ -12,6 +12,7 @@ mod passed {
     pub(crate) struct Faults;
 
     impl Faults {
+        /// Taken in one thread, and followed in those that work for it.
         #[inline(always)]
         pub(crate) const fn of_this_thread() -> Self {
             Self

@@ -58,6 +58,7 @@ pub struct HashingWriter<W> {
 }
 
 impl<W: Write> HashingWriter<W> {
+    /// Counts and hashes from here on; what `inner` holds already does not count.
     pub fn new(inner: W) -> Self {
         Self { inner, hasher: blake3::Hasher::new() }
     }

@@ -25,6 +25,7 @@ use crate::engine::cache::{Cache, file_digest};
 /// Objects of which nothing tells the size are read even in a fast check, up to this size: trees and texts.
 const SMALL: u64 = 1 << 20;
 
+/// How much of each object `Cache::check` reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// Sizes, and what is small or must be read anyway.
@@ -57,6 +58,7 @@ pub struct Problem {
     pub repaired: bool,
 }
 
+/// What is wrong with a file of the cache. Messages put the path of the file before its text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Damage {
     /// Another size than the records say, both in bytes.

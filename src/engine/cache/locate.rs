@@ -114,6 +114,7 @@ fn tag_of(cache: &Path) -> Option<Vec<u8>> {
     Some(tag)
 }
 
+/// Marks the folder as a cache of loramill by a `CACHEDIR.TAG`, which also keeps backup programs out. Replaces the tag of another program.
 pub(crate) fn tag(root: &Root) -> Result<()> {
     if is_ours(root.path()) { Ok(()) } else { atomic::replace(root.place(TAG), TAG_TEXT.as_bytes()) }
 }

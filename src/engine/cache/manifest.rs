@@ -85,10 +85,12 @@ pub trait Rendering {
 pub struct KeyHash(blake3::Hasher);
 
 impl KeyHash {
+    /// Begins with no entry. The purpose is the context of BLAKE3's key derivation: the same entries give another key for another purpose.
     pub fn new(purpose: Purpose) -> Self {
         Self(blake3::Hasher::new_derive_key(purpose.context()))
     }
 
+    /// The key of the entries so far.
     pub fn key(&self) -> Digest {
         self.0.finalize().into()
     }
@@ -127,6 +129,7 @@ impl Rendering for KeyHash {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ComponentList(pub Vec<Component>);
 
+/// One entry of a manifest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Component {
     pub section: Section,
@@ -154,10 +157,12 @@ impl Rendering for ComponentList {
 }
 
 impl ComponentList {
+    /// What the entry of this section and name covers; the first one, if there are several.
     pub fn get(&self, section: Section, name: &str) -> Option<&Covered> {
         self.0.iter().find(|c| c.section == section && c.name == name).map(|c| &c.covered)
     }
 
+    /// The entries of one section, in the order of the manifest.
     pub fn section(&self, section: Section) -> impl Iterator<Item = &Component> {
         self.0.iter().filter(move |c| c.section == section)
     }

@@ -37,6 +37,7 @@ impl Cache {
         String::from_utf8_lossy(&bytes).split_inclusive('\n').filter_map(noted).collect()
     }
 
+    /// Removes the notes. They may be missing. A repair ends with this: it has removed what is damaged.
     pub(crate) fn forget_met_damage(&self) -> anyhow::Result<()> {
         let place = self.damage_notes();
         match place.remove() {
@@ -45,6 +46,7 @@ impl Cache {
         }
     }
 
+    /// The file of the notes. It is missing until something is noted.
     pub(crate) fn damage_notes(&self) -> Place {
         self.place("damaged")
     }

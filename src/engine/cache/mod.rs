@@ -313,6 +313,7 @@ impl Cache {
         self.texts.save()
     }
 
+    /// The files of the two indices, of contents and of normalised texts. Either may be missing.
     pub(crate) fn stat_indices(&self) -> [Place; 2] {
         ["stat-index", "text-index"].map(|name| self.place(name))
     }

@@ -54,6 +54,7 @@ impl Objects {
         self.folder.inside(&hex[..2]).inside(&hex[2..])
     }
 
+    /// As `place`, for messages and for callers outside of the cache. Links on the way are followed.
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.place(digest).to_path_buf()
     }

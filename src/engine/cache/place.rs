@@ -51,10 +51,12 @@ impl Root {
         Ok(Self(Arc::new(Held { path, folder })))
     }
 
+    /// The path under which the folder was found, for messages.
     pub(crate) fn path(&self) -> &Path {
         &self.0.path
     }
 
+    /// The open folder. It stays the same when something else gets its path.
     pub(crate) fn folder(&self) -> BorrowedFd<'_> {
         self.0.folder.as_fd()
     }
@@ -279,6 +281,7 @@ impl Place {
         self.stat().is_ok()
     }
 
+    /// Whether a folder lies here; a link to one is none.
     pub(crate) fn is_folder(&self) -> bool {
         self.stat().is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_dir())
     }

@@ -51,6 +51,7 @@ const TAIL_AT_END: usize = 256;
 /// Key prefix and offset of a frame.
 type FramePlace = (u64, u64);
 
+/// The log of one cache as this process has it open. Threads share it.
 #[derive(Debug)]
 pub(crate) struct RecordLog {
     place: Place,

@@ -73,6 +73,7 @@ impl Record {
         self.outputs.iter().flat_map(|output| output.fields.values())
     }
 
+    /// All but the key, which the log stores beside it. The same record always gives the same bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         writer.number(self.components.len() as u64);
@@ -93,6 +94,7 @@ impl Record {
         writer.bytes
     }
 
+    /// Reads what `encode` gave; an error if the bytes are not exactly one record.
     pub(crate) fn decode(key: Digest, bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes);
         let count = reader.count()?;

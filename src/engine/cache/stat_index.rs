@@ -59,6 +59,7 @@ impl FileStat {
         self.changed.max(self.modified) > now - tick
     }
 
+    /// Device, inode, size, modified, changed: 8 bytes each, little-endian.
     pub(crate) fn to_bytes(self) -> [u8; 40] {
         let mut bytes = [0; 40];
         let words = [self.device, self.inode, self.size, self.modified as u64, self.changed as u64];
@@ -68,6 +69,7 @@ impl FileStat {
         bytes
     }
 
+    /// Reads what `to_bytes` gave.
     pub(crate) fn from_bytes(bytes: &[u8; 40]) -> Self {
         Self {
             device: word(bytes, 0),

@@ -130,10 +130,12 @@ impl Cache {
         self.place("evicted")
     }
 
+    /// The file that a lease locks shared, and the exclusive lock exclusively.
     pub(crate) fn sweep_lock(&self) -> Place {
         self.place("locks/sweep")
     }
 
+    /// The file that a collector locks. A run that ends holds it while its notes go.
     pub(crate) fn collecting_lock(&self) -> Place {
         self.place("locks/collecting")
     }

@@ -62,6 +62,7 @@ impl Workspace {
         self.folder.inside(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
+    /// The folder, open: `syncfs` on it makes all files of the workspace durable.
     pub(crate) fn handle(&self) -> &File {
         &self.handle
     }

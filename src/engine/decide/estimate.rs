@@ -48,14 +48,17 @@ pub(crate) struct Experience<'a> {
 }
 
 impl Estimate {
+    /// What a fresh stage takes.
     pub const NOTHING: Self = Self { least: 0.0, most: 0.0 };
 
+    /// For one stage in `plan --json`: least and most, in seconds.
     pub fn to_json(self) -> Value {
         json!({ "seconds": [self.least, self.most] })
     }
 }
 
 impl TotalEstimate {
+    /// Adds up the stages, as if none ran beside another.
     pub fn of(stages: &[PlannedStage]) -> Self {
         let mut total = Self::default();
         for stage in stages {
@@ -70,6 +73,7 @@ impl TotalEstimate {
         total
     }
 
+    /// For the plan as a whole in `plan --json`; `unknown` has the names of stages.
     pub fn to_json(&self) -> Value {
         json!({ "seconds": [self.known.least, self.known.most], "unknown": self.unknown })
     }
@@ -114,6 +118,7 @@ struct ToDo {
 }
 
 impl<'a> Experience<'a> {
+    /// Reads no record yet.
     pub(crate) const fn new(cache: &'a Cache) -> Self {
         Self { cache, by_kind: None }
     }

@@ -24,10 +24,12 @@ pub struct ArtifactFiles<'a> {
 }
 
 impl<'a> ArtifactFiles<'a> {
+    /// Has given out no path yet: `check_unchanged` looks at those that it gives from here on.
     pub fn new(cache: &'a Cache, intake: &'a Intake) -> Self {
         Self { cache, intake, given: Mutex::default(), checked: Mutex::default() }
     }
 
+    /// The inputs whose files it gives.
     pub(crate) const fn intake(&self) -> &'a Intake {
         self.intake
     }
@@ -63,6 +65,7 @@ impl<'a> ArtifactFiles<'a> {
         Ok(path)
     }
 
+    /// The error for contents that cannot be given: an input that is not here, or an object that has left the cache.
     pub(crate) fn lost(&self, artifact: &Artifact) -> anyhow::Error {
         match self.intake.absent.get(&artifact.digest) {
             Some(absent) => absent.error(),

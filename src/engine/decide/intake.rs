@@ -37,6 +37,7 @@ pub struct Intake {
     pub rows: BTreeMap<String, (Digest, u64)>,
 }
 
+/// A model that is not on this computer: only a stage that must run needs it.
 #[derive(Clone, Debug)]
 pub struct AbsentInput {
     pub name: String,

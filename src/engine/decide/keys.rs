@@ -41,6 +41,7 @@ pub struct KeyedInput<'a> {
 }
 
 impl StageIdentity {
+    /// Takes it from the stage as it was loaded. A whole stage has no `finish`: its version is 1.
     pub fn of(stage: &LoadedStage) -> Self {
         let finish_version = match stage.stage.form() {
             Form::Items(form) => form.finish_version(),
@@ -50,6 +51,7 @@ impl StageIdentity {
         Self { kind, version, finish_version, components }
     }
 
+    /// Adds the kind with its version, then the components.
     pub fn render(&self, into: &mut impl Rendering) {
         self.render_without(&[], into);
     }
@@ -87,6 +89,7 @@ pub fn render_work(work: &Work, into: &mut impl Rendering) {
     }
 }
 
+/// Adds each input by its param, in the given order, which counts. The tree is for records, and changes no key.
 pub fn render_inputs(inputs: &[KeyedInput<'_>], into: &mut impl Rendering) {
     for input in inputs {
         let covers = Covers::Set { members: input.members, count: input.count as u64, tree: Some(input.tree) };

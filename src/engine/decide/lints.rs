@@ -34,6 +34,7 @@ impl Lints {
         Self { lines, more }
     }
 
+    /// Whether the stage remarks on nothing.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }

@@ -31,6 +31,7 @@ use crate::engine::kind::item_tree::{Given, ItemTree};
 use crate::engine::kind::stage::{Form, Work};
 use crate::engine::lock_file::LockFile;
 
+/// What a run would make of a stage: nothing, something, or what depends on stages before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlannedState {
     Fresh,
@@ -38,6 +39,7 @@ pub enum PlannedState {
     Unknown,
 }
 
+/// How many pieces of work a stage has, by state. Of a whole stage, and of any that is fresh, outputs are counted instead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlannedItems {
     pub total: usize,
@@ -46,6 +48,7 @@ pub struct PlannedItems {
     pub unknown: usize,
 }
 
+/// What a run would do of one stage.
 #[derive(Clone, Debug)]
 pub struct PlannedStage {
     pub name: String,
@@ -63,6 +66,7 @@ pub struct PlannedStage {
     pub estimate: Option<Estimate>,
 }
 
+/// What a run would do, by the inputs, texts and records as they were when they were read.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// In the order in which they would run.
@@ -70,10 +74,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether a run would have nothing to do.
     pub fn is_fresh(&self) -> bool {
         self.stages.iter().all(|stage| stage.state == PlannedState::Fresh)
     }
 
+    /// Finds a stage by its full name; `None` if the run would not look at it.
     pub fn stage(&self, name: &str) -> Option<&PlannedStage> {
         self.stages.iter().find(|stage| stage.name == name)
     }
@@ -114,6 +120,7 @@ impl Plan {
 }
 
 impl PlannedState {
+    /// As `plan --json` writes it.
     pub const fn word(self) -> &'static str {
         match self {
             PlannedState::Fresh => "fresh",

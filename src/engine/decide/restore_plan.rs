@@ -35,6 +35,7 @@ pub(crate) struct RestorePlan {
 }
 
 impl RestorePlan {
+    /// For a plan and the start of the stage: why it runs although nothing of it changed.
     pub(crate) fn reason(&self, stages: &[LoadedStage]) -> Reason {
         Reason::MadeAgain { reader: stages[self.reader].name.clone() }
     }

@@ -39,6 +39,7 @@ pub(crate) struct Made {
 }
 
 impl Results {
+    /// Reads every record; one that this version cannot read is only counted. An error if the log cannot be read.
     pub(crate) fn read(cache: &Cache) -> Result<Self> {
         let mut results = Self::default();
         let mut kinds: HashSet<Rc<str>> = HashSet::new();
@@ -49,6 +50,7 @@ impl Results {
         Ok(results)
     }
 
+    /// All records of a key, in the order of the log; empty if there is none.
     pub(crate) fn of(&self, key: &Digest) -> &[Made] {
         self.by_key.get(key).map_or(&[], Vec::as_slice)
     }
@@ -59,6 +61,7 @@ impl Results {
         self.of(&last.stage?).iter().find(|made| made.is_complete)
     }
 
+    /// Whether a run published under this state key before the stage ended.
     pub(crate) fn has_published(&self, key: &Digest) -> bool {
         self.of(key).iter().any(|made| !made.is_complete)
     }

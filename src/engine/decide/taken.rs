@@ -140,6 +140,7 @@ pub fn waits_of(view: &View<'_>, taken: &[Taken<'_>]) -> Vec<Reason> {
     taken.iter().filter(unknown).map(|taken| Reason::WaitsFor { stage: taken.producer().to_string() }).collect()
 }
 
+/// Whether any of the contents that the stage reads are in `View::unknown`. An error if the list of an input cannot be read.
 pub(crate) fn reads_unknown(view: &View<'_>, taken: &[Taken<'_>]) -> Result<bool> {
     if view.unknown.is_empty() {
         return Ok(false);

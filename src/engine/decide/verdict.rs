@@ -22,6 +22,7 @@ pub struct Basis<'a> {
     pub taken: Vec<Taken<'a>>,
 }
 
+/// Whether a stage must run, and how.
 pub enum Verdict<'a> {
     /// All outputs are here. `recorded`: the lock has this row already.
     Fresh {
@@ -64,12 +65,15 @@ impl<'a> ItemPlan<'a> {
     }
 }
 
+/// A piece of work of an item stage and what is known of its result.
 pub struct KeyedWork {
     pub work: Work,
     pub key: Digest,
     pub state: WorkState,
 }
 
+/// Whether a piece of work must run. A fresh one has its outputs; an unknown one depends on an input that is not there yet, or on a
+/// person's decision.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkState {
     Fresh(Vec<Output>),

@@ -37,6 +37,7 @@ pub struct Applied {
     pub contents: Digest,
 }
 
+/// Which text of one item counts in this run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppliedItem {
     pub provenance: Provenance,
@@ -139,6 +140,7 @@ impl Editing<'_> {
         Ok(true)
     }
 
+    /// The text that a stage recorded. An error if the cache does not have it, or if the stage did not normalise it.
     pub(crate) fn machine_text(&self, artifact: &Artifact) -> Result<String> {
         let bytes = self.cache.read(&artifact.digest)?;
         let text = text::normalise(&bytes).map_err(|unusable| anyhow::anyhow!("a text of the machine {unusable}"))?;
@@ -228,6 +230,7 @@ impl Editing<'_> {
         rows
     }
 
+    /// Where a text that has no file yet will lie. An error if the name of the item cannot be that of a file.
     pub(crate) fn path_for(&self, name: &str) -> Result<PathBuf> {
         let is_plain = |part: &str| !part.is_empty() && !part.starts_with('.');
         ensure!(

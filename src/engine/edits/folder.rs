@@ -28,6 +28,7 @@ pub(crate) struct Found {
     pub(crate) contents: Contents,
 }
 
+/// What a file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Contents {
     /// Digest and size of the normalised text.
@@ -36,6 +37,7 @@ pub(crate) enum Contents {
     Unusable(String),
 }
 
+/// The texts in a folder when it was looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Folder {
     /// By name: path below the folder without extension, NFC.

@@ -52,6 +52,7 @@ pub enum Action {
     Fail(String),
 }
 
+/// Whose text an item has, and what a run does about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
     pub provenance: Provenance,
@@ -78,6 +79,7 @@ impl Editing<'_> {
         self.judge_after(&Moves::find(self, items), items)
     }
 
+    /// As `judge`, where the moves of these items have been found already.
     pub(crate) fn judge_after(&self, moves: &Moves<'_>, items: &[EditableItem]) -> Vec<Judgement> {
         let any_companion = self.found.texts.keys().any(|name| COMPANIONS.iter().any(|suffix| name.ends_with(suffix)));
         let judge_item = |item| {
@@ -111,6 +113,7 @@ impl Editing<'_> {
         self.found.texts.keys().filter(|name| !belongs(name)).cloned().collect()
     }
 
+    /// Judges the text of the stage's own field alone, not those for further fields.
     pub(crate) fn judge_text(&self, item: &EditableItem, moves: &Moves<'_>) -> (Provenance, Action) {
         let make = |replaces: Option<Digest>| match &item.machine {
             Some(text) => Action::Write { text: text.clone(), replaces },
@@ -173,6 +176,7 @@ impl Editing<'_> {
         }
     }
 
+    /// The endings by which a text is about the mirror of an item: `-flip`.
     pub(crate) fn companion_suffixes() -> &'static [&'static str] {
         &COMPANIONS
     }

@@ -45,6 +45,7 @@ pub fn count_in(folder: &Path, extension: &str) -> Result<usize> {
 }
 
 impl Editing<'_> {
+    /// Whether a file lies under just this name, be it usable or not.
     pub fn has_text(&self, name: &str) -> bool {
         self.found.texts.contains_key(name)
     }

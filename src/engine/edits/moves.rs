@@ -27,6 +27,7 @@ pub(crate) struct Moves<'i> {
 }
 
 impl<'i> Moves<'i> {
+    /// Compares the photos of `items` with those that the lock has for each name.
     pub(crate) fn find(editing: &Editing<'_>, items: &'i [EditableItem]) -> Self {
         let photos = items.iter().map(|item| (item.name.as_str(), item.photo)).collect();
         let mut moves = Self { photos, ..Self::default() };
@@ -99,6 +100,7 @@ impl<'i> Moves<'i> {
         self.sources.is_empty()
     }
 
+    /// From and to, by name: carried out one after the other, none meets a file that has to stay. Circles are not among them.
     pub(crate) fn steps(&self) -> &[(String, String)] {
         &self.steps
     }
@@ -108,6 +110,7 @@ impl<'i> Moves<'i> {
         &self.circles
     }
 
+    /// Whether an item has this name now.
     pub(crate) fn is_item(&self, name: &str) -> bool {
         self.photos.contains_key(name)
     }

@@ -38,6 +38,7 @@ pub(crate) struct Replacement {
     pub(crate) expected: Option<Digest>,
 }
 
+/// What became of one text that was to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Also says where the file is kept that made room.

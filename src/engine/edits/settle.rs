@@ -16,6 +16,7 @@ use crate::engine::edits::text;
 use crate::engine::edits::{EditableItem, Editing};
 use crate::engine::lock_file::{EditRow, EditRows};
 
+/// What a person decides about a text of theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// My text stays, and is up to date with what the machine says now.
@@ -39,6 +40,7 @@ pub struct Settled {
     pub notes: Vec<String>,
 }
 
+/// What became of one text. "Mine" is the text of the person who decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettledText {
     /// It is no longer stale.

@@ -63,6 +63,7 @@ impl Editing<'_> {
         self.survey_after(&Moves::find(self, items), items)
     }
 
+    /// As `survey`, where the moves of these items have been found already.
     pub(crate) fn survey_after(&self, moves: &Moves<'_>, items: &[EditableItem]) -> Vec<SurveyedText> {
         let mut texts: Vec<SurveyedText> = items.iter().map(|item| self.survey_item(item, moves)).collect();
         let orphans = self.orphans(moves).into_iter().map(|name| self.survey_other(name, Provenance::Orphan, None));

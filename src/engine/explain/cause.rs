@@ -25,6 +25,7 @@ pub enum Who {
     Cache,
 }
 
+/// One reason why a stage is stale, and what led to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cause {
     /// `None` where nobody changed anything: it never ran.
@@ -49,6 +50,7 @@ pub struct Change {
     pub new: Option<Contents>,
 }
 
+/// What a field held before or holds now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contents {
     pub digest: Digest,
@@ -57,6 +59,7 @@ pub struct Contents {
 }
 
 impl Cause {
+    /// Without a place, changes and earlier causes: the caller adds what it knows of these.
     pub(crate) fn of(who: Option<Who>, reason: Reason) -> Self {
         Self { who, reason, place: None, changes: Vec::new(), because: Vec::new() }
     }

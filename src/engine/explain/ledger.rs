@@ -72,6 +72,7 @@ pub struct Making {
 type Places = HashMap<Digest, Vec<Place>>;
 
 impl Hint {
+    /// Takes the names that contents have at a place in the records.
     pub fn of(place: &Place) -> Self {
         Self { item: Some(place.item.clone()), origin: place.origin.clone(), key: Some(place.key) }
     }

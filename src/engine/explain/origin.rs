@@ -28,6 +28,7 @@ pub struct Origin {
     pub maker: Maker,
 }
 
+/// One of the contents that an origin speaks of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
     pub name: Option<String>,
@@ -36,6 +37,7 @@ pub struct Member {
     pub path: Option<PathBuf>,
 }
 
+/// Who made contents.
 #[derive(Clone, Debug)]
 pub enum Maker {
     Stage(Box<Made>),

@@ -49,6 +49,7 @@ pub struct Amount {
 }
 
 impl Amount {
+    /// Counts one more thing. Leaves `seconds` alone: what was made together takes its time once.
     pub(crate) fn add(&mut self, bytes: u64) {
         self.count += 1;
         self.bytes += bytes;

@@ -22,6 +22,7 @@ struct Group<'a> {
 }
 
 impl<'a> Groups<'a> {
+    /// From complete records, and from what whole stages published: these share the seconds of their stage evenly.
     pub(crate) fn of(results: &'a Results) -> Self {
         let mut all = Self { groups: Vec::new(), by_object: HashMap::new() };
         let mut keys: Vec<&Digest> = results.by_key.keys().collect();

@@ -23,6 +23,7 @@ pub(crate) struct Live<'a> {
 }
 
 impl<'a> Live<'a> {
+    /// Nothing is reached yet. `here`: the objects in the store.
     pub(crate) fn new(cache: &'a Cache, results: &'a Results, here: &'a HashMap<Digest, StoredObject>) -> Self {
         let (objects, keys, followed) = (HashSet::new(), HashSet::new(), HashSet::new());
         Self { cache, results, here, objects, keys, followed, waiting: Vec::new(), damaged: Vec::new() }

@@ -11,6 +11,7 @@ use crate::engine::kind::stage::Stage;
 use crate::engine::kind::stage_kind::StageKind;
 use crate::engine::syntax::tree::Span;
 
+/// A pipeline file after loading: `matrix:` expanded, sub-stages added, references joined into edges.
 pub struct Pipeline {
     /// The pipeline file, as the user calls it.
     pub file: PathBuf,
@@ -36,6 +37,7 @@ pub struct Pipeline {
     pub photo_remarks: Vec<String>,
 }
 
+/// One stage, or one variant of it, with its params decoded.
 pub struct LoadedStage {
     /// `train`, `train[rank=8]` of a stage that has variants, or `train/latents` of a stage that belongs to another.
     pub name: String,
@@ -82,6 +84,7 @@ pub struct Collected {
     pub label: String,
 }
 
+/// What an edge reads from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Producer {
     /// Index into `Pipeline::inputs`.
@@ -91,6 +94,7 @@ pub enum Producer {
 }
 
 impl Pipeline {
+    /// Finds an input by its name in the file.
     pub fn input(&self, name: &str) -> Option<&Input> {
         self.inputs.iter().find(|input| input.name == name)
     }
@@ -100,6 +104,7 @@ impl Pipeline {
         self.stages.iter().position(|stage| stage.name == name)
     }
 
+    /// Finds a stage by its full name, such as `train[rank=8]`; sub-stages included.
     pub fn stage(&self, name: &str) -> Option<&LoadedStage> {
         self.stages.iter().find(|stage| stage.name == name)
     }
@@ -155,6 +160,7 @@ impl Pipeline {
         self.folder.join("out")
     }
 
+    /// Where the lock lies, or will lie after the first run.
     pub fn lock_file(&self) -> PathBuf {
         self.folder.join("pipeline.lock")
     }

@@ -85,6 +85,7 @@ impl Selection {
         pipeline.needed(self.targets.iter().copied())
     }
 
+    /// What is asked of the stage at this index. A stage that `only` leaves out stays as it is even if it is forced.
     pub fn ask(&self, stage: usize) -> Ask<'_> {
         match (self.force.get(&stage), &self.only) {
             (_, Some(only)) if !only.contains(&stage) => Ask::LeaveOut,

@@ -19,6 +19,7 @@ pub struct Input {
     pub found: Found,
 }
 
+/// What lies where an input is written.
 #[derive(Clone, Debug)]
 pub enum Found {
     /// A folder of photos. Its items have the fields `image`, `photo` (the same file) and, where there is one, `sidecar`.
@@ -47,6 +48,7 @@ impl Input {
         }
     }
 
+    /// The folder or the file; `None` if it is not here.
     pub fn path(&self) -> Option<&Path> {
         match &self.found {
             Found::Photos { folder, .. } => Some(folder),

@@ -165,6 +165,7 @@ impl Kind {
         }
     }
 
+    /// For counts: "3 HEIC".
     pub const fn name(self) -> &'static str {
         match self {
             Self::Jpeg => "JPEG",
@@ -182,6 +183,7 @@ impl Kind {
         }
     }
 
+    /// For a sentence about one file: "this is a HEIC".
     pub const fn with_article(self) -> &'static str {
         match self {
             Self::Jpeg => "a JPEG",

@@ -24,6 +24,7 @@ const CHANGING_HEADER: &[u8; 16] = b"loramill-chg 1\n\0";
 const LARGEST: u64 = 256 << 20;
 const UNSETTLED: Digest = Digest::from_bytes([0; 32]);
 
+/// What loramill wrote into one folder. Empty by default: then nothing in it is known to be loramill's.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Manifest {
     /// Stands for what the folder shows; `None` while that changes.
@@ -32,6 +33,7 @@ pub(crate) struct Manifest {
     pub(crate) entries: Vec<Entry>,
 }
 
+/// One file as it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
     /// Below the folder.
@@ -43,6 +45,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Whether a file with this `stat` is still the one that was written. Reads none of it.
     pub(crate) fn is_as(&self, found: &FileStat) -> bool {
         // Further links of an object change the time of its last change, though not its contents.
         let changed = if self.linked { self.stat.changed } else { found.changed };
@@ -95,6 +98,7 @@ impl Manifest {
         atomic::replace(changing(&place.into()), &bytes)
     }
 
+    /// Replaces the manifest, and ends the change that was noted beside it. Unsynced: after a power cut files are hashed again.
     pub(crate) fn write(&self, place: impl Into<Place>) -> Result<()> {
         let place = place.into();
         let folder = place.folder();

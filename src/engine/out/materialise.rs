@@ -135,6 +135,7 @@ fn is_untouched(folder: &OwnedFd, entry: &Entry) -> bool {
     found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file() && entry.is_as(&FileStat::from(&found)))
 }
 
+/// Contents that a file below `out/` is to have.
 pub(crate) struct Wanted {
     pub(crate) digest: Digest,
     pub(crate) size: u64,

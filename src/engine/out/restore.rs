@@ -38,6 +38,7 @@ pub struct RestoredStage {
 }
 
 impl RestoredStage {
+    /// Whether nothing is missing or left out. Items that were not kept do not count.
     pub fn is_whole(&self) -> bool {
         self.missing.is_empty() && !self.is_lost && self.left_out.is_none()
     }

@@ -59,6 +59,7 @@ impl Board {
             && ctx.pipeline.producers(index).all(|producer| places[producer].phase == Phase::Ended)
     }
 
+    /// Marks the stage as running, so that it does not start twice.
     pub(crate) fn start(&self, index: usize) {
         self.places()[index].phase = Phase::Running;
     }
@@ -83,10 +84,12 @@ impl Board {
         }
     }
 
+    /// What the stage has done before its own turn, which the report of the stage adds.
     pub(crate) fn inline(&self, index: usize) -> Inline {
         self.places()[index].inline
     }
 
+    /// Adds what the stage did on outputs that were published. It goes on waiting for its own turn.
     pub(crate) fn add_inline(&self, index: usize, more: Inline) {
         let inline = &mut self.places()[index].inline;
         inline.ran += more.ran;

@@ -71,6 +71,7 @@ pub struct StageContext<'a> {
 }
 
 impl<'a> StageContext<'a> {
+    /// Makes no scratch folder before one is asked for. `publishing`: `None` for a piece of work of an item stage.
     pub fn new(
         scope: &'a RunScope<'a>,
         files: &'a ArtifactFiles<'a>,

@@ -47,6 +47,7 @@ impl Wishes {
         self.heard.load(Ordering::SeqCst)
     }
 
+    /// Whether the run is to end now. Once true it stays true.
     pub fn interrupted(&self) -> bool {
         self.interrupt.load(Ordering::SeqCst)
     }

@@ -14,10 +14,12 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
+    /// Without a note. It neither waits for the user nor came out the same.
     pub(crate) fn new(state: StageState, given: Given, counts: Counts) -> Self {
         Self { state, given, counts, note: None, waits_for_user: false, came_out_the_same: false }
     }
 
+    /// Adds what failed, what the stage waits for, or how it was stopped.
     pub(crate) fn note(self, note: impl Into<String>) -> Self {
         Self { note: Some(note.into()), ..self }
     }

@@ -41,6 +41,7 @@ pub struct Counts {
     pub failed: usize,
 }
 
+/// What a watcher is told. Stages have their full names; times are in seconds.
 #[derive(Clone, Debug)]
 pub enum Event {
     RunStarted {

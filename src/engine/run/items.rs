@@ -77,6 +77,8 @@ impl Done {
 /// How long a stage sleeps between two looks at what is done elsewhere.
 const NAP: Duration = Duration::from_millis(20);
 
+/// Runs what is dirty in `plan` and writes texts; if nothing failed, also what the stage makes of all outputs together, and its row.
+/// `inline`: what it did before its own turn. A piece of work that fails is told in the ending, and is no error.
 pub(crate) fn run(
     ctx: &RunContext<'_>,
     index: usize,

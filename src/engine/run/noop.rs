@@ -346,10 +346,12 @@ pub struct Hearing<'a> {
 }
 
 impl<'a> Hearing<'a> {
+    /// Has heard nothing yet. `next` is told every event.
     pub fn new(next: &'a dyn Observer, pipeline: &'a Pipeline) -> Self {
         Self { next, remarks: &pipeline.photo_remarks, heard: AtomicBool::new(false) }
     }
 
+    /// Whether the run must not be noted as one that had nothing to do: the next would keep silent about what this one said.
     pub fn heard_something(&self) -> bool {
         self.heard.load(Ordering::SeqCst)
     }

@@ -56,6 +56,7 @@ pub(crate) struct RunContext<'a> {
 }
 
 impl<'a> RunContext<'a> {
+    /// No row is written yet, and no thread of the pool started. `unknown`: as in `View`.
     pub(crate) fn new(
         pipeline: &'a Pipeline,
         options: &'a RunOptions,
@@ -70,6 +71,7 @@ impl<'a> RunContext<'a> {
         Self { pipeline, cache, options, scope, intake, lock, unknown, needed, lock_now, showing, device, sheets, pool }
     }
 
+    /// For decisions of this run. They see the lock as it was when the run began.
     pub(crate) fn view<'g>(&'g self, files: &'g ArtifactFiles<'g>) -> View<'g> {
         let requested = &self.options.selection.targets;
         View { pipeline: self.pipeline, cache: self.cache, files, lock: self.lock, requested, unknown: self.unknown }
@@ -92,6 +94,7 @@ impl<'a> RunContext<'a> {
         self.lock_now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A batch of its own on the cache of this run: the caller flushes it.
     pub(crate) fn batch(&self) -> Batch<'a> {
         self.cache.batch()
     }
@@ -117,6 +120,7 @@ impl<'a> RunContext<'a> {
         outcome.map_err(|error| with_remedy(error, &stage.stage.memory_savers()))
     }
 
+    /// Tells watchers a line about the stage at `index`.
     pub(crate) fn say(&self, index: usize, message: &str) {
         let stage = Some(self.pipeline.stages[index].name.clone());
         self.scope.observer.event(Event::Said { stage, message: message.to_string() });

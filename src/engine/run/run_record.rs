@@ -2,6 +2,7 @@
 
 use crate::engine::run::events::{Counts, StageState};
 
+/// What became of each stage of a run.
 #[derive(Clone, Debug)]
 pub struct RunRecord {
     /// In the order of the pipeline; stages that were not asked for or never had their turn are missing.
@@ -10,6 +11,7 @@ pub struct RunRecord {
     pub interrupted: bool,
 }
 
+/// How one stage ended; `seconds` include what it did before its own turn.
 #[derive(Clone, Debug)]
 pub struct StageReport {
     pub name: String,
@@ -38,6 +40,7 @@ impl RunRecord {
         self.stages.iter().all(|stage| stage.state == StageState::Cached)
     }
 
+    /// Finds a stage by its full name; `None` if the run did not come to it.
     pub fn stage(&self, name: &str) -> Option<&StageReport> {
         self.stages.iter().find(|stage| stage.name == name)
     }

@@ -39,10 +39,12 @@ pub(crate) struct StageRunner<'a> {
 }
 
 impl<'a> StageRunner<'a> {
+    /// All stages wait.
     pub(crate) fn new(ctx: &'a RunContext<'a>) -> Self {
         Self { ctx, board: Board::new(ctx.pipeline.stages.len()), restorer: Restorer::default() }
     }
 
+    /// What a producer gives so far; while it publishes, a part.
     pub(crate) fn given(&self, producer: Producer) -> Given {
         self.board.given(self.ctx, producer)
     }

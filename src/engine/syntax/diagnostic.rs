@@ -23,6 +23,7 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
+    /// Adds a problem, without a hint and a second place: `hint` and `also` of the result add these.
     pub fn report(&mut self, span: &Span, message: impl Into<String>) -> &mut Diagnostic {
         self.found.push(Diagnostic { message: message.into(), span: span.clone(), also: None, hint: None });
         self.found.last_mut().expect("one was just pushed")
@@ -38,6 +39,7 @@ impl Diagnostics {
         self.subject.as_ref().map(|subject| format!(" for `{subject}`")).unwrap_or_default()
     }
 
+    /// Whether nothing was found so far.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
@@ -66,6 +68,7 @@ impl Diagnostics {
         }
     }
 
+    /// In the order in which they were found.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Diagnostic> {
         self.found.iter_mut()
     }
@@ -79,11 +82,13 @@ impl Diagnostics {
 }
 
 impl Diagnostic {
+    /// Says what to do about it. A second hint replaces the first.
     pub fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
         self.hint = Some(hint.into());
         self
     }
 
+    /// Points to another place, with a word on why. A second one replaces the first.
     pub fn also(&mut self, span: &Span, why: impl Into<String>) -> &mut Self {
         self.also = Some((span.clone(), why.into()));
         self

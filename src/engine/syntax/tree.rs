@@ -45,6 +45,7 @@ pub struct Node {
     pub origin: Option<Span>,
 }
 
+/// A YAML value, with its aliases put in. Tags are not kept.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Null,

@@ -24,6 +24,7 @@ pub(crate) struct Side {
 }
 
 impl Side {
+    /// One field of an item. Without an item, or without that field, nothing was there.
     pub(crate) fn of(item: Option<&Item>, field: &str) -> Self {
         let Some(item) = item else { return Self::default() };
         let hint = Hint { item: Some(item.name.clone()), origin: item.origin.clone(), key: Some(item.key) };

@@ -43,6 +43,7 @@ pub(crate) struct Causes<'a> {
 }
 
 impl<'a> Causes<'a> {
+    /// No stage has been walked yet, and no record read.
     pub(crate) fn new(pipeline: &'a Pipeline, cache: &'a Cache) -> Self {
         Self { pipeline, cache, ledger: OnceCell::new(), found: BTreeMap::new() }
     }
@@ -52,6 +53,7 @@ impl<'a> Causes<'a> {
         self.found.insert(stage.name.clone(), causes);
     }
 
+    /// Who made what, by the records of the cache. Reads them on the first call; an error if they cannot be read.
     pub(crate) fn ledger(&self, view: &View<'_>) -> Result<&Ledger<'a>> {
         if let Some(ledger) = self.ledger.get() {
             return Ok(ledger);
@@ -298,6 +300,8 @@ impl<'a> Causes<'a> {
         Ok(self.cache.read_list(&tree).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default())
     }
 
+    /// One field of one item, from `old` to `new`; `None` where there was, or is, no such contents. Texts of captions are told as far as
+    /// they are at hand.
     pub(crate) fn change(&self, item: &str, field: &str, old: Option<Digest>, new: Option<Digest>, view: &View<'_>) -> Change {
         let file = new.and_then(|new| self.file_of(&new, item, field, view));
         let contents = |digest: Digest, file: Option<&PathBuf>| Contents { digest, text: self.text_of(&digest, field, file) };
