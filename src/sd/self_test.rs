@@ -22,10 +22,10 @@ use crate::sd::random::stream;
 /// off by much more.
 const TYPES: [Type; 3] = [
     // Cards round the factors of matrix products to 10 or 11 bits (TF32) where they are faster so.
-    Type { name: "f32", dtype: DType::F32, tolerance: 5e-3 },
+    Type { name: "f32", dtype: DType::F32, tolerance: 5e-3, rounded: |value| value },
     // The others: up to 32 roundings, each of one part in 2048 and in 256, one after the other and in the same direction.
-    Type { name: "f16", dtype: DType::F16, tolerance: 32.0 / 2048.0 },
-    Type { name: "bf16", dtype: DType::BF16, tolerance: 32.0 / 256.0 },
+    Type { name: "f16", dtype: DType::F16, tolerance: 32.0 / 2048.0, rounded: |value| f16::from_f32(value).to_f32() },
+    Type { name: "bf16", dtype: DType::BF16, tolerance: 32.0 / 256.0, rounded: |value| bf16::from_f32(value).to_f32() },
 ];
 
 /// A type of numbers.
@@ -33,17 +33,8 @@ struct Type {
     name: &'static str,
     dtype: DType,
     tolerance: f32,
-}
-
-impl Type {
     /// The nearest number that it has.
-    fn rounded(&self, value: f32) -> f32 {
-        match self.dtype {
-            DType::F16 => f16::from_f32(value).to_f32(),
-            DType::BF16 => bf16::from_f32(value).to_f32(),
-            _ => value,
-        }
-    }
+    rounded: fn(f32) -> f32,
 }
 
 /// An operation with a name, its inputs' shapes, and how it is computed from them.
@@ -206,14 +197,14 @@ fn results(case: &Case, numbers: &Type, device: &Device, dtype: DType) -> Result
             let mut four = [1; 4];
             four[4 - shape.len()..].copy_from_slice(shape);
             let scale = if shape.len() == 4 && shape[2] == 3 { 0.02 } else { 1.0 };
-            let values = values.into_iter().map(|value| numbers.rounded(value * scale)).collect();
+            let values = values.into_iter().map(|value| (numbers.rounded)(value * scale)).collect();
             Input(Tensor::from_data(TensorData::new(values, four), (&autodiff, dtype)).require_grad())
         })
         .collect();
     let output = (case.output)(&inputs);
     let mut results = vec![("the output".into(), read(output.clone().inner())?)];
     let slope = stream(1, case.name, 0).normal(output.dims().iter().product());
-    let slope = slope.into_iter().map(|value| numbers.rounded(value)).collect();
+    let slope = slope.into_iter().map(numbers.rounded).collect();
     let slope = Tensor::from_data(TensorData::new(slope, output.dims()), (&autodiff, DType::F32));
     let gradients = (output.cast(DType::F32) * slope).sum().backward();
     for (index, input) in inputs.iter().enumerate() {

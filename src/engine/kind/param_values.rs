@@ -173,6 +173,8 @@ macro_rules! choice {
         impl $name {
             pub const WORDS: &'static [&'static str] = &[$($word),*];
 
+            pub const ALL: [Self; Self::WORDS.len()] = [$(Self::$variant),*];
+
             /// As written in the pipeline file.
             pub const fn word(self) -> &'static str {
                 match self { $( Self::$variant => $word ),* }

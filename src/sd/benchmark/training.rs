@@ -57,9 +57,12 @@ pub struct TrainingSteps {
 pub fn training_step(preset: &Preset, device: &Device, load: &TrainingLoad, steps: usize) -> Result<TrainingSteps> {
     let mut denoiser = Denoiser::of_unet(preset.unet(device, load.dtype)?, device);
     let mut adapted = targets::of_unet(denoiser.networks().0);
-    if load.modules == Modules::Attention {
-        let projections = ["_to_q", "_to_k", "_to_v", "_to_out_0"];
-        adapted.retain(|target| projections.iter().any(|projection| target.name.ends_with(projection)));
+    match load.modules {
+        Modules::Kohya => {}
+        Modules::Attention => {
+            let projections = ["_to_q", "_to_k", "_to_v", "_to_out_0"];
+            adapted.retain(|target| projections.iter().any(|projection| target.name.ends_with(projection)));
+        }
     }
     let network = LoraNetwork::new(adapted, load.rank, load.rank as f64, 0);
     let side = load.size / preset.factor();

@@ -231,13 +231,13 @@ fn finish(stored: DynamicImage, orientation: Orientation, named: Named, backgrou
         _ => false,
     };
     let numbers = if stored.color().has_color() { Numbers::Rgb } else { Numbers::Grey };
-    let opacity: Option<Vec<u8>> = match background {
-        Background::Colour(_) if was_transparent => Some(opacity(&stored)),
-        _ => None,
+    let behind = match background {
+        Background::Colour(behind) => was_transparent.then(|| (opacity(&stored), behind)),
+        Background::Stored => None,
     };
     let mut picture = stored.into_rgb8();
     let colours = to_srgb(&mut picture, numbers, named);
-    if let (Some(opacity), Background::Colour(behind)) = (opacity, background) {
+    if let Some((opacity, behind)) = behind {
         for (pixel, opacity) in picture.pixels_mut().zip(opacity) {
             pixel.0 = [0, 1, 2].map(|channel| laid_over(pixel.0[channel], behind[channel], opacity));
         }

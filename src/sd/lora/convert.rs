@@ -48,8 +48,9 @@ pub fn converted(
             let mut metadata = lora.metadata.clone();
             // Its scale is now in alpha or in the factors.
             metadata.remove(adapter_config::METADATA);
-            if names == LoraNames::Kohya {
-                metadata = lora.kohya_metadata(&tensors, &metadata)?;
+            match names {
+                LoraNames::Kohya => metadata = lora.kohya_metadata(&tensors, &metadata)?,
+                LoraNames::Diffusers => {}
             }
             Converted { tensors, metadata, remarks: lora.remarks }
         }

@@ -275,8 +275,9 @@ impl Lora {
             };
             add(down_name, &down_shape, &factors.down.values)?;
             add(up_name, &up_shape, &up)?;
-            if names == LoraNames::Kohya {
-                add("alpha", &[], &[factors.alpha])?;
+            match names {
+                LoraNames::Kohya => add("alpha", &[], &[factors.alpha])?,
+                LoraNames::Diffusers => {}
             }
         }
         Ok(tensors)

@@ -20,6 +20,15 @@ pub enum Mask {
     Causal,
 }
 
+impl Mask {
+    pub(crate) fn is_causal(self) -> bool {
+        match self {
+            Self::Open => false,
+            Self::Causal => true,
+        }
+    }
+}
+
 /// `softmax(q · kᵀ / √width) · v` for each head.
 ///
 /// - `q`: `[batch, tokens, heads · width]`

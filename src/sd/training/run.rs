@@ -197,22 +197,26 @@ pub fn train(
     while training.state.seen < total {
         let started = observer.now();
         // 1. what the user wants
-        let wish = observer.wish();
-        match wish {
+        match observer.wish() {
+            Wish::GoOn => {}
+            Wish::SaveNow => {
+                if training.state.seen > 0 {
+                    training.publish(settings, &mut saver, observer)?;
+                    saved = observer.now();
+                }
+            }
+            Wish::Stop => {
+                if training.state.seen > 0 {
+                    training.publish(settings, &mut saver, observer)?;
+                }
+                saver.finish()?;
+                return training.stop(settings);
+            }
             Wish::Interrupt => {
                 saver.begin(training.snapshot())?;
                 saver.finish()?;
                 return Ok(Ending::Interrupted);
             }
-            Wish::SaveNow | Wish::Stop if training.state.seen > 0 => {
-                training.publish(settings, &mut saver, observer)?;
-                saved = observer.now();
-            }
-            _ => {}
-        }
-        if wish == Wish::Stop {
-            saver.finish()?;
-            return training.stop(settings);
         }
 
         // 2. one step

@@ -86,7 +86,7 @@ impl<B: Backend> Chunked<B> {
         // The scale goes in before the product, which might overflow in f16.
         let q = self.q.clone().narrow(2, first, count) * self.scale();
         let mut scores = q.matmul(self.k.clone().transpose()).wide();
-        if self.mask == Mask::Causal {
+        if self.mask.is_causal() {
             scores = scores + self.hidden(block);
         }
         let shares = (scores.clone() - scores.greatest()).exp();

@@ -69,7 +69,7 @@ impl Extent {
     /// Puts out of reach what a query may not look at, in scores of `span` lanes.
     #[inline(always)]
     pub(super) fn hide(&self, scores: &mut [f32], block: &Range<usize>, first_key: usize, span: usize) {
-        if self.mask == Mask::Causal {
+        if self.mask.is_causal() {
             for (key, row) in (first_key..).zip(scores.chunks_exact_mut(span)) {
                 let hidden = key.saturating_sub(block.start).min(block.len());
                 row[..hidden].fill(f32::NEG_INFINITY);

@@ -88,11 +88,11 @@ const ALL_SCORES: i64 = 0;
 fn has_kernel(inputs: &[Tensor; 3], mask: Mask) -> bool {
     // Some kernels have no backward pass for some widths, and say so only to who wants gradients.
     let [q, k, v] = inputs.each_ref().map(|x| x.detach().set_requires_grad(true));
-    Tensor::internal_fused_sdp_choice(&q, &k, &v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false) != ALL_SCORES
+    Tensor::internal_fused_sdp_choice(&q, &k, &v, None::<&Tensor>, 0.0, mask.is_causal(), None, false) != ALL_SCORES
 }
 
 fn by_kernel([q, k, v]: &[Tensor; 3], mask: Mask) -> Tensor {
-    Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false)
+    Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, mask.is_causal(), None, false)
 }
 
 /// `None` if the tensors are not f32 in main memory.

@@ -20,8 +20,9 @@ impl GroupNormKernel for LibTorch {
         then: Then,
     ) -> (FloatTensor<Self>, ()) {
         let mut output = normalise(&x.tensor, &weight.tensor, &bias.tensor, groups);
-        if then == Then::Silu {
-            let _ = output.silu_();
+        match then {
+            Then::Nothing => {}
+            Then::Silu => drop(output.silu_()),
         }
         (TchTensor::new(output), ())
     }
