@@ -2,11 +2,10 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
-use crate::sd::ops::flex;
 
 /// A non-linearity applied to each element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,16 +39,6 @@ impl ActivationRoute {
         <Self as ActivationKernel>::forward(x, activation)
     }
 }
-}
-
-impl ActivationKernel for Flex {
-    fn forward(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
-        flex::activation::forward(x, activation)
-    }
-
-    fn gradient(x: FloatTensor<Self>, activation: Activation, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::activation::gradient(x, activation, output_gradient)
-    }
 }
 
 impl<B: ActivationKernel, C: CheckpointStrategy> ActivationRoute for Autodiff<B, C> {

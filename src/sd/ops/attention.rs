@@ -4,12 +4,11 @@ use std::fmt::Debug;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-use crate::sd::ops::flex;
 
 /// Which keys a query may look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,18 +68,6 @@ impl AttentionRoute {
         <Self as AttentionKernel>::forward(Inputs { q, k, v, heads, mask }).0
     }
 }
-}
-
-impl AttentionKernel for Flex {
-    type Kept = flex::attention::Kept;
-
-    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Self::Kept) {
-        flex::attention::forward(inputs)
-    }
-
-    fn gradients(inputs: Inputs<Self>, kept: Self::Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
-        flex::attention::gradients(inputs, kept, output_gradient)
-    }
 }
 
 impl<B: AttentionKernel, C: CheckpointStrategy> AttentionRoute for Autodiff<B, C> {

@@ -2,12 +2,11 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-use crate::sd::ops::flex;
 
 /// A frozen kernel, laid out for the operation.
 #[derive(Debug)]
@@ -103,31 +102,6 @@ impl ConvolutionRoute {
         <Self as ConvolutionKernel>::forward(x, weight, bias, placement)
     }
 }
-}
-
-impl ConvolutionKernel for Flex {
-    /// `[size, size, in_channels, out_channels]`: a matrix whose rows are y, then x, then channel.
-    fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::conv2d::lay_out(weight)
-    }
-
-    fn forward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        placement: Placement,
-    ) -> FloatTensor<Self> {
-        flex::conv2d::forward(x, weight, bias, placement)
-    }
-
-    fn gradient(
-        output_gradient: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        placement: Placement,
-        input_size: [usize; 2],
-    ) -> FloatTensor<Self> {
-        flex::conv2d::gradient(output_gradient, weight, placement, input_size)
-    }
 }
 
 impl<B: ConvolutionKernel, C: CheckpointStrategy> ConvolutionRoute for Autodiff<B, C> {

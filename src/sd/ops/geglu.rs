@@ -2,11 +2,10 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
-use crate::sd::ops::flex;
 
 /// `a · gelu(b)` for `x` = `[a, b]` along the last dimension, with the exact error function.
 ///
@@ -31,16 +30,6 @@ impl GegluRoute {
         <Self as GegluKernel>::forward(x)
     }
 }
-}
-
-impl GegluKernel for Flex {
-    fn forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::geglu::forward(x)
-    }
-
-    fn gradient(x: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::geglu::gradient(x, output_gradient)
-    }
 }
 
 impl<B: GegluKernel, C: CheckpointStrategy> GegluRoute for Autodiff<B, C> {

@@ -4,12 +4,11 @@ use std::fmt::Debug;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-use crate::sd::ops::flex;
 
 /// What a group norm is followed by, computed in the same pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,25 +73,6 @@ impl GroupNormRoute {
         <Self as GroupNormKernel>::forward(x, weight, bias, groups, then).0
     }
 }
-}
-
-impl GroupNormKernel for Flex {
-    /// `[batch, 2, groups]`: means and inverse deviations.
-    type Statistics = FloatTensor<Self>;
-
-    fn forward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        groups: Groups,
-        then: Then,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        flex::group_norm::forward(x, weight, bias, groups, then)
-    }
-
-    fn gradient(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::group_norm::gradient(inputs, output_gradient)
-    }
 }
 
 impl<B: GroupNormKernel, C: CheckpointStrategy> GroupNormRoute for Autodiff<B, C> {

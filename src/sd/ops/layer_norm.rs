@@ -2,12 +2,11 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-use crate::sd::ops::flex;
 
 /// Brings each row to mean 0 and variance 1, then scales and shifts it. Statistics are taken in f32 or better.
 ///
@@ -40,21 +39,6 @@ impl LayerNormRoute {
         <Self as LayerNormKernel>::forward(x, weight, bias, epsilon)
     }
 }
-}
-
-impl LayerNormKernel for Flex {
-    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        flex::layer_norm::forward(x, weight, bias, epsilon)
-    }
-
-    fn gradient(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        epsilon: f64,
-        output_gradient: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        flex::layer_norm::gradient(x, weight, epsilon, output_gradient)
-    }
 }
 
 impl<B: LayerNormKernel, C: CheckpointStrategy> LayerNormRoute for Autodiff<B, C> {

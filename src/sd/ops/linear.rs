@@ -2,12 +2,11 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-use crate::sd::ops::flex;
 
 /// `x · weightᵀ + bias`.
 ///
@@ -123,33 +122,6 @@ impl LinearRoute {
         <Self as LinearKernel>::adapted_forward(x, weight, bias, Factors { down, up, scale }).0
     }
 }
-}
-
-impl LinearKernel for Flex {
-    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {
-        flex::linear::forward(x, weight, bias)
-    }
-
-    fn gradient(weight: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::linear::gradient(weight, output_gradient)
-    }
-
-    fn adapted_forward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: Bias<Self>,
-        factors: Factors<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        flex::linear::adapted_forward(x, weight, bias, factors)
-    }
-
-    fn adapted_gradients(
-        inputs: RememberedAdapted<Self>,
-        output_gradient: FloatTensor<Self>,
-        wanted: [bool; 3],
-    ) -> [Option<FloatTensor<Self>>; 3] {
-        flex::linear::adapted_gradients(inputs, output_gradient, wanted)
-    }
 }
 
 impl<B: LinearKernel, C: CheckpointStrategy> LinearRoute for Autodiff<B, C> {

@@ -2,11 +2,10 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
-use crate::sd::ops::flex;
 
 /// Repeats each pixel of `x`, `[batch, height, width, channels]`, into `[batch, 2 height, 2 width, channels]`.
 pub fn upsample(x: Tensor<4>) -> Tensor<4> {
@@ -29,16 +28,6 @@ impl UpsampleRoute {
         <Self as UpsampleKernel>::forward(x)
     }
 }
-}
-
-impl UpsampleKernel for Flex {
-    fn forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::upsample::forward(x)
-    }
-
-    fn gradient(output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::upsample::gradient(output_gradient)
-    }
 }
 
 impl<B: UpsampleKernel, C: CheckpointStrategy> UpsampleRoute for Autodiff<B, C> {
