@@ -8,11 +8,12 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
 
 use crate::sd::device;
-use crate::sd::ops::activation::{Activation, activate};
-use crate::sd::ops::attention::{Mask, attention};
-use crate::sd::ops::conv2d::{Kernel, Placement, conv2d};
+use crate::sd::ops::activation::activate;
+use crate::sd::ops::arguments::{Activation, Groups, Mask, Placement, Then};
+use crate::sd::ops::attention::attention;
+use crate::sd::ops::conv2d::{Kernel, conv2d};
 use crate::sd::ops::geglu::geglu;
-use crate::sd::ops::group_norm::{Groups, Then, group_norm};
+use crate::sd::ops::group_norm::group_norm;
 use crate::sd::ops::layer_norm::layer_norm;
 use crate::sd::ops::linear::{adapted_linear, linear};
 use crate::sd::ops::upsample::upsample;

@@ -7,8 +7,9 @@ use burn::tensor::{Int, Tensor};
 
 use crate::sd::models::layers::{AdaptedLinear, LayerNorm, Projection, Visit, WithBias};
 use crate::sd::models::weights::Source;
-use crate::sd::ops::activation::{Activation, activate};
-use crate::sd::ops::attention::{Mask, attention};
+use crate::sd::ops::activation::activate;
+use crate::sd::ops::arguments::{Activation, Mask};
+use crate::sd::ops::attention::attention;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClipTextConfig {

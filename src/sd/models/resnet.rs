@@ -7,8 +7,7 @@ use burn::tensor::Tensor;
 
 use crate::sd::models::layers::{Convolution, GroupNorm, Linear};
 use crate::sd::models::weights::Source;
-use crate::sd::ops::conv2d::Placement;
-use crate::sd::ops::group_norm::{Groups, Then};
+use crate::sd::ops::arguments::{Groups, Placement, Then};
 use crate::sd::ops::upsample::upsample;
 
 #[derive(Debug)]

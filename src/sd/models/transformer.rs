@@ -7,9 +7,9 @@ use burn::tensor::Tensor;
 
 use crate::sd::models::layers::{AdaptedLinear, GroupNorm, LayerNorm, Projection, Visit, WithBias};
 use crate::sd::models::weights::Source;
-use crate::sd::ops::attention::{Mask, attention};
+use crate::sd::ops::arguments::{Groups, Mask, Then};
+use crate::sd::ops::attention::attention;
 use crate::sd::ops::geglu::geglu;
-use crate::sd::ops::group_norm::{Groups, Then};
 
 /// What all transformers of a UNet share.
 #[derive(Clone, Debug, PartialEq, Eq)]

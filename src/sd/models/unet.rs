@@ -10,8 +10,8 @@ use crate::sd::models::resnet::{Downsample, ResnetBlock, Upsample};
 use crate::sd::models::segment::{Part, Segment, pass};
 use crate::sd::models::transformer::{Transformer, TransformerConfig};
 use crate::sd::models::weights::Source;
-use crate::sd::ops::activation::{Activation, activate};
-use crate::sd::ops::group_norm::{Groups, Then};
+use crate::sd::ops::activation::activate;
+use crate::sd::ops::arguments::{Activation, Groups, Then};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnetConfig {

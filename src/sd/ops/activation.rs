@@ -5,18 +5,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
+use crate::sd::ops::arguments::Activation;
 use crate::sd::ops::derivative::{Derivative, record};
-
-/// A non-linearity applied to each element.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x · sigmoid(x)`.
-    Silu,
-    /// `x · Φ(x)`, with the exact error function.
-    Gelu,
-    /// `x · sigmoid(1.702 x)`: OpenAI's CLIP.
-    QuickGelu,
-}
 
 /// Applies `activation` to each element of `x`.
 pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {

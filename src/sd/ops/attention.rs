@@ -7,26 +7,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
+use crate::sd::ops::arguments::{AttentionInputs, Mask};
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-
-/// Which keys a query may look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mask {
-    /// All of them.
-    Open,
-    /// Those at its own place and before.
-    Causal,
-}
-
-impl Mask {
-    pub(crate) fn is_causal(self) -> bool {
-        match self {
-            Self::Open => false,
-            Self::Causal => true,
-        }
-    }
-}
 
 /// `softmax(q · kᵀ / √width) · v` for each head.
 ///
@@ -50,10 +33,10 @@ pub(crate) trait AttentionKernel: Backend {
     /// What the backward pass takes from the forward one beside the inputs.
     type Kept: Clone + Debug + Send + 'static;
 
-    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Self::Kept);
+    fn forward(inputs: AttentionInputs<Self>) -> (FloatTensor<Self>, Self::Kept);
 
     /// Gradients of `q`, `k` and `v`.
-    fn gradients(inputs: Inputs<Self>, kept: Self::Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
+    fn gradients(inputs: AttentionInputs<Self>, kept: Self::Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
 }
 
 for_each_backend! {
@@ -65,7 +48,7 @@ impl AttentionRoute {
         heads: usize,
         mask: Mask,
     ) -> FloatTensor<Self> {
-        <Self as AttentionKernel>::forward(Inputs { q, k, v, heads, mask }).0
+        <Self as AttentionKernel>::forward(AttentionInputs { q, k, v, heads, mask }).0
     }
 }
 }
@@ -79,24 +62,15 @@ impl<B: AttentionKernel, C: CheckpointStrategy> AttentionRoute for Autodiff<B, C
         mask: Mask,
     ) -> FloatTensor<Self> {
         let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
-        let inputs = Inputs::<B> { q, k, v, heads, mask };
+        let inputs = AttentionInputs::<B> { q, k, v, heads, mask };
         let (output, kept) = B::forward(inputs.clone());
         record::<B, C, _, _>([q_node, k_node, v_node], output, || Remembered::<B> { inputs, kept })
     }
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Inputs<B: Backend> {
-    pub(crate) q: FloatTensor<B>,
-    pub(crate) k: FloatTensor<B>,
-    pub(crate) v: FloatTensor<B>,
-    pub(crate) heads: usize,
-    pub(crate) mask: Mask,
-}
-
-#[derive(Clone, Debug)]
 struct Remembered<B: AttentionKernel> {
-    inputs: Inputs<B>,
+    inputs: AttentionInputs<B>,
     kept: B::Kept,
 }
 

@@ -5,6 +5,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 
+use crate::sd::ops::arguments::Placement;
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
 
@@ -16,23 +17,6 @@ pub struct Kernel {
     /// `[out_channels]`.
     bias: Tensor<1>,
     placement: Placement,
-}
-
-/// Where a kernel is put on a picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placement {
-    /// Height and width of the kernel.
-    pub size: usize,
-    pub stride: usize,
-    /// Zeros before the first row and column.
-    pub before: usize,
-    /// Zeros after the last row and column.
-    pub after: usize,
-}
-
-impl Placement {
-    /// Of a kernel of 3×3 under which pictures keep their size.
-    pub const SAME_SIZE: Self = Self { size: 3, stride: 1, before: 1, after: 1 };
 }
 
 impl Kernel {

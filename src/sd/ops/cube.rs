@@ -4,15 +4,16 @@
 use burn::backend::Cube;
 use burn::backend::tensor::FloatTensor;
 
-use crate::sd::ops::activation::{Activation, ActivationKernel};
-use crate::sd::ops::attention::{AttentionKernel, Inputs};
-use crate::sd::ops::conv2d::{ConvolutionKernel, Placement};
+use crate::sd::ops::activation::ActivationKernel;
+use crate::sd::ops::arguments::{Activation, AttentionInputs, Bias, Factors, Groups, Placement, RememberedAdapted, Then};
+use crate::sd::ops::attention::AttentionKernel;
+use crate::sd::ops::conv2d::ConvolutionKernel;
 use crate::sd::ops::geglu::GegluKernel;
 use crate::sd::ops::generic;
 use crate::sd::ops::generic::group_norm::Layer;
-use crate::sd::ops::group_norm::{GroupNormKernel, Groups, Remembered, Then};
+use crate::sd::ops::group_norm::{GroupNormKernel, Remembered};
 use crate::sd::ops::layer_norm::LayerNormKernel;
-use crate::sd::ops::linear::{Bias, Factors, LinearKernel, RememberedAdapted};
+use crate::sd::ops::linear::LinearKernel;
 use crate::sd::ops::upsample::UpsampleKernel;
 
 impl ActivationKernel for Cube {
@@ -29,11 +30,11 @@ impl AttentionKernel for Cube {
     /// The scores are taken again, block by block.
     type Kept = ();
 
-    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, ()) {
+    fn forward(inputs: AttentionInputs<Self>) -> (FloatTensor<Self>, ()) {
         (generic::attention::forward(inputs), ())
     }
 
-    fn gradients(inputs: Inputs<Self>, (): (), output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
+    fn gradients(inputs: AttentionInputs<Self>, (): (), output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
         generic::attention::gradients(inputs, output_gradient)
     }
 }

@@ -7,22 +7,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
+use crate::sd::ops::arguments::{Groups, Then};
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-
-/// What a group norm is followed by, computed in the same pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
-    Nothing,
-    Silu,
-}
-
-/// How channels are grouped, and what keeps a variance of zero harmless.
-#[derive(Clone, Copy, Debug)]
-pub struct Groups {
-    pub count: usize,
-    pub epsilon: f64,
-}
 
 /// Brings each group of channels of each picture to mean 0 and variance 1, then scales and shifts each channel.
 /// Statistics are taken in f32 or better.

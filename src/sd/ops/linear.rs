@@ -2,9 +2,10 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
+use crate::sd::ops::arguments::{Bias, Factors, RememberedAdapted};
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
 
@@ -37,28 +38,6 @@ pub fn adapted_linear<const D: usize>(
     let (weight, bias) = (weight.clone().into_dispatch(), Bias::from(bias));
     let (down, up) = (down.clone().into_dispatch(), up.clone().into_dispatch());
     Tensor::from_dispatch(<Dispatch as LinearRoute>::adapted_linear(x.into_dispatch(), weight, bias, down, up, scale))
-}
-
-/// A bias, where the layer has one.
-#[derive(Clone, Debug, ExtensionType)]
-pub(crate) enum Bias<B: Backend> {
-    Given(FloatTensor<B>),
-    Absent,
-}
-
-impl From<Option<&Tensor<1>>> for Bias<Dispatch> {
-    fn from(bias: Option<&Tensor<1>>) -> Self {
-        bias.map_or(Self::Absent, |bias| Self::Given(bias.clone().into_dispatch()))
-    }
-}
-
-impl<B: Backend, C: CheckpointStrategy> Bias<Autodiff<B, C>> {
-    pub(crate) fn without_autodiff(self) -> Bias<B> {
-        match self {
-            Self::Given(bias) => Bias::Given(bias.into_primitive()),
-            Self::Absent => Bias::Absent,
-        }
-    }
 }
 
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
@@ -95,14 +74,6 @@ pub(crate) trait LinearKernel: Backend {
         output_gradient: FloatTensor<Self>,
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<Self>>; 3];
-}
-
-/// The factors of an adapter and what their product is multiplied by.
-#[derive(Clone, Debug)]
-pub(crate) struct Factors<B: Backend> {
-    pub(crate) down: FloatTensor<B>,
-    pub(crate) up: FloatTensor<B>,
-    pub(crate) scale: f64,
 }
 
 for_each_backend! {
@@ -157,15 +128,6 @@ impl<B: LinearKernel> Derivative<B, 1> for Remembered<B> {
     fn gradients(self, output_gradient: FloatTensor<B>, _: [bool; 1]) -> [Option<FloatTensor<B>>; 1] {
         [Some(B::gradient(self.weight, output_gradient))]
     }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct RememberedAdapted<B: Backend> {
-    pub(crate) x: FloatTensor<B>,
-    pub(crate) weight: FloatTensor<B>,
-    /// `x · downᵀ`: `[rows, rank]`.
-    pub(crate) narrow: FloatTensor<B>,
-    pub(crate) factors: Factors<B>,
 }
 
 impl<B: LinearKernel> Derivative<B, 3> for RememberedAdapted<B> {

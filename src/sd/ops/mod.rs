@@ -36,6 +36,7 @@ mod host;
 mod libtorch;
 
 pub mod activation;
+pub mod arguments;
 pub mod attention;
 pub mod conv2d;
 pub mod geglu;

@@ -12,7 +12,7 @@ use crate::sd::models::layers::Projection;
 use crate::sd::models::transformer::{Heads, TransformerConfig};
 use crate::sd::models::unet::{Unet, UnetConfig};
 use crate::sd::models::weights::Source;
-use crate::sd::ops::activation::Activation;
+use crate::sd::ops::arguments::Activation;
 use crate::sd::stable_diffusion::GROUPS;
 use crate::sd::stable_diffusion::file_weights::FileWeights;
 

@@ -5,7 +5,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use loramill::sd::checkpoint::model_file::ModelFile;
 use loramill::sd::models::clip::{ClipTextConfig, ClipTextModel};
 use loramill::sd::models::weights::Source;
-use loramill::sd::ops::activation::Activation;
+use loramill::sd::ops::arguments::Activation;
 use loramill::sd::stable_diffusion::load_text_encoder;
 
 use crate::parity::device;

@@ -3,7 +3,8 @@
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 
-use crate::sd::ops::activation::{Activation, ActivationKernel};
+use crate::sd::ops::activation::ActivationKernel;
+use crate::sd::ops::arguments::Activation;
 use crate::sd::ops::flex::buffer::{dense, dims, from_values, values};
 use crate::sd::ops::flex::simd::{erf, exp, sigmoid, vectorized};
 use crate::sd::ops::host::parallel::each_chunk;

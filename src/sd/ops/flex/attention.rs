@@ -3,7 +3,8 @@
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 
-use crate::sd::ops::attention::{AttentionKernel, Inputs};
+use crate::sd::ops::arguments::AttentionInputs;
+use crate::sd::ops::attention::AttentionKernel;
 use crate::sd::ops::flex::buffer::{dense, dims, from_values, values};
 use crate::sd::ops::host::attention::{self, Extent};
 use crate::sd::ops::host::attention_gradient;
@@ -18,9 +19,9 @@ pub(crate) struct Kept {
 impl AttentionKernel for Flex {
     type Kept = Kept;
 
-    fn forward(inputs: Inputs<Flex>) -> (FlexTensor, Kept) {
+    fn forward(inputs: AttentionInputs<Flex>) -> (FlexTensor, Kept) {
         let extent = extent(&inputs);
-        let Inputs { q, k, v, .. } = inputs;
+        let AttentionInputs { q, k, v, .. } = inputs;
         let (q, k, v) = (dense(q), dense(k), dense(v));
         let mut output = vec![0.0; values(&q).len()];
         let sums = attention::forward(values(&q), values(&k), values(&v), &mut output, extent);
@@ -28,9 +29,9 @@ impl AttentionKernel for Flex {
         (output.clone(), Kept { output, sums })
     }
 
-    fn gradients(inputs: Inputs<Flex>, kept: Kept, output_gradient: FlexTensor) -> [FlexTensor; 3] {
+    fn gradients(inputs: AttentionInputs<Flex>, kept: Kept, output_gradient: FlexTensor) -> [FlexTensor; 3] {
         let extent = extent(&inputs);
-        let Inputs { q, k, v, .. } = inputs;
+        let AttentionInputs { q, k, v, .. } = inputs;
         let (q, k, v, output_gradient) = (dense(q), dense(k), dense(v), dense(output_gradient));
         let of = attention_gradient::Inputs {
             q: values(&q),
@@ -46,7 +47,7 @@ impl AttentionKernel for Flex {
     }
 }
 
-fn extent(inputs: &Inputs<Flex>) -> Extent {
+fn extent(inputs: &AttentionInputs<Flex>) -> Extent {
     let sizes = |x: &FlexTensor| dims(x).try_into().expect("attention gets three dimensions");
     Extent::of(sizes(&inputs.q), sizes(&inputs.k), inputs.heads, inputs.mask)
 }

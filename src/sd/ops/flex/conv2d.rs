@@ -7,7 +7,8 @@ use std::ops::Range;
 use burn::backend::flex::{Flex, FlexTensor};
 use burn::backend::ops::FloatTensorOps;
 
-use crate::sd::ops::conv2d::{ConvolutionKernel, Placement};
+use crate::sd::ops::arguments::Placement;
+use crate::sd::ops::conv2d::ConvolutionKernel;
 use crate::sd::ops::flex::buffer::{
     View, dense, dims, from_values, into_values, matrix, product, product_transposed, values, view,
 };

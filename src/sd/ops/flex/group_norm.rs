@@ -5,10 +5,11 @@
 
 use burn::backend::flex::{Flex, FlexTensor};
 
+use crate::sd::ops::arguments::{Groups, Then};
 use crate::sd::ops::flex::activation::{silu, silu_slope};
 use crate::sd::ops::flex::buffer::{dense, dims, from_values, rows_and_width, values};
 use crate::sd::ops::flex::simd::vectorized;
-use crate::sd::ops::group_norm::{GroupNormKernel, Groups, Remembered, Then};
+use crate::sd::ops::group_norm::{GroupNormKernel, Remembered};
 use crate::sd::ops::host::parallel::{collect, each_chunk, each_pair};
 
 /// Elements of a block: a quarter of a usual L2 cache.

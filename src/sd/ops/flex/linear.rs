@@ -3,12 +3,13 @@
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 
+use crate::sd::ops::arguments::{Bias, Factors, RememberedAdapted};
 use crate::sd::ops::flex::buffer::{
     dense, dims, from_values, into_values, matrix, product, product_transposed, transposed_product, values,
 };
 use crate::sd::ops::flex::simd::vectorized;
 use crate::sd::ops::host::parallel::each_chunk;
-use crate::sd::ops::linear::{Bias, Factors, LinearKernel, RememberedAdapted};
+use crate::sd::ops::linear::LinearKernel;
 
 /// Elements that one task takes when sums are added up.
 const CHUNK: usize = 1 << 16;

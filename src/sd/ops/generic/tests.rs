@@ -6,15 +6,16 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps as _;
 use burn::tensor::{DType, TensorData};
 
-use crate::sd::ops::activation::{Activation, ActivationKernel};
-use crate::sd::ops::attention::{AttentionKernel, Inputs, Mask};
-use crate::sd::ops::conv2d::{ConvolutionKernel, Placement};
+use crate::sd::ops::activation::ActivationKernel;
+use crate::sd::ops::arguments::{Activation, AttentionInputs, Bias, Factors, Groups, Mask, Placement, RememberedAdapted, Then};
+use crate::sd::ops::attention::AttentionKernel;
+use crate::sd::ops::conv2d::ConvolutionKernel;
 use crate::sd::ops::geglu::GegluKernel;
 use crate::sd::ops::generic;
 use crate::sd::ops::generic::group_norm::Layer;
-use crate::sd::ops::group_norm::{GroupNormKernel, Groups, Then};
+use crate::sd::ops::group_norm::GroupNormKernel;
 use crate::sd::ops::layer_norm::LayerNormKernel;
-use crate::sd::ops::linear::{Bias, Factors, LinearKernel, RememberedAdapted};
+use crate::sd::ops::linear::LinearKernel;
 use crate::sd::ops::upsample::UpsampleKernel;
 use crate::sd::random::stream;
 
@@ -59,7 +60,7 @@ fn attention_is_what_the_embedded_backend_computes() {
         ([1, 257, 101, 1, 4], Mask::Open),
     ];
     for ([batch, tokens, keys, heads, width], mask) in shapes {
-        let inputs = || Inputs::<Flex> {
+        let inputs = || AttentionInputs::<Flex> {
             q: wave(0, &[batch, tokens, heads * width]),
             k: wave(1, &[batch, keys, heads * width]),
             v: wave(2, &[batch, keys, heads * width]),
@@ -81,7 +82,7 @@ fn attention_is_what_the_embedded_backend_computes() {
 fn scores_too_great_for_f16_are_no_trouble() {
     let inputs = |cast: fn(&FlexTensor) -> FlexTensor| {
         let [q, k, v] = [0, 1, 2].map(|seed| Flex::float_mul_scalar(wave(seed, &[1, 9, 64]), 60.0.into()));
-        Inputs::<Flex> { q: cast(&q), k: cast(&k), v: cast(&v), heads: 1, mask: Mask::Open }
+        AttentionInputs::<Flex> { q: cast(&q), k: cast(&k), v: cast(&v), heads: 1, mask: Mask::Open }
     };
     let found = generic::attention::forward(inputs(half));
     assert_eq!(found.dtype(), DType::F16);

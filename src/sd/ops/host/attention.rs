@@ -7,7 +7,7 @@ use std::ops::Range;
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::sd::ops::attention::Mask;
+use crate::sd::ops::arguments::Mask;
 use crate::sd::ops::host::parallel::{each_chunk, map};
 use crate::sd::ops::host::power::exp2;
 use crate::sd::ops::host::product::{columns, rows};

@@ -5,7 +5,8 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::Tensor;
 
-use crate::sd::ops::attention::{AttentionKernel, Inputs, Mask};
+use crate::sd::ops::arguments::{AttentionInputs, Mask};
+use crate::sd::ops::attention::AttentionKernel;
 use crate::sd::ops::host::attention::{self, Extent};
 use crate::sd::ops::host::attention_gradient;
 use crate::sd::ops::libtorch::chunked_attention::Chunked;
@@ -15,8 +16,8 @@ use crate::sd::ops::libtorch::recorded::Recorded;
 impl AttentionKernel for LibTorch {
     type Kept = Kept;
 
-    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Kept) {
-        let Inputs { q, k, v, .. } = &inputs;
+    fn forward(inputs: AttentionInputs<Self>) -> (FloatTensor<Self>, Kept) {
+        let AttentionInputs { q, k, v, .. } = &inputs;
         let Some([q, k, v]) = dense([q, k, v]) else {
             return attend([q, k, v], inputs.heads, inputs.mask);
         };
@@ -28,8 +29,8 @@ impl AttentionKernel for LibTorch {
         (output.clone(), Kept::Sums { output, sums })
     }
 
-    fn gradients(inputs: Inputs<Self>, kept: Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
-        let Inputs { q, k, v, heads, mask } = &inputs;
+    fn gradients(inputs: AttentionInputs<Self>, kept: Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
+        let AttentionInputs { q, k, v, heads, mask } = &inputs;
         match kept {
             Kept::Sums { output, sums } => {
                 let [q, k, v, output, output_gradient] =
@@ -100,7 +101,7 @@ fn dense<const N: usize>(tensors: [&TchTensor; N]) -> Option<[Tensor; N]> {
     tensors.iter().all(|x| memory::is_host(&x.tensor)).then(|| tensors.map(|x| x.tensor.contiguous()))
 }
 
-fn extent(inputs: &Inputs<LibTorch>) -> Extent {
+fn extent(inputs: &AttentionInputs<LibTorch>) -> Extent {
     let sizes =
         |x: &TchTensor| <[i64; 3]>::try_from(x.tensor.size()).expect("attention gets three dimensions").map(|size| size as usize);
     Extent::of(sizes(&inputs.q), sizes(&inputs.k), inputs.heads, inputs.mask)
@@ -132,11 +133,11 @@ mod tests {
         };
         let near = |a: &TchTensor, b: &TchTensor| assert!(f64::try_from((&a.tensor - &b.tensor).abs().max()).unwrap() < 1e-5);
         for mask in [Mask::Open, Mask::Causal] {
-            let inputs = || Inputs { q: random(1, 7), k: random(2, 7), v: random(3, 7), heads: 3, mask };
+            let inputs = || AttentionInputs { q: random(1, 7), k: random(2, 7), v: random(3, 7), heads: 3, mask };
             let (output, kept) = LibTorch::forward(inputs());
             assert!(matches!(kept, Kept::Sums { .. }));
             let gradients = LibTorch::gradients(inputs(), kept, random(4, 7));
-            let Inputs { q, k, v, heads, mask } = inputs();
+            let AttentionInputs { q, k, v, heads, mask } = inputs();
             let (by_kernel, recorded) = attend([&q, &k, &v], heads, mask);
             assert!(matches!(recorded, Kept::Recorded { .. }), "libtorch has a kernel for the processor");
             near(&output, &by_kernel);

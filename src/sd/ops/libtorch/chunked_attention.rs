@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::sd::ops::attention::Mask;
+use crate::sd::ops::arguments::Mask;
 
 /// Bytes of the scores of a block: small beside the weights, large enough to keep a card at work.
 const BUDGET: i64 = 128 << 20;

@@ -5,7 +5,8 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::Tensor;
 
-use crate::sd::ops::group_norm::{GroupNormKernel, Groups, Remembered, Then};
+use crate::sd::ops::arguments::{Groups, Then};
+use crate::sd::ops::group_norm::{GroupNormKernel, Remembered};
 use crate::sd::ops::libtorch::recompute;
 
 impl GroupNormKernel for LibTorch {
