@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 
 use crate::sd::ops::arguments::Activation;
 use crate::sd::ops::derivative::{Derivative, record};
+use crate::sd::ops::generic;
 
 /// Applies `activation` to each element of `x`.
 pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
@@ -18,9 +19,15 @@ pub(crate) trait ActivationRoute: Backend {
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait ActivationKernel: Backend {
-    fn forward(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
-    fn gradient(x: FloatTensor<Self>, activation: Activation, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn forward(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        generic::activation::forward::<Self>(x, activation)
+    }
+
+    fn gradient(x: FloatTensor<Self>, activation: Activation, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::activation::gradient::<Self>(x, activation, output_gradient)
+    }
 }
 
 for_each_backend! {

@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 use crate::sd::ops::arguments::{AttentionInputs, Mask};
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
+use crate::sd::ops::generic;
 
 /// `softmax(q · kᵀ / √width) · v` for each head.
 ///
@@ -29,14 +30,24 @@ pub(crate) trait AttentionRoute: Backend {
     -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait AttentionKernel: Backend {
     /// What the backward pass takes from the forward one beside the inputs.
     type Kept: Clone + Debug + Send + 'static;
 
-    fn forward(inputs: AttentionInputs<Self>) -> (FloatTensor<Self>, Self::Kept);
+    /// The output, and what is kept; `None` if the backward pass computes the scores again.
+    fn forward(inputs: AttentionInputs<Self>) -> (FloatTensor<Self>, Option<Self::Kept>) {
+        (generic::attention::forward(inputs), None)
+    }
 
     /// Gradients of `q`, `k` and `v`.
-    fn gradients(inputs: AttentionInputs<Self>, kept: Self::Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
+    fn gradients(
+        inputs: AttentionInputs<Self>,
+        _kept: Option<Self::Kept>,
+        output_gradient: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        generic::attention::gradients(inputs, output_gradient)
+    }
 }
 
 for_each_backend! {
@@ -71,7 +82,7 @@ impl<B: AttentionKernel, C: CheckpointStrategy> AttentionRoute for Autodiff<B, C
 #[derive(Clone, Debug)]
 struct Remembered<B: AttentionKernel> {
     inputs: AttentionInputs<B>,
-    kept: B::Kept,
+    kept: Option<B::Kept>,
 }
 
 impl<B: AttentionKernel> Derivative<B, 3> for Remembered<B> {

@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use crate::sd::ops::arguments::Placement;
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
+use crate::sd::ops::generic;
 
 /// A frozen kernel, laid out for the operation.
 #[derive(Debug)]
@@ -51,16 +52,21 @@ pub(crate) trait ConvolutionRoute: Backend {
     ) -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait ConvolutionKernel: Backend {
     /// A kernel `[out_channels, in_channels, size, size]` in the order of this backend.
-    fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::conv2d::lay_out::<Self>(weight)
+    }
 
     fn forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         placement: Placement,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        generic::conv2d::forward::<Self>(x, weight, bias, placement)
+    }
 
     /// The gradient of the input, whose pictures are `input_size` high and wide. `weight` is what [`Self::lay_out`] gave.
     fn gradient(
@@ -68,7 +74,9 @@ pub(crate) trait ConvolutionKernel: Backend {
         weight: FloatTensor<Self>,
         placement: Placement,
         input_size: [usize; 2],
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        generic::conv2d::gradient::<Self>(output_gradient, weight, placement, input_size)
+    }
 }
 
 for_each_backend! {

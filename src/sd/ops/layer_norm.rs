@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
+use crate::sd::ops::generic;
 
 /// Brings each row to mean 0 and variance 1, then scales and shifts it. Statistics are taken in f32 or better.
 ///
@@ -23,14 +24,20 @@ pub(crate) trait LayerNormRoute: Backend {
     fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait LayerNormKernel: Backend {
-    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;
+    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        generic::layer_norm::forward::<Self>(x, weight, bias, epsilon)
+    }
+
     fn gradient(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         epsilon: f64,
         output_gradient: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        generic::layer_norm::gradient::<Self>(x, weight, epsilon, output_gradient)
+    }
 }
 
 for_each_backend! {

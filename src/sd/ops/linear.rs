@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use crate::sd::ops::arguments::{Bias, Factors, RememberedAdapted};
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
+use crate::sd::ops::generic;
 
 /// `x · weightᵀ + bias`.
 ///
@@ -54,11 +55,16 @@ pub(crate) trait LinearRoute: Backend {
     ) -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait LinearKernel: Backend {
-    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self>;
+    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {
+        generic::linear::forward(x, weight, bias)
+    }
 
     /// The gradient of `x`.
-    fn gradient(weight: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn gradient(weight: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::linear::gradient::<Self>(weight, output_gradient)
+    }
 
     /// The output and `x · downᵀ`.
     fn adapted_forward(
@@ -66,14 +72,18 @@ pub(crate) trait LinearKernel: Backend {
         weight: FloatTensor<Self>,
         bias: Bias<Self>,
         factors: Factors<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        generic::linear::adapted_forward(x, weight, bias, factors)
+    }
 
     /// Gradients of `x` (if wanted), `down` and `up`.
     fn adapted_gradients(
         inputs: RememberedAdapted<Self>,
         output_gradient: FloatTensor<Self>,
         wanted: [bool; 3],
-    ) -> [Option<FloatTensor<Self>>; 3];
+    ) -> [Option<FloatTensor<Self>>; 3] {
+        generic::linear::adapted_gradients(inputs, output_gradient, wanted)
+    }
 }
 
 for_each_backend! {

@@ -19,17 +19,18 @@ pub(crate) struct Kept {
 impl AttentionKernel for Flex {
     type Kept = Kept;
 
-    fn forward(inputs: AttentionInputs<Flex>) -> (FlexTensor, Kept) {
+    fn forward(inputs: AttentionInputs<Flex>) -> (FlexTensor, Option<Kept>) {
         let extent = extent(&inputs);
         let AttentionInputs { q, k, v, .. } = inputs;
         let (q, k, v) = (dense(q), dense(k), dense(v));
         let mut output = vec![0.0; values(&q).len()];
         let sums = attention::forward(values(&q), values(&k), values(&v), &mut output, extent);
         let output = from_values(output, dims(&q).to_vec());
-        (output.clone(), Kept { output, sums })
+        (output.clone(), Some(Kept { output, sums }))
     }
 
-    fn gradients(inputs: AttentionInputs<Flex>, kept: Kept, output_gradient: FlexTensor) -> [FlexTensor; 3] {
+    fn gradients(inputs: AttentionInputs<Flex>, kept: Option<Kept>, output_gradient: FlexTensor) -> [FlexTensor; 3] {
+        let kept = kept.expect("the forward pass keeps output and sums");
         let extent = extent(&inputs);
         let AttentionInputs { q, k, v, .. } = inputs;
         let (q, k, v, output_gradient) = (dense(q), dense(k), dense(v), dense(output_gradient));

@@ -58,7 +58,13 @@ impl GroupNormKernel for Flex {
     /// `[batch, 2, groups]`: means and inverse deviations.
     type Statistics = FlexTensor;
 
-    fn forward(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, groups: Groups, then: Then) -> (FlexTensor, FlexTensor) {
+    fn forward(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        groups: Groups,
+        then: Then,
+    ) -> (FlexTensor, Option<FlexTensor>) {
         let (x, weight, bias) = (dense(x), dense(weight), dense(bias));
         let extent = Extent::of(&x);
         let (input, weight, bias) = (values(&x), values(&weight), values(&bias));
@@ -87,14 +93,15 @@ impl GroupNormKernel for Flex {
                 apply(picture, &input[picture * picture_size..][..picture_size], output);
             });
         }
-        (from_values(output, dims(&x).to_vec()), from_values(statistics, [extent.pictures, 2, groups.count]))
+        (from_values(output, dims(&x).to_vec()), Some(from_values(statistics, [extent.pictures, 2, groups.count])))
     }
 
     /// With `n` the normalised values, `z` what SiLU is applied to and `h = weight · slope(z) · output gradient`, over each group:
     /// `(h - mean(h) - n · mean(h · n)) / deviation`.
     fn gradient(inputs: Remembered<Flex>, output_gradient: FlexTensor) -> FlexTensor {
         let (x, weight, bias) = (dense(inputs.x), dense(inputs.weight), dense(inputs.bias));
-        let (statistics, output_gradient) = (dense(inputs.statistics), dense(output_gradient));
+        let statistics = inputs.statistics.expect("the forward pass keeps the statistics");
+        let (statistics, output_gradient) = (dense(statistics), dense(output_gradient));
         let groups = inputs.groups.count;
         let extent = Extent::of(&x);
         let (channels, blocks, picture_size) = (extent.channels, extent.blocks(), extent.pixels * extent.channels);

@@ -19,13 +19,13 @@ impl GroupNormKernel for LibTorch {
         bias: FloatTensor<Self>,
         groups: Groups,
         then: Then,
-    ) -> (FloatTensor<Self>, ()) {
+    ) -> (FloatTensor<Self>, Option<()>) {
         let mut output = normalise(&x.tensor, &weight.tensor, &bias.tensor, groups);
         match then {
             Then::Nothing => {}
             Then::Silu => drop(output.silu_()),
         }
-        (TchTensor::new(output), ())
+        (TchTensor::new(output), None)
     }
 
     fn gradient(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
