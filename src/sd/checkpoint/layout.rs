@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::sd::checkpoint::carry::scale_of;
-use crate::sd::checkpoint::keys::{Key, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
+use crate::sd::checkpoint::key::{Key, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
 use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::tensor::TensorInfo;
 

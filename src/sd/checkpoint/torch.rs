@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::sd::checkpoint::model_file::{Contents, Section, Storage};
+use crate::sd::checkpoint::contents::{Contents, Section, Storage};
 use crate::sd::checkpoint::pickle::{Object, Pickle};
 use crate::sd::checkpoint::torch::collect::collect;
 use crate::sd::checkpoint::zip_members;

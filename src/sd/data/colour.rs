@@ -10,8 +10,9 @@ use std::sync::LazyLock;
 use anyhow::{Context as _, bail, ensure};
 use moxcms::{ColorProfile, DataColorSpace, ParsingOptions, ProfileVersion, ToneReprCurve};
 
+use crate::sd::data::colour_curves::along;
 use crate::sd::data::colour_grid::Grid;
-use crate::sd::data::colour_tables::ColourTables;
+use crate::sd::data::colour_tables::{ColourTables, D50};
 
 /// The most bytes of a profile. Those of printing presses have two or three million.
 pub const MOST_PROFILE_BYTES: usize = 8 << 20;
@@ -204,9 +205,6 @@ impl Conversion {
     }
 }
 
-/// White of the space between profiles, ICC.1's D50.
-pub(super) const D50: [f64; 3] = [0.9642, 1.0, 0.8249];
-
 /// The colour that becomes black, as parts of white's XYZ.
 struct Black([f64; 3]);
 
@@ -257,62 +255,4 @@ fn linearised(curve: &ToneReprCurve) -> anyhow::Result<[f64; 256]> {
         *value = along(curve, number as f64 / 255.0)?.clamp(0.0, 1.0);
     }
     Ok(table)
-}
-
-/// A curve of a profile at `x`, 0 to 1; ICC.1, curveType and parametricCurveType.
-pub(super) fn along(curve: &ToneReprCurve, x: f64) -> anyhow::Result<f64> {
-    let y = match curve {
-        ToneReprCurve::Lut(values) => match values.as_slice() {
-            [] => x,
-            // A gamma of 8 whole bits and 8 behind the point.
-            [gamma] => x.powf(f64::from(*gamma) / 256.0),
-            values => between(values, x),
-        },
-        ToneReprCurve::Parametric(numbers) => {
-            let numbers: Vec<f64> = numbers.iter().map(|number| f64::from(*number)).collect();
-            let power = |a: f64, b: f64, g: f64| (a * x + b).max(0.0).powf(g);
-            match *numbers.as_slice() {
-                [g] => x.max(0.0).powf(g),
-                [g, a, b] => {
-                    if a * x + b >= 0.0 {
-                        power(a, b, g)
-                    } else {
-                        0.0
-                    }
-                }
-                [g, a, b, c] => {
-                    if a * x + b >= 0.0 {
-                        power(a, b, g) + c
-                    } else {
-                        c
-                    }
-                }
-                [g, a, b, c, d] => {
-                    if x >= d {
-                        power(a, b, g)
-                    } else {
-                        c * x
-                    }
-                }
-                [g, a, b, c, d, e, f] => {
-                    if x >= d {
-                        power(a, b, g) + e
-                    } else {
-                        c * x + f
-                    }
-                }
-                _ => bail!("a curve of it has {} numbers", numbers.len()),
-            }
-        }
-    };
-    ensure!(y.is_finite(), "a curve of it leaves the numbers");
-    Ok(y)
-}
-
-/// A table of 16-bit values at `x`, 0 to 1, with a straight line between neighbours.
-pub(super) fn between(values: &[u16], x: f64) -> f64 {
-    let place = x.clamp(0.0, 1.0) * (values.len() - 1) as f64;
-    let at = place as usize;
-    let (low, high) = (f64::from(values[at]), f64::from(values[(at + 1).min(values.len() - 1)]));
-    (low + (high - low) * (place - at as f64)) / 65_535.0
 }

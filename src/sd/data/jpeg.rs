@@ -11,8 +11,9 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
 use crate::sd::data::colour::{Conversion, Numbers};
-use crate::sd::data::decode::{Colours, Named, check_size, check_working, to_srgb};
+use crate::sd::data::decode_limits::{check_size, check_working};
 use crate::sd::data::exif::names_adobe_rgb;
+use crate::sd::data::named_colours::{Colours, Named, to_srgb};
 
 /// No whole JPEG has more pixels for each of its bytes: six blocks with a bit each make a group.
 const MOST_PIXELS_A_BYTE: usize = 512;
