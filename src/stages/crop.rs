@@ -16,8 +16,8 @@ use crate::engine::syntax::diagnostic::{Diagnostics, nearest};
 use crate::engine::syntax::tree::{Node, Value};
 use crate::sd::data::crop::{self, Aspect, DrawnBox};
 use crate::sd::data::decode::Background;
-use crate::sd::data::{crop_boxes, encode};
-use crate::stages::photo_use;
+use crate::sd::data::encode;
+use crate::stages::{crop_boxes, photo_use};
 use crate::{choice, params};
 
 pub struct CropKind;

@@ -1,6 +1,7 @@
 //! The stage kinds. Each file is one kind: its params, what it reads and writes, and the calls into the domain that do the work.
 
 pub mod crop;
+pub mod crop_boxes;
 pub mod photo_use;
 pub mod resize;
 

@@ -16,7 +16,6 @@ pub mod png_text;
 
 pub mod buckets;
 pub mod crop;
-pub mod crop_boxes;
 pub mod resize;
 
 pub mod captions;
