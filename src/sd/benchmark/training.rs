@@ -16,7 +16,7 @@ use crate::sd::training::batches::Batches;
 use crate::sd::training::denoising::{Denoising, Example};
 use crate::sd::training::learning_rate::{LearningRate, Schedule};
 use crate::sd::training::memory_plan::{Load, MemoryPlan};
-use crate::sd::training::run::{Checkpoint, Observer, Settings, StepReport, Wish, train};
+use crate::sd::training::run::{Checkpoint, Observer, Request, Settings, StepReport, train};
 use crate::sd::training::state::StateFolder;
 
 /// Which modules carry an adapter.
@@ -114,8 +114,8 @@ struct Clock {
 }
 
 impl Observer for Clock {
-    fn wish(&mut self) -> Wish {
-        Wish::GoOn
+    fn request(&mut self) -> Request {
+        Request::GoOn
     }
 
     fn step(&mut self, report: &StepReport) {
@@ -132,7 +132,7 @@ impl Observer for Clock {
         false
     }
 
-    fn again(&mut self, _: &Checkpoint, _: &str) -> Result<()> {
+    fn republish(&mut self, _: &Checkpoint, _: &str) -> Result<()> {
         Ok(())
     }
 }

@@ -30,9 +30,9 @@ const TO_LINEAR_SRGB: [[f64; 3]; 3] = [
 /// Perceptual black of version 4, ICC.1's reference medium, as parts of white's XYZ.
 const PERCEPTUAL_BLACK: [f64; 3] = [0.003_473_1; 3];
 
-/// The kinds of numbers that a pixel has before its profile is applied.
+/// What the channels of a pixel are before its profile is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Numbers {
+pub enum ColourModel {
     /// One, given as three equal ones.
     Grey,
     Rgb,
@@ -54,11 +54,11 @@ pub enum Conversion {
 }
 
 impl Conversion {
-    /// Of a picture with `numbers` whose file holds `profile`.
+    /// Of a picture of `model` whose file holds `profile`.
     ///
     /// # Errors
     /// If the profile is damaged, or is one for other numbers.
-    pub fn of(profile: &[u8], numbers: Numbers) -> anyhow::Result<Self> {
+    pub fn of(profile: &[u8], model: ColourModel) -> anyhow::Result<Self> {
         ensure!(
             profile.len() <= MOST_PROFILE_BYTES,
             "it has {} MB; at most {} are read",
@@ -68,16 +68,16 @@ impl Conversion {
         let options = ParsingOptions { max_profile_size: MOST_PROFILE_BYTES + 1, ..ParsingOptions::default() };
         let profile = ColorProfile::new_from_slice_with_options(profile, options).context("it is damaged")?;
         let fits = match profile.color_space {
-            DataColorSpace::Rgb => numbers != Numbers::Cmyk,
-            DataColorSpace::Gray => numbers == Numbers::Grey,
-            DataColorSpace::Cmyk => numbers == Numbers::Cmyk,
+            DataColorSpace::Rgb => model != ColourModel::Cmyk,
+            DataColorSpace::Gray => model == ColourModel::Grey,
+            DataColorSpace::Cmyk => model == ColourModel::Cmyk,
             _ => false,
         };
         ensure!(fits, "it is one for {:?}, and the picture has other numbers", profile.color_space);
         let conversion = match &profile.lut_a_to_b_perceptual {
             Some(tables) => {
                 let is_of_version_4 = profile.version() >= ProfileVersion::V4_0;
-                let tables = ColourTables::of(tables, profile.pcs, numbers == Numbers::Cmyk)?;
+                let tables = ColourTables::of(tables, profile.pcs, model == ColourModel::Cmyk)?;
                 Self::of_tables(&tables, is_of_version_4.then_some(PERCEPTUAL_BLACK))
             }
             None if profile.color_space == DataColorSpace::Gray => {
@@ -87,7 +87,7 @@ impl Conversion {
             }
             None => Self::of_primaries(&profile)?,
         };
-        Ok(if numbers != Numbers::Cmyk && conversion.changes_nothing() { Self::None } else { conversion })
+        Ok(if model != ColourModel::Cmyk && conversion.changes_nothing() { Self::None } else { conversion })
     }
 
     /// Adobe RGB (1998), which many cameras name without enclosing it.

@@ -26,7 +26,7 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageError, Limits, RgbImage};
 
 use crate::engine::inputs::picture_files::{Kind, MOST_BYTES, READ};
-use crate::sd::data::colour::Numbers;
+use crate::sd::data::colour::ColourModel;
 use crate::sd::data::decode_limits::{MOST_BESIDE, MOST_WORKING, beside, check_size, check_working};
 use crate::sd::data::named_colours::{Colours, Named, to_srgb};
 use crate::sd::data::png_in::to_8_bits;
@@ -172,13 +172,13 @@ fn finish(stored: DynamicImage, orientation: Orientation, named: Named, backgrou
         DynamicImage::ImageLumaA16(picture) => picture.pixels().any(|pixel| pixel[1] < u16::MAX),
         _ => false,
     };
-    let numbers = if stored.color().has_color() { Numbers::Rgb } else { Numbers::Grey };
+    let model = if stored.color().has_color() { ColourModel::Rgb } else { ColourModel::Grey };
     let behind = match background {
         Background::Colour(behind) => was_transparent.then(|| (opacity(&stored), behind)),
         Background::Stored => None,
     };
     let mut picture = stored.into_rgb8();
-    let colours = to_srgb(&mut picture, numbers, named);
+    let colours = to_srgb(&mut picture, model, named);
     if let Some((opacity, behind)) = behind {
         for (pixel, opacity) in picture.pixels_mut().zip(opacity) {
             pixel.0 = [0, 1, 2].map(|channel| laid_over(pixel.0[channel], behind[channel], opacity));

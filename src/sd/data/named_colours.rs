@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 
-use crate::sd::data::colour::{Conversion, Numbers};
+use crate::sd::data::colour::{ColourModel, Conversion};
 
 /// What a file says of its colours.
 #[derive(Debug)]
@@ -27,13 +27,13 @@ pub enum Colours {
 }
 
 /// Brings a picture of RGB or grey numbers to sRGB.
-pub(super) fn to_srgb(picture: &mut RgbImage, numbers: Numbers, named: Named) -> Colours {
+pub(super) fn to_srgb(picture: &mut RgbImage, model: ColourModel, named: Named) -> Colours {
     let conversion = match named {
         Named::Nothing => return Colours::Srgb,
         Named::Unreadable(why) => return Colours::NotUnderstood(why),
         Named::AdobeRgb => Conversion::of_adobe_rgb(),
         Named::DisplayP3 => Conversion::of_display_p3(),
-        Named::Profile(profile) => match Conversion::of(&profile, numbers) {
+        Named::Profile(profile) => match Conversion::of(&profile, model) {
             Ok(conversion) => conversion,
             Err(error) => return Colours::NotUnderstood(format!("{error:#}")),
         },

@@ -43,8 +43,8 @@ impl ResnetBlock {
         self.norm1.channels()
     }
 
-    /// Numbers for each pixel that a gradient through it needs: what goes into the two norms.
-    pub fn kept(&self) -> usize {
+    /// Elements for each pixel that are saved for the backward pass: what goes into the two norms.
+    pub fn saved_activations(&self) -> usize {
         self.norm1.channels() + self.norm2.channels()
     }
 

@@ -64,18 +64,18 @@ pub trait Objective {
 /// Whoever runs the training.
 pub trait Observer {
     /// Asked between two steps.
-    fn wish(&mut self) -> Wish;
+    fn request(&mut self) -> Request;
 
     fn step(&mut self, report: &StepReport);
 
-    /// Makes a checkpoint durable. The note comes back through `again` if the training is taken up later.
+    /// Makes a checkpoint durable. [`Self::republish`] is called with the note when the training resumes.
     fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &LoraNetwork) -> Result<String>;
 
     /// Whether a checkpoint of an earlier run still exists.
     fn exists(&self, note: &str) -> bool;
 
-    /// Makes known a checkpoint of an earlier run.
-    fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()>;
+    /// Makes a checkpoint of an earlier run known to this one.
+    fn republish(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()>;
 
     /// The time, from any moment on that stays the same.
     fn now(&self) -> Duration {
@@ -84,8 +84,9 @@ pub trait Observer {
     }
 }
 
+/// What the user requests of a running training. The engine has the same four words of its own (`engine/kind/stage`): training knows no pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum Request {
     GoOn,
     SaveNow,
     /// End with what there is.
@@ -98,7 +99,7 @@ pub enum Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     Finished,
-    /// By wish, after that many epochs in full.
+    /// On request, after that many epochs in full.
     Stopped {
         epoch: u64,
     },
@@ -196,23 +197,23 @@ pub fn train(
 
     while training.state.seen < total {
         let started = observer.now();
-        // 1. what the user wants
-        match observer.wish() {
-            Wish::GoOn => {}
-            Wish::SaveNow => {
+        // 1. what is requested
+        match observer.request() {
+            Request::GoOn => {}
+            Request::SaveNow => {
                 if training.state.seen > 0 {
                     training.publish(settings, &mut saver, observer)?;
                     saved = observer.now();
                 }
             }
-            Wish::Stop => {
+            Request::Stop => {
                 if training.state.seen > 0 {
                     training.publish(settings, &mut saver, observer)?;
                 }
                 saver.finish()?;
                 return training.stop(settings);
             }
-            Wish::Interrupt => {
+            Request::Interrupt => {
                 saver.begin(training.snapshot())?;
                 saver.finish()?;
                 return Ok(Ending::Interrupted);
@@ -279,7 +280,7 @@ impl Training {
         // A state may come from a device that computes in another type.
         state.loss_scale = settings.scales_loss.then(|| state.loss_scale.unwrap_or_default());
         for checkpoint in passed(&state) {
-            observer.again(&checkpoint, &state.notes[&checkpoint.name])?;
+            observer.republish(&checkpoint, &state.notes[&checkpoint.name])?;
         }
         let factors = std::mem::take(&mut state.factors);
         Ok(Self { state, network: LoraNetwork { factors, ..network } })
