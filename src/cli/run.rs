@@ -30,8 +30,9 @@ use crate::engine::out::folder::out_folder;
 use crate::engine::run::control::Wishes;
 use crate::engine::run::events::StageState;
 use crate::engine::run::noop::{self, Footing, Hearing, Repeated};
+use crate::engine::run::run_context::RunOptions;
 use crate::engine::run::run_record::RunRecord;
-use crate::engine::run::schedule::{self, RunOptions};
+use crate::engine::run::schedule;
 use crate::engine::syntax::diagnostic::Diagnostics;
 
 /// What a shell reports of a program that Ctrl-C ended.

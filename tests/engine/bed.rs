@@ -21,8 +21,9 @@ use loramill::engine::kind::stage::{StageKind, Worth};
 use loramill::engine::lock_file::LockFile;
 use loramill::engine::run::control::Wishes;
 use loramill::engine::run::events::{Event, Observer};
+use loramill::engine::run::run_context::RunOptions;
 use loramill::engine::run::run_record::RunRecord;
-use loramill::engine::run::schedule::{self, RunOptions};
+use loramill::engine::run::schedule;
 
 use crate::cli::git;
 use crate::engine::kinds::KINDS;

@@ -11,7 +11,7 @@ use loramill::engine::run::caption_edits::TextDesk;
 use loramill::engine::run::control::Wishes;
 use loramill::engine::run::events::{Silent, StageState};
 use loramill::engine::run::on_demand::Directed;
-use loramill::engine::run::schedule::RunOptions;
+use loramill::engine::run::run_context::RunOptions;
 
 use crate::engine::bed::Bed;
 

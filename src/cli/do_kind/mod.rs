@@ -24,7 +24,8 @@ use crate::engine::kind::item::Item;
 use crate::engine::kind::item_set;
 use crate::engine::lock_file::LockFile;
 use crate::engine::run::control::Wishes;
-use crate::engine::run::schedule::{self, RunOptions};
+use crate::engine::run::run_context::RunOptions;
+use crate::engine::run::schedule;
 use crate::engine::syntax::diagnostic::nearest;
 use crate::stages::KINDS;
 

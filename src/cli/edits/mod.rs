@@ -21,7 +21,7 @@ use crate::engine::graph::selection::Selection;
 use crate::engine::run::caption_edits::TextDesk;
 use crate::engine::run::control::Wishes;
 use crate::engine::run::on_demand::Directed;
-use crate::engine::run::schedule::RunOptions;
+use crate::engine::run::run_context::RunOptions;
 use crate::engine::syntax::diagnostic::nearest;
 
 /// Show what people wrote over the machine's texts, and decide about it

@@ -34,7 +34,7 @@ use crate::engine::decide::texts::TakenTexts;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
 use crate::engine::run::control::Wishes;
-use crate::engine::run::schedule::RunOptions;
+use crate::engine::run::run_context::RunOptions;
 
 /// Of more files only the number is told.
 const LISTED: usize = 5;

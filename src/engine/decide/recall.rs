@@ -7,10 +7,12 @@ use anyhow::Result;
 
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::manifest::KeyHash;
-use crate::engine::decide::decision::{Decision, Grounds, KeyedWork, Verdict, WorkState, Works};
+use crate::engine::decide::decision::decide;
 use crate::engine::decide::keys::render_work;
 use crate::engine::decide::reason::Reason;
-use crate::engine::decide::taken::Taken;
+use crate::engine::decide::taken::{Taken, resolve};
+use crate::engine::decide::verdict::{Decision, ItemPlan, KeyedWork, Verdict, WorkState};
+use crate::engine::decide::view::View;
 use crate::engine::graph::pipeline::{LoadedStage, Producer};
 use crate::engine::graph::selection::Ask;
 use crate::engine::kind::item::{Artifact, Item};
@@ -50,151 +52,149 @@ impl Recall {
 /// Sees what each producer gives.
 pub(crate) type Give<'g> = dyn Fn(Producer) -> Given + 'g;
 
-impl<'a> Grounds<'a> {
-    /// Whether the contents can be read, or nobody knows them yet.
-    fn is_at_hand(&self, artifact: &Artifact) -> bool {
-        let digest = &artifact.digest;
-        let intake = self.files.intake();
-        intake.places.contains_key(digest)
-            || intake.absent.contains_key(digest)
-            || self.unknown.contains(digest)
-            || self.cache.contains(digest, artifact.size)
-    }
+/// Whether the contents can be read, or nobody knows them yet.
+fn is_at_hand(view: &View<'_>, artifact: &Artifact) -> bool {
+    let digest = &artifact.digest;
+    let intake = view.files.intake();
+    intake.places.contains_key(digest)
+        || intake.absent.contains_key(digest)
+        || view.unknown.contains(digest)
+        || view.cache.contains(digest, artifact.size)
+}
 
-    /// What to bring back so that the stage at `reader` can read `needed`, each stage after those it needs itself. What no stage made
-    /// that does not keep its outputs is left alone. `distrusted`: what `out/` only seems to show.
-    pub(crate) fn recall(
-        &self,
-        reader: usize,
-        needed: impl IntoIterator<Item = Artifact>,
-        give: &Give<'_>,
-        distrusted: &HashSet<Digest>,
-    ) -> Result<Vec<Recall>> {
-        let mut missing: HashMap<Digest, usize> = HashMap::new();
-        let lacks = |artifact: &Artifact| !self.is_at_hand(artifact);
-        missing.extend(needed.into_iter().filter(lacks).map(|artifact| (artifact.digest, reader)));
-        let mut recalls = Vec::new();
-        // From the reader upwards: what a stage needs to make its outputs again comes from stages before it.
-        for index in self.pipeline.needed([reader]).into_iter().rev().filter(|&index| index != reader) {
-            let stage = &self.pipeline.stages[index];
-            if missing.is_empty() || stage.keep {
-                continue;
-            }
-            let items = match give(Producer::Stage(index)) {
-                Given::Whole(tree) => tree.shared(self.cache)?,
-                Given::Part(items) => items,
-                Given::Nothing => continue,
-            };
-            let mut recall = Recall { stage: index, reader, from_out: Vec::new(), items: Vec::new(), works: Vec::new() };
-            let mut files = None;
-            for item in items.iter() {
-                let mut is_needed = false;
-                for artifact in stage.kind.writes().iter().filter_map(|field| item.fields.get(*field)) {
-                    let Some(needs_it) = missing.remove(&artifact.digest) else { continue };
-                    recall.reader = needs_it;
-                    let files = files.get_or_insert_with(|| self.files_of(index));
-                    match files.get(&artifact.digest).filter(|_| !distrusted.contains(&artifact.digest)) {
-                        Some(file) => recall.from_out.push((artifact.clone(), file.clone())),
-                        None => is_needed = true,
-                    }
-                }
-                if is_needed {
-                    recall.items.push(item.clone());
-                }
-            }
-            if !recall.items.is_empty() {
-                let (works, needed) = self.remaking(index, &recall.items, give)?;
-                recall.works = works;
-                missing.extend(needed.into_iter().filter(lacks).map(|artifact| (artifact.digest, index)));
-            }
-            if !recall.items.is_empty() || !recall.from_out.is_empty() {
-                recalls.push(recall);
-            }
+/// What to bring back so that the stage at `reader` can read `needed`, each stage after those it needs itself. What no stage made
+/// that does not keep its outputs is left alone. `distrusted`: what `out/` only seems to show.
+pub(crate) fn recall(
+    view: &View<'_>,
+    reader: usize,
+    needed: impl IntoIterator<Item = Artifact>,
+    give: &Give<'_>,
+    distrusted: &HashSet<Digest>,
+) -> Result<Vec<Recall>> {
+    let mut missing: HashMap<Digest, usize> = HashMap::new();
+    let lacks = |artifact: &Artifact| !is_at_hand(view, artifact);
+    missing.extend(needed.into_iter().filter(lacks).map(|artifact| (artifact.digest, reader)));
+    let mut recalls = Vec::new();
+    // From the reader upwards: what a stage needs to make its outputs again comes from stages before it.
+    for index in view.pipeline.needed([reader]).into_iter().rev().filter(|&index| index != reader) {
+        let stage = &view.pipeline.stages[index];
+        if missing.is_empty() || stage.keep {
+            continue;
         }
-        recalls.reverse();
-        Ok(recalls)
-    }
-
-    /// What to bring back so that the stage at `reader` can read all that it takes.
-    pub(crate) fn recall_all(&self, reader: usize, give: &Give<'_>) -> Result<Vec<Recall>> {
-        let mut needed = Vec::new();
-        for edge in &self.pipeline.stages[reader].edges {
-            let items = match give(edge.from) {
-                Given::Whole(tree) => tree.shared(self.cache)?,
-                Given::Part(items) => items,
-                Given::Nothing => continue,
-            };
-            let read = items.iter().flat_map(|item| edge.reads.reads.iter().filter_map(|field| item.fields.get(*field)));
-            needed.extend(read.cloned());
-        }
-        self.recall(reader, needed, give, &HashSet::new())
-    }
-
-    fn files_of(&self, index: usize) -> BTreeMap<Digest, Shown> {
-        shown::of_stage(self.pipeline, self.cache, index).into_iter().map(|file| (file.digest, file)).collect()
-    }
-
-    /// The pieces of work that made `items`, and what it takes to do them again.
-    fn remaking(&self, index: usize, items: &[Item], give: &Give<'_>) -> Result<(Vec<KeyedWork>, Vec<Artifact>)> {
-        let stage = &self.pipeline.stages[index];
-        let decision = self.decide(index, give, Ask::Complete)?;
-        if let Form::Whole(_) = stage.stage.form() {
-            return Ok((Vec::new(), self.read_by(&decision.taken)?));
-        }
-        match self.works_of(stage, &decision, items) {
-            Ok(works) => {
-                let needed = works.iter().flat_map(|keyed| keyed.work.inputs.values().cloned()).collect();
-                Ok((works, needed))
-            }
-            // A stage that reads its inputs to know its works cannot do so before they are here.
-            Err(error) => match self.read_by(&decision.taken)? {
-                needed if needed.iter().all(|artifact| self.is_at_hand(artifact)) => Err(error),
-                needed => Ok((Vec::new(), needed)),
-            },
-        }
-    }
-
-    /// The pieces of work of an item stage that made `items`, to be done again.
-    pub(crate) fn works_of(&self, stage: &LoadedStage, decision: &Decision<'_>, items: &[Item]) -> Result<Vec<KeyedWork>> {
-        let Form::Items(form) = stage.stage.form() else { return Ok(Vec::new()) };
-        let keys: HashSet<Digest> = items.iter().map(|item| item.key).collect();
-        let works: Vec<Work> = match &decision.verdict {
-            Verdict::Works(works) => works.works.iter().map(|keyed| keyed.work.clone()).collect(),
-            _ => form.expand(&self.resolve(&decision.taken, true)?, self.files)?,
+        let items = match give(Producer::Stage(index)) {
+            Given::Whole(tree) => tree.shared(view.cache)?,
+            Given::Part(items) => items,
+            Given::Nothing => continue,
         };
-        let start = decision.identity.work_hash();
-        let keyed = works.into_iter().map(|work| {
-            let mut hash: KeyHash = start.clone();
-            render_work(&work, &mut hash);
-            KeyedWork { key: hash.key(), work, state: WorkState::Dirty }
-        });
-        Ok(keyed.filter(|keyed| keys.contains(&keyed.key)).collect())
-    }
-
-    /// All that a stage reads of what it takes.
-    pub(crate) fn read_by(&self, taken: &[Taken<'_>]) -> Result<Vec<Artifact>> {
-        let mut read = Vec::new();
-        for taken in taken {
-            let fields = |item: &'_ Item| -> Vec<Artifact> {
-                taken.edge.reads.reads.iter().filter_map(|field| item.fields.get(*field).cloned()).collect()
-            };
-            read.extend(taken.tree.items(self.cache)?.iter().flat_map(fields));
+        let mut recall = Recall { stage: index, reader, from_out: Vec::new(), items: Vec::new(), works: Vec::new() };
+        let mut files = None;
+        for item in items.iter() {
+            let mut is_needed = false;
+            for artifact in stage.kind.writes().iter().filter_map(|field| item.fields.get(*field)) {
+                let Some(needs_it) = missing.remove(&artifact.digest) else { continue };
+                recall.reader = needs_it;
+                let files = files.get_or_insert_with(|| files_of(view, index));
+                match files.get(&artifact.digest).filter(|_| !distrusted.contains(&artifact.digest)) {
+                    Some(file) => recall.from_out.push((artifact.clone(), file.clone())),
+                    None => is_needed = true,
+                }
+            }
+            if is_needed {
+                recall.items.push(item.clone());
+            }
         }
-        Ok(read)
-    }
-
-    /// What a stage reads that is about to run.
-    pub(crate) fn needed_by(&self, decision: &Decision<'_>) -> Result<Vec<Artifact>> {
-        match &decision.verdict {
-            Verdict::Works(works) => Ok(inputs_of_dirty(works)),
-            Verdict::Whole(whole) if whole.key.is_some() => self.read_by(&decision.taken),
-            _ => Ok(Vec::new()),
+        if !recall.items.is_empty() {
+            let (works, needed) = remaking(view, index, &recall.items, give)?;
+            recall.works = works;
+            missing.extend(needed.into_iter().filter(lacks).map(|artifact| (artifact.digest, index)));
         }
+        if !recall.items.is_empty() || !recall.from_out.is_empty() {
+            recalls.push(recall);
+        }
+    }
+    recalls.reverse();
+    Ok(recalls)
+}
+
+/// What to bring back so that the stage at `reader` can read all that it takes.
+pub(crate) fn recall_all(view: &View<'_>, reader: usize, give: &Give<'_>) -> Result<Vec<Recall>> {
+    let mut needed = Vec::new();
+    for edge in &view.pipeline.stages[reader].edges {
+        let items = match give(edge.from) {
+            Given::Whole(tree) => tree.shared(view.cache)?,
+            Given::Part(items) => items,
+            Given::Nothing => continue,
+        };
+        let read = items.iter().flat_map(|item| edge.reads.reads.iter().filter_map(|field| item.fields.get(*field)));
+        needed.extend(read.cloned());
+    }
+    recall(view, reader, needed, give, &HashSet::new())
+}
+
+fn files_of(view: &View<'_>, index: usize) -> BTreeMap<Digest, Shown> {
+    shown::of_stage(view.pipeline, view.cache, index).into_iter().map(|file| (file.digest, file)).collect()
+}
+
+/// The pieces of work that made `items`, and what it takes to do them again.
+fn remaking(view: &View<'_>, index: usize, items: &[Item], give: &Give<'_>) -> Result<(Vec<KeyedWork>, Vec<Artifact>)> {
+    let stage = &view.pipeline.stages[index];
+    let decision = decide(view, index, give, Ask::Complete)?;
+    if let Form::Whole(_) = stage.stage.form() {
+        return Ok((Vec::new(), read_by(view, &decision.basis.taken)?));
+    }
+    match works_of(view, stage, &decision, items) {
+        Ok(works) => {
+            let needed = works.iter().flat_map(|keyed| keyed.work.inputs.values().cloned()).collect();
+            Ok((works, needed))
+        }
+        // A stage that reads its inputs to know its works cannot do so before they are here.
+        Err(error) => match read_by(view, &decision.basis.taken)? {
+            needed if needed.iter().all(|artifact| is_at_hand(view, artifact)) => Err(error),
+            needed => Ok((Vec::new(), needed)),
+        },
+    }
+}
+
+/// The pieces of work of an item stage that made `items`, to be done again.
+pub(crate) fn works_of(view: &View<'_>, stage: &LoadedStage, decision: &Decision<'_>, items: &[Item]) -> Result<Vec<KeyedWork>> {
+    let Form::Items(form) = stage.stage.form() else { return Ok(Vec::new()) };
+    let keys: HashSet<Digest> = items.iter().map(|item| item.key).collect();
+    let works: Vec<Work> = match &decision.verdict {
+        Verdict::Items(works) => works.works.iter().map(|keyed| keyed.work.clone()).collect(),
+        _ => form.expand(&resolve(view, &decision.basis.taken, true)?, view.files)?,
+    };
+    let start = decision.basis.identity.work_hash();
+    let keyed = works.into_iter().map(|work| {
+        let mut hash: KeyHash = start.clone();
+        render_work(&work, &mut hash);
+        KeyedWork { key: hash.key(), work, state: WorkState::Dirty }
+    });
+    Ok(keyed.filter(|keyed| keys.contains(&keyed.key)).collect())
+}
+
+/// All that a stage reads of what it takes.
+pub(crate) fn read_by(view: &View<'_>, taken: &[Taken<'_>]) -> Result<Vec<Artifact>> {
+    let mut read = Vec::new();
+    for taken in taken {
+        let fields = |item: &'_ Item| -> Vec<Artifact> {
+            taken.edge.reads.reads.iter().filter_map(|field| item.fields.get(*field).cloned()).collect()
+        };
+        read.extend(taken.tree.items(view.cache)?.iter().flat_map(fields));
+    }
+    Ok(read)
+}
+
+/// What a stage reads that is about to run.
+pub(crate) fn needed_by(view: &View<'_>, decision: &Decision<'_>) -> Result<Vec<Artifact>> {
+    match &decision.verdict {
+        Verdict::Items(works) => Ok(inputs_of_dirty(works)),
+        Verdict::Whole(whole) if whole.key.is_some() => read_by(view, &decision.basis.taken),
+        _ => Ok(Vec::new()),
     }
 }
 
 /// What pieces of work read that must run.
-pub(crate) fn inputs_of_dirty(works: &Works) -> Vec<Artifact> {
+pub(crate) fn inputs_of_dirty(works: &ItemPlan<'_>) -> Vec<Artifact> {
     let dirty = works.works.iter().filter(|keyed| keyed.state == WorkState::Dirty);
     dirty.flat_map(|keyed| keyed.work.inputs.values().cloned()).collect()
 }

@@ -12,15 +12,18 @@ use serde_json::{Value, json};
 use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::manifest::Covered;
-use crate::engine::decide::decision::{Decision, Grounds, Verdict, WorkState};
+use crate::engine::decide::changes;
 use crate::engine::decide::intake::Intake;
 use crate::engine::decide::intake::read_inputs;
 use crate::engine::decide::outputs::{edited_item, items_of};
 use crate::engine::decide::plan::{PlannedState, walk};
 use crate::engine::decide::reason::{Reason, changed_params};
 use crate::engine::decide::texts;
+use crate::engine::decide::verdict::{Decision, Verdict, WorkState};
+use crate::engine::decide::view::View;
 use crate::engine::edits::Provenance;
-use crate::engine::explain::causes::{Cause, Causes};
+use crate::engine::explain::cause::Cause;
+use crate::engine::explain::causes::Causes;
 use crate::engine::explain::ledger::{Hint, Ledger, Place};
 use crate::engine::explain::origin::{KnownTexts, Maker, Origin, Tracer};
 use crate::engine::explain::stage_account::{difference, explain};
@@ -277,12 +280,12 @@ impl Desk<'_> {
         let Some(index) = pipeline.position(&output.stage) else { return Ok(Some(Standing::Gone)) };
         let mut causes = Causes::new(pipeline, self.cache);
         let mut seen = None;
-        let mut undecided = walk(pipeline, self.cache, &Selection::of([index]), &mut |at, decision, planned, grounds| {
+        let mut undecided = walk(pipeline, self.cache, &Selection::of([index]), &mut |at, decision, planned, view| {
             let stage = &pipeline.stages[at];
             let reasons = if planned.state == PlannedState::Fresh { &[][..] } else { &planned.reasons };
-            let found = causes.of_stage(stage, decision, reasons, grounds)?;
+            let found = causes.of_stage(stage, decision, reasons, view)?;
             if at == index {
-                seen = Some(stands(stage, output, digest, decision, found, grounds)?);
+                seen = Some(stands(stage, output, digest, decision, found, view)?);
             } else {
                 causes.note(stage, found);
             }
@@ -309,11 +312,11 @@ impl Desk<'_> {
         let mut alike = at_hand.pipeline.stages.iter().enumerate().filter(|(_, stage)| stage.kind.name() == kind);
         let (Some((index, stage)), None) = (alike.next(), alike.next()) else { return Ok(None) };
         let mut differences = Vec::new();
-        walk(at_hand.pipeline, self.cache, &Selection::of([index]), &mut |at, decision, _, grounds| {
+        walk(at_hand.pipeline, self.cache, &Selection::of([index]), &mut |at, decision, _, view| {
             if at != index || matches!(decision.verdict, Verdict::Waits(_)) {
                 return Ok(());
             }
-            let now = grounds.components(stage, &decision.identity, &decision.taken)?;
+            let now = changes::components(view, stage, &decision.basis.identity, &decision.basis.taken)?;
             differences = changed_params(&making.components, &now);
             if matches!(stage.stage.form(), Form::Whole(_)) {
                 let rows = difference(Some(&making.components), Some(&now)).into_iter();
@@ -343,7 +346,7 @@ fn stands(
     digest: &Digest,
     decision: &Decision<'_>,
     causes: Vec<Cause>,
-    grounds: &Grounds<'_>,
+    view: &View<'_>,
 ) -> Result<Stands> {
     let compare = |items: &[Item]| {
         items.iter().find(|item| item.name == output.item).map(|item| {
@@ -353,11 +356,11 @@ fn stands(
     };
     let works = match &decision.verdict {
         Verdict::Fresh { tree, .. } | Verdict::Kept { tree, .. } => {
-            return Ok(compare(tree.items(grounds.cache)?).unwrap_or(Stands::As(Standing::Gone)));
+            return Ok(compare(tree.items(view.cache)?).unwrap_or(Stands::As(Standing::Gone)));
         }
         Verdict::Whole(whole) if whole.key.is_some() => return Ok(Stands::As(Standing::Stale(causes))),
         Verdict::Whole(_) | Verdict::Waits(_) => return Ok(Stands::As(Standing::Undecided(causes))),
-        Verdict::Works(works) => &works.works,
+        Verdict::Items(works) => &works.works,
     };
     let Form::Items(form) = stage.stage.form() else { unreachable!("an item stage has works") };
     for work in works {

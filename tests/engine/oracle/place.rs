@@ -20,7 +20,8 @@ use loramill::engine::run::caption_edits::TextDesk;
 use loramill::engine::run::control::Wishes;
 use loramill::engine::run::events::{Event, Observer, Silent, StageState};
 use loramill::engine::run::on_demand::Directed;
-use loramill::engine::run::schedule::{self, RunOptions};
+use loramill::engine::run::run_context::RunOptions;
+use loramill::engine::run::schedule;
 use walkdir::WalkDir;
 
 use crate::engine::oracle::kinds::{KINDS, LATER_KINDS};
