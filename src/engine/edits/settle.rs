@@ -123,7 +123,9 @@ impl Editing<'_> {
                     }
                     Ok(step)
                 }
-                _ => refused(format!("it is for the mirror of `{item}`, where the machine writes nothing: `drop` puts it away")),
+                Decision::Accept | Decision::Merge(_) | Decision::Prune => {
+                    refused(format!("it is for the mirror of `{item}`, where the machine writes nothing: `drop` puts it away"))
+                }
             };
         }
         let Some(item) = item else {
@@ -135,7 +137,9 @@ impl Editing<'_> {
                     }
                     Ok(step)
                 }
-                _ => refused("its photo is gone: `prune` puts it away".to_string()),
+                Decision::Accept | Decision::Drop | Decision::Merge(_) => {
+                    refused("its photo is gone: `prune` puts it away".to_string())
+                }
             };
         };
         match (decision, text.provenance) {
