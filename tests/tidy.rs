@@ -92,7 +92,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sd", &[]),
     ("sd/random", &[]),
     ("sd/prompt", &[]),
-    ("sd/data", &["engine/kind", "engine/inputs", "engine/syntax"]),
+    ("sd/data", &["engine/inputs"]),
     ("sd/ops", &[]),
     ("sd/device", &[]),
     ("sd/self_test", &["sd/ops", "sd/random", "sd/device"]),

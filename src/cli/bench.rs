@@ -166,7 +166,8 @@ fn computes_in(dtype: DType) -> &'static str {
     match dtype {
         DType::F16 => "fp16",
         DType::BF16 => "bf16",
-        _ => "fp32",
+        DType::F32 => "fp32",
+        other => other.name(),
     }
 }
 

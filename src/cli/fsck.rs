@@ -77,7 +77,10 @@ fn text(cache: &Cache, checkup: &Checkup, derived: &[Derived], depth: Depth) -> 
             (Damage::NoFile | Damage::Notes(_), true) => ": moved to displaced/",
             (Damage::Missing, true) => ": its record is gone too",
             (Damage::Log(_) | Damage::Torn(_) | Damage::Index, true) => ": put right",
-            (_, true) => ": removed",
+            (
+                Damage::Size { .. } | Damage::Contents { .. } | Damage::Unreadable(_) | Damage::Form(_) | Damage::Records(_),
+                true,
+            ) => ": removed",
         };
         let _ = writeln!(text, "{} {}{repaired}", below(&problem.path), problem.damage);
     }

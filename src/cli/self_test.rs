@@ -57,7 +57,7 @@ pub fn cards(machine: &Machine) -> Vec<String> {
     let cards = match machine.torch_flavour() {
         Some(Flavour::Hip) => visible(&machine.amd, &machine.environment).gpus.len(),
         Some(Flavour::Cuda) => machine.nvidia.as_ref().map_or(0, |nvidia| nvidia.gpus.len()),
-        _ => 0,
+        Some(Flavour::Cpu) | None => 0,
     };
     (0..cards).map(|card| format!("libtorch:{card}")).collect()
 }

@@ -1,6 +1,6 @@
 //! Whether a device computes what the embedded backend computes: each operation of the networks and its derivative, on shapes of theirs.
 //!
-//! Drivers and libraries have been wrong in one operation, in one shape, in one type of numbers, in gradients alone, or only where nothing but the
+//! Drivers and libraries have been wrong in one operation, in one shape, in one precision, in gradients alone, or only where nothing but the
 //! factors of adapters gets gradients, without an error. Knows nothing of names of devices.
 
 use anyhow::{Result, bail};
@@ -8,11 +8,12 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
 
 use crate::sd::device;
-use crate::sd::ops::activation::{Activation, activate};
-use crate::sd::ops::attention::{Mask, attention};
-use crate::sd::ops::conv2d::{Kernel, Placement, conv2d};
+use crate::sd::ops::activation::activate;
+use crate::sd::ops::arguments::{Activation, Groups, Mask, Placement, Then};
+use crate::sd::ops::attention::attention;
+use crate::sd::ops::conv2d::{Kernel, conv2d};
 use crate::sd::ops::geglu::geglu;
-use crate::sd::ops::group_norm::{Groups, Then, group_norm};
+use crate::sd::ops::group_norm::group_norm;
 use crate::sd::ops::layer_norm::layer_norm;
 use crate::sd::ops::linear::{adapted_linear, linear};
 use crate::sd::ops::upsample::upsample;
@@ -20,30 +21,21 @@ use crate::sd::random::stream;
 
 /// What networks compute in, where the device does, and how far from f32 on the reference a number may be, of the greatest one. What is broken is
 /// off by much more.
-const TYPES: [Type; 3] = [
+const PRECISIONS: [Precision; 3] = [
     // Cards round the factors of matrix products to 10 or 11 bits (TF32) where they are faster so.
-    Type { name: "f32", dtype: DType::F32, tolerance: 5e-3 },
+    Precision { name: "f32", dtype: DType::F32, tolerance: 5e-3, rounded: |value| value },
     // The others: up to 32 roundings, each of one part in 2048 and in 256, one after the other and in the same direction.
-    Type { name: "f16", dtype: DType::F16, tolerance: 32.0 / 2048.0 },
-    Type { name: "bf16", dtype: DType::BF16, tolerance: 32.0 / 256.0 },
+    Precision { name: "f16", dtype: DType::F16, tolerance: 32.0 / 2048.0, rounded: |value| f16::from_f32(value).to_f32() },
+    Precision { name: "bf16", dtype: DType::BF16, tolerance: 32.0 / 256.0, rounded: |value| bf16::from_f32(value).to_f32() },
 ];
 
-/// A type of numbers.
-struct Type {
+/// A type of floating-point numbers.
+struct Precision {
     name: &'static str,
     dtype: DType,
     tolerance: f32,
-}
-
-impl Type {
     /// The nearest number that it has.
-    fn rounded(&self, value: f32) -> f32 {
-        match self.dtype {
-            DType::F16 => f16::from_f32(value).to_f32(),
-            DType::BF16 => bf16::from_f32(value).to_f32(),
-            _ => value,
-        }
-    }
+    rounded: fn(f32) -> f32,
 }
 
 /// An operation with a name, its inputs' shapes, and how it is computed from them.
@@ -166,34 +158,35 @@ fn convolve(inputs: &[Input], shape: [usize; 4], placement: Placement) -> Tensor
 /// If one differs; the message names the operation and what came out.
 pub fn compare(device: &Device, reference: &Device) -> Result<String> {
     let mut worst = Vec::new();
-    for numbers in TYPES.iter().filter(|numbers| device::arithmetic(device, numbers.dtype) == numbers.dtype) {
+    for precision in PRECISIONS.iter().filter(|precision| device::arithmetic(device, precision.dtype) == precision.dtype) {
         let mut most = 0.0f32;
         for case in CASES {
-            most = most.max(distance(case, numbers, device, reference)?);
+            most = most.max(distance(case, precision, device, reference)?);
         }
-        worst.push(format!("{most:.0e} apart in {}", numbers.name));
+        worst.push(format!("{most:.0e} apart in {}", precision.name));
     }
     Ok(format!("{} operations and their gradients, at most {}", CASES.len(), worst.join(" and ")))
 }
 
 /// How far apart the output and the gradients are at most, of the greatest value of each.
-fn distance(case: &Case, numbers: &Type, device: &Device, reference: &Device) -> Result<f32> {
-    let (found, expected) = (results(case, numbers, device, numbers.dtype)?, results(case, numbers, reference, DType::F32)?);
+fn distance(case: &Case, precision: &Precision, device: &Device, reference: &Device) -> Result<f32> {
+    let (found, expected) =
+        (results(case, precision, device, precision.dtype)?, results(case, precision, reference, DType::F32)?);
     let mut worst = 0.0f32;
     for ((what, found), (_, expected)) in found.iter().zip(&expected) {
         let greatest = expected.iter().fold(0.0f32, |greatest, value| greatest.max(value.abs()));
         let far = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs());
         let off = far.fold(0.0f32, |most, far| if far.is_nan() || far > most { far } else { most }) / greatest;
-        if found.len() != expected.len() || off.is_nan() || off > numbers.tolerance {
-            bail!("{} in {}: {what} is off by {off:.1e} of its greatest value", case.name, numbers.name);
+        if found.len() != expected.len() || off.is_nan() || off > precision.tolerance {
+            bail!("{} in {}: {what} is off by {off:.1e} of its greatest value", case.name, precision.name);
         }
         worst = worst.max(off);
     }
     Ok(worst)
 }
 
-/// The output, and the gradient of each input that gets one, from inputs that `numbers` have, computed in `dtype`.
-fn results(case: &Case, numbers: &Type, device: &Device, dtype: DType) -> Result<Vec<(String, Vec<f32>)>> {
+/// The output, and the gradient of each input that gets one, from inputs rounded to `precision`, computed in `dtype`.
+fn results(case: &Case, precision: &Precision, device: &Device, dtype: DType) -> Result<Vec<(String, Vec<f32>)>> {
     let read = |tensor: Tensor<4>| {
         let data = tensor.cast(DType::F32).into_data();
         data.try_into_vec().map_err(|error| anyhow::anyhow!("{}: reading numbers back: {error:?}", case.name))
@@ -206,14 +199,14 @@ fn results(case: &Case, numbers: &Type, device: &Device, dtype: DType) -> Result
             let mut four = [1; 4];
             four[4 - shape.len()..].copy_from_slice(shape);
             let scale = if shape.len() == 4 && shape[2] == 3 { 0.02 } else { 1.0 };
-            let values = values.into_iter().map(|value| numbers.rounded(value * scale)).collect();
+            let values = values.into_iter().map(|value| (precision.rounded)(value * scale)).collect();
             Input(Tensor::from_data(TensorData::new(values, four), (&autodiff, dtype)).require_grad())
         })
         .collect();
     let output = (case.output)(&inputs);
     let mut results = vec![("the output".into(), read(output.clone().inner())?)];
     let slope = stream(1, case.name, 0).normal(output.dims().iter().product());
-    let slope = slope.into_iter().map(|value| numbers.rounded(value)).collect();
+    let slope = slope.into_iter().map(precision.rounded).collect();
     let slope = Tensor::from_data(TensorData::new(slope, output.dims()), (&autodiff, DType::F32));
     let gradients = (output.cast(DType::F32) * slope).sum().backward();
     for (index, input) in inputs.iter().enumerate() {
@@ -233,7 +226,7 @@ mod tests {
         let device = crate::sd::device::named("cpu").unwrap();
         let report = compare(&device, &device).unwrap();
         assert!(report.ends_with("at most 0e0 apart in f32"), "{report}");
-        let gradients = |case| results(case, &TYPES[0], &device, DType::F32).unwrap().len() - 1;
+        let gradients = |case| results(case, &PRECISIONS[0], &device, DType::F32).unwrap().len() - 1;
         // Three of each attention, three of the adapted layer, the factors of two adapters alone, one of each other.
         assert_eq!(CASES.iter().map(gradients).sum::<usize>(), 2 * 3 + 3 + 4 + 10);
     }

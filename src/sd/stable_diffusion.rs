@@ -12,7 +12,7 @@ mod denoiser;
 mod file_weights;
 mod vae;
 
-pub use denoiser::{Denoiser, Numbers, load_text_encoder, load_unet};
+pub use denoiser::{Denoiser, Precisions, load_text_encoder, load_unet};
 pub use vae::{LATENT_SCALE, Vae};
 
 /// What the UNet of `base` predicts, if it says so.
@@ -41,7 +41,7 @@ impl StableDiffusion {
     /// If a file lacks a tensor or holds one of another shape, or is another model than this program knows; the message names it.
     pub fn load(base: &ModelFile, vae: Option<&ModelFile>, device: &Device) -> Result<Self> {
         drawable::check(base, vae)?;
-        let denoiser = Denoiser::load(base, Numbers::F32, device)?;
+        let denoiser = Denoiser::load(base, Precisions::F32, device)?;
         Ok(Self::new(denoiser, Vae::load(vae.unwrap_or(base), device)?))
     }
 

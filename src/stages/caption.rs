@@ -171,7 +171,7 @@ impl Worker for CaptionParams {
                 Place::Sidecar => &sidecar,
             }),
             (Model::Sidecar, _) => sidecar,
-            _ => String::new(),
+            (Model::None, _) | (Model::Template, None) => String::new(),
         };
         let caption = captions::normalise(captions::surround(&self.prefix, &text, &self.suffix).as_bytes())?;
         let draft = Draft { origin: work.origin.clone(), ..Draft::new(&work.name) };

@@ -11,10 +11,11 @@ use anyhow::Context;
 use burn::tensor::{DType, Device, Distribution, Tensor};
 
 use loramill::sd::device;
-use loramill::sd::ops::attention::{Mask, attention};
-use loramill::sd::ops::conv2d::{Kernel, Placement, conv2d};
+use loramill::sd::ops::arguments::{Groups, Mask, Placement, Then};
+use loramill::sd::ops::attention::attention;
+use loramill::sd::ops::conv2d::{Kernel, conv2d};
 use loramill::sd::ops::geglu::geglu;
-use loramill::sd::ops::group_norm::{Groups, Then, group_norm};
+use loramill::sd::ops::group_norm::group_norm;
 use loramill::sd::ops::linear::linear;
 
 /// Text tokens that cross-attention sees.

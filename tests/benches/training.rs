@@ -20,14 +20,14 @@ use loramill::sd::device;
 use loramill::sd::drawing::studio::{LoraFile, Studio};
 use loramill::sd::lora::network::LoraNetwork;
 use loramill::sd::lora::targets;
-use loramill::sd::stable_diffusion::{Denoiser, Numbers, Vae};
+use loramill::sd::stable_diffusion::{Denoiser, Precisions, Vae};
 use loramill::sd::training::adamw::AdamW;
 use loramill::sd::training::batches::Batches;
 use loramill::sd::training::denoising::{Denoising, Example};
 use loramill::sd::training::instance_prompt::{Doubling, InstancePrompt};
 use loramill::sd::training::latent;
 use loramill::sd::training::learning_rate::{LearningRate, Schedule};
-use loramill::sd::training::run::{Checkpoint, Observer, Settings, StepReport, Wish, train};
+use loramill::sd::training::run::{Checkpoint, Observer, Request, Settings, StepReport, train};
 use loramill::sd::training::state::StateFolder;
 use loramill::sd::training::texts::Texts;
 
@@ -41,8 +41,8 @@ struct Printer {
 }
 
 impl Observer for Printer {
-    fn wish(&mut self) -> Wish {
-        Wish::GoOn
+    fn request(&mut self) -> Request {
+        Request::GoOn
     }
 
     fn step(&mut self, report: &StepReport) {
@@ -68,7 +68,7 @@ impl Observer for Printer {
         true
     }
 
-    fn again(&mut self, _: &Checkpoint, _: &str) -> anyhow::Result<()> {
+    fn republish(&mut self, _: &Checkpoint, _: &str) -> anyhow::Result<()> {
         Ok(())
     }
 }
@@ -90,12 +90,12 @@ fn main() -> anyhow::Result<()> {
     }
     let file = ModelFile::open(&base)?;
     let examples = examples(&root.join("examples/tiny/images"), &Vae::load(&file, &device)?, &device)?;
-    let mut model = Denoiser::load(&file, Numbers::F32, &device)?;
+    let mut model = Denoiser::load(&file, Precisions::F32, &device)?;
     let (unet, text_encoder) = model.networks();
     let text_encoder = text_encoder.expect("it was just read");
     let targets = [targets::of_unet(unet), targets::of_text_encoder(text_encoder)].concat();
     let network = LoraNetwork::new(targets, rank, rank as f64, seed);
-    println!("{} images, {} modules, {} parameters", examples.len(), network.targets.len(), network.parameters());
+    println!("{} images, {} modules, {} parameters", examples.len(), network.targets.len(), network.parameter_count());
 
     let model = Mutex::new(model);
     let images = examples.len() as u64;

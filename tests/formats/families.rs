@@ -5,7 +5,7 @@ use std::path::Path;
 
 use loramill::sd::checkpoint::drawable;
 use loramill::sd::checkpoint::family::{Family, Predicts};
-use loramill::sd::checkpoint::keys::Key;
+use loramill::sd::checkpoint::key::Key;
 use loramill::sd::checkpoint::layout::Layout;
 use loramill::sd::checkpoint::model_file::ModelFile;
 use loramill::sd::checkpoint::safetensors;

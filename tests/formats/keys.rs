@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use loramill::sd::checkpoint::keys::Key;
+use loramill::sd::checkpoint::key::Key;
 use loramill::sd::checkpoint::layout::{Layout, Naming, Style, TextLayout, UnetLayout, VaeLayout};
 use loramill::sd::checkpoint::model_file::ModelFile;
 use loramill::sd::checkpoint::modules::lora_targets;

@@ -12,9 +12,10 @@ use loramill::sd::checkpoint::safetensors;
 use loramill::sd::checkpoint::tensor::{Dtype, TensorData};
 use loramill::sd::lora::convert::{Converted, converted};
 use loramill::sd::lora::extract::{self, Extraction};
-use loramill::sd::lora::file::{Lora, LoraModule, LoraNames};
+use loramill::sd::lora::file::{Lora, LoraNames};
 use loramill::sd::lora::matrix::Matrix;
 use loramill::sd::lora::merge::Merge;
+use loramill::sd::lora::module::LoraModule;
 use loramill::sd::lora::svd;
 
 use crate::formats::keys::tiny_sd;

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
-use loramill::sd::data::decode::{Background, Colours, Decoded};
+use loramill::sd::data::decode::{Background, Decoded};
+use loramill::sd::data::named_colours::Colours;
 use loramill::sd::data::{decode, resize};
 
 fn folder(name: &str) -> PathBuf {

@@ -3,6 +3,7 @@
 use image::{Rgb, RgbImage};
 use loramill::engine::kind::item::Item;
 use loramill::engine::kind::stage_kind::StageKind;
+use loramill::sd::data::named_colours::Colours;
 use loramill::sd::data::{decode, encode};
 use loramill::stages::{caption, crop, flip, resize};
 
@@ -77,7 +78,7 @@ fn crop_makes_srgb_of_a_photo_in_other_colours_and_passes_one_that_is_srgb_by_na
     let (before, after) = cropped("colour/p3.png");
     assert_ne!(before, after);
     let decoded = decode::decode(&shelf.bytes(&after)).unwrap();
-    assert_eq!(decoded.colours, decode::Colours::Srgb, "what comes out names no other colours");
+    assert_eq!(decoded.colours, Colours::Srgb, "what comes out names no other colours");
     assert_eq!(decoded.picture, decode::decode(&shelf.bytes(&before)).unwrap().picture);
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use burn::tensor::{DType, Tensor, TensorData as Numbers};
+use burn::tensor::{DType, Tensor, TensorData as Precisions};
 use loramill::sd::checkpoint::model_file::ModelFile;
 use loramill::sd::checkpoint::safetensors;
 use loramill::sd::checkpoint::tensor::TensorData;
@@ -81,7 +81,7 @@ fn training_on_it_learns_the_velocity() {
     let folder = tempfile::tempdir().unwrap();
     let base = ModelFile::open(&marked(folder.path(), &["v_pred"], &[])).unwrap();
     let prediction = stable_diffusion::prediction(&base).unwrap().unwrap();
-    let mut model = Denoiser::load(&base, stable_diffusion::Numbers::F32, &device).unwrap();
+    let mut model = Denoiser::load(&base, stable_diffusion::Precisions::F32, &device).unwrap();
     let network = LoraNetwork::new(targets::of_unet(model.networks().0), 2, 2.0, 1);
     let shape = [4, 16, 16];
     let (latent, noise) = (draw("latent", &shape, 1.0), draw("noise", &shape, 1.0));
@@ -92,7 +92,7 @@ fn training_on_it_learns_the_velocity() {
     let (signal, share) = (kept.sqrt() as f32, (1.0 - kept).sqrt() as f32);
     let noisy: Vec<f32> = latent.iter().zip(&noise).map(|(image, noise)| signal * image + share * noise).collect();
     let context = model.encode_text(&rows, 1).unwrap();
-    let input = Tensor::<4>::from_data(Numbers::new(noisy, [1, 4, 16, 16]), (&device, DType::F32));
+    let input = Tensor::<4>::from_data(Precisions::new(noisy, [1, 4, 16, 16]), (&device, DType::F32));
     let predicted: Vec<f32> = model.predict(input, &[timestep as f32], &context).into_data().try_into_vec().unwrap();
     let loss = |target: &dyn Fn(f32, f32) -> f32| {
         let squares = predicted.iter().zip(latent.iter().zip(&noise)).map(|(p, (x, n))| f64::from(p - target(*x, *n)).powi(2));

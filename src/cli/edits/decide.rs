@@ -151,7 +151,7 @@ fn decide(
                 let next = match decision {
                     Decision::Drop if is_for_mirror => "; the mirror shares the text of its picture again",
                     Decision::Drop => "; the next run writes the machine's",
-                    _ => "",
+                    Decision::Accept | Decision::Merge(_) | Decision::Prune => "",
                 };
                 match told(&name, &outcome, next) {
                     Ok(line) => global.say(&line),

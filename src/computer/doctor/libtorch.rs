@@ -62,7 +62,11 @@ fn for_vendor(patient: &Patient<'_>, concerns: Concerns, flavour: Flavour) -> Ch
         let summary = format!("the libtorch that is used is for {}", libtorch.flavour.word());
         return with_all(check(State::Blocked, summary).fix(rebuild(patient, flavour), VERIFY));
     }
-    let library = if flavour == Flavour::Hip { "libtorch_hip.so" } else { "libtorch_cuda.so" };
+    let library = match flavour {
+        Flavour::Cpu => "libtorch_cpu.so",
+        Flavour::Hip => "libtorch_hip.so",
+        Flavour::Cuda => "libtorch_cuda.so",
+    };
     if is_loaded(patient.host, "libtorch_cpu.so") && !is_loaded(patient.host, library) {
         let summary = format!("this program is linked without `{library}`: it would compute on the processor in silence");
         return with_all(

@@ -292,7 +292,15 @@ impl Cache {
                 self.object_named(&path) != Some(read.0)
             }
             Damage::Size { expected, .. } => size != *expected,
-            _ => true,
+            Damage::Unreadable(_)
+            | Damage::NoFile
+            | Damage::Form(_)
+            | Damage::Missing
+            | Damage::Log(_)
+            | Damage::Torn(_)
+            | Damage::Records(_)
+            | Damage::Index
+            | Damage::Notes(_) => true,
         };
         if is_still {
             path.remove().with_context(removing)?;

@@ -145,7 +145,7 @@ impl<'a> Experience<'a> {
         let Some(each) = self.seconds_each(stage, &to_do.like, view)? else { return Ok(None) };
         let side_by_side = match stage.stage.form() {
             Form::Items(_) if !stage.stage.uses_device() => available_parallelism().map_or(1, |count| count.get()),
-            _ => 1,
+            Form::Items(_) | Form::Whole(_) => 1,
         };
         let seconds = |amount: f64, pieces: usize| each * amount / side_by_side.min(pieces.max(1)) as f64;
         let [dirty, unknown] = to_do.pieces;

@@ -307,7 +307,7 @@ fn leave_to_others(stage: &LoadedStage, verdict: &mut Verdict, promised: &mut Ha
         Verdict::Whole(whole) if whole.key.is_some_and(|key| is_left(&key)) => {
             *whole = WholePlan::from_the_start(whole.form, None, None, others);
         }
-        _ => {}
+        Verdict::Whole(_) | Verdict::Fresh { .. } | Verdict::Kept { .. } | Verdict::Waits(_) => {}
     }
 }
 
@@ -372,7 +372,9 @@ fn foresee_items(stage: &LoadedStage, works: &ItemPlan<'_>, planned: &mut Planne
         match &work.state {
             WorkState::Fresh(outputs) => items.extend(items_of(&work.work, work.key, outputs)),
             WorkState::Edited(fields) => items.push(edited_item(&work.work, work.key, fields)),
-            _ => items.extend(works.form.outputs(&work.work).into_iter().map(|name| stand_in(stage, &work.work, name))),
+            WorkState::Dirty | WorkState::Unknown | WorkState::Broken(_) => {
+                items.extend(works.form.outputs(&work.work).into_iter().map(|name| stand_in(stage, &work.work, name)));
+            }
         }
     }
     items.sort_by(|a, b| a.name.cmp(&b.name));

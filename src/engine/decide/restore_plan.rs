@@ -162,7 +162,9 @@ pub(crate) fn works_of(view: &View<'_>, stage: &LoadedStage, decision: &Decision
     let keys: HashSet<Digest> = items.iter().map(|item| item.key).collect();
     let works: Vec<Work> = match &decision.verdict {
         Verdict::Items(works) => works.works.iter().map(|keyed| keyed.work.clone()).collect(),
-        _ => form.expand(&resolve(view, &decision.basis.taken, true)?, view.files)?,
+        Verdict::Fresh { .. } | Verdict::Whole(_) | Verdict::Kept { .. } | Verdict::Waits(_) => {
+            form.expand(&resolve(view, &decision.basis.taken, true)?, view.files)?
+        }
     };
     let start = decision.basis.identity.work_hash();
     let keyed = works.into_iter().map(|work| {
@@ -190,7 +192,7 @@ pub(crate) fn needed_by(view: &View<'_>, decision: &Decision<'_>) -> Result<Vec<
     match &decision.verdict {
         Verdict::Items(works) => Ok(inputs_of_dirty(works)),
         Verdict::Whole(whole) if whole.key.is_some() => read_by(view, &decision.basis.taken),
-        _ => Ok(Vec::new()),
+        Verdict::Whole(_) | Verdict::Fresh { .. } | Verdict::Kept { .. } | Verdict::Waits(_) => Ok(Vec::new()),
     }
 }
 

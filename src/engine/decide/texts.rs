@@ -147,7 +147,7 @@ pub fn items<'w>(
 pub fn made(editable: &Editable, work: &KeyedWork) -> Option<Artifact> {
     match &work.state {
         WorkState::Fresh(outputs) => text_of(editable, outputs).cloned(),
-        _ => None,
+        WorkState::Dirty | WorkState::Unknown | WorkState::Edited(_) | WorkState::Broken(_) => None,
     }
 }
 

@@ -99,7 +99,7 @@ impl Editing<'_> {
         let text = judgement.text().cloned();
         let failure = match judgement.action {
             Action::Fail(message) => Some(message),
-            _ => None,
+            Action::Keep(_) | Action::Write { .. } | Action::Run => None,
         };
         let mut fields = Fields::new();
         if let Some(text) = text {
@@ -160,7 +160,8 @@ impl Editing<'_> {
         for (item, judgement) in items.iter().zip(judgements) {
             let own = match (&judgement.action, judgement.provenance) {
                 (Action::Keep(text), Provenance::Edited | Provenance::Stale) => Some((item.name.clone(), text)),
-                _ => None,
+                (Action::Keep(_), Provenance::Machine | Provenance::Orphan)
+                | (Action::Write { .. } | Action::Run | Action::Fail(_), _) => None,
             };
             let companions = judgement.companions.iter().map(|(field, text)| {
                 let suffix = field.strip_prefix(&self.field).expect("it was put together from both");
@@ -221,7 +222,9 @@ impl Editing<'_> {
                     let first = || item.key.map(|key| EditRow { photo: item.photo, key, text: None, person, mirror });
                     row.or_else(first).into_iter().collect()
                 }
-                _ => known.to_vec(),
+                (Action::Keep(_), Provenance::Machine, None)
+                | (Action::Keep(_), Provenance::Orphan, _)
+                | (Action::Write { .. } | Action::Run | Action::Fail(_), ..) => known.to_vec(),
             };
             if !next.is_empty() {
                 rows.insert(item.name.clone(), next);

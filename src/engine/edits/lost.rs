@@ -88,7 +88,9 @@ impl Editing<'_> {
         let own = items.iter().filter_map(|item| match self.judge_text(item, &moves) {
             (Provenance::Machine | Provenance::Orphan, _) => None,
             (_, Action::Keep(text)) => Some(LostText { name: item.name.clone(), text: Some(text.digest) }),
-            _ => Some(LostText { name: item.name.clone(), text: None }),
+            (Provenance::Edited | Provenance::Stale, Action::Write { .. } | Action::Run | Action::Fail(_)) => {
+                Some(LostText { name: item.name.clone(), text: None })
+            }
         });
         let mirrors = self.found.texts.iter().filter(|(name, _)| companion_of(name, &moves).is_some());
         let mirrors = mirrors.map(|(name, found)| match found.contents {

@@ -26,39 +26,44 @@ pub(crate) struct Moves<'i> {
     circles: Vec<Circle>,
 }
 
+/// From which name each text comes whose photo lies under another name now.
+fn sources(editing: &Editing<'_>, items: &[EditableItem], photos: &HashMap<&str, Digest>) -> BTreeMap<String, String> {
+    // Names whose photo lies elsewhere now, by that photo.
+    let mut left: BTreeMap<Digest, Vec<&str>> = BTreeMap::new();
+    for (name, rows) in editing.rows.iter().filter(|(name, _)| !editing.set_aside.contains(*name)) {
+        let photo = photos.get(name.as_str());
+        for row in rows.iter().filter(|row| photo != Some(&row.photo)) {
+            left.entry(row.photo).or_default().push(name);
+        }
+    }
+    let (mut sources, mut taken) = (BTreeMap::new(), BTreeSet::new());
+    for item in items {
+        let rows = editing.rows.get(&item.name).map_or(&[][..], Vec::as_slice);
+        if rows.iter().any(|row| row.photo == item.photo) {
+            continue;
+        }
+        let source = left.get(&item.photo).into_iter().flatten().find(|name| !taken.contains(*name));
+        if let Some(source) = source {
+            taken.insert(*source);
+            sources.insert(item.name.clone(), source.to_string());
+        }
+    }
+    sources
+}
+
 impl<'i> Moves<'i> {
     /// Compares the photos of `items` with those that the lock has for each name.
     pub(crate) fn find(editing: &Editing<'_>, items: &'i [EditableItem]) -> Self {
         let photos = items.iter().map(|item| (item.name.as_str(), item.photo)).collect();
         let mut moves = Self { photos, ..Self::default() };
 
-        // 1. names whose photo lies elsewhere now, by that photo
-        let mut left: BTreeMap<Digest, Vec<&str>> = BTreeMap::new();
-        for (name, rows) in editing.rows.iter().filter(|(name, _)| !editing.set_aside.contains(*name)) {
-            let photo = moves.photos.get(name.as_str());
-            for row in rows.iter().filter(|row| photo != Some(&row.photo)) {
-                left.entry(row.photo).or_default().push(name);
-            }
-        }
-        if left.is_empty() {
+        // 1. where the photos of texts are now
+        moves.sources = sources(editing, items, &moves.photos);
+        if moves.sources.is_empty() {
             return moves;
         }
 
-        // 2. where those photos are
-        let mut taken = BTreeSet::new();
-        for item in items {
-            let rows = editing.rows.get(&item.name).map_or(&[][..], Vec::as_slice);
-            if rows.iter().any(|row| row.photo == item.photo) {
-                continue;
-            }
-            let source = left.get(&item.photo).into_iter().flatten().find(|name| !taken.contains(*name));
-            if let Some(source) = source {
-                taken.insert(*source);
-                moves.sources.insert(item.name.clone(), source.to_string());
-            }
-        }
-
-        // 3. the moves to names that are free, then those to names that became free by them
+        // 2. the moves to names that are free, then those to names that became free by them
         let has_file = |name: &str| editing.found.texts.contains_key(name);
         let mut steps = Vec::new();
         let mut waiting: Vec<(&String, &String)> =
@@ -84,7 +89,7 @@ impl<'i> Moves<'i> {
         moves.leaving = steps.iter().map(|(from, _)| from.clone()).collect();
         moves.steps = steps;
 
-        // 4. photos that changed places
+        // 3. photos that changed places
         let waiting: Vec<(&str, &str)> = waiting.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
         let circles = Circle::find(editing, &waiting, |name| moves.is_item(name));
         for turn in circles.iter().flat_map(Circle::turns) {

@@ -117,16 +117,7 @@ impl Editing<'_> {
         let refused = |why: String| Ok(Step::Done(SettledText::Refused(why)));
         let nothing = |how| Ok(Step::Done(SettledText::Nothing(how)));
         if let Some(item) = &text.mirror_of {
-            return match decision {
-                Decision::Drop => {
-                    let step = self.take_away(text)?;
-                    if step.is_away() {
-                        rows.get_mut(item).into_iter().flatten().for_each(|row| row.mirror = None);
-                    }
-                    Ok(step)
-                }
-                _ => refused(format!("it is for the mirror of `{item}`, where the machine writes nothing: `drop` puts it away")),
-            };
+            return self.settle_mirror(text, item, decision, rows);
         }
         let Some(item) = item else {
             return match decision {
@@ -137,7 +128,9 @@ impl Editing<'_> {
                     }
                     Ok(step)
                 }
-                _ => refused("its photo is gone: `prune` puts it away".to_string()),
+                Decision::Accept | Decision::Drop | Decision::Merge(_) => {
+                    refused("its photo is gone: `prune` puts it away".to_string())
+                }
             };
         };
         match (decision, text.provenance) {
@@ -162,6 +155,22 @@ impl Editing<'_> {
                 Ok(step)
             }
             (Decision::Merge(form), _) => self.merge_text(text, item, form, rows),
+        }
+    }
+
+    /// A text for the mirror of `item`.
+    fn settle_mirror(&self, text: &SurveyedText, item: &str, decision: Decision, rows: &mut EditRows) -> Result<Step> {
+        match decision {
+            Decision::Drop => {
+                let step = self.take_away(text)?;
+                if step.is_away() {
+                    rows.get_mut(item).into_iter().flatten().for_each(|row| row.mirror = None);
+                }
+                Ok(step)
+            }
+            Decision::Accept | Decision::Merge(_) | Decision::Prune => Ok(Step::Done(SettledText::Refused(format!(
+                "it is for the mirror of `{item}`, where the machine writes nothing: `drop` puts it away"
+            )))),
         }
     }
 

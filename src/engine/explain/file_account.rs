@@ -297,7 +297,7 @@ impl FileExplainer<'_> {
                 let explained = explain(pipeline, self.cache, index, Some(&work))?;
                 match explained.state {
                     PlannedState::Unknown => Standing::Undecided(explained.causes),
-                    _ => Standing::Stale(explained.causes),
+                    PlannedState::Fresh | PlannedState::Dirty => Standing::Stale(explained.causes),
                 }
             }
             (None, Some((_, planned))) => Standing::Undecided(causes.of_undecided(&pipeline.stages[index], &planned.reasons)),

@@ -126,7 +126,9 @@ fn of_stage(
 ) -> Result<Explanation> {
     let new = match decision.verdict {
         Verdict::Waits(_) => None,
-        _ => Some(changes::components(view, stage, &decision.basis.identity, &decision.basis.taken)?),
+        Verdict::Fresh { .. } | Verdict::Items(_) | Verdict::Whole(_) | Verdict::Kept { .. } => {
+            Some(changes::components(view, stage, &decision.basis.identity, &decision.basis.taken)?)
+        }
     };
     let old = changes::last_components(view, stage)?;
     let rows = difference(old.as_ref(), new.as_ref());
@@ -148,7 +150,9 @@ fn of_item(
     let works = match &decision.verdict {
         Verdict::Waits(_) => bail!("the items of `{}` are not known yet", stage.name),
         Verdict::Items(works) => works.works.iter().map(|work| work.work.clone()).collect(),
-        _ => form.expand(&taken::resolve(view, &decision.basis.taken, true)?, view.files)?,
+        Verdict::Fresh { .. } | Verdict::Whole(_) | Verdict::Kept { .. } => {
+            form.expand(&taken::resolve(view, &decision.basis.taken, true)?, view.files)?
+        }
     };
     let mut keyed = works::look_up(view, stage, &decision.basis.identity, works, false)?;
     let editing = match stage.stage.editable() {

@@ -76,13 +76,8 @@ fn read(
             .report(&root.span, format!("expected a mapping with `concept`, `inputs` and `stages`, found {}", root.describe()));
         return Err(diagnostics.into_sorted());
     };
-    for section in ["vars", "inputs", "stages"] {
-        let Some(node) = root.get(section) else { continue };
-        let count = entries(node).len();
-        if count > MAX_NAMES {
-            diagnostics.report(&node.span, format!("there are {count} entries under `{section}`: at most {MAX_NAMES} fit"));
-            return Err(diagnostics.into_sorted());
-        }
+    if !check_counts(&root, &mut diagnostics) {
+        return Err(diagnostics.into_sorted());
     }
     for setting in given {
         settings::set(&mut root, setting, &mut diagnostics);
@@ -113,6 +108,19 @@ fn read(
     vars::show_origins(&root, &mut later);
     diagnostics.absorb(later, |problem| !known.contains(&place(&problem.span)));
     if diagnostics.is_empty() { Ok(pipeline) } else { Err(diagnostics.into_sorted()) }
+}
+
+/// Whether no section has more entries than fit; the first that has is reported.
+fn check_counts(root: &Node, diagnostics: &mut Diagnostics) -> bool {
+    for section in ["vars", "inputs", "stages"] {
+        let Some(node) = root.get(section) else { continue };
+        let count = entries(node).len();
+        if count > MAX_NAMES {
+            diagnostics.report(&node.span, format!("there are {count} entries under `{section}`: at most {MAX_NAMES} fit"));
+            return false;
+        }
+    }
+    true
 }
 
 /// Stands for all that was read of a file and put into it.

@@ -28,7 +28,7 @@ pub fn take(
     let Some(mut items) = select(&reads.reference.name, &reads.reference.selector, produced, complete, pick)? else {
         let waiting = match reads.reference.selector {
             Selector::Pick if pick.is_none() => Waiting::ForAPick,
-            _ => Waiting::ForMore,
+            Selector::All | Selector::Epochs(_) | Selector::Step(_) | Selector::Last | Selector::Pick => Waiting::ForMore,
         };
         return Ok(Err(waiting));
     };

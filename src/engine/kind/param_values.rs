@@ -165,7 +165,9 @@ macro_rules! choice {
         pub enum $name { $( $(#[doc = $word_doc])* $variant ),* }
 
         impl $name {
+            /// As written in the pipeline file, in the order of `ALL`.
             pub const WORDS: &'static [&'static str] = &[$($word),*];
+            /// Every one, in the order of the declaration.
             pub const ALL: [Self; Self::WORDS.len()] = [$(Self::$variant),*];
 
             /// As written in the pipeline file.
@@ -173,6 +175,7 @@ macro_rules! choice {
                 match self { $( Self::$variant => $word ),* }
             }
 
+            /// `None` for a word that is none of them.
             pub fn from_word(word: &str) -> Option<Self> {
                 Self::ALL.into_iter().find(|known| known.word() == word)
             }

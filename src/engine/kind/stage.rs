@@ -398,7 +398,7 @@ pub trait Context: Files {
     fn wish(&self) -> Wish;
 }
 
-/// What the user wants of a running stage.
+/// What the user wants of a running stage. `sd/training/run` has the same four words of its own, because training knows no pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     GoOn,

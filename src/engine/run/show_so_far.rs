@@ -71,7 +71,7 @@ pub(crate) fn items_done(works: &ItemPlan<'_>, outputs: &BTreeMap<usize, Vec<Out
             (_, Some(made)) => items.extend(items_of(&work.work, work.key, made)),
             (WorkState::Fresh(known), _) => items.extend(items_of(&work.work, work.key, known)),
             (WorkState::Edited(fields), _) => items.push(edited_item(&work.work, work.key, fields)),
-            _ => {}
+            (WorkState::Dirty | WorkState::Unknown | WorkState::Broken(_), None) => {}
         }
     }
     items

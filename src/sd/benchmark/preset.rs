@@ -9,7 +9,7 @@ use crate::sd::models::transformer::{Heads, TransformerConfig};
 use crate::sd::models::unet::{Unet, UnetConfig};
 use crate::sd::models::vae::VaeConfig;
 use crate::sd::models::weights::{Source, Weights};
-use crate::sd::ops::activation::Activation;
+use crate::sd::ops::arguments::Activation;
 use crate::sd::random::stream;
 use crate::sd::stable_diffusion::Vae;
 

@@ -16,7 +16,7 @@ use crate::sd::training::batches::Batches;
 use crate::sd::training::denoising::{Denoising, Example};
 use crate::sd::training::learning_rate::{LearningRate, Schedule};
 use crate::sd::training::memory_plan::{Load, MemoryPlan};
-use crate::sd::training::run::{Checkpoint, Observer, Settings, StepReport, Wish, train};
+use crate::sd::training::run::{Checkpoint, Observer, Request, Settings, StepReport, train};
 use crate::sd::training::state::StateFolder;
 
 /// Which modules carry an adapter.
@@ -57,9 +57,12 @@ pub struct TrainingSteps {
 pub fn training_step(preset: &Preset, device: &Device, load: &TrainingLoad, steps: usize) -> Result<TrainingSteps> {
     let mut denoiser = Denoiser::of_unet(preset.unet(device, load.dtype)?, device);
     let mut adapted = targets::of_unet(denoiser.networks().0);
-    if load.modules == Modules::Attention {
-        let projections = ["_to_q", "_to_k", "_to_v", "_to_out_0"];
-        adapted.retain(|target| projections.iter().any(|projection| target.name.ends_with(projection)));
+    match load.modules {
+        Modules::Kohya => {}
+        Modules::Attention => {
+            let projections = ["_to_q", "_to_k", "_to_v", "_to_out_0"];
+            adapted.retain(|target| projections.iter().any(|projection| target.name.ends_with(projection)));
+        }
     }
     let network = LoraNetwork::new(adapted, load.rank, load.rank as f64, 0);
     let side = load.size / preset.factor();
@@ -111,8 +114,8 @@ struct Clock {
 }
 
 impl Observer for Clock {
-    fn wish(&mut self) -> Wish {
-        Wish::GoOn
+    fn request(&mut self) -> Request {
+        Request::GoOn
     }
 
     fn step(&mut self, report: &StepReport) {
@@ -129,7 +132,7 @@ impl Observer for Clock {
         false
     }
 
-    fn again(&mut self, _: &Checkpoint, _: &str) -> Result<()> {
+    fn republish(&mut self, _: &Checkpoint, _: &str) -> Result<()> {
         Ok(())
     }
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::sd::checkpoint::keys::UNET_PREFIX;
-use crate::sd::checkpoint::model_file::{ModelFile, shown};
+use crate::sd::checkpoint::key::UNET_PREFIX;
+use crate::sd::checkpoint::model_file::ModelFile;
+use crate::sd::checkpoint::shown::shown;
 use crate::sd::checkpoint::tensor::{Dtype, TensorData, TensorInfo};
 
 /// Longer lists of positions are no text encoder's: CLIP has 77.

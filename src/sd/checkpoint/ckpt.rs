@@ -86,8 +86,12 @@ pub fn write_flat(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result
 
 /// Protocol 2, without a memo.
 fn pickle(tensors: &BTreeMap<String, TensorInfo>, wrapping: Wrapping) -> Result<Vec<u8>> {
+    let is_wrapped = match wrapping {
+        Wrapping::StateDict => true,
+        Wrapping::Flat => false,
+    };
     let mut out = vec![0x80, 2, b'}'];
-    if wrapping == Wrapping::StateDict {
+    if is_wrapped {
         text(&mut out, "state_dict");
         out.push(b'}');
     }
@@ -97,7 +101,7 @@ fn pickle(tensors: &BTreeMap<String, TensorInfo>, wrapping: Wrapping) -> Result<
         tensor(&mut out, index, info).with_context(|| format!("tensor `{name}`"))?;
     }
     out.push(b'u');
-    if wrapping == Wrapping::StateDict {
+    if is_wrapped {
         out.push(b's');
     }
     out.push(b'.');

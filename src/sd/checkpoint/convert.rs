@@ -8,9 +8,10 @@ use anyhow::{Context, Result, bail};
 use crate::engine::cache::batch::Stored;
 use crate::sd::checkpoint::carry::{Carried, refuse_average_alone};
 use crate::sd::checkpoint::family::Predicts;
-use crate::sd::checkpoint::keys::{Key, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
+use crate::sd::checkpoint::key::{Key, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
 use crate::sd::checkpoint::layout::{Naming, TextLayout, UnetLayout, VaeLayout};
-use crate::sd::checkpoint::model_file::{ModelFile, shown};
+use crate::sd::checkpoint::model_file::ModelFile;
+use crate::sd::checkpoint::shown::shown;
 use crate::sd::checkpoint::tensor::{Dtype, TensorData, TensorInfo};
 use crate::sd::checkpoint::{ckpt, safetensors};
 

@@ -6,7 +6,7 @@ use std::fmt;
 
 use anyhow::{Result, bail};
 
-use crate::sd::checkpoint::keys::UNET_PREFIX;
+use crate::sd::checkpoint::key::UNET_PREFIX;
 use crate::sd::checkpoint::model_file::ModelFile;
 
 /// A kind of model.

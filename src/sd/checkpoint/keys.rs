@@ -15,25 +15,8 @@
 //!
 //! Source: diffusers' `single_file_utils.py` and `convert_diffusers_to_original_stable_diffusion.py`.
 
+use crate::sd::checkpoint::key::{Key, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
 use crate::sd::checkpoint::layout::{TextLayout, UnetLayout, VaeLayout};
-
-/// LDM's prefixes of the three networks in a single file.
-pub const UNET_PREFIX: &str = "model.diffusion_model.";
-pub const VAE_PREFIX: &str = "first_stage_model.";
-pub const TEXT_PREFIX: &str = "cond_stage_model.transformer.";
-
-/// One tensor of a network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
-    /// As in a single file, with the network's prefix.
-    pub ldm: String,
-    /// As in the network's own file in diffusers, without a prefix.
-    pub diffusers: String,
-    /// As the network of diffusers holds it.
-    pub shape: Vec<usize>,
-    /// As a single file holds it: the VAE's attention is made of 1×1 convolutions there.
-    pub ldm_shape: Vec<usize>,
-}
 
 /// Collects keys below a pair of prefixes.
 struct Keys {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::sd::checkpoint::carry::scale_of;
-use crate::sd::checkpoint::keys::{Key, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
+use crate::sd::checkpoint::key::{Key, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
 use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::tensor::TensorInfo;
 
@@ -257,16 +257,17 @@ impl UnetLayout {
             ],
         )?;
         let at = |name: &str| format!("{}{name}", names.prefix);
-        let (levels, first, last) = if names.style == Style::Ldm {
-            (Self::levels_ldm(&shapes, &names.prefix), "input_blocks.0.0", "out.2")
-        } else {
-            (Self::levels_diffusers(&shapes, &names.prefix), "conv_in", "conv_out")
+        let (levels, first, middle, last) = match names.style {
+            Style::Ldm => (Self::levels_ldm(&shapes, &names.prefix), "input_blocks.0.0", "middle_block.1", "out.2"),
+            Style::Diffusers | Style::OldDiffusers | Style::BareText => {
+                (Self::levels_diffusers(&shapes, &names.prefix), "conv_in", "mid_block.attentions.0", "conv_out")
+            }
         };
         let res_blocks = blocks_per_level(&levels)?;
         let sizes: Vec<(usize, bool)> = levels.iter().map(|level| level.sizes(&shapes)).collect::<Result<_>>()?;
         let [_, in_channels, ..] = shapes.get::<4>(&at(&format!("{first}.weight")), "a 3×3 convolution")?;
         let [out_channels, ..] = shapes.get::<4>(&at(&format!("{last}.weight")), "a 3×3 convolution")?;
-        let middle = at(if names.style == Style::Ldm { "middle_block.1" } else { "mid_block.attentions.0" });
+        let middle = at(middle);
         let to_k = format!("{middle}.transformer_blocks.0.attn2.to_k.weight");
         let [_, context_width] = shapes.get(&to_k, "the text's keys in the middle")?;
         let projection = format!("{middle}.proj_in.weight");
@@ -344,7 +345,9 @@ impl VaeLayout {
         let at = |name: &str| format!("{}{name}", names.prefix);
         let block = |level: usize, index: usize| match names.style {
             Style::Ldm => at(&format!("encoder.down.{level}.block.{index}.")),
-            _ => at(&format!("encoder.down_blocks.{level}.resnets.{index}.")),
+            Style::Diffusers | Style::OldDiffusers | Style::BareText => {
+                at(&format!("encoder.down_blocks.{level}.resnets.{index}."))
+            }
         };
         let level = |level: usize| {
             let blocks = (0..).map(|index| block(level, index)).take_while(|block| shapes.has_below(block));
@@ -385,7 +388,10 @@ impl TextLayout {
                 ("", bare, Style::BareText),
             ],
         )?;
-        let inner = if names.style == Style::BareText { "" } else { "text_model." };
+        let inner = match names.style {
+            Style::BareText => "",
+            Style::Ldm | Style::Diffusers | Style::OldDiffusers => "text_model.",
+        };
         let at = |name: &str| format!("{}{inner}{name}", names.prefix);
         let [vocabulary, width] = shapes.get(&at("embeddings.token_embedding.weight"), "one row per token")?;
         let [positions, _] = shapes.get(&at("embeddings.position_embedding.weight"), "one row per position")?;

@@ -2,7 +2,9 @@
 
 pub mod tensor;
 
+mod contents;
 pub mod model_file;
+mod shown;
 
 pub mod safetensors;
 
@@ -14,6 +16,7 @@ pub mod ckpt;
 
 pub mod drawable;
 pub mod family;
+pub mod key;
 pub mod keys;
 pub mod layout;
 

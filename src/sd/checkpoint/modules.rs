@@ -7,7 +7,7 @@ use std::fmt;
 
 use anyhow::{Result, bail};
 
-use crate::sd::checkpoint::keys::Key;
+use crate::sd::checkpoint::key::Key;
 use crate::sd::checkpoint::layout::{Layout, TextLayout, UnetLayout};
 
 /// Which network a layer belongs to.

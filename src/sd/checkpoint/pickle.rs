@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::sd::checkpoint::model_file::shown;
+use crate::sd::checkpoint::shown::shown;
 use crate::sd::checkpoint::tensor::Dtype;
 
 /// Enough for a checkpoint with optimiser state, at some 40 objects a tensor.

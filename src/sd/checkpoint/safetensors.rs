@@ -20,7 +20,8 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
 use crate::engine::cache::batch::Stored;
 use crate::engine::cache::file_digest::HashingWriter;
-use crate::sd::checkpoint::model_file::{Contents, Place, Storage, shown};
+use crate::sd::checkpoint::contents::{Contents, Place, Storage};
+use crate::sd::checkpoint::shown::shown;
 use crate::sd::checkpoint::tensor::{Dtype, TensorData, TensorInfo, zeros};
 
 /// The longest header that is read or written, 16 MiB. safetensors itself allows 100 MB, which takes 1.5 GB to read; Stable Diffusion has

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::sd::checkpoint::model_file::{Contents, Section, Storage};
+use crate::sd::checkpoint::contents::{Contents, Section, Storage};
 use crate::sd::checkpoint::pickle::{Object, Pickle};
 use crate::sd::checkpoint::torch::collect::collect;
 use crate::sd::checkpoint::zip_members;
@@ -122,13 +122,7 @@ pub(super) fn read_legacy(file: &File, length: u64) -> Result<Contents> {
     let keys = next("the storage keys")?;
     let Object::List(ids) = keys.get(keys.root) else { bail!("the storage keys are no list") };
 
-    // What a storage's elements are is known only from the pickle that uses it.
-    let mut sizes: HashMap<&str, (u64, u64)> = HashMap::new();
-    for storage in pickle.storages() {
-        let size = (storage.dtype.size() as u64, storage.elements);
-        let first = *sizes.entry(&storage.key).or_insert(size);
-        ensure!(first == size, "storage `{}` is used with two types or sizes", storage.key);
-    }
+    let sizes = sizes_of_storages(&pickle)?;
     let mut contents = Contents::default();
     let mut start = at as u64;
     let mut storages = HashMap::new();
@@ -162,4 +156,15 @@ pub(super) fn read_legacy(file: &File, length: u64) -> Result<Contents> {
     })?;
     contents.check_total()?;
     Ok(contents)
+}
+
+/// Bytes of an element and number of elements of each storage by its key: known only from the pickle that uses it.
+fn sizes_of_storages(pickle: &Pickle) -> Result<HashMap<&str, (u64, u64)>> {
+    let mut sizes: HashMap<&str, (u64, u64)> = HashMap::new();
+    for storage in pickle.storages() {
+        let size = (storage.dtype.size() as u64, storage.elements);
+        let first = *sizes.entry(&storage.key).or_insert(size);
+        ensure!(first == size, "storage `{}` is used with two types or sizes", storage.key);
+    }
+    Ok(sizes)
 }

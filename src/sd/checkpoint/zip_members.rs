@@ -11,7 +11,8 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::sd::checkpoint::model_file::{Storage, shown};
+use crate::sd::checkpoint::contents::Storage;
+use crate::sd::checkpoint::shown::shown;
 use crate::sd::checkpoint::tensor::zeros;
 
 /// At 100 bytes a member, room for 160,000 tensors.

@@ -10,8 +10,9 @@ use std::sync::LazyLock;
 use anyhow::{Context as _, bail, ensure};
 use moxcms::{ColorProfile, DataColorSpace, ParsingOptions, ProfileVersion, ToneReprCurve};
 
+use crate::sd::data::colour_curves::along;
 use crate::sd::data::colour_grid::Grid;
-use crate::sd::data::colour_tables::ColourTables;
+use crate::sd::data::colour_tables::{ColourTables, D50};
 
 /// The most bytes of a profile. Those of printing presses have two or three million.
 pub const MOST_PROFILE_BYTES: usize = 8 << 20;
@@ -29,9 +30,9 @@ const TO_LINEAR_SRGB: [[f64; 3]; 3] = [
 /// Perceptual black of version 4, ICC.1's reference medium, as parts of white's XYZ.
 const PERCEPTUAL_BLACK: [f64; 3] = [0.003_473_1; 3];
 
-/// The kinds of numbers that a pixel has before its profile is applied.
+/// What the channels of a pixel are before its profile is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Numbers {
+pub enum ColourModel {
     /// One, given as three equal ones.
     Grey,
     Rgb,
@@ -53,11 +54,11 @@ pub enum Conversion {
 }
 
 impl Conversion {
-    /// Of a picture with `numbers` whose file holds `profile`.
+    /// Of a picture of `model` whose file holds `profile`.
     ///
     /// # Errors
     /// If the profile is damaged, or is one for other numbers.
-    pub fn of(profile: &[u8], numbers: Numbers) -> anyhow::Result<Self> {
+    pub fn of(profile: &[u8], model: ColourModel) -> anyhow::Result<Self> {
         ensure!(
             profile.len() <= MOST_PROFILE_BYTES,
             "it has {} MB; at most {} are read",
@@ -67,16 +68,16 @@ impl Conversion {
         let options = ParsingOptions { max_profile_size: MOST_PROFILE_BYTES + 1, ..ParsingOptions::default() };
         let profile = ColorProfile::new_from_slice_with_options(profile, options).context("it is damaged")?;
         let fits = match profile.color_space {
-            DataColorSpace::Rgb => numbers != Numbers::Cmyk,
-            DataColorSpace::Gray => numbers == Numbers::Grey,
-            DataColorSpace::Cmyk => numbers == Numbers::Cmyk,
+            DataColorSpace::Rgb => model != ColourModel::Cmyk,
+            DataColorSpace::Gray => model == ColourModel::Grey,
+            DataColorSpace::Cmyk => model == ColourModel::Cmyk,
             _ => false,
         };
         ensure!(fits, "it is one for {:?}, and the picture has other numbers", profile.color_space);
         let conversion = match &profile.lut_a_to_b_perceptual {
             Some(tables) => {
                 let is_of_version_4 = profile.version() >= ProfileVersion::V4_0;
-                let tables = ColourTables::of(tables, profile.pcs, numbers == Numbers::Cmyk)?;
+                let tables = ColourTables::of(tables, profile.pcs, model == ColourModel::Cmyk)?;
                 Self::of_tables(&tables, is_of_version_4.then_some(PERCEPTUAL_BLACK))
             }
             None if profile.color_space == DataColorSpace::Gray => {
@@ -86,7 +87,7 @@ impl Conversion {
             }
             None => Self::of_primaries(&profile)?,
         };
-        Ok(if numbers != Numbers::Cmyk && conversion.changes_nothing() { Self::None } else { conversion })
+        Ok(if model != ColourModel::Cmyk && conversion.changes_nothing() { Self::None } else { conversion })
     }
 
     /// Adobe RGB (1998), which many cameras name without enclosing it.
@@ -204,9 +205,6 @@ impl Conversion {
     }
 }
 
-/// White of the space between profiles, ICC.1's D50.
-pub(super) const D50: [f64; 3] = [0.9642, 1.0, 0.8249];
-
 /// The colour that becomes black, as parts of white's XYZ.
 struct Black([f64; 3]);
 
@@ -257,62 +255,4 @@ fn linearised(curve: &ToneReprCurve) -> anyhow::Result<[f64; 256]> {
         *value = along(curve, number as f64 / 255.0)?.clamp(0.0, 1.0);
     }
     Ok(table)
-}
-
-/// A curve of a profile at `x`, 0 to 1; ICC.1, curveType and parametricCurveType.
-pub(super) fn along(curve: &ToneReprCurve, x: f64) -> anyhow::Result<f64> {
-    let y = match curve {
-        ToneReprCurve::Lut(values) => match values.as_slice() {
-            [] => x,
-            // A gamma of 8 whole bits and 8 behind the point.
-            [gamma] => x.powf(f64::from(*gamma) / 256.0),
-            values => between(values, x),
-        },
-        ToneReprCurve::Parametric(numbers) => {
-            let numbers: Vec<f64> = numbers.iter().map(|number| f64::from(*number)).collect();
-            let power = |a: f64, b: f64, g: f64| (a * x + b).max(0.0).powf(g);
-            match *numbers.as_slice() {
-                [g] => x.max(0.0).powf(g),
-                [g, a, b] => {
-                    if a * x + b >= 0.0 {
-                        power(a, b, g)
-                    } else {
-                        0.0
-                    }
-                }
-                [g, a, b, c] => {
-                    if a * x + b >= 0.0 {
-                        power(a, b, g) + c
-                    } else {
-                        c
-                    }
-                }
-                [g, a, b, c, d] => {
-                    if x >= d {
-                        power(a, b, g)
-                    } else {
-                        c * x
-                    }
-                }
-                [g, a, b, c, d, e, f] => {
-                    if x >= d {
-                        power(a, b, g) + e
-                    } else {
-                        c * x + f
-                    }
-                }
-                _ => bail!("a curve of it has {} numbers", numbers.len()),
-            }
-        }
-    };
-    ensure!(y.is_finite(), "a curve of it leaves the numbers");
-    Ok(y)
-}
-
-/// A table of 16-bit values at `x`, 0 to 1, with a straight line between neighbours.
-pub(super) fn between(values: &[u16], x: f64) -> f64 {
-    let place = x.clamp(0.0, 1.0) * (values.len() - 1) as f64;
-    let at = place as usize;
-    let (low, high) = (f64::from(values[at]), f64::from(values[(at + 1).min(values.len() - 1)]));
-    (low + (high - low) * (place - at as f64)) / 65_535.0
 }

@@ -3,8 +3,11 @@
 use anyhow::{Context as _, ensure};
 use moxcms::{DataColorSpace, LutDataType, LutMultidimensionalType, LutStore, LutType, LutWarehouse};
 
-use crate::sd::data::colour::{D50, along, between};
+use crate::sd::data::colour_curves::{along, between};
 use crate::sd::data::colour_grid::between_points;
+
+/// White of the space between profiles, ICC.1's D50.
+pub(super) const D50: [f64; 3] = [0.9642, 1.0, 0.8249];
 
 /// Device numbers to the space between profiles.
 pub struct ColourTables<'p> {

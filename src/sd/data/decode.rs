@@ -26,13 +26,11 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageError, Limits, RgbImage};
 
 use crate::engine::inputs::picture_files::{Kind, MOST_BYTES, READ};
-use crate::sd::data::colour::{Conversion, Numbers};
+use crate::sd::data::colour::ColourModel;
+use crate::sd::data::decode_limits::{MOST_BESIDE, MOST_WORKING, beside, check_size, check_working};
+use crate::sd::data::named_colours::{Colours, Named, to_srgb};
+use crate::sd::data::png_in::to_8_bits;
 use crate::sd::data::{exif, jpeg, png_in};
-
-/// The most pixels of a picture: twice what the largest cameras make, and 600 MB in memory.
-pub const MOST_PIXELS: u64 = 200_000_000;
-/// The longest side: what a JPEG can have at most.
-const LONGEST_SIDE: u32 = 65_535;
 
 /// What lies behind transparent parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,28 +56,6 @@ pub struct Decoded {
     /// Some pixel was not opaque.
     pub was_transparent: bool,
     pub colours: Colours,
-}
-
-/// What became of the colours that a file names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Colours {
-    /// They are sRGB, by name or for want of one.
-    Srgb,
-    /// They were others, and are sRGB now.
-    Converted,
-    /// Why they were taken as sRGB although the file names others.
-    NotUnderstood(String),
-}
-
-/// What a file says of its colours.
-#[derive(Debug)]
-pub(super) enum Named {
-    Nothing,
-    Profile(Vec<u8>),
-    AdobeRgb,
-    DisplayP3,
-    /// Why that cannot be known.
-    Unreadable(String),
 }
 
 impl Decoded {
@@ -168,40 +144,6 @@ fn format_of(bytes: &[u8]) -> anyhow::Result<Kind> {
     bail!("this is no picture known here; {READ} can be read: convert it, or take it out of the folder")
 }
 
-/// Width and height before any allocation of the size they ask for.
-pub(super) fn check_size(width: u64, height: u64) -> anyhow::Result<()> {
-    ensure!(width > 0 && height > 0, "the picture has no pixels ({width}×{height}); take it out of the folder");
-    let fits = width <= u64::from(LONGEST_SIDE) && height <= u64::from(LONGEST_SIDE) && width * height <= MOST_PIXELS;
-    ensure!(
-        fits,
-        "the picture claims {width}×{height} pixels; up to {} million and {LONGEST_SIDE} a side are read: make it smaller",
-        MOST_PIXELS / 1_000_000
-    );
-    Ok(())
-}
-
-/// The most bytes that a picture may take while it is read: 8-bit RGB of the largest one. A file of a few thousand bytes may claim as much.
-const MOST_WORKING: u64 = 600_000_000;
-
-/// The most memory that a decoder may take beside the pixels.
-pub(super) const MOST_BESIDE: u64 = 64 << 20;
-
-/// As `check_size`, of the bytes that so many pixels take while they become RGB: `stored` of all, and `beside` for each.
-pub(super) fn check_working(pixels: u64, stored: u64, beside: u64) -> anyhow::Result<()> {
-    let bytes = pixels.saturating_mul(beside).saturating_add(stored);
-    let (megabytes, most) = (bytes / 1_000_000, MOST_WORKING / 1_000_000);
-    ensure!(
-        bytes <= MOST_WORKING,
-        "reading the picture would take {megabytes} MB, and {most} MB are given to one: make it smaller, or save it as 8-bit RGB"
-    );
-    Ok(())
-}
-
-/// Bytes beside each stored pixel: RGB, unless that is what is stored, and its opacity.
-pub(super) fn beside(is_rgb_of_8_bits: bool, has_alpha: bool) -> u64 {
-    if is_rgb_of_8_bits { 0 } else { 3 + u64::from(has_alpha) }
-}
-
 fn from_decoder(decoder: image::ImageResult<impl ImageDecoder>) -> anyhow::Result<(DynamicImage, Orientation, Named)> {
     let mut decoder = decoder?;
     let (width, height) = decoder.dimensions();
@@ -230,14 +172,14 @@ fn finish(stored: DynamicImage, orientation: Orientation, named: Named, backgrou
         DynamicImage::ImageLumaA16(picture) => picture.pixels().any(|pixel| pixel[1] < u16::MAX),
         _ => false,
     };
-    let numbers = if stored.color().has_color() { Numbers::Rgb } else { Numbers::Grey };
-    let opacity: Option<Vec<u8>> = match background {
-        Background::Colour(_) if was_transparent => Some(opacity(&stored)),
-        _ => None,
+    let model = if stored.color().has_color() { ColourModel::Rgb } else { ColourModel::Grey };
+    let behind = match background {
+        Background::Colour(behind) => was_transparent.then(|| (opacity(&stored), behind)),
+        Background::Stored => None,
     };
     let mut picture = stored.into_rgb8();
-    let colours = to_srgb(&mut picture, numbers, named);
-    if let (Some(opacity), Background::Colour(behind)) = (opacity, background) {
+    let colours = to_srgb(&mut picture, model, named);
+    if let Some((opacity, behind)) = behind {
         for (pixel, opacity) in picture.pixels_mut().zip(opacity) {
             pixel.0 = [0, 1, 2].map(|channel| laid_over(pixel.0[channel], behind[channel], opacity));
         }
@@ -256,31 +198,10 @@ fn opacity(stored: &DynamicImage) -> Vec<u8> {
     }
 }
 
-/// To the nearest.
-pub(super) fn to_8_bits(number: u16) -> u8 {
-    ((u32::from(number) + 128) / 257) as u8
-}
-
 /// As Pillow's `paste` with a mask rounds it.
 fn laid_over(front: u8, behind: u8, opacity: u8) -> u8 {
     let [front, behind, opacity] = [front, behind, opacity].map(u32::from);
     ((front * opacity + behind * (255 - opacity) + 127) / 255) as u8
-}
-
-/// Brings a picture of RGB or grey numbers to sRGB.
-pub(super) fn to_srgb(picture: &mut RgbImage, numbers: Numbers, named: Named) -> Colours {
-    let conversion = match named {
-        Named::Nothing => return Colours::Srgb,
-        Named::Unreadable(why) => return Colours::NotUnderstood(why),
-        Named::AdobeRgb => Conversion::of_adobe_rgb(),
-        Named::DisplayP3 => Conversion::of_display_p3(),
-        Named::Profile(profile) => match Conversion::of(&profile, numbers) {
-            Ok(conversion) => conversion,
-            Err(error) => return Colours::NotUnderstood(format!("{error:#}")),
-        },
-    };
-    conversion.apply(picture);
-    if matches!(conversion, Conversion::None) { Colours::Srgb } else { Colours::Converted }
 }
 
 fn is_turn(orientation: Orientation) -> bool {

@@ -10,9 +10,10 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-use crate::sd::data::colour::{Conversion, Numbers};
-use crate::sd::data::decode::{Colours, Named, check_size, check_working, to_srgb};
+use crate::sd::data::colour::{ColourModel, Conversion};
+use crate::sd::data::decode_limits::{check_size, check_working};
 use crate::sd::data::exif::names_adobe_rgb;
+use crate::sd::data::named_colours::{Colours, Named, to_srgb};
 
 /// No whole JPEG has more pixels for each of its bytes: six blocks with a bit each make a group.
 const MOST_PIXELS_A_BYTE: usize = 512;
@@ -45,7 +46,7 @@ fn decode_with(bytes: &[u8], options: DecoderOptions) -> anyhow::Result<(RgbImag
     let stored = decoder.input_colorspace().filter(|stored| matches!(stored, ColorSpace::CMYK | ColorSpace::YCCK));
     let mut named = outline.profile();
     if let (Some(stored), Named::Profile(profile)) = (stored, &named) {
-        match Conversion::of(profile, Numbers::Cmyk) {
+        match Conversion::of(profile, ColourModel::Cmyk) {
             Ok(conversion) => {
                 check_working(pixels, outline.coefficients(pixels), 4 + 3)?;
                 decoder.set_options(options.jpeg_set_out_colorspace(stored));
@@ -65,8 +66,8 @@ fn decode_with(bytes: &[u8], options: DecoderOptions) -> anyhow::Result<(RgbImag
     let mut pixels = vec![0; width * height * 3];
     decoder.decode_into(&mut pixels).map_err(given_up)?;
     let mut picture = RgbImage::from_raw(width as u32, height as u32, pixels).expect("three bytes a pixel were asked for");
-    let numbers = if outline.components.len() == 1 { Numbers::Grey } else { Numbers::Rgb };
-    let colours = to_srgb(&mut picture, numbers, named);
+    let model = if outline.components.len() == 1 { ColourModel::Grey } else { ColourModel::Rgb };
+    let colours = to_srgb(&mut picture, model, named);
     Ok((picture, orientation, colours))
 }
 

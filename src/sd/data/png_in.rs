@@ -9,7 +9,8 @@ use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
 use png::{BitDepth, ColorType, Decoder, Transformations};
 
 use crate::sd::data::colour::MOST_PROFILE_BYTES;
-use crate::sd::data::decode::{MOST_BESIDE, Named, beside, check_size, check_working, to_8_bits};
+use crate::sd::data::decode_limits::{MOST_BESIDE, beside, check_size, check_working};
+use crate::sd::data::named_colours::Named;
 
 /// The picture as stored, how it is to be turned, and what it says of its colours.
 pub(super) fn decode(bytes: &[u8]) -> anyhow::Result<(DynamicImage, Orientation, Named)> {
@@ -66,6 +67,11 @@ fn halved(mut stored: Vec<u8>) -> Vec<u8> {
     }
     stored.truncate(count);
     stored
+}
+
+/// To the nearest.
+pub(super) fn to_8_bits(number: u16) -> u8 {
+    ((u32::from(number) + 128) / 257) as u8
 }
 
 /// What the chunks before the pixels say of the colours; `cICP` goes before `iCCP`, and both before all else (PNG, third edition, 4.3).

@@ -9,19 +9,37 @@ const RUNTIMES: [Runtime; 3] = [
         name: "rocm",
         title: "ROCm",
         remedy: "install ROCm's HIP runtime and its compiler, `hiprtc`, and see that you may open `/dev/kfd`",
+        #[cfg(feature = "rocm")]
+        devices: Some(|| enumerated(burn::tensor::DeviceType::Rocm)),
+        #[cfg(not(feature = "rocm"))]
+        devices: None,
     },
     Runtime {
         name: "vulkan",
         title: "Vulkan",
         remedy: "install `libvulkan1` and your card's driver, `mesa-vulkan-drivers` for AMD and Intel",
+        #[cfg(feature = "vulkan")]
+        devices: Some(|| enumerated(burn::tensor::DeviceType::Vulkan)),
+        #[cfg(not(feature = "vulkan"))]
+        devices: None,
     },
-    Runtime { name: "cuda", title: "CUDA", remedy: "install NVIDIA's driver, and CUDA's compiler, `nvrtc`" },
+    Runtime {
+        name: "cuda",
+        title: "CUDA",
+        remedy: "install NVIDIA's driver, and CUDA's compiler, `nvrtc`",
+        #[cfg(feature = "cuda")]
+        devices: Some(|| enumerated(burn::tensor::DeviceType::Cuda)),
+        #[cfg(not(feature = "cuda"))]
+        devices: None,
+    },
 ];
 
 struct Runtime {
     name: &'static str,
     title: &'static str,
     remedy: &'static str,
+    /// What the runtime finds, cards before what only computes like one; `None` if it is not in this build.
+    devices: Option<fn() -> Vec<Device>>,
 }
 
 /// The device of a name such as `vulkan:0`; `None` if that is no name of CubeCL's.
@@ -43,7 +61,7 @@ pub(super) fn check_name(name: &str) -> Option<Result<()>> {
     let (runtime, number) = name.split_once(':')?;
     let runtime = RUNTIMES.iter().find(|known| known.name == runtime)?;
     let number: usize = number.parse().ok()?;
-    Some(if runtime.is_built_in() { Ok(()) } else { Err(runtime.is_missing(number)) })
+    Some(if runtime.devices.is_some() { Ok(()) } else { Err(runtime.is_missing(number)) })
 }
 
 /// Whether it is a device of CubeCL's.
@@ -53,8 +71,9 @@ pub(super) fn is_name(name: &str) -> bool {
 
 impl Runtime {
     fn device(&self, number: usize) -> Result<Device> {
-        let Self { name, title, remedy } = self;
-        let Some(mut devices) = self.devices() else { return Err(self.is_missing(number)) };
+        let Self { name, title, remedy, devices } = self;
+        let Some(devices) = devices else { return Err(self.is_missing(number)) };
+        let mut devices = devices();
         if number >= devices.len() {
             let found = match devices.len() {
                 0 => format!("finds no device; {remedy}, or take `--device cpu`"),
@@ -66,36 +85,15 @@ impl Runtime {
         self.open(devices.swap_remove(number), number)
     }
 
-    fn is_built_in(&self) -> bool {
-        match self.name {
-            "rocm" => cfg!(feature = "rocm"),
-            "vulkan" => cfg!(feature = "vulkan"),
-            _ => cfg!(feature = "cuda"),
-        }
-    }
-
     fn is_missing(&self, number: usize) -> Error {
         let Self { name, title, .. } = self;
         anyhow!("`{name}:{number}`: this build has no {title}; build it with `--features {name}`, or take `--device cpu`")
     }
 
-    /// What the runtime finds, cards before what only computes like one; `None` if it is not in this build.
-    fn devices(&self) -> Option<Vec<Device>> {
-        match self.name {
-            #[cfg(feature = "rocm")]
-            "rocm" => Some(enumerated(burn::tensor::DeviceType::Rocm)),
-            #[cfg(feature = "vulkan")]
-            "vulkan" => Some(enumerated(burn::tensor::DeviceType::Vulkan)),
-            #[cfg(feature = "cuda")]
-            "cuda" => Some(enumerated(burn::tensor::DeviceType::Cuda)),
-            _ => None,
-        }
-    }
-
     /// Starts what computes on it. CubeCL panics where that cannot be done, and has said why.
     #[cfg(cube)]
     fn open(&self, device: Device, number: usize) -> Result<Device> {
-        let Self { name, title, remedy } = self;
+        let Self { name, title, remedy, .. } = self;
         if std::panic::catch_unwind(|| device.supports_dtype(burn::tensor::DType::F32)).is_err() {
             bail!("`{name}:{number}`: {title} finds this device and cannot open it; {remedy}, or take `--device cpu`");
         }

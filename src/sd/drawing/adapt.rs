@@ -6,7 +6,8 @@ use anyhow::{Result, bail, ensure};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::sd::checkpoint::modules::{ModulePath, Network};
-use crate::sd::lora::file::{Lora, LoraModule};
+use crate::sd::lora::file::Lora;
+use crate::sd::lora::module::LoraModule;
 use crate::sd::models::layers::{AdaptedLinear, Adapter};
 use crate::sd::stable_diffusion::StableDiffusion;
 

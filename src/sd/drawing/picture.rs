@@ -61,7 +61,7 @@ pub fn draw(model: &StableDiffusion, request: &Request, before_step: &mut dyn Fn
     let (schedule, mut noise) = (request.prediction.schedule(), Generator::new(request.seed));
     let count = shape.iter().product();
     let latent = request.sampler.sample(&schedule, request.prediction, request.steps, &mut noise, count, &mut predict)?;
-    let decoded = numbers(model.vae().decode(tensor(latent, shape, model.device())))?;
+    let decoded = to_vec(model.vae().decode(tensor(latent, shape, model.device())))?;
     ensure!(decoded.iter().all(|value| value.is_finite()), "the VAE gave a value that is not finite");
     Ok(picture(&decoded, request.width, request.height))
 }
@@ -101,13 +101,13 @@ impl<'a> Guide<'a> {
     /// The guided prediction for a latent of `shape`, `[1, channels, height, width]`.
     fn predict(&self, latent: &[f32], shape: [usize; 4], timestep: f32) -> Result<Vec<f32>> {
         let latent = tensor(latent.to_vec(), shape, self.model.device());
-        let one = |context| numbers(self.model.denoiser().predict(latent.clone(), &[timestep], context));
+        let one = |context| to_vec(self.model.denoiser().predict(latent.clone(), &[timestep], context));
         match &self.contexts {
             Contexts::Prompt(prompt) => one(prompt),
             Contexts::Apart(both) => Ok(guided(&one(&both[0])?, &one(&both[1])?, self.scale)),
             Contexts::Together(both) => {
                 let twice = Tensor::cat(vec![latent.clone(), latent.clone()], 0);
-                let predicted = numbers(self.model.denoiser().predict(twice, &[timestep; 2], both))?;
+                let predicted = to_vec(self.model.denoiser().predict(twice, &[timestep; 2], both))?;
                 let (without, with) = predicted.split_at(predicted.len() / 2);
                 Ok(guided(without, with, self.scale))
             }
@@ -131,7 +131,7 @@ fn context(model: &StableDiffusion, text: &str, clip_skip: usize) -> Result<Tens
 /// Each token's vector times its weight, and all scaled back to the mean they had: webui's emphasis "Original".
 fn emphasised(encoded: Tensor<3>, weights: &[f32]) -> Result<Tensor<3>> {
     let (shape, device) = (encoded.dims(), encoded.device());
-    let mut values = numbers(encoded)?;
+    let mut values = to_vec(encoded)?;
     let mean = |values: &[f32]| values.iter().copied().map(f64::from).sum::<f64>() / values.len() as f64;
     let before = mean(&values);
     for (vector, weight) in values.chunks_mut(shape[2]).zip(weights) {
@@ -157,6 +157,6 @@ fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) 
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
-fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+fn to_vec<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     tensor.into_data().try_into_vec().map_err(|error| anyhow::anyhow!("reading numbers back from the device: {error:?}"))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::sd::checkpoint::keys;
+use crate::sd::checkpoint::key;
 use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::lora::file::{Outline, outline};
 
@@ -95,7 +95,7 @@ pub fn account(file: &ModelFile) -> Result<Account> {
     let metadata = file.metadata();
     let kind = match outline(file)? {
         Some(outline) => ModelKind::Lora(outline),
-        None if file.tensors().keys().any(|name| name.starts_with(keys::UNET_PREFIX) || name.starts_with(keys::VAE_PREFIX)) => {
+        None if file.tensors().keys().any(|name| name.starts_with(key::UNET_PREFIX) || name.starts_with(key::VAE_PREFIX)) => {
             ModelKind::Model
         }
         None => ModelKind::Other,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use crate::sd::checkpoint::carry::{refuse_not_finite, refuse_unreadable};
 use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::tensor::{Dtype, TensorData};
-use crate::sd::checkpoint::{keys, metadata};
+use crate::sd::checkpoint::{key, metadata};
 use crate::sd::lora::adapter_config::{self, AdapterConfig};
 use crate::sd::lora::file::{Lora, LoraNames, follow_tensors, outline};
 
@@ -33,7 +33,7 @@ pub fn converted(
 ) -> Result<Converted> {
     refuse_unreadable(file, |_| true)?;
     let first = file.tensors().keys().next().with_context(|| format!("`{}` holds no tensors", file.path().display()))?;
-    let is_model = file.tensors().keys().any(|name| name.starts_with(keys::UNET_PREFIX) || name.starts_with(keys::VAE_PREFIX));
+    let is_model = file.tensors().keys().any(|name| name.starts_with(key::UNET_PREFIX) || name.starts_with(key::VAE_PREFIX));
     ensure!(
         !is_model || outline(file)?.is_some(),
         "`{}` is a model and no LoRA (it has `{first}`): give it as `from`",
@@ -48,8 +48,9 @@ pub fn converted(
             let mut metadata = lora.metadata.clone();
             // Its scale is now in alpha or in the factors.
             metadata.remove(adapter_config::METADATA);
-            if names == LoraNames::Kohya {
-                metadata = lora.kohya_metadata(&tensors, &metadata)?;
+            match names {
+                LoraNames::Kohya => metadata = lora.kohya_metadata(&tensors, &metadata)?,
+                LoraNames::Diffusers => {}
             }
             Converted { tensors, metadata, remarks: lora.remarks }
         }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
-use crate::sd::checkpoint::keys::Key;
+use crate::sd::checkpoint::key::Key;
 use crate::sd::checkpoint::layout::{Naming, TextLayout, UnetLayout, VaeLayout};
 use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::modules::{ModulePath, Network, unet_convolutions};
-use crate::sd::lora::file::LoraModule;
+use crate::sd::lora::module::LoraModule;
 
 /// A model with the layouts of what a LoRA can adapt.
 type Model<'a> = (&'a ModelFile, &'a UnetLayout, &'a TextLayout);

@@ -10,8 +10,9 @@ use crate::sd::checkpoint::layout::{TextLayout, UnetLayout};
 use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::modules::{Layer, text_targets, unet_convolutions, unet_targets};
 use crate::sd::lora::difference::{Differences, percent};
-use crate::sd::lora::file::{Lora, LoraModule};
+use crate::sd::lora::file::Lora;
 use crate::sd::lora::matrix::Matrix;
+use crate::sd::lora::module::LoraModule;
 use crate::sd::lora::svd;
 
 /// How to extract.

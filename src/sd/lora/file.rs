@@ -12,20 +12,9 @@ use crate::sd::checkpoint::modules::{ModulePath, Network};
 use crate::sd::checkpoint::tensor::{Dtype, TensorData};
 use crate::sd::lora::adapter_config::{self, AdapterConfig};
 use crate::sd::lora::matrix::Matrix;
+use crate::sd::lora::module::LoraModule;
 use crate::sd::lora::names::{Address, Meaning, PEFT_PREFIX, Part, meaning};
 use crate::sd::lora::placing::{Structure, placed};
-
-/// The factors of one layer. Its weight changes by `strength · alpha / rank · up · down`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoraModule {
-    /// `[rank, in · height · width]`
-    pub down: Matrix,
-    /// `[out, rank]`
-    pub up: Matrix,
-    pub alpha: f32,
-    /// Height and width of the layer's kernel, if it is a convolution.
-    pub kernel: Option<[usize; 2]>,
-}
 
 /// A whole LoRA file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,33 +32,6 @@ pub enum LoraNames {
     Kohya,
     /// `unet.….lora_A.weight`: what diffusers itself saves. Has no alpha, so the scale moves into `up`.
     Diffusers,
-}
-
-impl LoraModule {
-    pub fn rank(&self) -> usize {
-        self.up.columns
-    }
-
-    /// `alpha / rank`.
-    pub fn scale(&self) -> f32 {
-        self.alpha / self.rank() as f32
-    }
-
-    /// `[out, in]` or `[out, in, height, width]` of the layer it adapts.
-    pub fn weight_shape(&self) -> Vec<usize> {
-        match self.kernel {
-            None => vec![self.up.rows, self.down.columns],
-            Some([height, width]) => vec![self.up.rows, self.down.columns / (height * width), height, width],
-        }
-    }
-
-    /// The change of the weight at strength 1: `[out, in · height · width]`.
-    pub fn delta(&self) -> Matrix {
-        let mut delta = self.up.times(&self.down);
-        let scale = self.scale();
-        delta.values.iter_mut().for_each(|value| *value *= scale);
-        delta
-    }
 }
 
 /// What the tensors of a LoRA tell without their numbers.
@@ -275,8 +237,9 @@ impl Lora {
             };
             add(down_name, &down_shape, &factors.down.values)?;
             add(up_name, &up_shape, &up)?;
-            if names == LoraNames::Kohya {
-                add("alpha", &[], &[factors.alpha])?;
+            match names {
+                LoraNames::Kohya => add("alpha", &[], &[factors.alpha])?,
+                LoraNames::Diffusers => {}
             }
         }
         Ok(tensors)

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 use anyhow::{Result, bail};
 
 use crate::sd::checkpoint::modules::{Layer, ModulePath, Network};
-use crate::sd::lora::file::{Lora, LoraModule};
+use crate::sd::lora::file::Lora;
+use crate::sd::lora::module::LoraModule;
 use crate::sd::lora::placing::{fits, layers_of_stable_diffusion, ldm_layers_of_stable_diffusion};
 
 /// Paths of layers with every number made a `#`, diffusers' and LDM's.

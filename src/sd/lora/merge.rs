@@ -10,8 +10,9 @@ use crate::sd::checkpoint::layout::{TextLayout, UnetLayout};
 use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::modules::Network;
 use crate::sd::checkpoint::tensor::{Dtype, TensorData, TensorInfo};
-use crate::sd::lora::file::{Lora, LoraModule};
+use crate::sd::lora::file::Lora;
 use crate::sd::lora::fit;
+use crate::sd::lora::module::LoraModule;
 use crate::sd::lora::placing::Structure;
 
 /// Weights that only training needs: the running average of LDM.

@@ -8,6 +8,7 @@ pub mod difference;
 pub mod file;
 pub mod fit;
 pub mod matrix;
+pub mod module;
 pub mod names;
 pub mod placing;
 

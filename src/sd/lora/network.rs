@@ -65,7 +65,7 @@ impl LoraNetwork {
         self.alpha / self.rank as f64
     }
 
-    pub fn parameters(&self) -> usize {
+    pub fn parameter_count(&self) -> usize {
         self.factors.iter().map(|factor| factor.values.len()).sum()
     }
 

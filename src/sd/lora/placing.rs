@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::sd::checkpoint::keys::{Key, UNET_PREFIX};
+use crate::sd::checkpoint::key::{Key, UNET_PREFIX};
 use crate::sd::checkpoint::layout::{Naming, Style, TextLayout, UnetLayout};
 use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::modules::{Layer, ModulePath, Network, text_layers, unet_layers};
-use crate::sd::lora::file::{Lora, LoraModule};
+use crate::sd::lora::module::LoraModule;
 use crate::sd::lora::names::Address;
 
 /// The networks of a model that a LoRA can adapt.
@@ -45,9 +45,9 @@ impl Structure {
         [Self { unet: Some(unet(768, false)), text: Some(text) }, Self { unet: Some(unet(1024, true)), text: None }]
     }
 
-    /// Whether it has the networks that `lora` adapts.
-    pub fn is_whole_for(&self, lora: &Lora) -> bool {
-        lora.modules.keys().all(|module| match module.network {
+    /// Whether it has the networks that a LoRA of these `modules` adapts.
+    pub fn is_whole_for(&self, modules: &BTreeMap<ModulePath, LoraModule>) -> bool {
+        modules.keys().all(|module| match module.network {
             Network::Unet => self.unet.is_some(),
             Network::TextEncoder => self.text.is_some(),
         })

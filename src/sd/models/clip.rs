@@ -7,8 +7,9 @@ use burn::tensor::{Int, Tensor};
 
 use crate::sd::models::layers::{AdaptedLinear, LayerNorm, Projection, Visit, WithBias};
 use crate::sd::models::weights::Source;
-use crate::sd::ops::activation::{Activation, activate};
-use crate::sd::ops::attention::{Mask, attention};
+use crate::sd::ops::activation::activate;
+use crate::sd::ops::arguments::{Activation, Mask};
+use crate::sd::ops::attention::attention;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClipTextConfig {
@@ -33,7 +34,7 @@ pub struct ClipTextModel {
     position_embedding: Tensor<2>,
     layers: Vec<EncoderLayer>,
     final_layer_norm: LayerNorm,
-    numbers: usize,
+    parameter_count: usize,
 }
 
 impl ClipTextModel {
@@ -46,8 +47,8 @@ impl ClipTextModel {
             .map(|layer| EncoderLayer::init(config, source.at(format!("encoder.layers.{layer}"))))
             .collect::<Result<_>>()?;
         let final_layer_norm = LayerNorm::init(source.at("final_layer_norm"), config.width)?;
-        let numbers = source.numbers();
-        Ok(Self { token_embedding, position_embedding, layers, final_layer_norm, numbers })
+        let parameter_count = source.parameter_count();
+        Ok(Self { token_embedding, position_embedding, layers, final_layer_norm, parameter_count })
     }
 
     /// The context for `tokens`: the output of the layer `clip_skip` from the end (1 is the last), through the final norm.
@@ -71,13 +72,13 @@ impl ClipTextModel {
         self.final_layer_norm.forward(x)
     }
 
-    /// How many numbers its weights have.
-    pub fn numbers(&self) -> usize {
-        self.numbers
+    /// Of all its weights.
+    pub fn parameter_count(&self) -> usize {
+        self.parameter_count
     }
 
-    /// Numbers for each token that a gradient through one of its layers needs: around attention and perceptron.
-    pub fn kept(&self) -> usize {
+    /// Elements for each token that one of its layers saves for the backward pass: around attention and perceptron.
+    pub fn saved_activations(&self) -> usize {
         let (width, hidden) = (self.position_embedding.dims()[1], self.layers.first().map_or(0, |layer| layer.mlp.fc1.outputs()));
         // Two norms; the input of queries, keys and values; those three; the output; the input of the perceptron.
         8 * width + 2 * hidden

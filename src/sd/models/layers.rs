@@ -4,8 +4,9 @@ use anyhow::Result;
 use burn::tensor::{DType, Tensor};
 
 use crate::sd::models::weights::Source;
-use crate::sd::ops::conv2d::{Kernel, Placement, conv2d};
-use crate::sd::ops::group_norm::{Groups, Then, group_norm};
+use crate::sd::ops::arguments::{Groups, Placement, Then};
+use crate::sd::ops::conv2d::{Kernel, conv2d};
+use crate::sd::ops::group_norm::group_norm;
 use crate::sd::ops::layer_norm::layer_norm;
 use crate::sd::ops::linear::{adapted_linear, linear};
 

@@ -7,8 +7,7 @@ use burn::tensor::Tensor;
 
 use crate::sd::models::layers::{Convolution, GroupNorm, Linear};
 use crate::sd::models::weights::Source;
-use crate::sd::ops::conv2d::Placement;
-use crate::sd::ops::group_norm::{Groups, Then};
+use crate::sd::ops::arguments::{Groups, Placement, Then};
 use crate::sd::ops::upsample::upsample;
 
 #[derive(Debug)]
@@ -44,8 +43,8 @@ impl ResnetBlock {
         self.norm1.channels()
     }
 
-    /// Numbers for each pixel that a gradient through it needs: what goes into the two norms.
-    pub fn kept(&self) -> usize {
+    /// Elements for each pixel that are saved for the backward pass: what goes into the two norms.
+    pub fn saved_activations(&self) -> usize {
         self.norm1.channels() + self.norm2.channels()
     }
 

@@ -8,7 +8,7 @@ use crate::sd::models::layers::AdaptedLinear;
 use crate::sd::models::resnet::{Downsample, ResnetBlock, Upsample};
 use crate::sd::models::transformer::Transformer;
 
-/// What a piece needs of memory for one picture, in numbers.
+/// What a piece needs of memory for one picture, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// What goes in; none for a piece whose input another one keeps as well.
@@ -62,21 +62,21 @@ impl<'a> Segment<'a> {
         self.leaves_skip
     }
 
-    /// What a training needs of it, in numbers.
+    /// What a training needs of it, in elements.
     ///
     /// - `size`: height and width of what goes in
     /// - `tokens`: of the context
-    /// - `adapted`: as in [`Transformer::kept`]
+    /// - `adapted`: as in [`Transformer::saved_activations`]
     pub fn needs(&self, size: [usize; 2], tokens: usize, adapted: &dyn Fn(&AdaptedLinear) -> Option<usize>) -> Needs {
         let pixels = size[0] * size[1];
         match self.part {
             Part::Resnet(resnet) => {
-                let kept = pixels * resnet.kept();
+                let kept = pixels * resnet.saved_activations();
                 Needs { input: pixels * resnet.inputs(), kept, passing: 2 * kept, output: size }
             }
             Part::Transformer(transformer) => {
-                let [pixel, token] = transformer.kept(adapted);
-                let passing = pixels * transformer.passing();
+                let [pixel, token] = transformer.saved_activations(adapted);
+                let passing = pixels * transformer.temporary_activations();
                 Needs { input: pixels * transformer.channels(), kept: pixels * pixel + tokens * token, passing, output: size }
             }
             // A convolution with a frozen kernel needs nothing of its input.

@@ -7,9 +7,9 @@ use burn::tensor::Tensor;
 
 use crate::sd::models::layers::{AdaptedLinear, GroupNorm, LayerNorm, Projection, Visit, WithBias};
 use crate::sd::models::weights::Source;
-use crate::sd::ops::attention::{Mask, attention};
+use crate::sd::ops::arguments::{Groups, Mask, Then};
+use crate::sd::ops::attention::attention;
 use crate::sd::ops::geglu::geglu;
-use crate::sd::ops::group_norm::{Groups, Then};
 
 /// What all transformers of a UNet share.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +76,9 @@ impl Transformer {
         self.norm.channels()
     }
 
-    /// Numbers that a gradient through it needs: for each pixel, and for each token of the context. `adapted` says which layers carry an
+    /// Elements that are saved for the backward pass: for each pixel, and for each token of the context. `adapted` says which layers carry an
     /// adapter, of which rank.
-    pub fn kept(&self, adapted: &dyn Fn(&AdaptedLinear) -> Option<usize>) -> [usize; 2] {
+    pub fn saved_activations(&self, adapted: &dyn Fn(&AdaptedLinear) -> Option<usize>) -> [usize; 2] {
         let Block { attn1, attn2, ff, .. } = &self.block;
         let channels = self.channels();
         let hidden = FeedForward::EXPANSION * channels;
@@ -96,8 +96,8 @@ impl Transformer {
         [norms + attention + cross_attention + feed_forward + projections, 2 * channels + inputs(&[&attn2.to_k, &attn2.to_v], 0)]
     }
 
-    /// Numbers for each pixel that are there for a moment on the way back: the gradients around the gate, the widest layer.
-    pub fn passing(&self) -> usize {
+    /// Elements for each pixel that are there for a moment during the backward pass: the gradients around the gate, the widest layer.
+    pub fn temporary_activations(&self) -> usize {
         4 * FeedForward::EXPANSION * self.channels()
     }
 

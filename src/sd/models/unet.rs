@@ -10,8 +10,8 @@ use crate::sd::models::resnet::{Downsample, ResnetBlock, Upsample};
 use crate::sd::models::segment::{Part, Segment, pass};
 use crate::sd::models::transformer::{Transformer, TransformerConfig};
 use crate::sd::models::weights::Source;
-use crate::sd::ops::activation::{Activation, activate};
-use crate::sd::ops::group_norm::{Groups, Then};
+use crate::sd::ops::activation::activate;
+use crate::sd::ops::arguments::{Activation, Groups, Then};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnetConfig {
@@ -49,7 +49,7 @@ pub struct Unet {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Convolution,
-    numbers: usize,
+    parameter_count: usize,
 }
 
 impl Unet {
@@ -78,8 +78,8 @@ impl Unet {
         let groups = Groups { count: config.groups, epsilon: EPSILON };
         let conv_norm_out = GroupNorm::init(source.at("conv_norm_out"), first, groups, Then::Silu)?;
         let conv_out = Convolution::same(source.at("conv_out"), first, config.out_channels)?;
-        let (config, numbers) = (config.clone(), source.numbers());
-        Ok(Self { config, time_embedding, conv_in, down_blocks, mid_block, up_blocks, conv_norm_out, conv_out, numbers })
+        let (config, parameter_count) = (config.clone(), source.parameter_count());
+        Ok(Self { config, time_embedding, conv_in, down_blocks, mid_block, up_blocks, conv_norm_out, conv_out, parameter_count })
     }
 
     /// Predicts the noise (or the velocity) in `latents`.
@@ -123,9 +123,9 @@ impl Unet {
         self.time_embedding.linear_1.dtype()
     }
 
-    /// How many numbers its weights have.
-    pub fn numbers(&self) -> usize {
-        self.numbers
+    /// Of all its weights.
+    pub fn parameter_count(&self) -> usize {
+        self.parameter_count
     }
 
     pub fn config(&self) -> &UnetConfig {

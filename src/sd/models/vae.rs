@@ -8,8 +8,8 @@ use burn::tensor::Tensor;
 use crate::sd::models::layers::{Convolution, GroupNorm, Linear, channels_first, channels_last};
 use crate::sd::models::resnet::{Downsample, ResnetBlock, Upsample};
 use crate::sd::models::weights::Source;
-use crate::sd::ops::attention::{Mask, attention};
-use crate::sd::ops::group_norm::{Groups, Then};
+use crate::sd::ops::arguments::{Groups, Mask, Then};
+use crate::sd::ops::attention::attention;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VaeConfig {

@@ -11,7 +11,7 @@ pub trait Weights {
     /// The values of tensor `name` in row-major order.
     ///
     /// An error says what is missing, or what was found, if there is no such tensor of that shape. Trailing sizes of 1 do not
-    /// matter: `[out, in, 1, 1]` and `[out, in]` hold the same numbers.
+    /// matter: `[out, in, 1, 1]` and `[out, in]` hold the same values.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
 }
 
@@ -21,14 +21,14 @@ pub struct Source<'a> {
     device: &'a Device,
     dtype: DType,
     path: String,
-    /// In all tensors that were taken, here and elsewhere in the tree.
-    numbers: Rc<Cell<usize>>,
+    /// Of all tensors that were taken, here and elsewhere in the tree.
+    parameter_count: Rc<Cell<usize>>,
 }
 
 impl<'a> Source<'a> {
     /// The root: tensors go to `device`, which must be one without autodiff, in f32.
     pub fn new(weights: &'a mut dyn Weights, device: &'a Device) -> Self {
-        Self { weights, device, dtype: DType::F32, path: String::new(), numbers: Rc::default() }
+        Self { weights, device, dtype: DType::F32, path: String::new(), parameter_count: Rc::default() }
     }
 
     /// The same with tensors of another type, in which the network then computes.
@@ -39,12 +39,18 @@ impl<'a> Source<'a> {
     /// The place `name` below this one.
     pub fn at(&mut self, name: impl AsRef<str>) -> Source<'_> {
         let path = self.name(name.as_ref());
-        Source { weights: self.weights, device: self.device, dtype: self.dtype, path, numbers: Rc::clone(&self.numbers) }
+        Source {
+            weights: self.weights,
+            device: self.device,
+            dtype: self.dtype,
+            path,
+            parameter_count: Rc::clone(&self.parameter_count),
+        }
     }
 
-    /// How many numbers were taken so far, in the whole tree.
-    pub fn numbers(&self) -> usize {
-        self.numbers.get()
+    /// Of the tensors that were taken so far, in the whole tree.
+    pub fn parameter_count(&self) -> usize {
+        self.parameter_count.get()
     }
 
     /// The full name of this place.
@@ -55,7 +61,7 @@ impl<'a> Source<'a> {
     /// Tensor `name` of exactly this shape.
     pub fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Result<Tensor<D>> {
         let values = self.weights.take(&self.name(name), &shape)?;
-        self.numbers.set(self.numbers.get() + values.len());
+        self.parameter_count.set(self.parameter_count.get() + values.len());
         Ok(Tensor::from_data(TensorData::new(values, shape), (self.device, self.dtype)))
     }
 

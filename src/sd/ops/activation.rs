@@ -2,22 +2,12 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
+use crate::sd::ops::arguments::Activation;
 use crate::sd::ops::derivative::{Derivative, record};
-use crate::sd::ops::flex;
-
-/// A non-linearity applied to each element.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x · sigmoid(x)`.
-    Silu,
-    /// `x · Φ(x)`, with the exact error function.
-    Gelu,
-    /// `x · sigmoid(1.702 x)`: OpenAI's CLIP.
-    QuickGelu,
-}
+use crate::sd::ops::generic;
 
 /// Applies `activation` to each element of `x`.
 pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
@@ -29,9 +19,15 @@ pub(crate) trait ActivationRoute: Backend {
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait ActivationKernel: Backend {
-    fn forward(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
-    fn gradient(x: FloatTensor<Self>, activation: Activation, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn forward(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        generic::activation::forward::<Self>(x, activation)
+    }
+
+    fn gradient(x: FloatTensor<Self>, activation: Activation, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::activation::gradient::<Self>(x, activation, output_gradient)
+    }
 }
 
 for_each_backend! {
@@ -40,16 +36,6 @@ impl ActivationRoute {
         <Self as ActivationKernel>::forward(x, activation)
     }
 }
-}
-
-impl ActivationKernel for Flex {
-    fn forward(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
-        flex::activation::forward(x, activation)
-    }
-
-    fn gradient(x: FloatTensor<Self>, activation: Activation, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::activation::gradient(x, activation, output_gradient)
-    }
 }
 
 impl<B: ActivationKernel, C: CheckpointStrategy> ActivationRoute for Autodiff<B, C> {

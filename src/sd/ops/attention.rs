@@ -4,21 +4,13 @@ use std::fmt::Debug;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
+use crate::sd::ops::arguments::{AttentionInputs, Mask};
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-use crate::sd::ops::flex;
-
-/// Which keys a query may look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mask {
-    /// All of them.
-    Open,
-    /// Those at its own place and before.
-    Causal,
-}
+use crate::sd::ops::generic;
 
 /// `softmax(q · kᵀ / √width) · v` for each head.
 ///
@@ -38,14 +30,24 @@ pub(crate) trait AttentionRoute: Backend {
     -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait AttentionKernel: Backend {
     /// What the backward pass takes from the forward one beside the inputs.
     type Kept: Clone + Debug + Send + 'static;
 
-    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Self::Kept);
+    /// The output, and what is kept; `None` if the backward pass computes the scores again.
+    fn forward(inputs: AttentionInputs<Self>) -> (FloatTensor<Self>, Option<Self::Kept>) {
+        (generic::attention::forward(inputs), None)
+    }
 
     /// Gradients of `q`, `k` and `v`.
-    fn gradients(inputs: Inputs<Self>, kept: Self::Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
+    fn gradients(
+        inputs: AttentionInputs<Self>,
+        _kept: Option<Self::Kept>,
+        output_gradient: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        generic::attention::gradients(inputs, output_gradient)
+    }
 }
 
 for_each_backend! {
@@ -57,21 +59,9 @@ impl AttentionRoute {
         heads: usize,
         mask: Mask,
     ) -> FloatTensor<Self> {
-        <Self as AttentionKernel>::forward(Inputs { q, k, v, heads, mask }).0
+        <Self as AttentionKernel>::forward(AttentionInputs { q, k, v, heads, mask }).0
     }
 }
-}
-
-impl AttentionKernel for Flex {
-    type Kept = flex::attention::Kept;
-
-    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Self::Kept) {
-        flex::attention::forward(inputs)
-    }
-
-    fn gradients(inputs: Inputs<Self>, kept: Self::Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
-        flex::attention::gradients(inputs, kept, output_gradient)
-    }
 }
 
 impl<B: AttentionKernel, C: CheckpointStrategy> AttentionRoute for Autodiff<B, C> {
@@ -83,25 +73,16 @@ impl<B: AttentionKernel, C: CheckpointStrategy> AttentionRoute for Autodiff<B, C
         mask: Mask,
     ) -> FloatTensor<Self> {
         let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
-        let inputs = Inputs::<B> { q, k, v, heads, mask };
+        let inputs = AttentionInputs::<B> { q, k, v, heads, mask };
         let (output, kept) = B::forward(inputs.clone());
         record::<B, C, _, _>([q_node, k_node, v_node], output, || Remembered::<B> { inputs, kept })
     }
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Inputs<B: Backend> {
-    pub(crate) q: FloatTensor<B>,
-    pub(crate) k: FloatTensor<B>,
-    pub(crate) v: FloatTensor<B>,
-    pub(crate) heads: usize,
-    pub(crate) mask: Mask,
-}
-
-#[derive(Clone, Debug)]
 struct Remembered<B: AttentionKernel> {
-    inputs: Inputs<B>,
-    kept: B::Kept,
+    inputs: AttentionInputs<B>,
+    kept: Option<B::Kept>,
 }
 
 impl<B: AttentionKernel> Derivative<B, 3> for Remembered<B> {

@@ -2,12 +2,13 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 
+use crate::sd::ops::arguments::Placement;
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-use crate::sd::ops::flex;
+use crate::sd::ops::generic;
 
 /// A frozen kernel, laid out for the operation.
 #[derive(Debug)]
@@ -17,23 +18,6 @@ pub struct Kernel {
     /// `[out_channels]`.
     bias: Tensor<1>,
     placement: Placement,
-}
-
-/// Where a kernel is put on a picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placement {
-    /// Height and width of the kernel.
-    pub size: usize,
-    pub stride: usize,
-    /// Zeros before the first row and column.
-    pub before: usize,
-    /// Zeros after the last row and column.
-    pub after: usize,
-}
-
-impl Placement {
-    /// Of a kernel of 3×3 under which pictures keep their size.
-    pub const SAME_SIZE: Self = Self { size: 3, stride: 1, before: 1, after: 1 };
 }
 
 impl Kernel {
@@ -68,16 +52,21 @@ pub(crate) trait ConvolutionRoute: Backend {
     ) -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait ConvolutionKernel: Backend {
     /// A kernel `[out_channels, in_channels, size, size]` in the order of this backend.
-    fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::conv2d::lay_out::<Self>(weight)
+    }
 
     fn forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         placement: Placement,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        generic::conv2d::forward::<Self>(x, weight, bias, placement)
+    }
 
     /// The gradient of the input, whose pictures are `input_size` high and wide. `weight` is what [`Self::lay_out`] gave.
     fn gradient(
@@ -85,7 +74,9 @@ pub(crate) trait ConvolutionKernel: Backend {
         weight: FloatTensor<Self>,
         placement: Placement,
         input_size: [usize; 2],
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        generic::conv2d::gradient::<Self>(output_gradient, weight, placement, input_size)
+    }
 }
 
 for_each_backend! {
@@ -103,31 +94,6 @@ impl ConvolutionRoute {
         <Self as ConvolutionKernel>::forward(x, weight, bias, placement)
     }
 }
-}
-
-impl ConvolutionKernel for Flex {
-    /// `[size, size, in_channels, out_channels]`: a matrix whose rows are y, then x, then channel.
-    fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::conv2d::lay_out(weight)
-    }
-
-    fn forward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        placement: Placement,
-    ) -> FloatTensor<Self> {
-        flex::conv2d::forward(x, weight, bias, placement)
-    }
-
-    fn gradient(
-        output_gradient: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        placement: Placement,
-        input_size: [usize; 2],
-    ) -> FloatTensor<Self> {
-        flex::conv2d::gradient(output_gradient, weight, placement, input_size)
-    }
 }
 
 impl<B: ConvolutionKernel, C: CheckpointStrategy> ConvolutionRoute for Autodiff<B, C> {

@@ -2,11 +2,11 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
-use crate::sd::ops::flex;
+use crate::sd::ops::generic;
 
 /// `a · gelu(b)` for `x` = `[a, b]` along the last dimension, with the exact error function.
 ///
@@ -20,9 +20,15 @@ pub(crate) trait GegluRoute: Backend {
     fn geglu(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait GegluKernel: Backend {
-    fn forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn gradient(x: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::geglu::forward::<Self>(x)
+    }
+
+    fn gradient(x: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::geglu::gradient::<Self>(x, output_gradient)
+    }
 }
 
 for_each_backend! {
@@ -31,16 +37,6 @@ impl GegluRoute {
         <Self as GegluKernel>::forward(x)
     }
 }
-}
-
-impl GegluKernel for Flex {
-    fn forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::geglu::forward(x)
-    }
-
-    fn gradient(x: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::geglu::gradient(x, output_gradient)
-    }
 }
 
 impl<B: GegluKernel, C: CheckpointStrategy> GegluRoute for Autodiff<B, C> {

@@ -4,26 +4,13 @@ use std::fmt::Debug;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
+use crate::sd::ops::arguments::{Groups, Then};
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-use crate::sd::ops::flex;
-
-/// What a group norm is followed by, computed in the same pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
-    Nothing,
-    Silu,
-}
-
-/// How channels are grouped, and what keeps a variance of zero harmless.
-#[derive(Clone, Copy, Debug)]
-pub struct Groups {
-    pub count: usize,
-    pub epsilon: f64,
-}
+use crate::sd::ops::generic::group_norm::Layer;
 
 /// Brings each group of channels of each picture to mean 0 and variance 1, then scales and shifts each channel.
 /// Statistics are taken in f32 or better.
@@ -47,19 +34,26 @@ pub(crate) trait GroupNormRoute: Backend {
     ) -> FloatTensor<Self>;
 }
 
+/// By default each is [`Layer`]'s; a backend replaces those that it has better.
 pub(crate) trait GroupNormKernel: Backend {
-    /// Those of each group of each picture, if the backward pass shall not take them again.
+    /// Those of each group of each picture.
     type Statistics: Clone + Debug + Send + 'static;
 
+    /// The output, and the statistics; `None` if the backward pass takes them again.
     fn forward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         groups: Groups,
         then: Then,
-    ) -> (FloatTensor<Self>, Self::Statistics);
+    ) -> (FloatTensor<Self>, Option<Self::Statistics>) {
+        (Layer::<Self> { weight, bias, groups, then }.forward(x), None)
+    }
 
-    fn gradient(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn gradient(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        let Remembered { x, weight, bias, statistics: _, groups, then } = inputs;
+        Layer::<Self> { weight, bias, groups, then }.gradient(x, output_gradient)
+    }
 }
 
 for_each_backend! {
@@ -74,25 +68,6 @@ impl GroupNormRoute {
         <Self as GroupNormKernel>::forward(x, weight, bias, groups, then).0
     }
 }
-}
-
-impl GroupNormKernel for Flex {
-    /// `[batch, 2, groups]`: means and inverse deviations.
-    type Statistics = FloatTensor<Self>;
-
-    fn forward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        groups: Groups,
-        then: Then,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        flex::group_norm::forward(x, weight, bias, groups, then)
-    }
-
-    fn gradient(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::group_norm::gradient(inputs, output_gradient)
-    }
 }
 
 impl<B: GroupNormKernel, C: CheckpointStrategy> GroupNormRoute for Autodiff<B, C> {
@@ -115,7 +90,7 @@ pub(crate) struct Remembered<B: GroupNormKernel> {
     pub(crate) x: FloatTensor<B>,
     pub(crate) weight: FloatTensor<B>,
     pub(crate) bias: FloatTensor<B>,
-    pub(crate) statistics: B::Statistics,
+    pub(crate) statistics: Option<B::Statistics>,
     pub(crate) groups: Groups,
     pub(crate) then: Then,
 }

@@ -2,12 +2,12 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-use crate::sd::ops::flex;
+use crate::sd::ops::generic;
 
 /// Brings each row to mean 0 and variance 1, then scales and shifts it. Statistics are taken in f32 or better.
 ///
@@ -24,27 +24,10 @@ pub(crate) trait LayerNormRoute: Backend {
     fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait LayerNormKernel: Backend {
-    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;
-    fn gradient(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        epsilon: f64,
-        output_gradient: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
-}
-
-for_each_backend! {
-impl LayerNormRoute {
-    fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        <Self as LayerNormKernel>::forward(x, weight, bias, epsilon)
-    }
-}
-}
-
-impl LayerNormKernel for Flex {
     fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        flex::layer_norm::forward(x, weight, bias, epsilon)
+        generic::layer_norm::forward::<Self>(x, weight, bias, epsilon)
     }
 
     fn gradient(
@@ -53,8 +36,16 @@ impl LayerNormKernel for Flex {
         epsilon: f64,
         output_gradient: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        flex::layer_norm::gradient(x, weight, epsilon, output_gradient)
+        generic::layer_norm::gradient::<Self>(x, weight, epsilon, output_gradient)
     }
+}
+
+for_each_backend! {
+impl LayerNormRoute {
+    fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        <Self as LayerNormKernel>::forward(x, weight, bias, epsilon)
+    }
+}
 }
 
 impl<B: LayerNormKernel, C: CheckpointStrategy> LayerNormRoute for Autodiff<B, C> {

@@ -2,12 +2,13 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
+use crate::sd::ops::arguments::{Bias, Factors, RememberedAdapted};
 use crate::sd::ops::derivative::{Derivative, record};
 use crate::sd::ops::dtype;
-use crate::sd::ops::flex;
+use crate::sd::ops::generic;
 
 /// `x · weightᵀ + bias`.
 ///
@@ -40,28 +41,6 @@ pub fn adapted_linear<const D: usize>(
     Tensor::from_dispatch(<Dispatch as LinearRoute>::adapted_linear(x.into_dispatch(), weight, bias, down, up, scale))
 }
 
-/// A bias, where the layer has one.
-#[derive(Clone, Debug, ExtensionType)]
-pub(crate) enum Bias<B: Backend> {
-    Given(FloatTensor<B>),
-    Absent,
-}
-
-impl From<Option<&Tensor<1>>> for Bias<Dispatch> {
-    fn from(bias: Option<&Tensor<1>>) -> Self {
-        bias.map_or(Self::Absent, |bias| Self::Given(bias.clone().into_dispatch()))
-    }
-}
-
-impl<B: Backend, C: CheckpointStrategy> Bias<Autodiff<B, C>> {
-    pub(crate) fn without_autodiff(self) -> Bias<B> {
-        match self {
-            Self::Given(bias) => Bias::Given(bias.into_primitive()),
-            Self::Absent => Bias::Absent,
-        }
-    }
-}
-
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait LinearRoute: Backend {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, #[extension_type] bias: Bias<Self>) -> FloatTensor<Self>;
@@ -76,11 +55,16 @@ pub(crate) trait LinearRoute: Backend {
     ) -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait LinearKernel: Backend {
-    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self>;
+    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {
+        generic::linear::forward(x, weight, bias)
+    }
 
     /// The gradient of `x`.
-    fn gradient(weight: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn gradient(weight: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::linear::gradient::<Self>(weight, output_gradient)
+    }
 
     /// The output and `x · downᵀ`.
     fn adapted_forward(
@@ -88,22 +72,18 @@ pub(crate) trait LinearKernel: Backend {
         weight: FloatTensor<Self>,
         bias: Bias<Self>,
         factors: Factors<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        generic::linear::adapted_forward(x, weight, bias, factors)
+    }
 
     /// Gradients of `x` (if wanted), `down` and `up`.
     fn adapted_gradients(
         inputs: RememberedAdapted<Self>,
         output_gradient: FloatTensor<Self>,
         wanted: [bool; 3],
-    ) -> [Option<FloatTensor<Self>>; 3];
-}
-
-/// The factors of an adapter and what their product is multiplied by.
-#[derive(Clone, Debug)]
-pub(crate) struct Factors<B: Backend> {
-    pub(crate) down: FloatTensor<B>,
-    pub(crate) up: FloatTensor<B>,
-    pub(crate) scale: f64,
+    ) -> [Option<FloatTensor<Self>>; 3] {
+        generic::linear::adapted_gradients(inputs, output_gradient, wanted)
+    }
 }
 
 for_each_backend! {
@@ -123,33 +103,6 @@ impl LinearRoute {
         <Self as LinearKernel>::adapted_forward(x, weight, bias, Factors { down, up, scale }).0
     }
 }
-}
-
-impl LinearKernel for Flex {
-    fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {
-        flex::linear::forward(x, weight, bias)
-    }
-
-    fn gradient(weight: FloatTensor<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::linear::gradient(weight, output_gradient)
-    }
-
-    fn adapted_forward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: Bias<Self>,
-        factors: Factors<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        flex::linear::adapted_forward(x, weight, bias, factors)
-    }
-
-    fn adapted_gradients(
-        inputs: RememberedAdapted<Self>,
-        output_gradient: FloatTensor<Self>,
-        wanted: [bool; 3],
-    ) -> [Option<FloatTensor<Self>>; 3] {
-        flex::linear::adapted_gradients(inputs, output_gradient, wanted)
-    }
 }
 
 impl<B: LinearKernel, C: CheckpointStrategy> LinearRoute for Autodiff<B, C> {
@@ -185,15 +138,6 @@ impl<B: LinearKernel> Derivative<B, 1> for Remembered<B> {
     fn gradients(self, output_gradient: FloatTensor<B>, _: [bool; 1]) -> [Option<FloatTensor<B>>; 1] {
         [Some(B::gradient(self.weight, output_gradient))]
     }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct RememberedAdapted<B: Backend> {
-    pub(crate) x: FloatTensor<B>,
-    pub(crate) weight: FloatTensor<B>,
-    /// `x · downᵀ`: `[rows, rank]`.
-    pub(crate) narrow: FloatTensor<B>,
-    pub(crate) factors: Factors<B>,
 }
 
 impl<B: LinearKernel> Derivative<B, 3> for RememberedAdapted<B> {

@@ -1,8 +1,9 @@
 //! Operations of the networks that Burn breaks into many small ones, each with its derivative by hand.
 //!
-//! One operation is one file: the function on tensors that `models` call, its route to the backend and to autodiff, and the
-//! derivative. `flex` holds the arithmetic for the embedded CPU backend, `libtorch` what libtorch does, `host` what both have in main memory,
-//! `generic` each operation out of Burn's own for a backend that has no better, which `cube` is; another adds its name in each `backend_extension`.
+//! One operation is one file: the function on tensors that `models` call, its route to the backend and to autodiff, and the derivative;
+//! `arguments` is what they are told beside tensors. `flex` holds the arithmetic for the embedded CPU backend, `libtorch` what libtorch does,
+//! `host` what both have in main memory, `generic` each operation out of Burn's own, which a kernel is by default and `cube` is throughout.
+//! Another backend adds its name in each `backend_extension`.
 //! Weights are frozen everywhere: no operation computes the gradient of a weight, only those of its input and of the factors of an adapter. Knows
 //! nothing of networks and of files.
 //!
@@ -29,13 +30,13 @@ mod cube;
 mod derivative;
 mod dtype;
 mod flex;
-#[cfg(any(cube, test))]
 mod generic;
 mod host;
 #[cfg(feature = "libtorch")]
 mod libtorch;
 
 pub mod activation;
+pub mod arguments;
 pub mod attention;
 pub mod conv2d;
 pub mod geglu;

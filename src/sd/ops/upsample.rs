@@ -2,11 +2,11 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::sd::ops::derivative::{Derivative, record};
-use crate::sd::ops::flex;
+use crate::sd::ops::generic;
 
 /// Repeats each pixel of `x`, `[batch, height, width, channels]`, into `[batch, 2 height, 2 width, channels]`.
 pub fn upsample(x: Tensor<4>) -> Tensor<4> {
@@ -18,9 +18,15 @@ pub(crate) trait UpsampleRoute: Backend {
     fn upsample(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
+/// By default each is [`generic`]'s; a backend replaces those that it has better.
 pub(crate) trait UpsampleKernel: Backend {
-    fn forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn gradient(output_gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::upsample::forward::<Self>(x)
+    }
+
+    fn gradient(output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::upsample::gradient::<Self>(output_gradient)
+    }
 }
 
 for_each_backend! {
@@ -29,16 +35,6 @@ impl UpsampleRoute {
         <Self as UpsampleKernel>::forward(x)
     }
 }
-}
-
-impl UpsampleKernel for Flex {
-    fn forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::upsample::forward(x)
-    }
-
-    fn gradient(output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::upsample::gradient(output_gradient)
-    }
 }
 
 impl<B: UpsampleKernel, C: CheckpointStrategy> UpsampleRoute for Autodiff<B, C> {

@@ -12,20 +12,20 @@ use crate::sd::models::layers::Projection;
 use crate::sd::models::transformer::{Heads, TransformerConfig};
 use crate::sd::models::unet::{Unet, UnetConfig};
 use crate::sd::models::weights::Source;
-use crate::sd::ops::activation::Activation;
+use crate::sd::ops::arguments::Activation;
 use crate::sd::stable_diffusion::GROUPS;
 use crate::sd::stable_diffusion::file_weights::FileWeights;
 
-/// The types of a model's numbers.
+/// What a model is rounded to, and what it computes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Numbers {
+pub struct Precisions {
     /// What the weights of the file are rounded to: those of an fp32 file become those of its fp16 copy.
     pub weights: Dtype,
     /// What is computed in.
     pub arithmetic: DType,
 }
 
-impl Numbers {
+impl Precisions {
     /// As exact as the file.
     pub const F32: Self = Self { weights: Dtype::F32, arithmetic: DType::F32 };
 }
@@ -39,14 +39,14 @@ pub struct Denoiser {
 }
 
 impl Denoiser {
-    /// Reads both networks onto `device`, one without autodiff, as `numbers` says.
+    /// Reads both networks onto `device`, one without autodiff, as `precisions` say.
     ///
     /// # Errors
     /// If the file lacks a tensor or holds one of another shape, or is another model than this program knows; the message names it.
-    pub fn load(base: &ModelFile, numbers: Numbers, device: &Device) -> Result<Self> {
+    pub fn load(base: &ModelFile, precisions: Precisions, device: &Device) -> Result<Self> {
         drawable::check_denoiser(base)?;
-        let text_encoder = Some(text_encoder(base, numbers, device)?);
-        Ok(Self { text_encoder, unet: unet(base, numbers, device)?, device: device.clone() })
+        let text_encoder = Some(text_encoder(base, precisions, device)?);
+        Ok(Self { text_encoder, unet: unet(base, precisions, device)?, device: device.clone() })
     }
 
     /// A UNet whose contexts come from elsewhere.
@@ -74,8 +74,8 @@ impl Denoiser {
     }
 
     /// Reads the text encoder again; see [`Self::load`].
-    pub fn read_text_encoder(&mut self, base: &ModelFile, numbers: Numbers) -> Result<()> {
-        self.text_encoder = Some(text_encoder(base, numbers, &self.device)?);
+    pub fn read_text_encoder(&mut self, base: &ModelFile, precisions: Precisions) -> Result<()> {
+        self.text_encoder = Some(text_encoder(base, precisions, &self.device)?);
         Ok(())
     }
 
@@ -123,10 +123,10 @@ impl Denoiser {
 /// # Errors
 /// If the file lacks a tensor or holds one of another shape.
 pub fn load_text_encoder(file: &ModelFile, device: &Device) -> Result<ClipTextModel> {
-    text_encoder(file, Numbers::F32, device)
+    text_encoder(file, Precisions::F32, device)
 }
 
-fn text_encoder(file: &ModelFile, numbers: Numbers, device: &Device) -> Result<ClipTextModel> {
+fn text_encoder(file: &ModelFile, precisions: Precisions, device: &Device) -> Result<ClipTextModel> {
     let layout = TextLayout::infer(file).with_context(|| format!("reading the text encoder of `{}`", file.path().display()))?;
     let config = ClipTextConfig {
         width: layout.width,
@@ -137,8 +137,8 @@ fn text_encoder(file: &ModelFile, numbers: Numbers, device: &Device) -> Result<C
         positions: layout.positions,
         activation: Activation::QuickGelu,
     };
-    let mut weights = FileWeights::new(file, layout.keys(), &layout.names).rounded_to(numbers.weights);
-    ClipTextModel::init(&config, Source::new(&mut weights, device).in_type(numbers.arithmetic))
+    let mut weights = FileWeights::new(file, layout.keys(), &layout.names).rounded_to(precisions.weights);
+    ClipTextModel::init(&config, Source::new(&mut weights, device).in_type(precisions.arithmetic))
 }
 
 /// Reads the UNet of a checkpoint onto `device`.
@@ -146,10 +146,10 @@ fn text_encoder(file: &ModelFile, numbers: Numbers, device: &Device) -> Result<C
 /// # Errors
 /// If the file lacks a tensor or holds one of another shape.
 pub fn load_unet(file: &ModelFile, device: &Device) -> Result<Unet> {
-    unet(file, Numbers::F32, device)
+    unet(file, Precisions::F32, device)
 }
 
-fn unet(file: &ModelFile, numbers: Numbers, device: &Device) -> Result<Unet> {
+fn unet(file: &ModelFile, precisions: Precisions, device: &Device) -> Result<Unet> {
     let layout = UnetLayout::infer(file).with_context(|| format!("reading the UNet of `{}`", file.path().display()))?;
     let (projection, heads) = match layout.linear_projections {
         false => (Projection::Convolution, Heads::Count(8)),
@@ -164,6 +164,6 @@ fn unet(file: &ModelFile, numbers: Numbers, device: &Device) -> Result<Unet> {
         groups: GROUPS,
         transformer: TransformerConfig { heads, context_width: layout.context_width, projection },
     };
-    let mut weights = FileWeights::new(file, layout.keys(), &layout.names).rounded_to(numbers.weights);
-    Unet::init(&config, Source::new(&mut weights, device).in_type(numbers.arithmetic))
+    let mut weights = FileWeights::new(file, layout.keys(), &layout.names).rounded_to(precisions.weights);
+    Unet::init(&config, Source::new(&mut weights, device).in_type(precisions.arithmetic))
 }

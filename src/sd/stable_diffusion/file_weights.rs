@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::sd::checkpoint::keys::Key;
+use crate::sd::checkpoint::key::Key;
 use crate::sd::checkpoint::layout::Naming;
 use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::tensor::Dtype;

@@ -29,6 +29,16 @@ struct Kept {
     left: Option<usize>,
 }
 
+/// What a pass without a graph leaves.
+struct Forward {
+    /// The output of the last segment.
+    x: Tensor<4>,
+    /// Of each segment, in order.
+    kept: Vec<Kept>,
+    /// The feature maps that are left for the way up.
+    skips: Vec<Tensor<4>>,
+}
+
 /// The gradients of a loss.
 pub struct Gradients {
     /// Of each factor; `None` if the UNet does not carry it.
@@ -53,21 +63,7 @@ pub fn gradients(
     let (latents, context) = (latents.cast(inner), context.cast(inner));
     placed.untracked().beside_unet(unet);
     let time = unet.time(timesteps, &latents.device());
-    let mut x = unet.enter(latents);
-    let mut skips = vec![x.clone()];
-    let mut stack = vec![0];
-    let mut kept = Vec::new();
-    for segment in unet.segments() {
-        let skip = segment.takes_skip().then(|| stack.pop()).flatten();
-        let input = x.clone();
-        x = segment.forward(x, skip.map(|skip| skips[skip].clone()), &time, &context);
-        let left = segment.leaves_skip().then_some(skips.len());
-        if let Some(left) = left {
-            stack.push(left);
-            skips.push(x.clone());
-        }
-        kept.push(Kept { x: input, skip, left });
-    }
+    let Forward { x, mut kept, skips } = forward(unet, latents, &time, &context);
 
     // 2. the loss
     placed.beside_unet(unet);
@@ -107,6 +103,26 @@ pub fn gradients(
         gradient = x.grad(&found).context("a segment does not depend on its input")?;
     }
     Ok(Gradients { factors, context: of_context.map(|gradient| gradient.cast(dtype)) })
+}
+
+/// Runs every segment and keeps what goes into it. Shapes as in [`Unet::forward`], all in the type that the UNet computes in.
+fn forward(unet: &Unet, latents: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Forward {
+    let mut x = unet.enter(latents);
+    let mut skips = vec![x.clone()];
+    let mut stack = vec![0];
+    let mut kept = Vec::new();
+    for segment in unet.segments() {
+        let skip = segment.takes_skip().then(|| stack.pop()).flatten();
+        let input = x.clone();
+        x = segment.forward(x, skip.map(|skip| skips[skip].clone()), time, context);
+        let left = segment.leaves_skip().then_some(skips.len());
+        if let Some(left) = left {
+            stack.push(left);
+            skips.push(x.clone());
+        }
+        kept.push(Kept { x: input, skip, left });
+    }
+    Forward { x, kept, skips }
 }
 
 fn leaf<const D: usize>(values: Tensor<D>) -> Tensor<D> {

@@ -11,6 +11,7 @@ use crate::sd::diffusion::noise_schedule::{NoiseSchedule, TIMESTEPS};
 use crate::sd::diffusion::prediction::Prediction;
 use crate::sd::lora::network::{Factor, LoraNetwork};
 use crate::sd::lora::targets::{Placed, detach};
+use crate::sd::models::unet::Unet;
 use crate::sd::stable_diffusion::Denoiser;
 use crate::sd::training::batches::{Batches, Draw};
 use crate::sd::training::checkpointing::{self, Question};
@@ -178,14 +179,7 @@ impl Denoising<'_> {
         );
 
         // 1. noise, on the host
-        let (mut noisy, mut target) = (Vec::new(), Vec::new());
-        for ((image, timestep), noise) in images.iter().zip(timesteps).zip(noises) {
-            let kept = self.schedule.alphas_cumprod()[*timestep as usize];
-            let (signal, noise_share) = (kept.sqrt() as f32, (1.0 - kept).sqrt() as f32);
-            let latent = &self.examples[image.image].latent;
-            noisy.extend(latent.iter().zip(noise).map(|(z, n)| signal * z + noise_share * n));
-            target.extend(self.prediction.target(latent, noise, kept));
-        }
+        let (noisy, target) = self.noised(images, timesteps, noises);
         let [channels, height, width] = shape;
         let device = self.device.clone().autodiff();
         let place = |values: Vec<f32>| -> Tensor<4> {
@@ -204,27 +198,7 @@ impl Denoising<'_> {
         let timesteps: Vec<f32> = timesteps.iter().map(|timestep| *timestep as f32).collect();
         let context = self.context(&lent, images)?;
         let (losses, gradients) = if self.checkpointing {
-            let context_learns = self.contexts.is_none();
-            let question = Question {
-                latents: noisy.inner(),
-                timesteps: &timesteps,
-                context: if context_learns { context.clone().inner() } else { context.clone() },
-                context_learns,
-            };
-            let mut losses = None;
-            let of_loss = |predicted: Tensor<4>| {
-                let of_images = losses.insert(Self::losses(predicted, target));
-                Ok((of_images.clone().sum() * weight).backward())
-            };
-            let mut found = checkpointing::gradients(lent.networks().0, &placed, question, of_loss)?;
-            if let Some(of_context) = found.context {
-                // The text encoder's own activations are few: it is one segment.
-                let of_text = (context * Tensor::from_inner(of_context)).sum().backward();
-                for (gradient, factor) in found.factors.iter_mut().zip(placed.factors()) {
-                    *gradient = gradient.take().or_else(|| factor.grad(&of_text));
-                }
-            }
-            (losses.context("no loss was taken")?, found.factors)
+            self.checkpointed(lent.networks().0, &placed, (noisy, target), &timesteps, context, weight)?
         } else {
             let losses = Self::losses(lent.predict(noisy, &timesteps, &context), target);
             let gradients = (losses.clone().sum() * weight).backward();
@@ -234,20 +208,73 @@ impl Denoising<'_> {
         detach(unet, text_encoder);
         drop(lent);
 
-        // 3. back to the host, in one piece: each reading waits for the device
-        let flat = gradients.iter().flatten().map(|gradient| gradient.clone().reshape([-1])).collect();
-        let all = values(Tensor::<1>::cat(flat, 0).into_data())?;
-        let mut rest = all.as_slice();
-        let on_host = |(gradient, factor): (&Option<Tensor<2>>, &Factor)| {
-            // A layer that the loss does not see: one that clip skip leaves out.
-            let Some(_) = gradient else { return vec![0.0; factor.values.len()] };
-            let (own, others) = rest.split_at(factor.values.len());
-            rest = others;
-            own.to_vec()
-        };
-        let gradients = gradients.iter().zip(&network.factors).map(on_host).collect();
+        // 3. back to the host
+        let gradients = to_host(&gradients, &network.factors)?;
         Ok((values(losses.into_data())?, gradients))
     }
+
+    /// The latents with their noise, and what is to be predicted of them, one image after the other.
+    fn noised(&self, images: &[Draw], timesteps: &[u32], noises: &[Vec<f32>]) -> (Vec<f32>, Vec<f32>) {
+        let (mut noisy, mut target) = (Vec::new(), Vec::new());
+        for ((image, timestep), noise) in images.iter().zip(timesteps).zip(noises) {
+            let kept = self.schedule.alphas_cumprod()[*timestep as usize];
+            let (signal, noise_share) = (kept.sqrt() as f32, (1.0 - kept).sqrt() as f32);
+            let latent = &self.examples[image.image].latent;
+            noisy.extend(latent.iter().zip(noise).map(|(z, n)| signal * z + noise_share * n));
+            target.extend(self.prediction.target(latent, noise, kept));
+        }
+        (noisy, target)
+    }
+
+    /// Losses and gradients of the factors, with the UNet's segments run again on the way back.
+    ///
+    /// - `noisy`, `target`: `[batch, channels, height, width]`
+    fn checkpointed(
+        &self,
+        unet: &mut Unet,
+        placed: &Placed,
+        (noisy, target): (Tensor<4>, Tensor<4>),
+        timesteps: &[f32],
+        context: Tensor<3>,
+        weight: f32,
+    ) -> Result<(Tensor<1>, Vec<Option<Tensor<2>>>)> {
+        let context_learns = self.contexts.is_none();
+        let question = Question {
+            latents: noisy.inner(),
+            timesteps,
+            context: if context_learns { context.clone().inner() } else { context.clone() },
+            context_learns,
+        };
+        let mut losses = None;
+        let of_loss = |predicted: Tensor<4>| {
+            let of_images = losses.insert(Self::losses(predicted, target));
+            Ok((of_images.clone().sum() * weight).backward())
+        };
+        let mut found = checkpointing::gradients(unet, placed, question, of_loss)?;
+        if let Some(of_context) = found.context {
+            // The text encoder's own activations are few: it is one segment.
+            let of_text = (context * Tensor::from_inner(of_context)).sum().backward();
+            for (gradient, factor) in found.factors.iter_mut().zip(placed.factors()) {
+                *gradient = gradient.take().or_else(|| factor.grad(&of_text));
+            }
+        }
+        Ok((losses.context("no loss was taken")?, found.factors))
+    }
+}
+
+/// The gradients in main memory, in one piece: each reading waits for the device.
+fn to_host(gradients: &[Option<Tensor<2>>], factors: &[Factor]) -> Result<Vec<Vec<f32>>> {
+    let flat = gradients.iter().flatten().map(|gradient| gradient.clone().reshape([-1])).collect();
+    let all = values(Tensor::<1>::cat(flat, 0).into_data())?;
+    let mut rest = all.as_slice();
+    let on_host = |(gradient, factor): (&Option<Tensor<2>>, &Factor)| {
+        // A layer that the loss does not see: one that clip skip leaves out.
+        let Some(_) = gradient else { return vec![0.0; factor.values.len()] };
+        let (own, others) = rest.split_at(factor.values.len());
+        rest = others;
+        own.to_vec()
+    };
+    Ok(gradients.iter().zip(factors).map(on_host).collect())
 }
 
 /// The context of each example, its rows one after the other: `[batch, rows · tokens, width]`.

@@ -69,13 +69,13 @@ impl MemoryPlan {
         let sum = |part: fn(&Needs) -> usize| needs.iter().map(part).sum::<usize>();
         let most = |part: fn(&Needs) -> usize| needs.iter().map(part).max().unwrap_or(0);
         let text_encoder = model.text_encoder().ok().filter(|_| load.trains_text_encoder);
-        let of_texts = text_encoder.map_or(0, |text| load.tokens * text.layers() * text.kept());
+        let of_texts = text_encoder.map_or(0, |text| load.tokens * text.layers() * text.saved_activations());
         let of_pictures =
             if load.checkpointing { sum(|needs| needs.input) + most(|needs| needs.kept) } else { sum(|needs| needs.kept) };
-        let weights = unet.numbers() + text_encoder.map_or(0, |text| text.numbers());
-        let bytes = |numbers: usize| (numbers * dtype.size()) as u64;
+        let weights = unet.parameter_count() + text_encoder.map_or(0, |text| text.parameter_count());
+        let bytes = |elements: usize| (elements * dtype.size()) as u64;
         // Each factor, its gradient and two moments, in f32, and once more where the device has its own copy.
-        let factors = 5 * 4 * network.parameters() as u64;
+        let factors = 5 * 4 * network.parameter_count() as u64;
         let libraries = match model.device() {
             device if device::is_card(device) => ON_CARD,
             device if device::is_embedded(device) => EMBEDDED,

@@ -64,18 +64,18 @@ pub trait Objective {
 /// Whoever runs the training.
 pub trait Observer {
     /// Asked between two steps.
-    fn wish(&mut self) -> Wish;
+    fn request(&mut self) -> Request;
 
     fn step(&mut self, report: &StepReport);
 
-    /// Makes a checkpoint durable. The note comes back through `again` if the training is taken up later.
+    /// Makes a checkpoint durable. [`Self::republish`] is called with the note when the training resumes.
     fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &LoraNetwork) -> Result<String>;
 
     /// Whether a checkpoint of an earlier run still exists.
     fn exists(&self, note: &str) -> bool;
 
-    /// Makes known a checkpoint of an earlier run.
-    fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()>;
+    /// Makes a checkpoint of an earlier run known to this one.
+    fn republish(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()>;
 
     /// The time, from any moment on that stays the same.
     fn now(&self) -> Duration {
@@ -84,8 +84,9 @@ pub trait Observer {
     }
 }
 
+/// What the user requests of a running training. The engine has the same four words of its own (`engine/kind/stage`): training knows no pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum Request {
     GoOn,
     SaveNow,
     /// End with what there is.
@@ -98,7 +99,7 @@ pub enum Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     Finished,
-    /// By wish, after that many epochs in full.
+    /// On request, after that many epochs in full.
     Stopped {
         epoch: u64,
     },
@@ -190,29 +191,14 @@ pub fn train(
     let mut training = Training::start(settings, network, states, observer)?;
     let (total, per_epoch) = (settings.total(), settings.batches.images);
     let mut saver = Saver::new(states);
-    let begun = observer.now();
-    let mut saved = begun;
+    let begun = training.saved;
     let mut recent = Vec::new();
 
     while training.state.seen < total {
         let started = observer.now();
-        // 1. what the user wants
-        let wish = observer.wish();
-        match wish {
-            Wish::Interrupt => {
-                saver.begin(training.snapshot())?;
-                saver.finish()?;
-                return Ok(Ending::Interrupted);
-            }
-            Wish::SaveNow | Wish::Stop if training.state.seen > 0 => {
-                training.publish(settings, &mut saver, observer)?;
-                saved = observer.now();
-            }
-            _ => {}
-        }
-        if wish == Wish::Stop {
-            saver.finish()?;
-            return training.stop(settings);
+        // 1. what is requested
+        if let Some(ending) = training.answer(observer.request(), settings, &mut saver, observer)? {
+            return Ok(ending);
         }
 
         // 2. one step
@@ -229,13 +215,12 @@ pub fn train(
         if seen.is_multiple_of(per_epoch) && settings.saves(seen / per_epoch) {
             training.check_learned(settings)?;
             training.publish(settings, &mut saver, observer)?;
-            saved = observer.now();
         } else {
             let now = observer.now();
             let coming = now.saturating_sub(started) + saver.took();
-            if is_due(now.saturating_sub(saved), now.saturating_sub(begun), coming) {
+            if is_due(now.saturating_sub(training.saved), now.saturating_sub(begun), coming) {
                 saver.begin(training.snapshot())?;
-                saved = now;
+                training.saved = now;
             }
         }
     }
@@ -254,6 +239,8 @@ fn is_due(since: Duration, trained: Duration, coming: Duration) -> bool {
 struct Training {
     state: TrainingState,
     network: LoraNetwork,
+    /// When the saving of a state was last begun; at first when the training began.
+    saved: Duration,
 }
 
 impl Training {
@@ -270,47 +257,21 @@ impl Training {
             let moments = network.factors.iter().map(|factor| Moments::zeros(factor.values.len())).collect();
             let loss_scale = settings.scales_loss.then(LossScale::default);
             let state = TrainingState { seen: 0, steps: 0, factors: Vec::new(), moments, loss_scale, notes: BTreeMap::new() };
-            return Ok(Self { state, network });
+            return Ok(Self { state, network, saved: observer.now() });
         };
         // A state may come from a device that computes in another type.
         state.loss_scale = settings.scales_loss.then(|| state.loss_scale.unwrap_or_default());
         for checkpoint in passed(&state) {
-            observer.again(&checkpoint, &state.notes[&checkpoint.name])?;
+            observer.republish(&checkpoint, &state.notes[&checkpoint.name])?;
         }
         let factors = std::mem::take(&mut state.factors);
-        Ok(Self { state, network: LoraNetwork { factors, ..network } })
+        Ok(Self { state, network: LoraNetwork { factors, ..network }, saved: observer.now() })
     }
 
     /// Forward, backward, update.
     fn step(&mut self, settings: &Settings, objective: &mut dyn Objective) -> Result<StepReport> {
         let images = settings.batches.step(self.state.seen);
-        // Each image counts the same, however the step is cut into batches.
-        let weight = 1.0 / images.len() as f32;
-        let scale = self.state.loss_scale.map_or(1.0, |scale| scale.factor());
-        let mut loss = 0.0;
-        let mut gradients: Vec<Vec<f32>> = Vec::new();
-        for batch in objective.together(&images, settings.batch_size) {
-            let (losses, batch_gradients) = objective.gradients(&self.network, &batch, weight * scale)?;
-            for (image, image_loss) in batch.iter().zip(&losses) {
-                let step = Step { seen: image.seen + 1, optimiser: self.state.steps + 1 };
-                ensure!(
-                    image_loss.is_finite(),
-                    "the loss became {image_loss} at step {step}, {}: try a lower learning rate or `precision: fp32`",
-                    objective.describe(*image)
-                );
-                loss += image_loss * weight;
-            }
-            if gradients.is_empty() {
-                gradients = batch_gradients;
-            } else {
-                for (sum, part) in gradients.iter_mut().flatten().zip(batch_gradients.iter().flatten()) {
-                    *sum += part;
-                }
-            }
-        }
-        if scale != 1.0 {
-            gradients.iter_mut().flatten().for_each(|gradient| *gradient /= scale);
-        }
+        let (loss, mut gradients) = self.loss_and_gradients(settings, objective, &images)?;
         let norm = clip_norm(gradients.iter_mut().map(Vec::as_mut_slice), settings.max_grad_norm);
         let peak = if settings.unet_rate > 0.0 { settings.unet_rate } else { settings.text_encoder_rate };
         let mut report = StepReport {
@@ -350,6 +311,43 @@ impl Training {
         Ok(report)
     }
 
+    /// The mean loss of the images of a step, and its gradient by each factor.
+    fn loss_and_gradients(
+        &self,
+        settings: &Settings,
+        objective: &mut dyn Objective,
+        images: &[Draw],
+    ) -> Result<(f32, Vec<Vec<f32>>)> {
+        // Each image counts the same, however the step is cut into batches.
+        let weight = 1.0 / images.len() as f32;
+        let scale = self.state.loss_scale.map_or(1.0, |scale| scale.factor());
+        let mut loss = 0.0;
+        let mut gradients: Vec<Vec<f32>> = Vec::new();
+        for batch in objective.together(images, settings.batch_size) {
+            let (losses, batch_gradients) = objective.gradients(&self.network, &batch, weight * scale)?;
+            for (image, image_loss) in batch.iter().zip(&losses) {
+                let step = Step { seen: image.seen + 1, optimiser: self.state.steps + 1 };
+                ensure!(
+                    image_loss.is_finite(),
+                    "the loss became {image_loss} at step {step}, {}: try a lower learning rate or `precision: fp32`",
+                    objective.describe(*image)
+                );
+                loss += image_loss * weight;
+            }
+            if gradients.is_empty() {
+                gradients = batch_gradients;
+            } else {
+                for (sum, part) in gradients.iter_mut().flatten().zip(batch_gradients.iter().flatten()) {
+                    *sum += part;
+                }
+            }
+        }
+        if scale != 1.0 {
+            gradients.iter_mut().flatten().for_each(|gradient| *gradient /= scale);
+        }
+        Ok((loss, gradients))
+    }
+
     /// Publishes the factors as they stand, unless that is done, and begins to save the state.
     fn publish(&mut self, settings: &Settings, saver: &mut Saver, observer: &mut dyn Observer) -> Result<()> {
         let checkpoint = settings.checkpoint(self.state.seen);
@@ -357,7 +355,40 @@ impl Training {
             let note = observer.checkpoint(&checkpoint, &self.network)?;
             self.state.notes.insert(checkpoint.name, note);
         }
-        saver.begin(self.snapshot())
+        saver.begin(self.snapshot())?;
+        self.saved = observer.now();
+        Ok(())
+    }
+
+    /// Does what is requested; how the training ends by that, if it does.
+    fn answer(
+        &mut self,
+        request: Request,
+        settings: &Settings,
+        saver: &mut Saver,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Ending>> {
+        match request {
+            Request::GoOn => Ok(None),
+            Request::SaveNow => {
+                if self.state.seen > 0 {
+                    self.publish(settings, saver, observer)?;
+                }
+                Ok(None)
+            }
+            Request::Stop => {
+                if self.state.seen > 0 {
+                    self.publish(settings, saver, observer)?;
+                }
+                saver.finish()?;
+                self.stop(settings).map(Some)
+            }
+            Request::Interrupt => {
+                saver.begin(self.snapshot())?;
+                saver.finish()?;
+                Ok(Some(Ending::Interrupted))
+            }
+        }
     }
 
     fn snapshot(&self) -> TrainingState {

@@ -30,7 +30,7 @@ pub fn of_lora(files: &BTreeMap<String, PathBuf>, base: &str, param: &str) -> Ve
         let lora = Lora::sketch(&ModelFile::open(path)?, structure.as_ref())?;
         match (&structure, files.get(base)) {
             // What is wrong with the base is said of the base.
-            (Some(structure), Some(base)) if structure.is_whole_for(&lora) => {
+            (Some(structure), Some(base)) if structure.is_whole_for(&lora.modules) => {
                 fit::check(&lora, &structure.layers(), &base.display().to_string())
             }
             _ => Ok(()),

@@ -10,7 +10,8 @@ use crate::engine::kind::param_value::ParamValue;
 use crate::engine::kind::stage::{Context, Work};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Node, Value};
-use crate::sd::data::decode::{self, Background, Colours, Decoded};
+use crate::sd::data::decode::{self, Background, Decoded};
+use crate::sd::data::named_colours::Colours;
 
 /// The picture of a piece of work, decoded; says what the user should know of its colours.
 pub fn read(work: &Work, background: Background, context: &dyn Context) -> anyhow::Result<Decoded> {

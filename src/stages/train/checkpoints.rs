@@ -6,10 +6,10 @@ use anyhow::Context as _;
 
 use crate::engine::cache::digest::Digest;
 use crate::engine::kind::item::Artifact;
-use crate::engine::kind::stage::{Content, Context, Draft, Progress, Wish as StageWish};
+use crate::engine::kind::stage::{Content, Context, Draft, Progress, Wish};
 use crate::sd::lora::network::LoraNetwork;
 use crate::sd::training::batches::Batches;
-use crate::sd::training::run::{Checkpoint, Observer, StepReport, Wish};
+use crate::sd::training::run::{Checkpoint, Observer, Request, StepReport};
 use crate::stages::train::params::TrainParams;
 
 /// The engine, as the training sees it.
@@ -25,12 +25,12 @@ pub struct Publisher<'a> {
 }
 
 impl Observer for Publisher<'_> {
-    fn wish(&mut self) -> Wish {
+    fn request(&mut self) -> Request {
         match self.context.wish() {
-            StageWish::GoOn => Wish::GoOn,
-            StageWish::SaveNow => Wish::SaveNow,
-            StageWish::Stop => Wish::Stop,
-            StageWish::Interrupt => Wish::Interrupt,
+            Wish::GoOn => Request::GoOn,
+            Wish::SaveNow => Request::SaveNow,
+            Wish::Stop => Request::Stop,
+            Wish::Interrupt => Request::Interrupt,
         }
     }
 
@@ -58,7 +58,7 @@ impl Observer for Publisher<'_> {
         artifact(note).is_some_and(|artifact| self.context.read(&artifact).is_ok())
     }
 
-    fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> anyhow::Result<()> {
+    fn republish(&mut self, checkpoint: &Checkpoint, note: &str) -> anyhow::Result<()> {
         let artifact = artifact(note).context("the training's state names no checkpoint")?;
         self.publish(checkpoint, Content::Same(artifact))
     }

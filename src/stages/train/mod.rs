@@ -225,7 +225,7 @@ impl WholeStage for Train {
     fn horizon_components(&self) -> &'static [&'static str] {
         match self.params.learning_rate.schedule {
             ScheduleParam::Constant => &["epochs", "save_every", "stop_at"],
-            _ => &["save_every", "stop_at"],
+            ScheduleParam::Linear | ScheduleParam::Cosine | ScheduleParam::Polynomial => &["save_every", "stop_at"],
         }
     }
 }

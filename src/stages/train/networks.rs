@@ -14,7 +14,7 @@ use crate::engine::kind::stage::Context;
 use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::tensor::Dtype;
 use crate::sd::device;
-use crate::sd::stable_diffusion::{Denoiser, Numbers, Vae};
+use crate::sd::stable_diffusion::{Denoiser, Precisions, Vae};
 
 choice! {
     /// The type of a model's weights.
@@ -66,32 +66,32 @@ pub fn denoiser(context: &dyn Context, base: &Artifact, precision: Precision) ->
         let device = device::named(context.device())?;
         let base = ModelFile::open(&context.path(base)?)?;
         base.remark().iter().for_each(|remark| context.say(remark));
-        Ok(Arc::new(Mutex::new(Denoiser::load(&base, numbers(context.device(), &device, precision)?, &device)?)))
+        Ok(Arc::new(Mutex::new(Denoiser::load(&base, precisions(context.device(), &device, precision)?, &device)?)))
     })?;
     let denoiser: Arc<Mutex<Denoiser>> =
         shared.downcast().ok().context("another kind of thing is kept under the name of these networks")?;
     let mut lent = denoiser.lock().ok().context("another stage broke down while it used the networks")?;
     if lent.text_encoder().is_err() {
         let base = ModelFile::open(&context.path(base)?)?;
-        let numbers = numbers(context.device(), lent.device(), precision)?;
-        lent.read_text_encoder(&base, numbers)?;
+        let precisions = precisions(context.device(), lent.device(), precision)?;
+        lent.read_text_encoder(&base, precisions)?;
     }
     drop(lent);
     Ok(denoiser)
 }
 
-/// What a model's numbers are on the device of that name.
+/// What a model is rounded to and what it computes in, on the device of that name.
 ///
 /// # Errors
 /// If the card does not compute in bf16: it would be slower than fp32, or wrong.
-fn numbers(name: &str, device: &Device, precision: Precision) -> Result<Numbers> {
+fn precisions(name: &str, device: &Device, precision: Precision) -> Result<Precisions> {
     let arithmetic = device::arithmetic(device, precision.arithmetic());
     if arithmetic == DType::BF16
         && let Some(gpu) = amd_card(name, &Machine::read(&Host::this()))
     {
         ensure!(gpu.gfx.computes_bf16(), "`precision: bf16`: {} does not compute in bf16; `precision: fp16` does", gpu.gfx);
     }
-    Ok(Numbers { weights: precision.dtype(), arithmetic })
+    Ok(Precisions { weights: precision.dtype(), arithmetic })
 }
 
 /// The VAE of a model file, or of a file of its own, loaded once.

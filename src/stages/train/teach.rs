@@ -69,7 +69,7 @@ impl Train {
             items.len(),
             network.targets.len(),
             network.rank,
-            network.parameters(),
+            network.parameter_count(),
             settings.total(),
             settings.batches.steps(0..settings.epochs)
         ));

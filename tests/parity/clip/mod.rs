@@ -5,7 +5,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use loramill::sd::checkpoint::model_file::ModelFile;
 use loramill::sd::models::clip::{ClipTextConfig, ClipTextModel};
 use loramill::sd::models::weights::Source;
-use loramill::sd::ops::activation::Activation;
+use loramill::sd::ops::arguments::Activation;
 use loramill::sd::stable_diffusion::load_text_encoder;
 
 use crate::parity::device;
@@ -53,7 +53,7 @@ fn fewer_tokens_than_positions_agree_too() {
 on_each_device! {
 fn tokens_are_checked_before_they_are_looked_up() {
     let file: ModelFile = tiny_sd();
-    let model = loramill::sd::stable_diffusion::Denoiser::load(&file, loramill::sd::stable_diffusion::Numbers::F32, &device()).unwrap();
+    let model = loramill::sd::stable_diffusion::Denoiser::load(&file, loramill::sd::stable_diffusion::Precisions::F32, &device()).unwrap();
     let error = |rows: &[Vec<u32>], clip_skip| model.encode_text(rows, clip_skip).unwrap_err().to_string();
     assert_eq!(error(&[vec![0; 78]], 1), "78 tokens for the 77 positions of the text encoder");
     assert_eq!(error(&[vec![0; 3], vec![0; 4]], 1), "rows of tokens differ in length");

@@ -2,11 +2,12 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use loramill::sd::ops::activation::{Activation, activate};
-use loramill::sd::ops::attention::{Mask, attention};
-use loramill::sd::ops::conv2d::{Kernel, Placement, conv2d};
+use loramill::sd::ops::activation::activate;
+use loramill::sd::ops::arguments::{Activation, Groups, Mask, Placement, Then};
+use loramill::sd::ops::attention::attention;
+use loramill::sd::ops::conv2d::{Kernel, conv2d};
 use loramill::sd::ops::geglu::geglu;
-use loramill::sd::ops::group_norm::{Groups, Then, group_norm};
+use loramill::sd::ops::group_norm::group_norm;
 use loramill::sd::ops::layer_norm::layer_norm;
 use loramill::sd::ops::linear::{adapted_linear, linear};
 use loramill::sd::ops::upsample::upsample;

@@ -65,7 +65,7 @@ mod step {
     use loramill::sd::checkpoint::model_file::ModelFile;
     use loramill::sd::lora::network::LoraNetwork;
     use loramill::sd::lora::targets;
-    use loramill::sd::stable_diffusion::{Denoiser, Numbers};
+    use loramill::sd::stable_diffusion::{Denoiser, Precisions};
     use loramill::sd::training::adamw::{AdamW, Moments, clip_norm};
     use loramill::sd::training::batches::{Batches, Draw};
     use loramill::sd::training::denoising::{Denoising, Example};
@@ -79,10 +79,10 @@ mod step {
     const ALPHA: f64 = 8.0;
 
     fn tiny_sd() -> Mutex<Denoiser> {
-        tiny_sd_in(Numbers::F32)
+        tiny_sd_in(Precisions::F32)
     }
 
-    fn tiny_sd_in(numbers: Numbers) -> Mutex<Denoiser> {
+    fn tiny_sd_in(numbers: Precisions) -> Mutex<Denoiser> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/models/tiny-sd.safetensors");
         let device = crate::parity::device();
         Mutex::new(Denoiser::load(&ModelFile::open(&path).unwrap(), numbers, &device).unwrap())
@@ -285,9 +285,9 @@ mod step {
         for (weights, arithmetic, scale, tolerance) in
             [(Dtype::F16, DType::F16, 1024.0, 0.01), (Dtype::Bf16, DType::BF16, 1.0, 0.06)]
         {
-            let (losses, exact) = step(Numbers { weights, arithmetic: DType::F32 }, 1.0, false);
+            let (losses, exact) = step(Precisions { weights, arithmetic: DType::F32 }, 1.0, false);
             for checkpointing in [false, true] {
-                let (half_losses, half) = step(Numbers { weights, arithmetic }, scale, checkpointing);
+                let (half_losses, half) = step(Precisions { weights, arithmetic }, scale, checkpointing);
                 assert_close("losses", &half_losses, &losses, 0.0, tolerance as f32);
                 let unscaled = |values: &[Vec<f32>]| values.iter().flatten().map(|value| value / scale).collect::<Vec<f32>>();
                 assert_near_in_norm(&format!("{arithmetic:?}"), &unscaled(&half), &exact.concat(), tolerance);

@@ -7,8 +7,8 @@ use loramill::sd::models::resnet::ResnetBlock;
 use loramill::sd::models::transformer::{Heads, Transformer, TransformerConfig};
 use loramill::sd::models::unet::{DownBlock, MidBlock, Unet, UnetConfig, UpBlock};
 use loramill::sd::models::weights::Source;
-use loramill::sd::ops::activation::{Activation, activate};
-use loramill::sd::ops::group_norm::Groups;
+use loramill::sd::ops::activation::activate;
+use loramill::sd::ops::arguments::{Activation, Groups};
 use loramill::sd::stable_diffusion::load_unet;
 
 use crate::parity::Fixture;

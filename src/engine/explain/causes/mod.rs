@@ -112,7 +112,16 @@ impl<'a> Causes<'a> {
                 Cause { because: because(producer), ..Cause::of(who, reason.clone()) }
             }
             Reason::LeftOut { stage: producer } => Cause { because: because(producer), ..Cause::of(None, reason.clone()) },
-            _ => Cause::of(None, reason.clone()),
+            Reason::NeverRan
+            | Reason::InputChanged { .. }
+            | Reason::FieldChanged { .. }
+            | Reason::ItemsAdded { .. }
+            | Reason::ItemsRemoved { .. }
+            | Reason::NoResult { .. }
+            | Reason::MadeAgain { .. }
+            | Reason::GoesOn { .. }
+            | Reason::InputAbsent { .. }
+            | Reason::TextsLost { .. } => Cause::of(None, reason.clone()),
         }
     }
 

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::sd::checkpoint::model_file::shown;
 use crate::sd::checkpoint::pickle::{Id, MAX_OBJECTS, MAX_SIDES, Machine, Object, StorageRef, TensorRef};
+use crate::sd::checkpoint::shown::shown;
 
 use crate::sd::checkpoint::tensor::Dtype;
 

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::sd::checkpoint::model_file::{Contents, MAX_REPEATED_ELEMENTS, Place, shown};
+use crate::sd::checkpoint::contents::{Contents, MAX_REPEATED_ELEMENTS, Place};
 use crate::sd::checkpoint::pickle::{Id, Object, Pickle, TensorRef};
+use crate::sd::checkpoint::shown::shown;
 use crate::sd::checkpoint::tensor::{TensorInfo, sides};
 
 /// Nested dictionaries and lists that are looked into for tensors.

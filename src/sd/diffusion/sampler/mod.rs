@@ -67,20 +67,27 @@ impl Sampler {
         predict: &mut Predict<'_>,
     ) -> anyhow::Result<Vec<f32>> {
         let start = noise.normal(count);
-        if self == Self::Ddim {
-            return ddim::sample(schedule, prediction, steps, start, predict);
-        }
-        let levels = schedule.linspace(steps);
-        let first = levels[0].sigma as f32;
-        let start: Vec<f32> = start.into_iter().map(|x| x * first).collect();
         let mut denoise = |noisy: &[f32], level: NoiseLevel| {
             let scale = input_scale(level.sigma);
             let input: Vec<f32> = noisy.iter().map(|x| x * scale).collect();
             Ok(prediction.denoised(noisy, &predict(&input, level.timestep)?, level.sigma))
         };
         match self {
-            Self::EulerAncestral => euler_ancestral::sample(&levels, start, noise, &mut denoise),
-            _ => euler::sample(&levels, start, &mut denoise),
+            Self::Euler => {
+                let levels = schedule.linspace(steps);
+                euler::sample(&levels, at_first(&levels, start), &mut denoise)
+            }
+            Self::EulerAncestral => {
+                let levels = schedule.linspace(steps);
+                euler_ancestral::sample(&levels, at_first(&levels, start), noise, &mut denoise)
+            }
+            Self::Ddim => ddim::sample(schedule, prediction, steps, start, predict),
         }
     }
+}
+
+/// Unit noise at the first level, where k-diffusion's samplers begin.
+fn at_first(levels: &[NoiseLevel], noise: Vec<f32>) -> Vec<f32> {
+    let first = levels[0].sigma as f32;
+    noise.into_iter().map(|x| x * first).collect()
 }

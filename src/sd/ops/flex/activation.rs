@@ -1,8 +1,10 @@
 //! Elementwise non-linearities and their derivatives.
 
+use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 
-use crate::sd::ops::activation::Activation;
+use crate::sd::ops::activation::ActivationKernel;
+use crate::sd::ops::arguments::Activation;
 use crate::sd::ops::flex::buffer::{dense, dims, from_values, values};
 use crate::sd::ops::flex::simd::{erf, exp, sigmoid, vectorized};
 use crate::sd::ops::host::parallel::each_chunk;
@@ -14,25 +16,27 @@ const WORK: usize = 30;
 /// The slope inside CLIP's approximation of GELU.
 const QUICK_GELU: f32 = 1.702;
 
-pub(in crate::sd::ops) fn forward(x: FlexTensor, activation: Activation) -> FlexTensor {
-    let x = dense(x);
-    let input = values(&x);
-    let mut output = vec![0.0; input.len()];
-    each_chunk(&mut output, CHUNK, input.len() * WORK, |index, chunk| {
-        apply(chunk, &input[index * CHUNK..][..chunk.len()], activation);
-    });
-    from_values(output, dims(&x).to_vec())
-}
+impl ActivationKernel for Flex {
+    fn forward(x: FlexTensor, activation: Activation) -> FlexTensor {
+        let x = dense(x);
+        let input = values(&x);
+        let mut output = vec![0.0; input.len()];
+        each_chunk(&mut output, CHUNK, input.len() * WORK, |index, chunk| {
+            apply(chunk, &input[index * CHUNK..][..chunk.len()], activation);
+        });
+        from_values(output, dims(&x).to_vec())
+    }
 
-pub(in crate::sd::ops) fn gradient(x: FlexTensor, activation: Activation, output_gradient: FlexTensor) -> FlexTensor {
-    let (x, output_gradient) = (dense(x), dense(output_gradient));
-    let (input, upstream) = (values(&x), values(&output_gradient));
-    let mut output = vec![0.0; input.len()];
-    each_chunk(&mut output, CHUNK, input.len() * WORK, |index, chunk| {
-        let part = index * CHUNK..index * CHUNK + chunk.len();
-        apply_slope(chunk, &input[part.clone()], &upstream[part], activation);
-    });
-    from_values(output, dims(&x).to_vec())
+    fn gradient(x: FlexTensor, activation: Activation, output_gradient: FlexTensor) -> FlexTensor {
+        let (x, output_gradient) = (dense(x), dense(output_gradient));
+        let (input, upstream) = (values(&x), values(&output_gradient));
+        let mut output = vec![0.0; input.len()];
+        each_chunk(&mut output, CHUNK, input.len() * WORK, |index, chunk| {
+            let part = index * CHUNK..index * CHUNK + chunk.len();
+            apply_slope(chunk, &input[part.clone()], &upstream[part], activation);
+        });
+        from_values(output, dims(&x).to_vec())
+    }
 }
 
 vectorized! {

@@ -7,7 +7,8 @@ use std::ops::Range;
 use burn::backend::flex::{Flex, FlexTensor};
 use burn::backend::ops::FloatTensorOps;
 
-use crate::sd::ops::conv2d::Placement;
+use crate::sd::ops::arguments::Placement;
+use crate::sd::ops::conv2d::ConvolutionKernel;
 use crate::sd::ops::flex::buffer::{
     View, dense, dims, from_values, into_values, matrix, product, product_transposed, values, view,
 };
@@ -37,36 +38,33 @@ struct Patches {
     output_width: usize,
 }
 
-/// `[size, size, in_channels, out_channels]`.
-pub(in crate::sd::ops) fn lay_out(weight: FlexTensor) -> FlexTensor {
-    dense(Flex::float_permute(weight, &[2, 3, 1, 0]))
-}
-
-pub(in crate::sd::ops) fn forward(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, placement: Placement) -> FlexTensor {
-    let (x, bias) = (dense(x), dense(bias));
-    let [_, _, inputs, outputs] = sizes(&weight);
-    if let Some(extent) = Extent::where_faster(sizes(&x), outputs, placement) {
-        let taps = Taps { values: values(&weight), output: 1, tap: inputs * outputs, input: outputs, turned: false };
-        return by_tiles(&x, taps, Some(values(&bias)), extent);
+impl ConvolutionKernel for Flex {
+    /// `[size, size, in_channels, out_channels]`.
+    fn lay_out(weight: FlexTensor) -> FlexTensor {
+        dense(Flex::float_permute(weight, &[2, 3, 1, 0]))
     }
-    let [batch, height, width, channels] = sizes(&x);
-    Patches::new([height, width], channels, placement).convolve(batch, values(&x), &weight, values(&bias))
-}
 
-pub(in crate::sd::ops) fn gradient(
-    output_gradient: FlexTensor,
-    weight: FlexTensor,
-    placement: Placement,
-    input_size: [usize; 2],
-) -> FlexTensor {
-    let output_gradient = dense(output_gradient);
-    let [_, _, inputs, outputs] = sizes(&weight);
-    if let Some(extent) = Extent::where_faster(sizes(&output_gradient), inputs, placement) {
-        let taps = Taps { values: values(&weight), output: outputs, tap: inputs * outputs, input: 1, turned: true };
-        return by_tiles(&output_gradient, taps, None, extent);
+    fn forward(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, placement: Placement) -> FlexTensor {
+        let (x, bias) = (dense(x), dense(bias));
+        let [_, _, inputs, outputs] = sizes(&weight);
+        if let Some(extent) = Extent::where_faster(sizes(&x), outputs, placement) {
+            let taps = Taps { values: values(&weight), output: 1, tap: inputs * outputs, input: outputs, turned: false };
+            return by_tiles(&x, taps, Some(values(&bias)), extent);
+        }
+        let [batch, height, width, channels] = sizes(&x);
+        Patches::new([height, width], channels, placement).convolve(batch, values(&x), &weight, values(&bias))
     }
-    let [batch, ..] = sizes(&output_gradient);
-    Patches::new(input_size, inputs, placement).gradient(batch, &output_gradient, &weight)
+
+    fn gradient(output_gradient: FlexTensor, weight: FlexTensor, placement: Placement, input_size: [usize; 2]) -> FlexTensor {
+        let output_gradient = dense(output_gradient);
+        let [_, _, inputs, outputs] = sizes(&weight);
+        if let Some(extent) = Extent::where_faster(sizes(&output_gradient), inputs, placement) {
+            let taps = Taps { values: values(&weight), output: outputs, tap: inputs * outputs, input: 1, turned: true };
+            return by_tiles(&output_gradient, taps, None, extent);
+        }
+        let [batch, ..] = sizes(&output_gradient);
+        Patches::new(input_size, inputs, placement).gradient(batch, &output_gradient, &weight)
+    }
 }
 
 fn sizes(x: &FlexTensor) -> [usize; 4] {

@@ -5,10 +5,11 @@
 
 use burn::backend::flex::{Flex, FlexTensor};
 
+use crate::sd::ops::arguments::{Groups, Then};
 use crate::sd::ops::flex::activation::{silu, silu_slope};
 use crate::sd::ops::flex::buffer::{dense, dims, from_values, rows_and_width, values};
 use crate::sd::ops::flex::simd::vectorized;
-use crate::sd::ops::group_norm::{Groups, Remembered, Then};
+use crate::sd::ops::group_norm::{GroupNormKernel, Remembered};
 use crate::sd::ops::host::parallel::{collect, each_chunk, each_pair};
 
 /// Elements of a block: a quarter of a usual L2 cache.
@@ -53,98 +54,104 @@ impl Extent {
     }
 }
 
-pub(in crate::sd::ops) fn forward(
-    x: FlexTensor,
-    weight: FlexTensor,
-    bias: FlexTensor,
-    groups: Groups,
-    then: Then,
-) -> (FlexTensor, FlexTensor) {
-    let (x, weight, bias) = (dense(x), dense(weight), dense(bias));
-    let extent = Extent::of(&x);
-    let (input, weight, bias) = (values(&x), values(&weight), values(&bias));
-    let blocks = extent.blocks();
-    let moments = collect(extent.pictures * blocks, extent.work(Then::Nothing), |task| {
-        moments(extent.block(input, task / blocks, task % blocks), extent.channels)
-    });
-    let mut statistics = Vec::with_capacity(extent.pictures * 2 * groups.count);
-    for moments in moments.chunks(blocks) {
-        statistics.extend(join(&extent, groups, moments));
-    }
-    let by_picture: Vec<Channels> =
-        statistics.chunks(2 * groups.count).map(|statistics| Channels::of(statistics, weight, extent.channels)).collect();
+impl GroupNormKernel for Flex {
+    /// `[batch, 2, groups]`: means and inverse deviations.
+    type Statistics = FlexTensor;
 
-    let mut output = vec![0.0; input.len()];
-    let apply = |picture: usize, input: &[f32], output: &mut [f32]| {
-        normalise_rows(output, input, &by_picture[picture], bias, then);
-    };
-    let picture_size = extent.pixels * extent.channels;
-    if extent.pictures == 1 {
-        each_chunk(&mut output, extent.block_rows * extent.channels, extent.work(then), |block, output| {
-            apply(0, extent.block(input, 0, block), output);
+    fn forward(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        groups: Groups,
+        then: Then,
+    ) -> (FlexTensor, Option<FlexTensor>) {
+        let (x, weight, bias) = (dense(x), dense(weight), dense(bias));
+        let extent = Extent::of(&x);
+        let (input, weight, bias) = (values(&x), values(&weight), values(&bias));
+        let blocks = extent.blocks();
+        let moments = collect(extent.pictures * blocks, extent.work(Then::Nothing), |task| {
+            moments(extent.block(input, task / blocks, task % blocks), extent.channels)
         });
-    } else {
-        each_chunk(&mut output, picture_size, extent.work(then), |picture, output| {
-            apply(picture, &input[picture * picture_size..][..picture_size], output);
-        });
-    }
-    (from_values(output, dims(&x).to_vec()), from_values(statistics, [extent.pictures, 2, groups.count]))
-}
-
-/// With `n` the normalised values, `z` what SiLU is applied to and `h = weight · slope(z) · output gradient`, over each group:
-/// `(h - mean(h) - n · mean(h · n)) / deviation`.
-pub(in crate::sd::ops) fn gradient(inputs: Remembered<Flex>, output_gradient: FlexTensor) -> FlexTensor {
-    let (x, weight, bias) = (dense(inputs.x), dense(inputs.weight), dense(inputs.bias));
-    let (statistics, output_gradient) = (dense(inputs.statistics), dense(output_gradient));
-    let groups = inputs.groups.count;
-    let extent = Extent::of(&x);
-    let (channels, blocks, picture_size) = (extent.channels, extent.blocks(), extent.pixels * extent.channels);
-    let (input, weight, bias) = (values(&x), values(&weight), values(&bias));
-    let (statistics, upstream) = (values(&statistics), values(&output_gradient));
-    let statistics: Vec<&[f32]> = statistics.chunks(2 * groups).collect();
-    let by_picture: Vec<_> = statistics.iter().map(|of_picture| Channels::of(of_picture, weight, channels)).collect();
-
-    // 1. slope(z) · output gradient, into the place of the result, and by channel its sum and its sum times the centred x
-    let mut output = vec![0.0; input.len()];
-    let mut sums = vec![0.0; extent.pictures * blocks * 2 * channels];
-    let sum_up = |picture: usize, output: &mut [f32], sums: &mut [f32]| {
-        for (block, sums) in sums.chunks_exact_mut(2 * channels).enumerate() {
-            let (input, upstream) = (extent.block(input, picture, block), extent.block(upstream, picture, block));
-            let output = &mut output[block * extent.block_rows * channels..][..input.len()];
-            slope_and_sums(output, sums, input, upstream, &by_picture[picture], bias, inputs.then);
+        let mut statistics = Vec::with_capacity(extent.pictures * 2 * groups.count);
+        for moments in moments.chunks(blocks) {
+            statistics.extend(join(&extent, groups, moments));
         }
-    };
-    each_pair((&mut output, picture_size), (&mut sums, blocks * 2 * channels), extent.work(inputs.then), sum_up);
+        let by_picture: Vec<Channels> =
+            statistics.chunks(2 * groups.count).map(|statistics| Channels::of(statistics, weight, extent.channels)).collect();
 
-    // 2. joined by group; the result is a · (1.) + b · (x - mean) + c
-    let coefficients: Vec<[Vec<f32>; 3]> = (sums.chunks(blocks * 2 * channels).zip(&statistics))
-        .map(|(sums, statistics)| {
-            let width = channels / groups;
-            let [mut a, mut b, mut c] = [vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]];
-            for group in 0..groups {
-                let members = group * width..(group + 1) * width;
-                let (mut plain, mut along) = (0.0, 0.0);
-                for block in sums.chunks(2 * channels) {
-                    for channel in members.clone() {
-                        plain += f64::from(block[channel]) * f64::from(weight[channel]);
-                        along += f64::from(block[channels + channel]) * f64::from(weight[channel]);
-                    }
-                }
-                let count = (width * extent.pixels) as f64;
-                let inverse_deviation = f64::from(statistics[groups + group]);
-                a[members.clone()].copy_from_slice(&weight[members.clone()]);
-                a[members.clone()].iter_mut().for_each(|a| *a *= statistics[groups + group]);
-                b[members.clone()].fill((-along / count * inverse_deviation.powi(3)) as f32);
-                c[members].fill((-plain / count * inverse_deviation) as f32);
+        let mut output = vec![0.0; input.len()];
+        let apply = |picture: usize, input: &[f32], output: &mut [f32]| {
+            normalise_rows(output, input, &by_picture[picture], bias, then);
+        };
+        let picture_size = extent.pixels * extent.channels;
+        if extent.pictures == 1 {
+            each_chunk(&mut output, extent.block_rows * extent.channels, extent.work(then), |block, output| {
+                apply(0, extent.block(input, 0, block), output);
+            });
+        } else {
+            each_chunk(&mut output, picture_size, extent.work(then), |picture, output| {
+                apply(picture, &input[picture * picture_size..][..picture_size], output);
+            });
+        }
+        (from_values(output, dims(&x).to_vec()), Some(from_values(statistics, [extent.pictures, 2, groups.count])))
+    }
+
+    /// With `n` the normalised values, `z` what SiLU is applied to and `h = weight · slope(z) · output gradient`, over each group:
+    /// `(h - mean(h) - n · mean(h · n)) / deviation`.
+    fn gradient(inputs: Remembered<Flex>, output_gradient: FlexTensor) -> FlexTensor {
+        let (x, weight, bias) = (dense(inputs.x), dense(inputs.weight), dense(inputs.bias));
+        let statistics = inputs.statistics.expect("the forward pass keeps the statistics");
+        let (statistics, output_gradient) = (dense(statistics), dense(output_gradient));
+        let groups = inputs.groups.count;
+        let extent = Extent::of(&x);
+        let (channels, blocks, picture_size) = (extent.channels, extent.blocks(), extent.pixels * extent.channels);
+        let (input, weight, bias) = (values(&x), values(&weight), values(&bias));
+        let (statistics, upstream) = (values(&statistics), values(&output_gradient));
+        let statistics: Vec<&[f32]> = statistics.chunks(2 * groups).collect();
+        let by_picture: Vec<_> = statistics.iter().map(|of_picture| Channels::of(of_picture, weight, channels)).collect();
+
+        // 1. slope(z) · output gradient, into the place of the result, and by channel its sum and its sum times the centred x
+        let mut output = vec![0.0; input.len()];
+        let mut sums = vec![0.0; extent.pictures * blocks * 2 * channels];
+        let sum_up = |picture: usize, output: &mut [f32], sums: &mut [f32]| {
+            for (block, sums) in sums.chunks_exact_mut(2 * channels).enumerate() {
+                let (input, upstream) = (extent.block(input, picture, block), extent.block(upstream, picture, block));
+                let output = &mut output[block * extent.block_rows * channels..][..input.len()];
+                slope_and_sums(output, sums, input, upstream, &by_picture[picture], bias, inputs.then);
             }
-            [a, b, c]
-        })
-        .collect();
-    each_chunk(&mut output, picture_size, extent.work(Then::Nothing), |picture, output| {
-        let input = &input[picture * picture_size..][..picture_size];
-        combine(output, input, &coefficients[picture], &by_picture[picture].mean[..]);
-    });
-    from_values(output, dims(&x).to_vec())
+        };
+        each_pair((&mut output, picture_size), (&mut sums, blocks * 2 * channels), extent.work(inputs.then), sum_up);
+
+        // 2. joined by group; the result is a · (1.) + b · (x - mean) + c
+        let coefficients: Vec<[Vec<f32>; 3]> = (sums.chunks(blocks * 2 * channels).zip(&statistics))
+            .map(|(sums, statistics)| {
+                let width = channels / groups;
+                let [mut a, mut b, mut c] = [vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]];
+                for group in 0..groups {
+                    let members = group * width..(group + 1) * width;
+                    let (mut plain, mut along) = (0.0, 0.0);
+                    for block in sums.chunks(2 * channels) {
+                        for channel in members.clone() {
+                            plain += f64::from(block[channel]) * f64::from(weight[channel]);
+                            along += f64::from(block[channels + channel]) * f64::from(weight[channel]);
+                        }
+                    }
+                    let count = (width * extent.pixels) as f64;
+                    let inverse_deviation = f64::from(statistics[groups + group]);
+                    a[members.clone()].copy_from_slice(&weight[members.clone()]);
+                    a[members.clone()].iter_mut().for_each(|a| *a *= statistics[groups + group]);
+                    b[members.clone()].fill((-along / count * inverse_deviation.powi(3)) as f32);
+                    c[members].fill((-plain / count * inverse_deviation) as f32);
+                }
+                [a, b, c]
+            })
+            .collect();
+        each_chunk(&mut output, picture_size, extent.work(Then::Nothing), |picture, output| {
+            let input = &input[picture * picture_size..][..picture_size];
+            combine(output, input, &coefficients[picture], &by_picture[picture].mean[..]);
+        });
+        from_values(output, dims(&x).to_vec())
+    }
 }
 
 vectorized! {

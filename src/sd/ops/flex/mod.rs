@@ -4,13 +4,13 @@
 //! loops, compiled for the vector units that the machine turns out to have. Work is split by shape alone and partial sums are added in a fixed order, so that a result
 //! does not depend on the number of threads.
 
-pub(super) mod activation;
-pub(super) mod attention;
+mod activation;
+mod attention;
 mod buffer;
-pub(super) mod conv2d;
-pub(super) mod geglu;
-pub(super) mod group_norm;
-pub(super) mod layer_norm;
-pub(super) mod linear;
+mod conv2d;
+mod geglu;
+mod group_norm;
+mod layer_norm;
+mod linear;
 mod simd;
-pub(super) mod upsample;
+mod upsample;

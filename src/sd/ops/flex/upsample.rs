@@ -1,31 +1,35 @@
 //! Pixels repeated two by two, and their gradients added up again.
 
+use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 
 use crate::sd::ops::flex::buffer::{dense, dims, from_values, values};
 use crate::sd::ops::flex::simd::vectorized;
+use crate::sd::ops::upsample::UpsampleKernel;
 
-pub(in crate::sd::ops) fn forward(x: FlexTensor) -> FlexTensor {
-    let x = dense(x);
-    let [batch, height, width, channels] = dimensions(&x);
-    let mut output = Vec::with_capacity(4 * batch * height * width * channels);
-    for row in values(&x).chunks_exact(width * channels) {
-        let start = output.len();
-        for pixel in row.chunks_exact(channels) {
-            output.extend_from_slice(pixel);
-            output.extend_from_slice(pixel);
+impl UpsampleKernel for Flex {
+    fn forward(x: FlexTensor) -> FlexTensor {
+        let x = dense(x);
+        let [batch, height, width, channels] = dimensions(&x);
+        let mut output = Vec::with_capacity(4 * batch * height * width * channels);
+        for row in values(&x).chunks_exact(width * channels) {
+            let start = output.len();
+            for pixel in row.chunks_exact(channels) {
+                output.extend_from_slice(pixel);
+                output.extend_from_slice(pixel);
+            }
+            output.extend_from_within(start..);
         }
-        output.extend_from_within(start..);
+        from_values(output, [batch, 2 * height, 2 * width, channels])
     }
-    from_values(output, [batch, 2 * height, 2 * width, channels])
-}
 
-pub(in crate::sd::ops) fn gradient(output_gradient: FlexTensor) -> FlexTensor {
-    let output_gradient = dense(output_gradient);
-    let [batch, height, width, channels] = dimensions(&output_gradient);
-    let mut input = vec![0.0; batch * height * width * channels / 4];
-    add_pixels(&mut input, values(&output_gradient), width, channels);
-    from_values(input, [batch, height / 2, width / 2, channels])
+    fn gradient(output_gradient: FlexTensor) -> FlexTensor {
+        let output_gradient = dense(output_gradient);
+        let [batch, height, width, channels] = dimensions(&output_gradient);
+        let mut input = vec![0.0; batch * height * width * channels / 4];
+        add_pixels(&mut input, values(&output_gradient), width, channels);
+        from_values(input, [batch, height / 2, width / 2, channels])
+    }
 }
 
 vectorized! {

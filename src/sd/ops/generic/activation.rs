@@ -5,7 +5,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
 
-use crate::sd::ops::activation::Activation;
+use crate::sd::ops::arguments::Activation;
 use crate::sd::ops::generic::values::Values;
 
 /// The slope inside OpenAI's approximation of GELU.

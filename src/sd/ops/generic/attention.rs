@@ -4,7 +4,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, TensorData};
 
-use crate::sd::ops::attention::{Inputs, Mask};
+use crate::sd::ops::arguments::{AttentionInputs, Mask};
 use crate::sd::ops::generic::values::Values;
 
 /// Bytes of the scores of a block: small beside the weights, large enough to keep a card at work.
@@ -13,12 +13,15 @@ const BUDGET: usize = 128 << 20;
 /// Added to a score that a query may not look at. Not infinity, which not every driver carries on: its exponential is 0 as well.
 const HIDDEN: f32 = -1e30;
 
-pub(in crate::sd::ops) fn forward<B: Backend>(inputs: Inputs<B>) -> FloatTensor<B> {
+pub(in crate::sd::ops) fn forward<B: Backend>(inputs: AttentionInputs<B>) -> FloatTensor<B> {
     Chunked::new(inputs).forward()
 }
 
 /// Gradients of `q`, `k` and `v`.
-pub(in crate::sd::ops) fn gradients<B: Backend>(inputs: Inputs<B>, output_gradient: FloatTensor<B>) -> [FloatTensor<B>; 3] {
+pub(in crate::sd::ops) fn gradients<B: Backend>(
+    inputs: AttentionInputs<B>,
+    output_gradient: FloatTensor<B>,
+) -> [FloatTensor<B>; 3] {
     Chunked::new(inputs).gradients(output_gradient)
 }
 
@@ -37,8 +40,8 @@ struct Chunked<B: Backend> {
 type Block = (usize, usize);
 
 impl<B: Backend> Chunked<B> {
-    fn new(inputs: Inputs<B>) -> Self {
-        let Inputs { q, k, v, heads, mask } = inputs;
+    fn new(inputs: AttentionInputs<B>) -> Self {
+        let AttentionInputs { q, k, v, heads, mask } = inputs;
         let [q, k, v] = [q, k, v].map(|x| by_head(Values::<B>(x), heads));
         let ([batch, _, tokens, _], [_, _, keys, _]) = (q.sizes(), k.sizes());
         // In f32, as the exponentials are.
@@ -86,7 +89,7 @@ impl<B: Backend> Chunked<B> {
         // The scale goes in before the product, which might overflow in f16.
         let q = self.q.clone().narrow(2, first, count) * self.scale();
         let mut scores = q.matmul(self.k.clone().transpose()).wide();
-        if self.mask == Mask::Causal {
+        if self.mask.is_causal() {
             scores = scores + self.hidden(block);
         }
         let shares = (scores.clone() - scores.greatest()).exp();
@@ -134,8 +137,8 @@ mod tests {
     use super::*;
     use crate::sd::ops::generic::tests::{assert_near, wave};
 
-    fn inputs(tokens: usize, keys: usize, mask: Mask) -> Inputs<Flex> {
-        Inputs { q: wave(0, &[2, tokens, 24]), k: wave(1, &[2, keys, 24]), v: wave(2, &[2, keys, 24]), heads: 3, mask }
+    fn inputs(tokens: usize, keys: usize, mask: Mask) -> AttentionInputs<Flex> {
+        AttentionInputs { q: wave(0, &[2, tokens, 24]), k: wave(1, &[2, keys, 24]), v: wave(2, &[2, keys, 24]), heads: 3, mask }
     }
 
     #[test]
@@ -157,13 +160,13 @@ mod tests {
 
     #[test]
     fn a_block_keeps_to_its_budget() {
-        let pixels = |tokens| Chunked::<Flex>::new(Inputs { heads: 8, ..inputs_of(tokens) });
+        let pixels = |tokens| Chunked::<Flex>::new(AttentionInputs { heads: 8, ..inputs_of(tokens) });
         assert_eq!(pixels(4096).rows, 1024);
         assert_eq!(pixels(64).rows, 64);
     }
 
-    fn inputs_of(tokens: usize) -> Inputs<Flex> {
+    fn inputs_of(tokens: usize) -> AttentionInputs<Flex> {
         let x = wave(0, &[1, tokens, 8]);
-        Inputs { q: x.clone(), k: x.clone(), v: x, heads: 1, mask: Mask::Open }
+        AttentionInputs { q: x.clone(), k: x.clone(), v: x, heads: 1, mask: Mask::Open }
     }
 }

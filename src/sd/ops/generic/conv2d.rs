@@ -7,7 +7,7 @@ use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Slice;
 
-use crate::sd::ops::conv2d::Placement;
+use crate::sd::ops::arguments::Placement;
 use crate::sd::ops::generic::values::{Values, range, whole};
 
 /// Elements of the patches that are laid out at a time: 128 MiB of f32, small beside the weights, large enough to keep a card at work.

@@ -3,7 +3,7 @@
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
 
-use crate::sd::ops::activation::Activation;
+use crate::sd::ops::arguments::Activation;
 use crate::sd::ops::generic::activation::{apply, slope};
 use crate::sd::ops::generic::values::Values;
 

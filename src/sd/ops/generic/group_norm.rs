@@ -3,11 +3,10 @@
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
 
-use crate::sd::ops::activation::Activation;
+use crate::sd::ops::arguments::{Activation, Groups, Then};
 use crate::sd::ops::generic::activation::{apply, slope};
 use crate::sd::ops::generic::normed::Normed;
 use crate::sd::ops::generic::values::Values;
-use crate::sd::ops::group_norm::{Groups, Then};
 
 /// Pixels and channels of a group, in `[batch, pixels, groups, channels of a group]`.
 const GROUP: [usize; 2] = [1, 3];

@@ -3,8 +3,8 @@
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
 
+use crate::sd::ops::arguments::{Bias, Factors, RememberedAdapted};
 use crate::sd::ops::generic::values::Values;
-use crate::sd::ops::linear::{Bias, Factors, RememberedAdapted};
 
 pub(in crate::sd::ops) fn forward<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: Bias<B>) -> FloatTensor<B> {
     let (x, weight) = (Values::<B>(x), Values(weight));

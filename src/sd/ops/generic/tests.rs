@@ -6,14 +6,17 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps as _;
 use burn::tensor::{DType, TensorData};
 
-use crate::sd::ops::activation::Activation;
-use crate::sd::ops::attention::{Inputs, Mask};
-use crate::sd::ops::conv2d::Placement;
-use crate::sd::ops::flex;
+use crate::sd::ops::activation::ActivationKernel;
+use crate::sd::ops::arguments::{Activation, AttentionInputs, Bias, Factors, Groups, Mask, Placement, RememberedAdapted, Then};
+use crate::sd::ops::attention::AttentionKernel;
+use crate::sd::ops::conv2d::ConvolutionKernel;
+use crate::sd::ops::geglu::GegluKernel;
 use crate::sd::ops::generic;
 use crate::sd::ops::generic::group_norm::Layer;
-use crate::sd::ops::group_norm::{Groups, Then};
-use crate::sd::ops::linear::{Bias, Factors, RememberedAdapted};
+use crate::sd::ops::group_norm::GroupNormKernel;
+use crate::sd::ops::layer_norm::LayerNormKernel;
+use crate::sd::ops::linear::LinearKernel;
+use crate::sd::ops::upsample::UpsampleKernel;
 use crate::sd::random::stream;
 
 /// Of the greatest value: both sides round sums of up to a few thousand products of f32, each to 6e-8.
@@ -57,17 +60,17 @@ fn attention_is_what_the_embedded_backend_computes() {
         ([1, 257, 101, 1, 4], Mask::Open),
     ];
     for ([batch, tokens, keys, heads, width], mask) in shapes {
-        let inputs = || Inputs::<Flex> {
+        let inputs = || AttentionInputs::<Flex> {
             q: wave(0, &[batch, tokens, heads * width]),
             k: wave(1, &[batch, keys, heads * width]),
             v: wave(2, &[batch, keys, heads * width]),
             heads,
             mask,
         };
-        let (output, kept) = flex::attention::forward(inputs());
+        let (output, kept) = <Flex as AttentionKernel>::forward(inputs());
         assert_near(&generic::attention::forward(inputs()), &output);
         let upstream = wave(3, &[batch, tokens, heads * width]);
-        let expected = flex::attention::gradients(inputs(), kept, upstream.clone());
+        let expected = <Flex as AttentionKernel>::gradients(inputs(), kept, upstream.clone());
         for (found, expected) in generic::attention::gradients(inputs(), upstream).iter().zip(&expected) {
             assert_near(found, expected);
         }
@@ -79,11 +82,11 @@ fn attention_is_what_the_embedded_backend_computes() {
 fn scores_too_great_for_f16_are_no_trouble() {
     let inputs = |cast: fn(&FlexTensor) -> FlexTensor| {
         let [q, k, v] = [0, 1, 2].map(|seed| Flex::float_mul_scalar(wave(seed, &[1, 9, 64]), 60.0.into()));
-        Inputs::<Flex> { q: cast(&q), k: cast(&k), v: cast(&v), heads: 1, mask: Mask::Open }
+        AttentionInputs::<Flex> { q: cast(&q), k: cast(&k), v: cast(&v), heads: 1, mask: Mask::Open }
     };
     let found = generic::attention::forward(inputs(half));
     assert_eq!(found.dtype(), DType::F16);
-    assert_within(2e-2, &found, &flex::attention::forward(inputs(FlexTensor::clone)).0);
+    assert_within(2e-2, &found, &<Flex as AttentionKernel>::forward(inputs(FlexTensor::clone)).0);
 }
 
 #[test]
@@ -96,7 +99,8 @@ fn norms_are_what_the_embedded_backend_computes() {
         for then in [Then::Nothing, Then::Silu] {
             let groups = Groups { count, epsilon: 1e-5 };
             let layer = || Layer::<Flex> { weight: weight.clone(), bias: bias.clone(), groups, then };
-            let (expected, statistics) = flex::group_norm::forward(x.clone(), weight.clone(), bias.clone(), groups, then);
+            let (expected, statistics) =
+                <Flex as GroupNormKernel>::forward(x.clone(), weight.clone(), bias.clone(), groups, then);
             assert_near(&layer().forward(x.clone()), &expected);
             let remembered = crate::sd::ops::group_norm::Remembered {
                 x: x.clone(),
@@ -106,13 +110,13 @@ fn norms_are_what_the_embedded_backend_computes() {
                 groups,
                 then,
             };
-            let expected = flex::group_norm::gradient(remembered, upstream.clone());
+            let expected = <Flex as GroupNormKernel>::gradient(remembered, upstream.clone());
             assert_near(&layer().gradient(x.clone(), upstream.clone()), &expected);
         }
         let found = generic::layer_norm::forward::<Flex>(x.clone(), weight.clone(), bias.clone(), 1e-5);
-        assert_near(&found, &flex::layer_norm::forward(x.clone(), weight.clone(), bias.clone(), 1e-5));
+        assert_near(&found, &<Flex as LayerNormKernel>::forward(x.clone(), weight.clone(), bias.clone(), 1e-5));
         let found = generic::layer_norm::gradient::<Flex>(x.clone(), weight.clone(), 1e-5, upstream.clone());
-        assert_near(&found, &flex::layer_norm::gradient(x, weight, 1e-5, upstream));
+        assert_near(&found, &<Flex as LayerNormKernel>::gradient(x, weight, 1e-5, upstream));
     }
 }
 
@@ -139,14 +143,14 @@ fn gates_and_activations_are_what_the_embedded_backend_computes() {
         let upstream = wave(1, &shape);
         for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
             let found = generic::activation::forward::<Flex>(x.clone(), activation);
-            assert_near(&found, &flex::activation::forward(x.clone(), activation));
+            assert_near(&found, &<Flex as ActivationKernel>::forward(x.clone(), activation));
             let found = generic::activation::gradient::<Flex>(x.clone(), activation, upstream.clone());
-            assert_near(&found, &flex::activation::gradient(x.clone(), activation, upstream.clone()));
+            assert_near(&found, &<Flex as ActivationKernel>::gradient(x.clone(), activation, upstream.clone()));
         }
-        assert_near(&generic::geglu::forward::<Flex>(x.clone()), &flex::geglu::forward(x.clone()));
+        assert_near(&generic::geglu::forward::<Flex>(x.clone()), &<Flex as GegluKernel>::forward(x.clone()));
         let upstream = wave(1, &[shape[0], shape[1], shape[2] / 2]);
         let found = generic::geglu::gradient::<Flex>(x.clone(), upstream.clone());
-        assert_near(&found, &flex::geglu::gradient(x, upstream));
+        assert_near(&found, &<Flex as GegluKernel>::gradient(x, upstream));
     }
 }
 
@@ -186,13 +190,13 @@ fn convolutions_are_what_the_embedded_backend_computes() {
     for (shape, outputs, placement) in cases {
         let (x, bias) = (wave(0, &shape), wave(1, &[outputs]));
         let weight = wave(2, &[outputs, shape[3], placement.size, placement.size]);
-        let (ours, theirs) = (generic::conv2d::lay_out::<Flex>(weight.clone()), flex::conv2d::lay_out(weight));
+        let (ours, theirs) = (generic::conv2d::lay_out::<Flex>(weight.clone()), <Flex as ConvolutionKernel>::lay_out(weight));
         let found = generic::conv2d::forward::<Flex>(x.clone(), ours.clone(), bias.clone(), placement);
-        assert_near(&found, &flex::conv2d::forward(x, theirs.clone(), bias, placement));
+        assert_near(&found, &<Flex as ConvolutionKernel>::forward(x, theirs.clone(), bias, placement));
         let upstream = wave(3, found.shape().as_slice());
         let size = [shape[1], shape[2]];
         let found = generic::conv2d::gradient::<Flex>(upstream.clone(), ours, placement, size);
-        assert_near(&found, &flex::conv2d::gradient(upstream, theirs, placement, size));
+        assert_near(&found, &<Flex as ConvolutionKernel>::gradient(upstream, theirs, placement, size));
     }
 }
 
@@ -203,19 +207,19 @@ fn linear_layers_are_what_the_embedded_backend_computes() {
         let upstream = wave(3, &[shape[0], shape[1], outputs]);
         let bias = || if with_bias { Bias::Given(wave(2, &[outputs])) } else { Bias::Absent };
         let found = generic::linear::forward::<Flex>(x.clone(), weight.clone(), bias());
-        assert_near(&found, &flex::linear::forward(x.clone(), weight.clone(), bias()));
+        assert_near(&found, &<Flex as LinearKernel>::forward(x.clone(), weight.clone(), bias()));
         let found = generic::linear::gradient::<Flex>(weight.clone(), upstream.clone());
-        assert_near(&found, &flex::linear::gradient(weight.clone(), upstream.clone()));
+        assert_near(&found, &<Flex as LinearKernel>::gradient(weight.clone(), upstream.clone()));
 
         let factors = || Factors::<Flex> { down: wave(4, &[rank, shape[2]]), up: wave(5, &[outputs, rank]), scale: 0.5 };
         let (found, narrow) = generic::linear::adapted_forward(x.clone(), weight.clone(), bias(), factors());
-        let (expected, expected_narrow) = flex::linear::adapted_forward(x.clone(), weight.clone(), bias(), factors());
+        let (expected, expected_narrow) = <Flex as LinearKernel>::adapted_forward(x.clone(), weight.clone(), bias(), factors());
         assert_near(&found, &expected);
         assert_near(&narrow, &expected_narrow);
         let inputs = || RememberedAdapted { x: x.clone(), weight: weight.clone(), narrow: narrow.clone(), factors: factors() };
         for wanted in [[true; 3], [false, true, true], [true, false, false]] {
             let found = generic::linear::adapted_gradients(inputs(), upstream.clone(), wanted);
-            let expected = flex::linear::adapted_gradients(inputs(), upstream.clone(), wanted);
+            let expected = <Flex as LinearKernel>::adapted_gradients(inputs(), upstream.clone(), wanted);
             assert_eq!(found.each_ref().map(Option::is_some), wanted);
             for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
                 assert_near(found, expected);
@@ -227,6 +231,6 @@ fn linear_layers_are_what_the_embedded_backend_computes() {
 #[test]
 fn doubled_pictures_are_what_the_embedded_backend_computes() {
     let (x, upstream) = (wave(0, &[2, 3, 5, 4]), wave(1, &[2, 6, 10, 4]));
-    assert_near(&generic::upsample::forward::<Flex>(x.clone()), &flex::upsample::forward(x));
-    assert_near(&generic::upsample::gradient::<Flex>(upstream.clone()), &flex::upsample::gradient(upstream));
+    assert_near(&generic::upsample::forward::<Flex>(x.clone()), &<Flex as UpsampleKernel>::forward(x));
+    assert_near(&generic::upsample::gradient::<Flex>(upstream.clone()), &<Flex as UpsampleKernel>::gradient(upstream));
 }

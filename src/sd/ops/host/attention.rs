@@ -7,7 +7,7 @@ use std::ops::Range;
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::sd::ops::attention::Mask;
+use crate::sd::ops::arguments::Mask;
 use crate::sd::ops::host::parallel::{each_chunk, map};
 use crate::sd::ops::host::power::exp2;
 use crate::sd::ops::host::product::{columns, rows};
@@ -69,7 +69,7 @@ impl Extent {
     /// Puts out of reach what a query may not look at, in scores of `span` lanes.
     #[inline(always)]
     pub(super) fn hide(&self, scores: &mut [f32], block: &Range<usize>, first_key: usize, span: usize) {
-        if self.mask == Mask::Causal {
+        if self.mask.is_causal() {
             for (key, row) in (first_key..).zip(scores.chunks_exact_mut(span)) {
                 let hidden = key.saturating_sub(block.start).min(block.len());
                 row[..hidden].fill(f32::NEG_INFINITY);

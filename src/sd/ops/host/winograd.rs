@@ -10,7 +10,7 @@ use std::ops::Range;
 use pulp::bytemuck::cast_slice_mut;
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::sd::ops::conv2d::Placement;
+use crate::sd::ops::arguments::Placement;
 use crate::sd::ops::host::parallel::{each_chunk, map};
 use crate::sd::ops::host::product::rows;
 use crate::sd::ops::host::winograd_points::{PATCH, TILE, of_inputs, of_taps, outputs};

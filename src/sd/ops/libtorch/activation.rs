@@ -4,7 +4,8 @@ use burn::backend::LibTorch;
 use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 
-use crate::sd::ops::activation::{Activation, ActivationKernel};
+use crate::sd::ops::activation::ActivationKernel;
+use crate::sd::ops::arguments::Activation;
 use crate::sd::ops::libtorch::recompute;
 
 /// The slope of OpenAI's approximation.

@@ -5,7 +5,8 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::Tensor;
 
-use crate::sd::ops::attention::{AttentionKernel, Inputs, Mask};
+use crate::sd::ops::arguments::{AttentionInputs, Mask};
+use crate::sd::ops::attention::AttentionKernel;
 use crate::sd::ops::host::attention::{self, Extent};
 use crate::sd::ops::host::attention_gradient;
 use crate::sd::ops::libtorch::chunked_attention::Chunked;
@@ -15,8 +16,8 @@ use crate::sd::ops::libtorch::recorded::Recorded;
 impl AttentionKernel for LibTorch {
     type Kept = Kept;
 
-    fn forward(inputs: Inputs<Self>) -> (FloatTensor<Self>, Kept) {
-        let Inputs { q, k, v, .. } = &inputs;
+    fn forward(inputs: AttentionInputs<Self>) -> (FloatTensor<Self>, Option<Kept>) {
+        let AttentionInputs { q, k, v, .. } = &inputs;
         let Some([q, k, v]) = dense([q, k, v]) else {
             return attend([q, k, v], inputs.heads, inputs.mask);
         };
@@ -25,13 +26,17 @@ impl AttentionKernel for LibTorch {
             sums = attention::forward(values(&q), values(&k), values(&v), output, extent(&inputs));
         });
         let output = TchTensor::new(output);
-        (output.clone(), Kept::Sums { output, sums })
+        (output.clone(), Some(Kept::Sums { output, sums }))
     }
 
-    fn gradients(inputs: Inputs<Self>, kept: Kept, output_gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
-        let Inputs { q, k, v, heads, mask } = &inputs;
+    fn gradients(
+        inputs: AttentionInputs<Self>,
+        kept: Option<Kept>,
+        output_gradient: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        let AttentionInputs { q, k, v, heads, mask } = &inputs;
         match kept {
-            Kept::Sums { output, sums } => {
+            Some(Kept::Sums { output, sums }) => {
                 let [q, k, v, output, output_gradient] =
                     dense([q, k, v, &output, &output_gradient]).expect("the forward pass took the same tensors");
                 let of = attention_gradient::Inputs {
@@ -46,12 +51,12 @@ impl AttentionKernel for LibTorch {
                 memory::written(sizes, |gradients| attention_gradient::backward(of, extent(&inputs), gradients))
                     .map(TchTensor::new)
             }
-            Kept::Recorded { recorded, output } => {
+            Some(Kept::Recorded { recorded, output }) => {
                 let gradients = recorded.gradients(&by_head(&output_gradient, *heads));
                 drop(output);
                 gradients.map(|gradient| joined(&gradient))
             }
-            Kept::Nothing => {
+            None => {
                 let inputs = [q, k, v].map(|x| by_head(x, *heads));
                 let gradients = Chunked::new(inputs.each_ref(), *mask).gradients(&by_head(&output_gradient, *heads));
                 gradients.map(|gradient| joined(&gradient))
@@ -60,26 +65,24 @@ impl AttentionKernel for LibTorch {
     }
 }
 
-/// What the backward pass takes from the forward one.
+/// What the backward pass takes from the forward one, but for attention in blocks.
 #[derive(Clone, Debug)]
 pub(crate) enum Kept {
     /// Of our own: the output, and logarithms to base 2 of the sums of exponentials, `[batch, heads, tokens]`.
     Sums { output: TchTensor, sums: Vec<f32> },
     /// Of a kernel of libtorch's: what it wants to know again, and the output, lest what holds it alone write into it.
     Recorded { recorded: Recorded<3>, output: TchTensor },
-    /// Of attention in blocks.
-    Nothing,
 }
 
 /// By whichever of libtorch's kernels the device has, else in blocks.
-fn attend(inputs: [&TchTensor; 3], heads: usize, mask: Mask) -> (TchTensor, Kept) {
+fn attend(inputs: [&TchTensor; 3], heads: usize, mask: Mask) -> (TchTensor, Option<Kept>) {
     let inputs = inputs.map(|x| by_head(x, heads));
     if !has_kernel(&inputs, mask) {
-        return (joined(&Chunked::new(inputs.each_ref(), mask).forward()), Kept::Nothing);
+        return (joined(&Chunked::new(inputs.each_ref(), mask).forward()), None);
     }
     let recorded = Recorded::new(inputs.each_ref(), |inputs| by_kernel(inputs, mask));
     let output = joined(&recorded.output());
-    (output.clone(), Kept::Recorded { recorded, output })
+    (output.clone(), Some(Kept::Recorded { recorded, output }))
 }
 
 /// What libtorch calls the way with all scores at once, which every device has (`SDPBackend` in ATen/SDPBackend.h).
@@ -88,11 +91,11 @@ const ALL_SCORES: i64 = 0;
 fn has_kernel(inputs: &[Tensor; 3], mask: Mask) -> bool {
     // Some kernels have no backward pass for some widths, and say so only to who wants gradients.
     let [q, k, v] = inputs.each_ref().map(|x| x.detach().set_requires_grad(true));
-    Tensor::internal_fused_sdp_choice(&q, &k, &v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false) != ALL_SCORES
+    Tensor::internal_fused_sdp_choice(&q, &k, &v, None::<&Tensor>, 0.0, mask.is_causal(), None, false) != ALL_SCORES
 }
 
 fn by_kernel([q, k, v]: &[Tensor; 3], mask: Mask) -> Tensor {
-    Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false)
+    Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, mask.is_causal(), None, false)
 }
 
 /// `None` if the tensors are not f32 in main memory.
@@ -100,7 +103,7 @@ fn dense<const N: usize>(tensors: [&TchTensor; N]) -> Option<[Tensor; N]> {
     tensors.iter().all(|x| memory::is_host(&x.tensor)).then(|| tensors.map(|x| x.tensor.contiguous()))
 }
 
-fn extent(inputs: &Inputs<LibTorch>) -> Extent {
+fn extent(inputs: &AttentionInputs<LibTorch>) -> Extent {
     let sizes =
         |x: &TchTensor| <[i64; 3]>::try_from(x.tensor.size()).expect("attention gets three dimensions").map(|size| size as usize);
     Extent::of(sizes(&inputs.q), sizes(&inputs.k), inputs.heads, inputs.mask)
@@ -132,15 +135,15 @@ mod tests {
         };
         let near = |a: &TchTensor, b: &TchTensor| assert!(f64::try_from((&a.tensor - &b.tensor).abs().max()).unwrap() < 1e-5);
         for mask in [Mask::Open, Mask::Causal] {
-            let inputs = || Inputs { q: random(1, 7), k: random(2, 7), v: random(3, 7), heads: 3, mask };
+            let inputs = || AttentionInputs { q: random(1, 7), k: random(2, 7), v: random(3, 7), heads: 3, mask };
             let (output, kept) = LibTorch::forward(inputs());
-            assert!(matches!(kept, Kept::Sums { .. }));
+            assert!(matches!(kept, Some(Kept::Sums { .. })));
             let gradients = LibTorch::gradients(inputs(), kept, random(4, 7));
-            let Inputs { q, k, v, heads, mask } = inputs();
+            let AttentionInputs { q, k, v, heads, mask } = inputs();
             let (by_kernel, recorded) = attend([&q, &k, &v], heads, mask);
-            assert!(matches!(recorded, Kept::Recorded { .. }), "libtorch has a kernel for the processor");
+            assert!(matches!(recorded, Some(Kept::Recorded { .. })), "libtorch has a kernel for the processor");
             near(&output, &by_kernel);
-            for kept in [recorded, Kept::Nothing] {
+            for kept in [recorded, None] {
                 for (found, expected) in LibTorch::gradients(inputs(), kept, random(4, 7)).iter().zip(&gradients) {
                     near(found, expected);
                 }

@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::sd::ops::attention::Mask;
+use crate::sd::ops::arguments::Mask;
 
 /// Bytes of the scores of a block: small beside the weights, large enough to keep a card at work.
 const BUDGET: i64 = 128 << 20;
@@ -69,7 +69,7 @@ impl<'a> Chunked<'a> {
         // The scale goes in before the product, which might overflow in f16.
         let q = self.q.narrow(2, first, count) * self.scale();
         let mut scores = q.matmul(&self.k.transpose(-2, -1));
-        if self.mask == Mask::Causal {
+        if self.mask.is_causal() {
             let hidden = scores.ones_like().to_kind(Kind::Bool).triu(first + 1);
             scores = scores.masked_fill(&hidden, f64::NEG_INFINITY);
         }
@@ -106,7 +106,7 @@ mod tests {
         for (mask, keys) in [(Mask::Open, 7), (Mask::Causal, 11)] {
             let (q, k, v, upstream) = (wave(0.0, 11), wave(1.0, keys), wave(2.0, keys), wave(3.0, 11));
             let whole = |[q, k, v]: &[Tensor; 3]| {
-                Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, mask == Mask::Causal, None, false)
+                Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, mask.is_causal(), None, false)
             };
             let recorded = Recorded::new([&q, &k, &v], whole);
             let expected = recorded.output();

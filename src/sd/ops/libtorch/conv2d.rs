@@ -6,7 +6,8 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::Tensor;
 
-use crate::sd::ops::conv2d::{ConvolutionKernel, Placement};
+use crate::sd::ops::arguments::Placement;
+use crate::sd::ops::conv2d::ConvolutionKernel;
 use crate::sd::ops::host::winograd::{self, Extent, Taps};
 use crate::sd::ops::libtorch::memory::{self, values};
 use crate::sd::ops::libtorch::patches;

@@ -5,7 +5,8 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::Tensor;
 
-use crate::sd::ops::group_norm::{GroupNormKernel, Groups, Remembered, Then};
+use crate::sd::ops::arguments::{Groups, Then};
+use crate::sd::ops::group_norm::{GroupNormKernel, Remembered};
 use crate::sd::ops::libtorch::recompute;
 
 impl GroupNormKernel for LibTorch {
@@ -18,12 +19,13 @@ impl GroupNormKernel for LibTorch {
         bias: FloatTensor<Self>,
         groups: Groups,
         then: Then,
-    ) -> (FloatTensor<Self>, ()) {
+    ) -> (FloatTensor<Self>, Option<()>) {
         let mut output = normalise(&x.tensor, &weight.tensor, &bias.tensor, groups);
-        if then == Then::Silu {
-            let _ = output.silu_();
+        match then {
+            Then::Nothing => {}
+            Then::Silu => drop(output.silu_()),
         }
-        (TchTensor::new(output), ())
+        (TchTensor::new(output), None)
     }
 
     fn gradient(inputs: Remembered<Self>, output_gradient: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -5,7 +5,8 @@ use burn::backend::tensor::FloatTensor;
 use burn_tch::TchTensor;
 use tch::{Device, Kind, Tensor};
 
-use crate::sd::ops::linear::{Bias, Factors, LinearKernel, RememberedAdapted};
+use crate::sd::ops::arguments::{Bias, Factors, RememberedAdapted};
+use crate::sd::ops::linear::LinearKernel;
 
 impl LinearKernel for LibTorch {
     fn forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: Bias<Self>) -> FloatTensor<Self> {

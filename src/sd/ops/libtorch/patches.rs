@@ -3,7 +3,7 @@
 
 use tch::Tensor;
 
-use crate::sd::ops::conv2d::Placement;
+use crate::sd::ops::arguments::Placement;
 
 /// Numbers of a kernel from which this is faster: about those of a last-level cache.
 const WORTH_NUMBERS: usize = 1 << 23;

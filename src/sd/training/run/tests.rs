@@ -43,10 +43,10 @@ impl Objective for Pull {
 struct Notebook {
     /// Name, and the factors as a note.
     checkpoints: Vec<(String, String)>,
-    again: Vec<String>,
+    republished: Vec<String>,
     lost: Vec<String>,
-    /// After how many images to wish for what.
-    wishes: Vec<(u64, Wish)>,
+    /// After how many images what is requested.
+    requests: Vec<(u64, Request)>,
     seen: u64,
     /// Steps so far, and the new scale.
     overflowed: Vec<(u64, f32)>,
@@ -63,9 +63,9 @@ impl Notebook {
 }
 
 impl Observer for Notebook {
-    fn wish(&mut self) -> Wish {
-        let due = self.wishes.iter().position(|(seen, _)| *seen == self.seen);
-        due.map_or(Wish::GoOn, |place| self.wishes.remove(place).1)
+    fn request(&mut self) -> Request {
+        let due = self.requests.iter().position(|(seen, _)| *seen == self.seen);
+        due.map_or(Request::GoOn, |place| self.requests.remove(place).1)
     }
 
     fn step(&mut self, report: &StepReport) {
@@ -85,8 +85,8 @@ impl Observer for Notebook {
         !self.lost.iter().any(|lost| lost == note)
     }
 
-    fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()> {
-        self.again.push(checkpoint.name.clone());
+    fn republish(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()> {
+        self.republished.push(checkpoint.name.clone());
         self.checkpoints.push((checkpoint.name.clone(), note.to_string()));
         Ok(())
     }
@@ -148,12 +148,12 @@ fn an_interrupted_training_ends_with_the_same_bits_wherever_it_was() {
     let whole = undisturbed();
     for at in [0, 4, 8, 10, 18, 20, 24, 50, 58] {
         let folder = tempfile::tempdir().unwrap();
-        let mut first = Notebook { wishes: vec![(at, Wish::Interrupt)], ..Notebook::default() };
+        let mut first = Notebook { requests: vec![(at, Request::Interrupt)], ..Notebook::default() };
         assert_eq!(run(&settings(), &folder, &mut first).unwrap(), Ending::Interrupted, "at {at}");
         let mut second = Notebook { seen: at, ..Notebook::default() };
         assert_eq!(run(&settings(), &folder, &mut second).unwrap(), Ending::Finished, "at {at}");
         assert_eq!(second.checkpoints, whole, "at {at}");
-        assert_eq!(second.again.len() as u64, at / 20, "at {at}");
+        assert_eq!(second.republished.len() as u64, at / 20, "at {at}");
     }
 }
 
@@ -181,7 +181,7 @@ fn batch_size_within_a_step_changes_no_more_than_rounding() {
 
 #[test]
 fn stopping_keeps_what_there_is() {
-    let mut notebook = Notebook { wishes: vec![(24, Wish::Stop)], ..Notebook::default() };
+    let mut notebook = Notebook { requests: vec![(24, Request::Stop)], ..Notebook::default() };
     let ending = run(&settings(), &tempfile::tempdir().unwrap(), &mut notebook).unwrap();
     assert_eq!(ending, Ending::Stopped { epoch: 2 });
     assert_eq!(names(&notebook), ["e002", "s00000024"]);
@@ -189,14 +189,14 @@ fn stopping_keeps_what_there_is() {
 
 #[test]
 fn stopping_where_a_checkpoint_was_just_made_makes_no_second() {
-    let mut notebook = Notebook { wishes: vec![(20, Wish::Stop)], ..Notebook::default() };
+    let mut notebook = Notebook { requests: vec![(20, Request::Stop)], ..Notebook::default() };
     run(&settings(), &tempfile::tempdir().unwrap(), &mut notebook).unwrap();
     assert_eq!(names(&notebook), ["e002"]);
 }
 
 #[test]
 fn saving_now_disturbs_nothing() {
-    let mut notebook = Notebook { wishes: vec![(28, Wish::SaveNow)], ..Notebook::default() };
+    let mut notebook = Notebook { requests: vec![(28, Request::SaveNow)], ..Notebook::default() };
     run(&settings(), &tempfile::tempdir().unwrap(), &mut notebook).unwrap();
     assert_eq!(names(&notebook), ["e002", "s00000028", "e004", "e006"]);
     notebook.checkpoints.remove(1);
@@ -206,23 +206,23 @@ fn saving_now_disturbs_nothing() {
 #[test]
 fn a_state_whose_checkpoints_are_gone_is_not_taken_up() {
     let folder = tempfile::tempdir().unwrap();
-    let mut first = Notebook { wishes: vec![(48, Wish::Interrupt)], ..Notebook::default() };
+    let mut first = Notebook { requests: vec![(48, Request::Interrupt)], ..Notebook::default() };
     run(&settings(), &folder, &mut first).unwrap();
     let lost = vec![undisturbed()[0].1.clone()];
     let mut second = Notebook { lost, ..Notebook::default() };
     run(&settings(), &folder, &mut second).unwrap();
-    assert!(second.again.is_empty());
+    assert!(second.republished.is_empty());
     assert_eq!(second.checkpoints, undisturbed());
 }
 
 #[test]
 fn more_frequent_checkpoints_than_the_state_has_passed_start_anew() {
     let folder = tempfile::tempdir().unwrap();
-    run(&settings(), &folder, &mut Notebook { wishes: vec![(48, Wish::Interrupt)], ..Notebook::default() }).unwrap();
+    run(&settings(), &folder, &mut Notebook { requests: vec![(48, Request::Interrupt)], ..Notebook::default() }).unwrap();
     let every = Settings { save_every: 1, ..settings() };
     let mut second = Notebook::default();
     run(&every, &folder, &mut second).unwrap();
-    assert!(second.again.is_empty());
+    assert!(second.republished.is_empty());
     assert_eq!(names(&second), ["e001", "e002", "e003", "e004", "e005", "e006"]);
 }
 
@@ -234,11 +234,11 @@ fn a_longer_training_goes_on_from_a_shorter_one() {
         ..settings()
     };
     let folder = tempfile::tempdir().unwrap();
-    run(&constant(4), &folder, &mut Notebook { wishes: vec![(34, Wish::Interrupt)], ..Notebook::default() }).unwrap();
+    run(&constant(4), &folder, &mut Notebook { requests: vec![(34, Request::Interrupt)], ..Notebook::default() }).unwrap();
     let (mut longer, mut whole) = (Notebook { seen: 34, ..Notebook::default() }, Notebook::default());
     run(&constant(6), &folder, &mut longer).unwrap();
     run(&constant(6), &tempfile::tempdir().unwrap(), &mut whole).unwrap();
-    assert_eq!(longer.again, ["e002"]);
+    assert_eq!(longer.republished, ["e002"]);
     assert_eq!(longer.checkpoints, whole.checkpoints);
 }
 
@@ -280,8 +280,8 @@ fn a_state_is_begun_in_time_for_its_writing_and_no_sooner() {
 fn a_state_that_cannot_be_saved_ends_the_training() {
     struct Removing(Notebook, std::path::PathBuf);
     impl Observer for Removing {
-        fn wish(&mut self) -> Wish {
-            Wish::GoOn
+        fn request(&mut self) -> Request {
+            Request::GoOn
         }
         fn step(&mut self, report: &StepReport) {
             self.0.step(report);
@@ -293,8 +293,8 @@ fn a_state_that_cannot_be_saved_ends_the_training() {
         fn exists(&self, note: &str) -> bool {
             self.0.exists(note)
         }
-        fn again(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()> {
-            self.0.again(checkpoint, note)
+        fn republish(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()> {
+            self.0.republish(checkpoint, note)
         }
     }
     let folder = tempfile::tempdir().unwrap();
@@ -378,10 +378,10 @@ impl Objective for Narrow {
     }
 }
 
-fn in_fp16(limit: f32, wishes: Vec<(u64, Wish)>, folder: &tempfile::TempDir) -> (Result<Ending>, Notebook) {
+fn in_fp16(limit: f32, requests: Vec<(u64, Request)>, folder: &tempfile::TempDir) -> (Result<Ending>, Notebook) {
     let scaled = Settings { scales_loss: true, ..settings() };
     let mut narrow = Narrow { pull: Pull { batches: scaled.batches, broken: None, constant: false }, limit };
-    let mut notebook = Notebook { wishes, ..Notebook::default() };
+    let mut notebook = Notebook { requests, ..Notebook::default() };
     let ending = train(&scaled, network(), &mut narrow, &StateFolder::new(folder.path()), &mut notebook);
     (ending, notebook)
 }
@@ -408,7 +408,7 @@ fn steps_whose_gradients_overflow_are_left_out_until_the_scale_fits() {
 fn an_interrupted_training_keeps_its_loss_scale() {
     let (_, whole) = in_fp16(65504.0, Vec::new(), &tempfile::tempdir().unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let (ending, _) = in_fp16(65504.0, vec![(28, Wish::Interrupt)], &folder);
+    let (ending, _) = in_fp16(65504.0, vec![(28, Request::Interrupt)], &folder);
     assert_eq!(ending.unwrap(), Ending::Interrupted);
     let (_, second) = in_fp16(65504.0, Vec::new(), &folder);
     assert_eq!(second.overflowed, []);

@@ -1,5 +1,7 @@
 //! The kind `crop`: selects the part of each photo that training will see.
 
+pub mod boxes;
+
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
@@ -15,7 +17,7 @@ use crate::engine::syntax::diagnostic::{Diagnostics, nearest};
 use crate::engine::syntax::tree::{Node, Value};
 use crate::sd::data::crop::{self, Aspect, DrawnBox};
 use crate::sd::data::decode::Background;
-use crate::sd::data::{crop_boxes, encode};
+use crate::sd::data::encode;
 use crate::stages::shared::photo_use;
 use crate::{choice, params};
 
@@ -107,7 +109,7 @@ impl Stage for CropParams {
     }
 
     fn most_bytes(&self, param: &str) -> Option<u64> {
-        (param == "boxes").then_some(crop_boxes::MAX_BYTES)
+        (param == "boxes").then_some(boxes::MAX_BYTES)
     }
 
     fn form(&self) -> Form<'_> {
@@ -136,7 +138,7 @@ impl CropParams {
     fn drawn_boxes(&self, inputs: &Resolved, files: &dyn Files) -> anyhow::Result<BTreeMap<String, DrawnBox>> {
         let Some(reference) = &self.boxes else { return Ok(BTreeMap::new()) };
         let file = inputs.one("boxes", "file")?;
-        crop_boxes::parse(&reference.name, &files.read(file)?)
+        boxes::parse(&reference.name, &files.read(file)?)
     }
 }
 
