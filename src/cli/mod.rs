@@ -7,7 +7,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cli::terminal::{Paint, Painted, errors_take_colours, escaped, tell, tell_painted};
+#[cfg(feature = "nn")]
+use crate::cli::commands::{bench, self_test};
+use crate::cli::commands::{
+    check, completions, do_kind, doctor, edits, explain, fsck, gc, graph, init, libtorch, plan, restore, run, skip, stages,
+    status, stop, watch,
+};
+use crate::cli::terminal::output::{Paint, Painted, errors_take_colours, escaped, tell, tell_painted};
+use crate::cli::terminal::render;
 use crate::cli::walls::Reach;
 use crate::computer::machine::walls::Programs;
 use crate::engine::graph::load::{self, load};
@@ -16,54 +23,14 @@ use crate::engine::inputs::sources::{Surroundings, home_expanded};
 use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
 use crate::stages::KINDS;
 
-pub mod console;
-pub mod doctor;
-pub mod render;
+pub mod commands;
 pub mod terminal;
 
-#[cfg(feature = "nn")]
-mod admission;
-#[cfg(feature = "nn")]
-mod bench;
-#[cfg(feature = "libtorch")]
-mod best_device;
-mod cache_folder;
-mod check;
-mod check_photos;
-#[cfg(feature = "nn")]
-mod compared;
-mod completions;
-mod device_line;
-mod do_kind;
-mod edits;
-mod explain;
-mod fsck;
-mod gc;
-mod graph;
-mod init;
-mod keys;
-mod launch;
-mod libtorch;
+mod device;
 #[cfg(feature = "nn")]
 mod networks;
-mod plan;
-mod progress_line;
-mod restore;
-mod run;
-mod run_status;
-mod selection;
-#[cfg(feature = "nn")]
-mod self_test;
-mod skip;
-mod stages;
-mod status;
-mod stop;
+mod target;
 mod walls;
-mod watch;
-#[cfg(feature = "libtorch")]
-mod worker;
-#[cfg(feature = "libtorch")]
-mod worker_end;
 
 /// Teaches Stable Diffusion a new concept: one file, one command, from photos to a usable LoRA.
 #[derive(Parser)]
@@ -320,7 +287,7 @@ pub fn main() -> ExitCode {
 /// The worker.
 #[cfg(feature = "libtorch")]
 pub fn worker() -> ExitCode {
-    match worker::take_orders() {
+    match device::worker::take_orders() {
         Ok(()) => obey(std::env::args_os(), Some(&networks::NETWORKS)),
         Err(error) => report(&error),
     }

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::{bench, self_test};
+use crate::cli::commands::bench;
+use crate::cli::commands::self_test;
 use crate::sd::device;
 use crate::stages::linked::{NETWORK_WORK, NetworkWork};
 

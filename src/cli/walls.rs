@@ -6,8 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cli::launch::needs_card;
-use crate::cli::{Global, cache_folder, pipeline_file};
+use crate::cli::device::launch::needs_card;
+use crate::cli::target::cache_folder;
+use crate::cli::{Global, pipeline_file};
 use crate::computer::machine::walls::{self, Programs};
 use crate::engine::gc::git_program;
 use crate::engine::inputs::project_bounds;
@@ -104,7 +105,7 @@ pub fn programs_to_look() -> Programs {
 /// What runs networks, where that is another program.
 fn worker() -> Option<PathBuf> {
     #[cfg(feature = "libtorch")]
-    let worker = crate::cli::worker::program().ok();
+    let worker = crate::cli::device::worker::program().ok();
     #[cfg(not(feature = "libtorch"))]
     let worker = None;
     worker
