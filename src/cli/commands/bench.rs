@@ -2,18 +2,20 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use burn::tensor::DType;
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::cli::Global;
-use crate::cli::device::launch::{Request, device_for, done_elsewhere};
+use crate::cli::device::launch::done_elsewhere;
+use crate::cli::device::names::device_for;
+use crate::cli::device::request::Request;
+use crate::cli::global::Global;
+use crate::cli::networks::measurement::{Measured, Measurement, What};
 use crate::cli::terminal::output::{print, print_json_line};
 use crate::computer::machine::process::peak_memory;
 use crate::engine::cache::bytes::size;
-use crate::sd::benchmark::{Modules, PRESETS, Preset, TrainingLoad, picture, prediction, training_step};
-use crate::sd::device;
+use crate::sd::benchmark::Modules;
 
 /// Measure training and drawing on a device, with a model's shapes and random weights
 ///
@@ -56,16 +58,6 @@ pub struct Arguments {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum What {
-    /// Steps of a training with a frozen text encoder
-    Training,
-    /// Predictions of the UNet for one picture
-    Prediction,
-    /// A picture with guidance, from texts to pixels
-    Picture,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ModulesArgument {
     /// What kohya's scripts adapt: attention, perceptrons, projections
     Kohya,
@@ -95,74 +87,70 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     if let Some(code) = done_elsewhere(&arguments.device, &request, global)? {
         return Ok(code);
     }
-    let networks = global.networks.context("this program opens no networks")?;
-    (networks.bench)(arguments)
-}
-
-pub fn measure(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let preset = preset(&arguments.preset)?;
-    let pixels = arguments.size.unwrap_or(preset.size);
-    ensure!(pixels > 0 && pixels.is_multiple_of(64), "`--size {pixels}`: the models want a multiple of 64 pixels");
-    ensure!(arguments.batch > 0 && arguments.rank > 0, "`--batch` and `--rank` begin at 1");
-    let device_name = device_for(&arguments.device);
-    let device = device::named(&device_name)?;
-    let dtype = device::arithmetic(&device, arguments.precision.dtype());
-    let steps = arguments.steps as usize;
-    let modules = match arguments.modules {
-        ModulesArgument::Kohya => Modules::Kohya,
-        ModulesArgument::Attention => Modules::Attention,
-    };
-    let load = TrainingLoad {
-        size: pixels,
-        batch: arguments.batch,
-        rank: arguments.rank,
-        modules,
-        checkpointing: arguments.checkpointing,
-        dtype,
-    };
-    let mut planned = None;
-    let mut seconds = match arguments.what {
-        What::Training => {
-            let steps = training_step(preset, &device, &load, steps)?;
-            planned = Some(steps.planned.total());
-            steps.seconds
-        }
-        What::Prediction => prediction(preset, &device, dtype, pixels, steps)?,
-        What::Picture => vec![picture(preset, &device, dtype, pixels, steps)?],
-    };
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
-    let (least, most) = (seconds[0], seconds[seconds.len() - 1]);
+    let networks = global.networks().context("this program opens no networks")?;
+    let device = device_for(&arguments.device);
+    let measured = (networks.measure)(&arguments.measurement(&device))?;
     let peak = peak_memory().context("the kernel does not say how much memory this process needed")?;
-    let by = device::description(&device_name);
+    let by = (networks.describe_device)(&device);
     if arguments.json {
-        print_json_line(&json!({
-            "preset": preset.name, "what": what(arguments.what), "device": device_name, "by": by, "size": pixels,
-            "batch": arguments.batch, "rank": arguments.rank, "checkpointing": arguments.checkpointing, "steps": steps,
-            "computes_in": computes_in(dtype),
-            "seconds_per_step": median, "seconds_least": least, "seconds_most": most, "peak_bytes": peak,
-            "planned_bytes": planned,
-        }))?;
+        print_json_line(&arguments.to_json(&measured, &device, &by, peak))?;
     } else {
-        print(&format!(
-            "{} of {} at {pixels} pixels in {} on {by}\n{median:.3} s each ({least:.3} to {most:.3} in {}), {} of memory at most{}\n",
-            what(arguments.what),
-            preset.name,
-            computes_in(dtype),
-            seconds.len(),
-            size(peak),
-            planned.map_or_else(String::new, |planned| format!(" ({} were planned)", size(planned))),
-        ))?;
+        print(&text(arguments.what, &measured, &by, peak))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn preset(name: &str) -> anyhow::Result<&'static Preset> {
-    let names = || PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", ");
-    PRESETS.iter().find(|preset| preset.name == name).with_context(|| format!("unknown preset `{name}`; there are {}", names()))
+impl Arguments {
+    fn measurement(&self, device: &str) -> Measurement {
+        Measurement {
+            what: self.what,
+            preset: self.preset.clone(),
+            device: device.to_string(),
+            size: self.size,
+            batch: self.batch,
+            rank: self.rank,
+            modules: match self.modules {
+                ModulesArgument::Kohya => Modules::Kohya,
+                ModulesArgument::Attention => Modules::Attention,
+            },
+            precision: self.precision.dtype(),
+            checkpointing: self.checkpointing,
+            steps: self.steps as usize,
+        }
+    }
+
+    /// The contract of `bench --json`.
+    fn to_json(&self, measured: &Measured, device: &str, by: &str, peak: u64) -> Value {
+        let Measured { preset, size, computes_in, seconds, planned } = measured;
+        json!({
+            "preset": preset, "what": what(self.what), "device": device, "by": by, "size": size,
+            "batch": self.batch, "rank": self.rank, "checkpointing": self.checkpointing, "steps": self.steps,
+            "computes_in": name_of(*computes_in),
+            "seconds_per_step": median(seconds), "seconds_least": seconds[0], "seconds_most": seconds[seconds.len() - 1],
+            "peak_bytes": peak, "planned_bytes": planned,
+        })
+    }
 }
 
-fn computes_in(dtype: DType) -> &'static str {
+fn text(measured_what: What, measured: &Measured, by: &str, peak: u64) -> String {
+    let Measured { preset, size: pixels, computes_in, seconds, planned } = measured;
+    let (median, least, most) = (median(seconds), seconds[0], seconds[seconds.len() - 1]);
+    format!(
+        "{} of {preset} at {pixels} pixels in {} on {by}\n{median:.3} s each ({least:.3} to {most:.3} in {}), {} of memory at most{}\n",
+        what(measured_what),
+        name_of(*computes_in),
+        seconds.len(),
+        size(peak),
+        planned.map_or_else(String::new, |planned| format!(" ({} were planned)", size(planned))),
+    )
+}
+
+/// Of sorted seconds.
+fn median(seconds: &[f64]) -> f64 {
+    seconds[seconds.len() / 2]
+}
+
+fn name_of(dtype: DType) -> &'static str {
     match dtype {
         DType::F16 => "fp16",
         DType::BF16 => "bf16",

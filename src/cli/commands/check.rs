@@ -8,9 +8,10 @@ use clap::Args;
 use walkdir::WalkDir;
 
 use crate::cli::commands::check_photos;
-use crate::cli::commands::plan::refuse_unusable;
+use crate::cli::global::Global;
+use crate::cli::target::pipeline::{PipelineArguments, open, refuse_unusable};
 use crate::cli::terminal::output::print;
-use crate::cli::{Global, PipelineArguments, counted, open};
+use crate::cli::terminal::wording::counted;
 use crate::engine::decide::lost_texts;
 use crate::engine::graph::pipeline::{Pipeline, Producer};
 use crate::engine::inputs::input::Found;

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use rayon::prelude::*;
 
-use crate::cli::{Global, counted};
+use crate::cli::global::Global;
+use crate::cli::terminal::wording::counted;
 use crate::engine::cache::regular_file::{self, Links};
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::inputs::input::Found;

@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
 use crate::cli::terminal::output::print;
-use crate::cli::{Cli, Global};
 
 /// Print completions for a shell
 #[derive(Args)]
@@ -15,9 +14,10 @@ pub struct Arguments {
     shell: Shell,
 }
 
-pub fn run(arguments: &Arguments, _global: &Global) -> anyhow::Result<ExitCode> {
+/// `command`: the program's own.
+pub fn run(arguments: &Arguments, command: &mut Command) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Cli::command(), "loramill", &mut script);
+    clap_complete::generate(arguments.shell, command, "loramill", &mut script);
     print(&String::from_utf8_lossy(&script))?;
     Ok(ExitCode::SUCCESS)
 }

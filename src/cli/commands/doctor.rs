@@ -9,13 +9,15 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::cli::device::{probe, start};
+use crate::cli::exit::WrongFile;
+use crate::cli::global::Global;
 use crate::cli::terminal::output::{Paint, Painted, output_takes_colours, print_json, print_painted};
+use crate::cli::terminal::wording::counted;
 use crate::cli::walls::programs;
-use crate::cli::{Global, WrongFile, counted};
 use crate::computer::doctor::scrub::scrubbed;
-use crate::computer::doctor::{Build, Check, Diagnosis, Patient, SelfTest, State, Verdict, examine, memory_size};
+use crate::computer::doctor::{Build, Check, Diagnosis, Patient, State, Verdict, examine, memory_size};
 use crate::computer::machine::Machine;
-use crate::computer::machine::host::Host;
 use crate::computer::machine::walls;
 use crate::engine::cache::Cache;
 use crate::engine::inputs::sources::Surroundings;
@@ -41,11 +43,11 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     if !diagnostics.is_empty() {
         return Err(WrongFile(diagnostics.into_sorted()).into());
     }
-    let host = host();
+    let host = start::host();
     let machine = Machine::read(&host);
     let cache = Cache::locate(Path::new("."), global.cache().as_deref());
     let cache = std::path::absolute(&cache).unwrap_or(cache);
-    let self_tests = self_tests(&machine);
+    let self_tests = if BUILD.networks { probe::of_cards(&machine) } else { Vec::new() };
     let diagnosis = examine(&Patient {
         host: &host,
         machine: &machine,
@@ -67,24 +69,6 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         print_painted(&text(&diagnosis, detail, output_takes_colours()))?;
     }
     Ok(ExitCode::from(exit_code(diagnosis.state())))
-}
-
-/// This computer, with the libraries that networks are run with.
-fn host() -> Host {
-    #[cfg(feature = "libtorch")]
-    return crate::cli::device::worker::host();
-    #[cfg(not(feature = "libtorch"))]
-    return Host::this();
-}
-
-#[cfg(feature = "nn")]
-fn self_tests(machine: &Machine) -> Vec<SelfTest> {
-    crate::cli::commands::self_test::of_cards(machine)
-}
-
-#[cfg(not(feature = "nn"))]
-fn self_tests(_: &Machine) -> Vec<SelfTest> {
-    Vec::new()
 }
 
 /// What this program can compute with.

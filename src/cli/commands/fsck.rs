@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::commands::gc::open_existing;
+use crate::cli::global::Global;
+use crate::cli::target::cache_folder::open_existing;
 use crate::cli::terminal::output::{print, print_json};
+use crate::cli::terminal::wording::counted;
 use crate::cli::walls::Reach;
-use crate::cli::{Global, counted};
 use crate::engine::cache::Cache;
 use crate::engine::cache::bytes::size;
 use crate::engine::cache::digest::Digest;

@@ -10,14 +10,15 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::target::cache_folder;
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
+use crate::cli::target::cache_folder::open_existing;
 use crate::cli::terminal::output::{print, print_json};
 use crate::cli::terminal::progress_line::duration;
+use crate::cli::terminal::wording::{counted, shown};
 use crate::cli::walls::Reach;
-use crate::cli::{Global, WrongArguments, counted, shown};
 use crate::engine::cache::Cache;
 use crate::engine::cache::bytes::size;
-use crate::engine::cache::locate::is_ours;
 use crate::engine::gc::collect::{Amount, CollectOptions, Collected, collect};
 use crate::engine::kind::stage::Worth;
 use crate::stages::KINDS;
@@ -86,19 +87,6 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         anyhow::bail!("nothing was deleted, because not all that must be kept is known");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The cache of a folder.
-///
-/// # Errors
-/// There is none yet: then there is nothing to clean, and none is made.
-pub fn open_existing(folder: &Path, global: &Global) -> anyhow::Result<Cache> {
-    let root = cache_folder::locate(folder, global);
-    if !is_ours(&root) {
-        let text = format!("`{}` is no cache of loramill: name one with `--cache DIR`", root.display());
-        return Err(WrongArguments(text).into());
-    }
-    cache_folder::open_at(&root, global)
 }
 
 fn worth(kind: &str) -> Worth {

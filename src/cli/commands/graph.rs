@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use clap::Args;
 use unicode_width::UnicodeWidthStr;
 
+use crate::cli::global::Global;
+use crate::cli::target::pipeline::{PipelineArguments, open};
 use crate::cli::terminal::output::print;
-use crate::cli::{Global, PipelineArguments, counted, open};
+use crate::cli::terminal::wording::counted;
 use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
 use crate::engine::inputs::input::{Found, Input};
 

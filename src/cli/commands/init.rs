@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
 use crate::cli::terminal::output::print;
-use crate::cli::{Global, WrongArguments};
 use crate::engine::graph::schema;
 use crate::stages::KINDS;
 

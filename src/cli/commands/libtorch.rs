@@ -11,10 +11,12 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
 use crate::cli::terminal::console::{Console, Verb};
 use crate::cli::terminal::output::{print, print_json};
 use crate::cli::terminal::progress_line::duration;
-use crate::cli::{Global, WrongArguments, counted};
+use crate::cli::terminal::wording::counted;
 use crate::computer::libtorch::client::{Client, Patience, Route};
 use crate::computer::libtorch::fetch::{Progress, fetch, free_space};
 use crate::computer::libtorch::folder::{Depth, Extent};

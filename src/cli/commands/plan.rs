@@ -5,18 +5,19 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::commands::run::{TargetArguments, open_cache};
+use crate::cli::global::Global;
+use crate::cli::target::cache_folder::open_cache;
+use crate::cli::target::pipeline::refuse_unusable;
 use crate::cli::target::selection::SelectionArguments;
+use crate::cli::target::targets::TargetArguments;
 use crate::cli::terminal::output::{print, print_json};
 use crate::cli::terminal::progress_line::duration;
 use crate::cli::walls::Reach;
-use crate::cli::{Global, WrongFile};
 use crate::engine::cache::Cache;
 use crate::engine::decide::estimate::Estimate;
 use crate::engine::decide::lost_texts;
 use crate::engine::decide::plan::{Plan, PlannedStage, PlannedState, plan};
 use crate::engine::decide::reason::{Reason, worded};
-use crate::engine::graph::examine::examine;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
 
@@ -66,15 +67,6 @@ pub fn show(pipeline: &Pipeline, cache: &Cache, selection: &Selection, json: boo
         print(&format!("{}{}{unread}{}", table(&plan), remarks(&plan), in_all(&plan)))?;
     }
     Ok(if exit_code && !plan.is_fresh() { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
-}
-
-/// Files that are here and cannot be what stages read them as.
-///
-/// # Errors
-/// `WrongFile` with all of them.
-pub fn refuse_unusable(pipeline: &Pipeline, stages: &[usize]) -> anyhow::Result<()> {
-    let problems = examine(pipeline, stages);
-    if problems.is_empty() { Ok(()) } else { Err(WrongFile(problems).into()) }
 }
 
 /// One line for each stage.

@@ -6,9 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
 use crate::cli::target::cache_folder;
+use crate::cli::target::pipeline::{PipelineArguments, open, pipeline_file};
+use crate::cli::terminal::wording::{counted, shown};
 use crate::cli::walls::Reach;
-use crate::cli::{Global, PipelineArguments, WrongArguments, counted, open, pipeline_file, shown};
 use crate::engine::gc::git::Repository;
 use crate::engine::inputs::project_bounds;
 use crate::engine::lock_file::LockFile;

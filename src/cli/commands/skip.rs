@@ -8,9 +8,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use crate::cli::commands::run::{is_pipeline, split_names};
-use crate::cli::walls::{self, Reach};
-use crate::cli::{Global, PipelineArguments, WrongArguments, open, shown};
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
+use crate::cli::target::pipeline::{PipelineArguments, folder_of, is_pipeline, open, split_names};
+use crate::cli::terminal::wording::shown;
+use crate::cli::walls::Reach;
 use crate::engine::cache::regular_file::{self, Links};
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::inputs::input::Found;
@@ -31,7 +33,7 @@ impl Arguments {
     /// What the command may write.
     pub fn reach(&self, _: &Global) -> Reach {
         // It opens no cache, and makes none.
-        walls::folder_of(split_names(&self.names).0.as_deref()).map_or(Reach::NOTHING, |folder| Reach::Below(vec![folder]))
+        folder_of(split_names(&self.names).0.as_deref()).map_or(Reach::NOTHING, |folder| Reach::Below(vec![folder]))
     }
 }
 

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
 use crate::cli::terminal::output::print;
-use crate::cli::{Global, WrongArguments};
 use crate::engine::graph::schema;
 use crate::engine::graph::stage_keys;
 use crate::engine::kind::params::{ParamDoc, Role};

@@ -7,10 +7,12 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::commands::edits::show::summary;
-use crate::cli::commands::run::open_cache;
+use crate::cli::global::Global;
+use crate::cli::target::cache_folder::open_cache;
+use crate::cli::target::pipeline::{PipelineArguments, open};
 use crate::cli::terminal::output::{print, print_json};
+use crate::cli::terminal::wording::shown;
 use crate::cli::walls::Reach;
-use crate::cli::{Global, PipelineArguments, open, shown};
 use crate::engine::cache::locks::Holder;
 use crate::engine::decide::lost_texts;
 use crate::engine::decide::plan::plan;

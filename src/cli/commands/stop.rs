@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::commands::run::open_cache;
+use crate::cli::global::Global;
+use crate::cli::target::cache_folder::open_cache;
+use crate::cli::target::pipeline::{PipelineArguments, open};
 use crate::cli::walls::Reach;
-use crate::cli::{Global, PipelineArguments, open};
 
 /// End a training that is going on at its next step, and keep the result
 #[derive(Args)]

@@ -5,25 +5,25 @@ use std::env;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cli::Global;
-use crate::cli::commands::self_test;
 use crate::cli::device::compared::Compared;
+use crate::cli::device::names::is_to_be_compared;
+use crate::cli::device::probe;
+use crate::cli::global::Global;
 use crate::computer::doctor::SelfTest;
 use crate::computer::machine::Machine;
 use crate::computer::machine::host::Host;
-use crate::sd::device;
 
 /// # Errors
 /// If the device is to be compared and did not pass.
 pub fn admit(device: &str, global: &Global) -> Result<()> {
-    if !device::is_to_be_compared(device) {
+    if !is_to_be_compared(device) {
         return Ok(());
     }
     let host = Host::this();
     let machine = Machine::read(&host);
     let program = env::current_exe().context("looking for this program's file")?;
     let compared = Compared::of(device, &host, &machine, &program);
-    admitted(device, &compared, &|line| global.say(line), &mut || self_test::of(device, &machine))
+    admitted(device, &compared, &|line| global.say(line), &mut || probe::of(device, &machine))
 }
 
 fn admitted(device: &str, compared: &Compared, say: &dyn Fn(&str), test: &mut dyn FnMut() -> SelfTest) -> Result<()> {

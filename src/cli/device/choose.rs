@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use crate::cli::commands::self_test;
 use crate::cli::device::compared::Compared;
+use crate::cli::device::probe;
 use crate::computer::doctor::SelfTest;
 use crate::computer::machine::Machine;
 use crate::computer::machine::host::Host;
@@ -19,13 +19,13 @@ pub fn choose(host: &Host, machine: &Machine, program: &Path, say: &dyn Fn(&str)
     if cards.is_empty() && has_card(machine) {
         say("`auto` does without your card, which this libtorch cannot use; `loramill doctor` says what to do");
     }
-    chosen(&cards, &|card| Compared::of(card, host, machine, program), say, &mut |card| self_test::of(card, machine))
+    chosen(&cards, &|card| Compared::of(card, host, machine, program), say, &mut |card| probe::of(card, machine))
 }
 
 /// The cards to try. Windows hides its cards from whoever looks at files.
 fn candidates(machine: &Machine) -> Vec<String> {
     let drives_cards = matches!(machine.torch_flavour(), Some(Flavour::Cuda | Flavour::Hip));
-    match self_test::cards(machine) {
+    match probe::cards(machine) {
         cards if cards.is_empty() && machine.system.is_wsl && drives_cards => vec!["libtorch:0".to_string()],
         cards => cards,
     }

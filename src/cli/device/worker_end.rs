@@ -3,7 +3,7 @@
 use anyhow::{Error, Result, anyhow};
 use signal_hook::consts::SIGKILL;
 
-use crate::cli::device::launch::Passing;
+use crate::cli::device::request::Passing;
 use crate::computer::machine::Machine;
 use crate::engine::cache::bytes::size;
 use crate::engine::run::events::{Counts, Event, Observer, StageState};

@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::cli::{Global, shown};
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
+use crate::cli::terminal::wording::shown;
 use crate::engine::cache::Cache;
+use crate::engine::cache::locate::is_ours;
+use crate::engine::graph::pipeline::Pipeline;
 
 /// The folder of the cache for a pipeline in `folder`; it need not be there.
 pub fn locate(folder: &Path, global: &Global) -> PathBuf {
@@ -18,6 +22,11 @@ pub fn open_for(folder: &Path, global: &Global) -> anyhow::Result<Cache> {
     open_at(&locate(folder, global), global)
 }
 
+/// The cache that belongs to a pipeline.
+pub fn open_cache(pipeline: &Pipeline, global: &Global) -> anyhow::Result<Cache> {
+    open_for(&pipeline.folder, global)
+}
+
 /// The cache in `root`. That it is another folder than its name says is told: the link is followed this once.
 pub fn open_at(root: &Path, global: &Global) -> anyhow::Result<Cache> {
     let is_named = global.cache().is_some_and(|named| named == root);
@@ -27,4 +36,17 @@ pub fn open_at(root: &Path, global: &Global) -> anyhow::Result<Cache> {
         global.say(&format!("`{}` is a link: the cache is `{}`", shown(root), cache.root().display()));
     }
     Ok(cache)
+}
+
+/// The cache that a folder uses already.
+///
+/// # Errors
+/// There is none yet: then there is nothing to clean, and none is made.
+pub fn open_existing(folder: &Path, global: &Global) -> anyhow::Result<Cache> {
+    let root = locate(folder, global);
+    if !is_ours(&root) {
+        let text = format!("`{}` is no cache of loramill: name one with `--cache DIR`", root.display());
+        return Err(WrongArguments(text).into());
+    }
+    open_at(&root, global)
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::cli::WrongArguments;
+use crate::cli::exit::WrongArguments;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::{Force, Selection, named, with_readers};
 use crate::engine::kind::reference::places;

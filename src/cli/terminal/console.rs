@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cli::terminal::output::{Paint, Painted, errors_take_colours, escaped, tell_json_line, tell_painted};
 use crate::cli::terminal::progress_line::{ProgressLine, duration};
-use crate::cli::{counted, shown};
+use crate::cli::terminal::wording::{counted, shown};
 use crate::engine::decide::reason::worded;
 use crate::engine::kind::stage::Progress;
 use crate::engine::run::events::{Counts, Event, Observer, StageState};

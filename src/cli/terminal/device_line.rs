@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::cli::Global;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::run::events::{Event, Observer};
 
@@ -15,9 +14,10 @@ pub struct DeviceLine<'a> {
 }
 
 impl<'a> DeviceLine<'a> {
-    /// `device` as a run is given it.
-    pub fn new(pipeline: &'a Pipeline, device: &str, global: &Global, next: &'a dyn Observer) -> Self {
-        let by = global.describe_device(device).map(|by| format!(": {by}")).unwrap_or_default();
+    /// - `device`: as a run is given it
+    /// - `by`: what computes on it, for people
+    pub fn new(pipeline: &'a Pipeline, device: &str, by: Option<&str>, next: &'a dyn Observer) -> Self {
+        let by = by.map(|by| format!(": {by}")).unwrap_or_default();
         Self { pipeline, line: format!("networks run on `{device}`{by}"), is_told: AtomicBool::new(false), next }
     }
 }

@@ -33,10 +33,8 @@ pub fn hearing_keys<T>(console: &Console, wishes: &Wishes, work: impl FnOnce() -
 }
 
 /// What the terminal was set to, for when a program that sets it may not come to set it back.
-#[cfg(feature = "libtorch")]
 pub struct TerminalBefore(Option<Termios>);
 
-#[cfg(feature = "libtorch")]
 impl TerminalBefore {
     pub fn note() -> Self {
         Self(tcgetattr(io::stdin()).ok())

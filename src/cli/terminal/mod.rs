@@ -1,6 +1,7 @@
 //! How is it printed?
 //!
 //! ```text
+//! wording        how paths and counts are written
 //! output         the only file that writes to the terminal; escapes what it writes
 //! render         a problem in a file, with the line that it is about
 //! progress_line  how far a stage is, in one line
@@ -8,6 +9,10 @@
 //! device_line    the line that says what runs the networks
 //! keys           which keys are pressed meanwhile
 //! ```
+//!
+//! Imports the engine, whose events it shows, and nothing of the commands.
+
+pub(crate) mod wording;
 
 pub mod output;
 

@@ -185,6 +185,14 @@ pub(crate) fn tell_painted(text: &Painted) {
     tell_as_it_is(&text.text);
 }
 
+/// An error line on standard error, also with `--quiet`.
+pub(crate) fn complain(problem: &str) {
+    let mut line = Painted::new(errors_take_colours());
+    line.paint(Paint::BoldRed, "error");
+    line.add(&format!(": {problem}\n"));
+    tell_painted(&line);
+}
+
 fn tell_as_it_is(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }

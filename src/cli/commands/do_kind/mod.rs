@@ -11,14 +11,19 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use crate::cli::commands::do_kind::stand_in::StandIn;
-use crate::cli::commands::plan::refuse_unusable;
-use crate::cli::commands::run::listen_to_signals;
-use crate::cli::device::launch::{Passing, Request, check_device, device_for, done_elsewhere};
+use crate::cli::device::check::check_device;
+use crate::cli::device::launch::done_elsewhere;
+use crate::cli::device::names::device_for;
+use crate::cli::device::request::{Passing, Request};
+use crate::cli::device::signals::listen_to_signals;
+use crate::cli::exit::{INTERRUPTED, WrongArguments, WrongFile};
+use crate::cli::global::Global;
 use crate::cli::target::cache_folder;
+use crate::cli::target::pipeline::{PipelineArguments, open, refuse_unusable};
 use crate::cli::terminal::console::{Console, Format};
 use crate::cli::terminal::device_line::DeviceLine;
+use crate::cli::terminal::wording::counted;
 use crate::cli::walls::{Reach, made, programs};
-use crate::cli::{Global, PipelineArguments, WrongArguments, WrongFile, open};
 use crate::engine::cache::Cache;
 use crate::engine::graph::selection::Selection;
 use crate::engine::kind::item::Item;
@@ -95,12 +100,13 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         jobs: 0,
         device: device_for(&arguments.device),
     };
-    let observer = DeviceLine::new(&pipeline, &options.device, global, &console);
+    let by = global.describe_device(&options.device);
+    let observer = DeviceLine::new(&pipeline, &options.device, by.as_deref(), &console);
     let record = schedule::run(&pipeline, &cache, &options, &observer, &wishes);
     console.close();
     let record = record?;
     if record.interrupted {
-        return Ok(ExitCode::from(crate::cli::commands::run::INTERRUPTED));
+        return Ok(ExitCode::from(INTERRUPTED));
     }
     if !record.is_ok() {
         return Ok(ExitCode::FAILURE);
@@ -109,7 +115,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let row = lock.stages.get(kind.name()).and_then(|rows| rows.last()).context("the stage left no result")?;
     let items = item_set::decode(&cache.read_list(&row.out)?)?;
     let written = place(&cache, &items, kind.writes(), &stand_in, &arguments.output)?;
-    global.say(&format!("{} in `{}`", crate::cli::counted(written, "file"), arguments.output.display()));
+    global.say(&format!("{} in `{}`", counted(written, "file"), arguments.output.display()));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
-use crate::cli::WrongArguments;
+use crate::cli::exit::WrongArguments;
 use crate::engine::graph::load::entries;
 use crate::engine::inputs::sources::home_expanded;
 use crate::engine::kind::params::Role;

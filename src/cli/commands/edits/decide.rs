@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cli::commands::edits::{ItemArguments, Texts, lost};
-use crate::cli::{Global, WrongArguments, shown};
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
+use crate::cli::terminal::output::complain;
+use crate::cli::terminal::wording::shown;
 use crate::engine::edits::merge::Form;
 use crate::engine::edits::{Decision, Provenance, SettledText};
 
@@ -157,7 +160,7 @@ fn decide(
                     Ok(line) => global.say(&line),
                     Err(problem) => {
                         all_done = false;
-                        crate::cli::complain(&problem);
+                        complain(&problem);
                     }
                 }
             }

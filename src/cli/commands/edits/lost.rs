@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cli::commands::edits::{ItemArguments, Texts, decide};
-use crate::cli::{Global, WrongArguments, complain, counted};
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
+use crate::cli::terminal::output::complain;
+use crate::cli::terminal::wording::counted;
 
 /// Bring back texts of people that are gone with their folder, or with the name of their stage
 ///

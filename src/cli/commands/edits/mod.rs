@@ -9,10 +9,13 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::commands::run::{listen_to_signals, open_cache, split_names};
+use crate::cli::device::signals::listen_to_signals;
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
+use crate::cli::target::cache_folder::open_cache;
+use crate::cli::target::pipeline::{PipelineArguments, open, split_names};
 use crate::cli::terminal::console::Console;
 use crate::cli::walls::Reach;
-use crate::cli::{Global, PipelineArguments, WrongArguments, open};
 use crate::engine::cache::Cache;
 use crate::engine::edits::SurveyedText;
 use crate::engine::explain::text_status::{StageTexts, text_status};

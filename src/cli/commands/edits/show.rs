@@ -8,8 +8,10 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::commands::edits::{ItemArguments, Texts};
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
 use crate::cli::terminal::output::{Paint, Painted, output_takes_colours, print, print_json, print_painted};
-use crate::cli::{Global, WrongArguments, counted, shown};
+use crate::cli::terminal::wording::{counted, shown};
 use crate::engine::cache::Cache;
 use crate::engine::decide::lost_texts::{self, LostTexts};
 use crate::engine::edits::merge::{Part, difference};

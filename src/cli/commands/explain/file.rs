@@ -9,11 +9,13 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::cli::commands::explain::key::causes_told;
+use crate::cli::global::Global;
 use crate::cli::target::cache_folder;
+use crate::cli::target::pipeline::{PipelineArguments, open};
 use crate::cli::terminal::output::{print, print_json};
 use crate::cli::terminal::progress_line::duration;
 use crate::cli::terminal::render::printable;
-use crate::cli::{Global, PipelineArguments, counted, open, shown};
+use crate::cli::terminal::wording::{counted, shown};
 use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::locate::is_ours;

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::cli::commands::run::open_cache;
+use crate::cli::global::Global;
+use crate::cli::target::cache_folder::open_cache;
 use crate::cli::terminal::output::{print, print_json};
-use crate::cli::{Global, counted, shown};
+use crate::cli::terminal::wording::{counted, shown};
 use crate::engine::cache::manifest::{Covered, Section};
 use crate::engine::decide::plan::PlannedState;
 use crate::engine::decide::reason::{Reason, worded};

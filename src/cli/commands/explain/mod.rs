@@ -8,9 +8,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
+use crate::cli::target::pipeline::{PipelineArguments, open};
 use crate::cli::target::selection::stage_named;
 use crate::cli::walls::Reach;
-use crate::cli::{Global, PipelineArguments, WrongArguments, open};
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::named;
 
