@@ -21,7 +21,6 @@ pub(crate) mod stages;
 pub(crate) mod do_kind;
 pub(crate) mod plan;
 pub(crate) mod run;
-pub(crate) mod run_status;
 pub(crate) mod watch;
 
 pub(crate) mod explain;

@@ -1,10 +1,12 @@
 //! `loramill run`: builds what a pipeline lacks.
 
+mod run_status;
+
 use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::commands::run_status::{RunStatus, hearing_stop};
+use crate::cli::commands::run::run_status::{RunStatus, hearing_stop};
 use crate::cli::device::check::check_device;
 use crate::cli::device::launch::{asks_first, done_elsewhere};
 use crate::cli::device::names::device_for;
