@@ -7,9 +7,8 @@ use burn::tensor::DType;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::cli::device::launch::done_elsewhere;
-use crate::cli::device::names::device_for;
-use crate::cli::device::request::Request;
+use crate::cli::device::launch::{Ready, prepare};
+use crate::cli::device::request::{Request, Work};
 use crate::cli::global::Global;
 use crate::cli::networks::measurement::{Measured, Measurement, What};
 use crate::cli::terminal::output::{print, print_json_line};
@@ -83,12 +82,11 @@ impl PrecisionArgument {
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let request = Request { arguments: Request::this_command(), run: None };
-    if let Some(code) = done_elsewhere(&arguments.device, &request, global)? {
-        return Ok(code);
-    }
+    let device = match prepare(&arguments.device, &Request::of_this_process(Work::Benchmark), global)? {
+        Ready::Here(device) => device,
+        Ready::Done(code) => return Ok(code),
+    };
     let networks = global.networks().context("this program opens no networks")?;
-    let device = device_for(&arguments.device);
     let measured = (networks.measure)(&arguments.measurement(&device))?;
     let peak = peak_memory().context("the kernel does not say how much memory this process needed")?;
     let by = (networks.describe_device)(&device);

@@ -5,10 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::cli::device::check::check_device;
-use crate::cli::device::launch::done_elsewhere;
-use crate::cli::device::names::device_for;
-use crate::cli::device::request::Request;
+use crate::cli::device::launch::{Ready, prepare};
+use crate::cli::device::request::{Request, Work};
 use crate::cli::global::Global;
 use crate::cli::terminal::output::print;
 
@@ -21,12 +19,12 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let Some(networks) = global.networks() else {
-        let request = Request { arguments: Request::this_command(), run: None };
-        return done_elsewhere(&arguments.device, &request, global)?.context("this program opens no networks");
+    let device = match prepare(&arguments.device, &Request::of_this_process(Work::SelfTest), global)? {
+        Ready::Here(device) => device,
+        Ready::Done(code) => return Ok(code),
     };
-    check_device(&arguments.device, global)?;
-    let report = (networks.self_test)(&device_for(&arguments.device))?;
+    let networks = global.networks().context("this program opens no networks")?;
+    let report = (networks.self_test)(&device)?;
     print(&format!("{report}\n"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,43 +9,53 @@ use crate::cli::device::admit::admit;
 use crate::cli::device::check::check_device;
 use crate::cli::device::names::{device_for, is_to_be_compared};
 use crate::cli::device::orders::HAS_WORKER;
-use crate::cli::device::request::Request;
+use crate::cli::device::request::{Passing, Request, Work};
 use crate::cli::device::worker;
 use crate::cli::exit::WrongArguments;
 use crate::cli::global::Global;
-use crate::engine::cache::Cache;
 use crate::engine::decide::plan::{PlannedState, plan};
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::graph::selection::Selection;
 
-/// Has the worker do it if this program opens no networks; `None` where this program does.
+/// Where a command goes on.
+pub enum Ready {
+    /// In this process, on the device of this name.
+    Here(String),
+    /// Nowhere: the worker has done it all, with this exit code.
+    Done(ExitCode),
+}
+
+/// Makes the device that is asked for ready: has the worker do the command if this program leaves networks to it, and has a device compared that
+/// must be. Does neither for a run that opens no network.
 ///
 /// # Errors
-/// If this build or the machine has no such device, or it computes wrong numbers, or the worker cannot be started, or did not end by itself.
-pub fn done_elsewhere(device: &str, request: &Request<'_>, global: &Global) -> Result<Option<ExitCode>> {
-    if leaves_networks(global) {
-        return worker::perform(device, request, global).map(Some);
+/// `WrongArguments` if this build or the machine has no such device, or it computes wrong numbers. If the worker cannot be started, or did not end by
+/// itself.
+pub fn prepare(asked: &str, request: &Request<'_>, global: &Global) -> Result<Ready> {
+    let device = device_for(asked);
+    let leaves_networks = HAS_WORKER && global.networks().is_none();
+    if let Some(run) = request.run() {
+        let is_told_first = leaves_networks || is_to_be_compared(&device);
+        if !is_told_first || !opens_networks(run) {
+            return Ok(Ready::Here(device));
+        }
     }
-    check_device(device, global)?;
-    admit(&device_for(device), global).map_err(|error| WrongArguments(format!("{error:#}")))?;
-    Ok(None)
+    if leaves_networks {
+        return worker::perform(asked, request, global).map(Ready::Done);
+    }
+    check_device(asked, global)?;
+    if !matches!(request.work, Work::SelfTest) {
+        admit(&device, global).map_err(|error| WrongArguments(format!("{error:#}")))?;
+    }
+    Ok(Ready::Here(device))
 }
 
-/// Whether this program leaves networks to the worker.
-const fn leaves_networks(global: &Global) -> bool {
-    HAS_WORKER && global.networks().is_none()
-}
-
-/// Whether a run of these stages would open a network, and this program opens none, or none on that device before it was compared: then
-/// [`done_elsewhere`] comes first.
-pub fn asks_first(device: &str, pipeline: &Pipeline, cache: &Cache, selection: &Selection, global: &Global) -> bool {
-    let uses_device = |index: usize| pipeline.stages[index].stage.uses_device();
-    let is_asked = leaves_networks(global) || is_to_be_compared(&device_for(device));
-    if !is_asked || !selection.needed(pipeline).into_iter().any(uses_device) {
+/// Whether stages of the run that use a device would run.
+fn opens_networks(run: &Passing<'_>) -> bool {
+    let uses_device = |index: usize| run.pipeline.stages[index].stage.uses_device();
+    if !run.selection.needed(run.pipeline).into_iter().any(uses_device) {
         return false;
     }
     // What cannot be planned fails in the run, which says how.
-    let Ok(plan) = plan(pipeline, cache, selection) else { return true };
-    let runs = |name: &str| pipeline.stage(name).is_some_and(|stage| stage.stage.uses_device());
+    let Ok(plan) = plan(run.pipeline, run.cache, run.selection) else { return true };
+    let runs = |name: &str| run.pipeline.stage(name).is_some_and(|stage| stage.stage.uses_device());
     plan.stages.iter().any(|stage| stage.state != PlannedState::Fresh && !stage.is_kept && runs(&stage.name))
 }

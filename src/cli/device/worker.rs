@@ -49,12 +49,12 @@ pub fn perform(device: &str, request: &Request<'_>, global: &Global) -> Result<E
     environment_for(&device, &machine).map_err(wrong)?;
     let mut command = start::command(&device, &machine, &|line| global.say(line))?;
     command.args(&request.arguments);
-    if let Some(run) = &request.run {
+    if let Some(run) = request.run() {
         worker_end::forget_others(run)?;
     }
     let terminal = TerminalBefore::note();
     let mut child = command.spawn().with_context(|| format!("starting `{NAME}`"))?;
-    let (status, peak) = wait(&mut child, || request.run.as_ref().is_some_and(|run| run.wishes.interrupted()))?;
+    let (status, peak) = wait(&mut child, || request.run().is_some_and(|run| run.wishes.interrupted()))?;
     let manner = match (status.code(), status.signal()) {
         (Some(PANICKED), _) => Manner::Panicked,
         (Some(NOT_LOADED), _) => {
@@ -64,7 +64,7 @@ pub fn perform(device: &str, request: &Request<'_>, global: &Global) -> Result<E
         (None, signal) => Manner::Signal(signal.unwrap_or_default()),
     };
     terminal.restore();
-    Err(worker_end::told(&manner, peak, &device, &machine, request.run.as_ref()))
+    Err(worker_end::told(&manner, peak, &device, &machine, request.run()))
 }
 
 /// Waits for its end, and passes the wish to end on. Returns the most memory it had, in bytes, as far as it was seen.

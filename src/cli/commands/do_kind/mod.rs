@@ -12,9 +12,8 @@ use clap::Args;
 
 use crate::cli::commands::do_kind::stand_in::StandIn;
 use crate::cli::device::check::check_device;
-use crate::cli::device::launch::done_elsewhere;
-use crate::cli::device::names::device_for;
-use crate::cli::device::request::{Passing, Request};
+use crate::cli::device::launch::{Ready, prepare};
+use crate::cli::device::request::{Passing, Request, Work};
 use crate::cli::device::signals::listen_to_signals;
 use crate::cli::exit::{INTERRUPTED, WrongArguments, WrongFile};
 use crate::cli::global::Global;
@@ -87,19 +86,13 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let wishes = Wishes::default();
     listen_to_signals(&wishes)?;
     let console = Console::new(arguments.progress, global.is_quiet());
-    if pipeline.stages.iter().any(|stage| stage.stage.uses_device()) {
-        let passing = Passing { pipeline: &pipeline, cache: &cache, console: &console, wishes: &wishes };
-        let request = Request { arguments: Request::this_command(), run: Some(passing) };
-        if let Some(code) = done_elsewhere(&arguments.device, &request, global)? {
-            return Ok(code);
-        }
-    }
-    let options = RunOptions {
-        selection: Selection::of(pipeline.by_default()),
-        keep_going: false,
-        jobs: 0,
-        device: device_for(&arguments.device),
+    let selection = Selection::of(pipeline.by_default());
+    let passing = Passing { pipeline: &pipeline, cache: &cache, selection: &selection, console: &console, wishes: &wishes };
+    let device = match prepare(&arguments.device, &Request::of_this_process(Work::Run(passing)), global)? {
+        Ready::Here(device) => device,
+        Ready::Done(code) => return Ok(code),
     };
+    let options = RunOptions { selection, keep_going: false, jobs: 0, device };
     let by = global.describe_device(&options.device);
     let observer = DeviceLine::new(&pipeline, &options.device, by.as_deref(), &console);
     let record = schedule::run(&pipeline, &cache, &options, &observer, &wishes);

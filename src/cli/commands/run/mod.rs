@@ -8,9 +8,8 @@ use clap::Args;
 
 use crate::cli::commands::run::run_status::{RunStatus, hearing_stop};
 use crate::cli::device::check::check_device;
-use crate::cli::device::launch::{asks_first, done_elsewhere};
-use crate::cli::device::names::device_for;
-use crate::cli::device::request::{Passing, Request};
+use crate::cli::device::launch::{Ready, prepare};
+use crate::cli::device::request::{Passing, Request, Work};
 use crate::cli::device::signals::listen_to_signals;
 use crate::cli::exit::INTERRUPTED;
 use crate::cli::global::Global;
@@ -94,15 +93,11 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     if !arguments.keep_going {
         refuse_unusable(&pipeline, &selection.needed(&pipeline))?;
     }
-    if asks_first(&arguments.device, &pipeline, &cache, &selection, global) {
-        let passing = Passing { pipeline: &pipeline, cache: &cache, console: &console, wishes: &wishes };
-        let request = Request { arguments: Request::this_command(), run: Some(passing) };
-        if let Some(code) = done_elsewhere(&arguments.device, &request, global)? {
-            return Ok(code);
-        }
-    }
-
-    let device = device_for(&arguments.device);
+    let passing = Passing { pipeline: &pipeline, cache: &cache, selection: &selection, console: &console, wishes: &wishes };
+    let device = match prepare(&arguments.device, &Request::of_this_process(Work::Run(passing)), global)? {
+        Ready::Here(device) => device,
+        Ready::Done(code) => return Ok(code),
+    };
     let options = RunOptions { selection, keep_going: arguments.keep_going, jobs: arguments.jobs, device };
     let record = perform(&pipeline, &cache, &options, footing, &console, &wishes, global)?;
     Ok(arguments.conclude(&console, &record))

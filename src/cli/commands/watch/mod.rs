@@ -24,9 +24,8 @@ use crate::cli::commands::watch::changes::{Changes, Next};
 use crate::cli::commands::watch::listener::{Limit, Listener, Message};
 use crate::cli::commands::watch::places::{Places, absolute};
 use crate::cli::device::check::check_device;
-use crate::cli::device::launch::{asks_first, done_elsewhere};
-use crate::cli::device::names::device_for;
-use crate::cli::device::request::{Passing, Request};
+use crate::cli::device::launch::{Ready, prepare};
+use crate::cli::device::request::{Passing, Request, Work};
 use crate::cli::device::signals::listen_to_signals;
 use crate::cli::exit::{INTERRUPTED, WRONG, WrongArguments, report};
 use crate::cli::global::Global;
@@ -116,15 +115,14 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
             Ok((pipeline, selection, cache))
         })?;
         let ran = opened.and_then(|(pipeline, selection, cache)| {
-            if asks_first(&arguments.device, &pipeline, &cache, &selection, global) {
-                let passing = Passing { pipeline: &pipeline, cache: &cache, console: &console, wishes: &wishes };
-                let request = Request { arguments: arguments.as_one_run(&which, global), run: Some(passing) };
-                let code = done_elsewhere(&arguments.device, &request, global)?;
-                if code.is_some() {
-                    return Ok((pipeline, code));
-                }
-            }
-            let (keep_going, jobs, device) = (arguments.keep_going, arguments.jobs, device_for(&arguments.device));
+            let passing =
+                Passing { pipeline: &pipeline, cache: &cache, selection: &selection, console: &console, wishes: &wishes };
+            let request = Request { arguments: arguments.as_one_run(&which, global), work: Work::Run(passing) };
+            let device = match prepare(&arguments.device, &request, global)? {
+                Ready::Here(device) => device,
+                Ready::Done(code) => return Ok((pipeline, Some(code))),
+            };
+            let (keep_going, jobs) = (arguments.keep_going, arguments.jobs);
             let options = RunOptions { selection, keep_going, jobs, device };
             perform(&pipeline, &cache, &options, None, &console, &wishes, global)?;
             Ok((pipeline, None))
