@@ -13,13 +13,11 @@ use crate::cli::target::targets::TargetArguments;
 use crate::cli::terminal::output::{print, print_json};
 use crate::cli::terminal::progress_line::duration;
 use crate::cli::walls::Reach;
-use crate::engine::cache::Cache;
 use crate::engine::decide::estimate::Estimate;
 use crate::engine::decide::lost_texts;
 use crate::engine::decide::plan::{Plan, PlannedStage, PlannedState, plan};
 use crate::engine::decide::reason::{Reason, worded};
 use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::graph::selection::Selection;
 
 /// Something is not fresh, with `--exit-code`.
 const DIRTY: u8 = 3;
@@ -50,23 +48,32 @@ impl Arguments {
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let (pipeline, targets) = arguments.what.open()?;
-    let selection = arguments.which.of(&pipeline, targets)?;
-    let cache = open_cache(&pipeline, global)?;
-    show(&pipeline, &cache, &selection, arguments.json, arguments.exit_code)
+    let is_fresh = if arguments.json {
+        let (_, plan) = planned(&arguments.what, &arguments.which, global)?;
+        print_json(&plan.to_json())?;
+        plan.is_fresh()
+    } else {
+        print_plan(&arguments.what, &arguments.which, global)?
+    };
+    Ok(if arguments.exit_code && !is_fresh { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
 }
 
-pub fn show(pipeline: &Pipeline, cache: &Cache, selection: &Selection, json: bool, exit_code: bool) -> anyhow::Result<ExitCode> {
-    refuse_unusable(pipeline, &selection.needed(pipeline))?;
-    let plan = plan(pipeline, cache, selection)?;
-    if json {
-        print_json(&plan.to_json())?;
-    } else {
-        let unread: String =
-            lost_texts::unread_folders(pipeline)?.iter().map(|sentence| format!("{:>9} {sentence}\n", "note")).collect();
-        print(&format!("{}{}{unread}{}", table(&plan), remarks(&plan), in_all(&plan)))?;
-    }
-    Ok(if exit_code && !plan.is_fresh() { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
+/// Prints what a run would do, for people; also for `run --dry-run`. False if something would run.
+pub fn print_plan(what: &TargetArguments, which: &SelectionArguments, global: &Global) -> anyhow::Result<bool> {
+    let (pipeline, plan) = planned(what, which, global)?;
+    let unread: String =
+        lost_texts::unread_folders(&pipeline)?.iter().map(|sentence| format!("{:>9} {sentence}\n", "note")).collect();
+    print(&format!("{}{}{unread}{}", table(&plan), remarks(&plan), in_all(&plan)))?;
+    Ok(plan.is_fresh())
+}
+
+fn planned(what: &TargetArguments, which: &SelectionArguments, global: &Global) -> anyhow::Result<(Pipeline, Plan)> {
+    let (pipeline, targets) = what.open()?;
+    let selection = which.of(&pipeline, targets)?;
+    let cache = open_cache(&pipeline, global)?;
+    refuse_unusable(&pipeline, &selection.needed(&pipeline))?;
+    let plan = plan(&pipeline, &cache, &selection)?;
+    Ok((pipeline, plan))
 }
 
 /// One line for each stage.

@@ -36,10 +36,15 @@ pub struct Passing<'a> {
     pub wishes: &'a Wishes,
 }
 
+/// The command that this process was given.
+pub fn this_command_line() -> Vec<OsString> {
+    env::args_os().skip(1).collect()
+}
+
 impl<'a> Request<'a> {
     /// By the command line of this process.
     pub fn of_this_process(work: Work<'a>) -> Self {
-        Self { arguments: env::args_os().skip(1).collect(), work }
+        Self { arguments: this_command_line(), work }
     }
 
     /// The run that it is about, if any.

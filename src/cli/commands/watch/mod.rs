@@ -19,20 +19,19 @@ use clap::Args;
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::cli::commands::run::perform;
+use crate::cli::commands::run::arguments::RunArguments;
+use crate::cli::commands::run::perform::{Performed, Turn};
 use crate::cli::commands::watch::changes::{Changes, Next};
 use crate::cli::commands::watch::listener::{Limit, Listener, Message};
 use crate::cli::commands::watch::places::{Places, absolute};
 use crate::cli::device::check::check_device;
-use crate::cli::device::launch::{Ready, prepare};
-use crate::cli::device::request::{Passing, Request, Work};
 use crate::cli::device::signals::listen_to_signals;
 use crate::cli::exit::{INTERRUPTED, WRONG, WrongArguments, report};
 use crate::cli::global::Global;
 use crate::cli::target::cache_folder::open_cache;
 use crate::cli::target::selection::SelectionArguments;
 use crate::cli::target::targets::TargetArguments;
-use crate::cli::terminal::console::{Console, Format, Verb};
+use crate::cli::terminal::console::{Console, Verb};
 use crate::cli::terminal::output::print_json_line;
 use crate::cli::terminal::wording::{counted, shown};
 use crate::cli::walls::Reach;
@@ -41,7 +40,6 @@ use crate::engine::decide::texts::TakenTexts;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
 use crate::engine::run::control::Wishes;
-use crate::engine::run::schedule::RunOptions;
 
 /// Of more files only the number is told.
 const LISTED: usize = 5;
@@ -53,18 +51,8 @@ pub struct Arguments {
     what: TargetArguments,
     #[command(flatten)]
     which: SelectionArguments,
-    /// Go on with what does not need a failed item or stage
-    #[arg(short, long)]
-    keep_going: bool,
-    /// Threads for pictures and texts [default: one for each core]
-    #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    jobs: usize,
-    /// Where networks run: `auto`, `cpu`, `libtorch:0`
-    #[arg(long, default_value = "auto")]
-    device: String,
-    /// How progress is written [default: bars on a terminal, else plain lines]
-    #[arg(long, value_name = "FORMAT")]
-    progress: Option<Format>,
+    #[command(flatten)]
+    how: RunArguments,
     /// Look once a second instead of listening to the kernel: for folders on a network
     #[arg(long)]
     poll: bool,
@@ -76,9 +64,7 @@ impl Arguments {
         let mut written: Vec<OsString> = vec!["run".into()];
         written.extend(global.written());
         written.extend(which.written().into_iter().map(OsString::from));
-        written.extend(self.keep_going.then(|| "--keep-going".into()));
-        written.push(format!("--jobs={}", self.jobs).into());
-        written.extend(self.progress.map(|format| format!("--progress={}", format.word()).into()));
+        written.extend(self.how.written());
         written.extend(self.what.written().into_iter().map(OsString::from));
         written
     }
@@ -87,19 +73,19 @@ impl Arguments {
 impl Arguments {
     /// What the command may write.
     pub fn reach(&self, global: &Global) -> Reach {
-        Reach::project(self.what.pipeline().as_deref(), global).unless_on_card(&self.device)
+        Reach::project(self.what.pipeline().as_deref(), global).unless_on_card(&self.how.device)
     }
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    check_device(&arguments.device, global)?;
+    check_device(&arguments.how.device, global)?;
     let (file, targets) = arguments.what.split()?;
     let wishes = Wishes::default();
     listen_to_signals(&wishes).context("listening to Ctrl-C")?;
     let (sender, messages) = channel();
     tell_of_signals(&sender).context("listening to Ctrl-C")?;
     let (listener, limit) = Listener::start(&sender, arguments.poll)?;
-    let console = Console::new(arguments.progress, global.is_quiet());
+    let console = arguments.how.console(global.is_quiet());
     let changes = Changes::new(listener.is_polling());
     let places = Places::of_file(&file);
     let mut watch = Watch { console: &console, listener, messages, changes, places };
@@ -115,17 +101,13 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
             Ok((pipeline, selection, cache))
         })?;
         let ran = opened.and_then(|(pipeline, selection, cache)| {
-            let passing =
-                Passing { pipeline: &pipeline, cache: &cache, selection: &selection, console: &console, wishes: &wishes };
-            let request = Request { arguments: arguments.as_one_run(&which, global), work: Work::Run(passing) };
-            let device = match prepare(&arguments.device, &request, global)? {
-                Ready::Here(device) => device,
-                Ready::Done(code) => return Ok((pipeline, Some(code))),
+            let written = arguments.as_one_run(&which, global);
+            let turn = Turn { pipeline: &pipeline, cache: &cache, selection, how: &arguments.how, written, footing: None };
+            let code = match turn.perform(&console, &wishes, global)? {
+                Performed::Here(_) => None,
+                Performed::ByWorker(code) => Some(code),
             };
-            let (keep_going, jobs) = (arguments.keep_going, arguments.jobs);
-            let options = RunOptions { selection, keep_going, jobs, device };
-            perform(&pipeline, &cache, &options, None, &console, &wishes, global)?;
-            Ok((pipeline, None))
+            Ok((pipeline, code))
         });
         let pipeline = match ran {
             Ok((_, Some(code))) if is_first && code == ExitCode::from(WRONG) => return Ok(code),
