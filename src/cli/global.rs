@@ -15,7 +15,7 @@ pub struct Global {
     /// The folder of cached artifacts [env: LORAMILL_CACHE]
     #[arg(long, global = true, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Say only what went wrong
+    /// Print only errors
     #[arg(short, long, global = true)]
     quiet: bool,
     /// What this program does with networks; `None` if it leaves that to another.

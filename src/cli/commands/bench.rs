@@ -27,28 +27,28 @@ pub struct Arguments {
     /// What is measured
     #[arg(long, value_enum, default_value_t = What::Training)]
     what: What,
-    /// Where: `cpu`, `libtorch:cpu`, `libtorch:0`, or the best there is
+    /// Device: `cpu`, `libtorch:cpu`, `libtorch:0`, or `auto` for the best
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: String,
-    /// Pixels of a side [default: what the model was trained at]
+    /// Image size in pixels [default: what the model was trained at]
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
-    /// Images of a training step
+    /// Images per training step
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
-    /// Rank of the LoRA that is trained
+    /// Rank of the LoRA
     #[arg(long, value_name = "N", default_value_t = 8)]
     rank: usize,
-    /// Which modules it adapts
+    /// Modules that the LoRA adapts
     #[arg(long, value_enum, default_value_t = ModulesArgument::Kohya)]
     modules: ModulesArgument,
     /// What UNet and text encoder compute in on a card; processors compute in fp32
     #[arg(long, value_enum, default_value_t = PrecisionArgument::Fp32)]
     precision: PrecisionArgument,
-    /// Forget the UNet's activations and compute them again: less memory, more time
+    /// Gradient checkpointing: recompute the UNet's activations; less memory, more time
     #[arg(long)]
     checkpointing: bool,
-    /// Steps after one to warm up; of a picture its steps
+    /// Steps to measure, after one to warm up; for a picture, its sampling steps
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     /// Print JSON

@@ -34,7 +34,7 @@ const MOST_ENTRIES: usize = 10_000;
 pub struct Arguments {
     #[command(flatten)]
     pipeline: PipelineArguments,
-    /// Open every photo too, and say which cannot be read
+    /// Also open every photo, and report those that cannot be read
     #[arg(long)]
     photos: bool,
 }

@@ -23,13 +23,13 @@ use crate::engine::cache::Cache;
 use crate::engine::inputs::sources::Surroundings;
 use crate::engine::syntax::diagnostic::Diagnostics;
 
-/// Say what works on this computer, what does not, and what to do; exit code 1 if something is degraded, 2 if blocked
+/// Show what works on this computer, what does not, and how to fix it; exit code 1 if something is degraded, 2 if blocked
 #[derive(Args)]
 pub struct Arguments {
-    /// Show also what is well, and what does not matter here
+    /// Also show checks that are OK, and those that do not matter here
     #[arg(long)]
     all: bool,
-    /// Print all that is known, to show to others: without your name and home folder
+    /// Print a full report to share, without your name and home folder
     #[arg(long)]
     report: bool,
     /// Print JSON

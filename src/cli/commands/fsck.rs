@@ -25,16 +25,16 @@ const LISTED: usize = 20;
 
 const FORMS: &[KnownForm] = &[(TREE_FIELD, item_set::check)];
 
-/// Check that the cache is sound; exit code 1 if something is wrong and not repaired
+/// Check the cache for damage; exit code 1 if any is left unrepaired
 #[derive(Args)]
 pub struct Arguments {
     /// A folder that uses the cache [default: the current one]
     #[arg(value_name = "FOLDER")]
     folder: Option<PathBuf>,
-    /// Read every byte; without it sizes are compared, and only lists and small files are read
+    /// Read every byte; by default only sizes are compared, and lists and small files read
     #[arg(long)]
     full: bool,
-    /// Take away what is damaged, so that the next run makes it again, and put the record log and indices right
+    /// Remove what is damaged, so that the next run makes it again, and repair the record log and indices
     #[arg(long)]
     repair: bool,
     /// Print JSON
@@ -77,7 +77,7 @@ fn text(cache: &Cache, checkup: &Checkup, derived: &[Derived], depth: Depth) -> 
             (_, false) => "",
             (Damage::NoFile | Damage::Notes(_), true) => ": moved to displaced/",
             (Damage::Missing, true) => ": its record is gone too",
-            (Damage::Log(_) | Damage::Torn(_) | Damage::Index, true) => ": put right",
+            (Damage::Log(_) | Damage::Torn(_) | Damage::Index, true) => ": repaired",
             (_, true) => ": removed",
         };
         let _ = writeln!(text, "{} {}{repaired}", below(&problem.path), problem.damage);
@@ -87,7 +87,7 @@ fn text(cache: &Cache, checkup: &Checkup, derived: &[Derived], depth: Depth) -> 
         let _ = writeln!(text, "and {}", counted(more, "further problem"));
     }
     for stray in checkup.strays.iter().take(LISTED) {
-        let _ = writeln!(text, "{} is not of loramill, and does no harm", below(stray));
+        let _ = writeln!(text, "{} was not made by loramill, and is harmless", below(stray));
     }
     let looked = match depth {
         Depth::Fast => "sizes and lists looked at; `--full` reads every byte",
@@ -109,7 +109,7 @@ fn text(cache: &Cache, checkup: &Checkup, derived: &[Derived], depth: Depth) -> 
         }
         (_, left) => {
             let unused = if derived.is_empty() { "nothing of it is used, and " } else { "" };
-            writeln!(text, "{what}: {}; {unused}`loramill fsck --repair` puts it right", counted(left, "problem"))
+            writeln!(text, "{what}: {}; {unused}`loramill fsck --repair` repairs it", counted(left, "problem"))
         }
     };
     text

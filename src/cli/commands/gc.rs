@@ -25,10 +25,10 @@ use crate::stages::KINDS;
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// Say what of the cache nothing needs any more; with `--yes`, delete it
+/// Show what in the cache is no longer needed; with `--yes`, delete it
 ///
-/// Kept is what any `pipeline.lock` names: in the work trees, branches, tags, stashes and reflogs of every repository that uses the cache;
-/// and what interrupted runs made, since the next run goes on from there.
+/// Keeps what any `pipeline.lock` names in the work trees, branches, tags, stashes and reflogs of every repository that uses the cache, and
+/// the results of interrupted runs, which the next run resumes from.
 #[derive(Args)]
 pub struct Arguments {
     /// A folder that uses the cache [default: the current one]
@@ -37,16 +37,16 @@ pub struct Arguments {
     /// Delete; without it nothing is changed
     #[arg(short, long)]
     yes: bool,
-    /// Come down to this size, `60G` or `500M`: what is needed goes too if it can be made again; merged models first, LoRAs and captions last
+    /// Evict until the cache is at most this size, `60G` or `500M`: also needed results that can be made again; merged models first, LoRAs and captions last
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_size: Option<u64>,
-    /// Let go of what only earlier commits, stashes and reflogs name
+    /// Also delete results referenced only by old commits, stashes and reflogs
     #[arg(long)]
     no_history: bool,
-    /// Let go of interrupted runs and trainings that nobody went on with for this many days
+    /// Also delete the results of interrupted runs and trainings that were not resumed for this many days
     #[arg(long, value_name = "DAYS")]
     unfinished: Option<u64>,
-    /// Forget a repository that is gone for good, and what it needs
+    /// Stop keeping the results of a repository that no longer exists
     #[arg(long, value_name = "DIR")]
     forget: Vec<PathBuf>,
     /// Print JSON
@@ -153,18 +153,22 @@ fn text(cache: &Cache, collected: &Collected, options: &CollectOptions) -> Strin
         (_, false) => writeln!(text, "nothing is deleted yet: `--yes` frees {}{again}", size(freed.bytes)),
     };
     if collected.linked > 0 {
-        let _ = writeln!(text, "{} of it are still in `out/` folders, and free when they go from there", size(collected.linked));
+        let _ = writeln!(
+            text,
+            "{} of it are hard links shared with `out/` folders: their space is freed when they are deleted there too",
+            size(collected.linked)
+        );
     }
     let left = collected.total.saturating_sub(freed.bytes);
     if let Some(max_size) = options.max_size.filter(|max_size| left > *max_size) {
-        let _ = writeln!(text, "{} are left, more than {}: nothing else can be made again", size(left), size(max_size));
+        let _ = writeln!(text, "{} remain, more than {}: nothing else can be made again", size(left), size(max_size));
     }
     if let (Some(age), None) = (collected.oldest_unfinished, options.unfinished) {
         let days = age.as_secs() / DAY;
         if days >= 14 {
             let _ = writeln!(
                 text,
-                "a run was interrupted {days} days ago and never gone on with: `--unfinished {days}` lets go of it"
+                "a run was interrupted {days} days ago and never resumed: `--unfinished {days}` deletes its results"
             );
         }
     }

@@ -18,7 +18,7 @@ use crate::engine::inputs::input::{Found, Input};
 pub struct Arguments {
     #[command(flatten)]
     pipeline: PipelineArguments,
-    /// Print Graphviz's language: `loramill graph --dot | dot -Tsvg > graph.svg`
+    /// Print Graphviz DOT: `loramill graph --dot | dot -Tsvg > graph.svg`
     #[arg(long)]
     dot: bool,
 }

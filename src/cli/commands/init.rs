@@ -16,10 +16,10 @@ use crate::stages::KINDS;
 
 const TEMPLATE: &str = include_str!("template.yaml");
 
-/// Make a folder for a new concept, with a pipeline to begin with
+/// Create a folder for a new concept, with a pipeline to start from
 #[derive(Args)]
 pub struct Arguments {
-    /// What is taught; its folder is `pipelines/CONCEPT`
+    /// The concept to teach; its folder is `pipelines/CONCEPT`
     concept: String,
 }
 

@@ -31,26 +31,26 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Fetch PyTorch's C++ library for a build with `--features libtorch`; needs no Python
 ///
-/// Only the parts that are needed travel, and each file is compared with a hash that this program has. What was fetched stays when it is
-/// interrupted: the same command goes on.
+/// Downloads only the parts that are needed, and checks each file against a hash built into this program. After an interruption the same
+/// command resumes the download.
 #[derive(Args)]
 pub struct Arguments {
-    /// What it is to compute on
+    /// Hardware to compute on
     #[arg(value_enum)]
     flavour: Processor,
-    /// Where it goes [default: ~/.local/share/loramill/libtorch-2.9.1-FLAVOUR]
+    /// Target folder [default: ~/.local/share/loramill/libtorch-2.9.1-FLAVOUR]
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
     /// Another package index (`https://…/simple`) or a folder with the wheels [env: PIP_INDEX_URL for `cpu` and `cuda`]
     #[arg(long, value_name = "URL|DIR")]
     from: Option<String>,
-    /// Take a wheel of which this program has no hash, as the index gives it: needed for `rocm`
+    /// Accept a wheel that this program has no hash of, by the hash of the index: needed for `rocm`
     #[arg(long)]
     trust_index: bool,
-    /// Read every byte of what is there already
+    /// Verify every byte of what is already there
     #[arg(long)]
     verify: bool,
-    /// Say what would be fetched, and write nothing
+    /// Show what would be fetched, without writing anything
     #[arg(short = 'n', long)]
     dry_run: bool,
     /// Print JSON
@@ -110,7 +110,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> Result<ExitCode> {
     global.say(text.trim_end());
     if planned.steps.iter().any(|step| step.wheel.pin.is_none()) {
         console
-            .line(Verb::Note, "this program has no hash of the wheel: what the index says is believed, as `--trust-index` asks");
+            .line(Verb::Note, "this program has no hash of the wheel: the hash of the index is trusted, as `--trust-index` asks");
     }
     let steps: Vec<Value> = planned.steps.iter().map(step_json).collect();
     let started = Instant::now();
@@ -142,7 +142,7 @@ fn trust(arguments: &Arguments, release: &Release) -> Result<Trust> {
         None => Ok(Trust::Pins),
         Some(_) if arguments.trust_index => Ok(Trust::Index),
         Some(wheel) => Err(WrongArguments(format!(
-            "this program has no hash of `{}`: with `--trust-index` the one that `{}` gives is believed",
+            "this program has no hash of `{}`: with `--trust-index` the one that `{}` gives is trusted",
             wheel.file,
             arguments.from.as_deref().unwrap_or(release.index)
         ))

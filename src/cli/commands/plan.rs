@@ -25,7 +25,7 @@ const DIRTY: u8 = 3;
 /// What takes less than this many seconds is not told.
 const TOLD: f64 = 1.0;
 
-/// Say what a run would do, and why
+/// Show what a run would do, and why
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// End with exit code 3 if something would run
+    /// Exit with code 3 if something would run
     #[arg(long)]
     exit_code: bool,
 }

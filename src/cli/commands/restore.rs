@@ -20,7 +20,7 @@ use crate::stages::KINDS;
 
 const LOCK: &str = "pipeline.lock";
 
-/// Rebuild `out/` from the lock file, of now or of an earlier commit, without running anything
+/// Rebuild `out/` from the lock file, the current one or that of an earlier commit, without running anything
 ///
 /// Texts beside the pipeline and the lock file itself stay as they are: `git checkout` is for these.
 #[derive(Args)]
@@ -77,7 +77,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         }
         true
     })?;
-    let _lock = waiting.context("waiting for the run of this pipeline was given up")?;
+    let _lock = waiting.context("interrupted while waiting for another run of this pipeline")?;
     cache.register_root(folder)?;
     let restored = restore(&cache, &folder.join("out"), &lock, pipeline.as_ref(), KINDS)?;
 

@@ -20,7 +20,7 @@ use crate::engine::syntax::diagnostic::{Diagnostics, nearest};
 use crate::engine::syntax::tree::{Node, Source, Value};
 use crate::engine::syntax::yaml;
 
-/// Leave photos out, from the first stage on
+/// Exclude photos from all stages
 #[derive(Args)]
 pub struct Arguments {
     /// The pipeline (a folder or its file; default: pipeline.yaml here), then photos: each one's path in the folder of photos, without

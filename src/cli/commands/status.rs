@@ -23,7 +23,7 @@ use crate::engine::graph::selection::Selection;
 /// Of more texts only the number is told: `loramill edits list` names them.
 const LISTED: usize = 10;
 
-/// Show what is there, what is missing and what people wrote
+/// Show what is up to date, what is stale and which texts people edited
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]

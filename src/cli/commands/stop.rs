@@ -9,7 +9,7 @@ use crate::cli::target::cache_folder::open_cache;
 use crate::cli::target::pipeline::{PipelineArguments, open};
 use crate::cli::walls::Reach;
 
-/// End a training that is going on at its next step, and keep the result
+/// Stop a running training at its next step, and keep the result
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -27,7 +27,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&arguments.pipeline)?;
     let cache = open_cache(&pipeline, global)?;
     let Some(runner) = cache.runner(&pipeline.folder)? else {
-        anyhow::bail!("no run of `{}` is going on", pipeline.file.display());
+        anyhow::bail!("`{}` is not running", pipeline.file.display());
     };
     cache.request_stop(&pipeline.folder)?;
     global.say(&format!("asked process {} on {} to stop at its next step and keep the result", runner.process, runner.host));

@@ -17,7 +17,7 @@ const PROCESSOR: &str = "libtorch:cpu";
 pub fn choose(host: &Host, machine: &Machine, program: &Path, say: &dyn Fn(&str)) -> String {
     let cards = candidates(machine);
     if cards.is_empty() && has_card(machine) {
-        say("`auto` does without your card, which this libtorch cannot use; `loramill doctor` says what to do");
+        say("`auto`: not using the GPU: this libtorch build does not support it; `loramill doctor` says what to do");
     }
     chosen(&cards, &|card| Compared::of(card, host, machine, program), say, &mut |card| probe::of(card, machine))
 }
@@ -53,7 +53,7 @@ fn chosen(
             compared.pass(&test.report);
             return card.clone();
         }
-        say(&format!("`auto` does without `{card}`: {}; `loramill doctor` says what to do", test.report));
+        say(&format!("`auto`: not using `{card}`: {}; `loramill doctor` says what to do", test.report));
     }
     PROCESSOR.to_string()
 }
@@ -112,7 +112,7 @@ mod tests {
     fn a_card_that_fails_is_told_and_the_next_is_taken() {
         let mut bench = Bench::new(&["libtorch:0"]);
         assert_eq!(bench.choose(), "libtorch:1");
-        let told = "`auto` does without `libtorch:0`: GEGLU is off; `loramill doctor` says what to do";
+        let told = "`auto`: not using `libtorch:0`: GEGLU is off; `loramill doctor` says what to do";
         assert!(bench.said.borrow().iter().any(|line| line == told), "{:?}", bench.said);
         bench.choose();
         assert_eq!(bench.tested, ["libtorch:0", "libtorch:1", "libtorch:0"], "only a passed test is remembered");

@@ -67,7 +67,7 @@ pub fn perform(device: &str, request: &Request<'_>, global: &Global) -> Result<E
     Err(worker_end::told(&manner, peak, &device, &machine, request.run()))
 }
 
-/// Waits for its end, and passes the wish to end on. Returns the most memory it had, in bytes, as far as it was seen.
+/// Waits for its end, and passes a request to stop on. Returns the most memory it had, in bytes, as far as it was seen.
 fn wait(child: &mut Child, is_to_end: impl Fn() -> bool) -> io::Result<(ExitStatus, Option<u64>)> {
     let mut peak = None;
     let mut is_told = false;

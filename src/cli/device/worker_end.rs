@@ -86,7 +86,7 @@ fn worded(manner: Manner, peak: Option<u64>, memory: u64, device: &str, running:
             let name = signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_string);
             format!("was ended by {name}")
         }
-        Manner::Panicked => "has a bug and gave up".to_string(),
+        Manner::Panicked => "crashed because of a bug".to_string(),
     };
     let had = peak.map(|peak| format!(" with {} of memory", size(peak))).unwrap_or_default();
     let of = if memory > 0 { format!(", of the {} that this computer has", size(memory)) } else { String::new() };
@@ -98,13 +98,13 @@ fn worded(manner: Manner, peak: Option<u64>, memory: u64, device: &str, running:
     }
     let less = if savers.is_empty() { "close other programs".to_string() } else { format!("set {}", savers.join(", ")) };
     let remedy = match manner {
-        Manner::Signal(SIGKILL) => format!("unless somebody did that, memory ran out: {less}"),
+        Manner::Signal(SIGKILL) => format!("probably out of memory: {less}"),
         _ if device == "cpu" => format!("if memory ran out, {less}"),
         _ => format!(
-            "`loramill doctor` compares a card with the processor, `--device libtorch:cpu` does without one; if memory ran out, {less}"
+            "`loramill doctor` compares a card with the processor, `--device libtorch:cpu` runs without one; if memory ran out, {less}"
         ),
     };
-    format!("{what}the process that runs the networks {how}{had}{of}; {remedy}. The same command goes on from what is saved")
+    format!("{what}the process that runs the networks {how}{had}{of}; {remedy}. The same command resumes from what is saved")
 }
 
 #[cfg(test)]
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(
             text,
             "`train` (12 of 100 steps): the process that runs the networks was killed (SIGKILL) with 5.2 GB of memory, of the 8.2 GB that \
-             this computer has; unless somebody did that, memory ran out: set `checkpointing: true`, a smaller `batch_size`. The same \
+             this computer has; probably out of memory: set `checkpointing: true`, a smaller `batch_size`. The same \
              command goes on from what is saved"
         );
     }

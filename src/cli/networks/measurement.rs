@@ -58,8 +58,8 @@ pub struct Measured {
 pub fn measure(asked: &Measurement) -> Result<Measured> {
     let preset = preset(&asked.preset)?;
     let pixels = asked.size.unwrap_or(preset.size);
-    ensure!(pixels > 0 && pixels.is_multiple_of(64), "`--size {pixels}`: the models want a multiple of 64 pixels");
-    ensure!(asked.batch > 0 && asked.rank > 0, "`--batch` and `--rank` begin at 1");
+    ensure!(pixels > 0 && pixels.is_multiple_of(64), "`--size {pixels}`: must be a multiple of 64 pixels");
+    ensure!(asked.batch > 0 && asked.rank > 0, "`--batch` and `--rank` must be at least 1");
     let device = device::named(&asked.device)?;
     let dtype = device::arithmetic(&device, asked.precision);
     let load = TrainingLoad {

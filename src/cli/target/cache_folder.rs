@@ -45,7 +45,7 @@ pub fn open_at(root: &Path, global: &Global) -> anyhow::Result<Cache> {
 pub fn open_existing(folder: &Path, global: &Global) -> anyhow::Result<Cache> {
     let root = locate(folder, global);
     if !is_ours(&root) {
-        let text = format!("`{}` is no cache of loramill: name one with `--cache DIR`", root.display());
+        let text = format!("`{}` is not a loramill cache: name one with `--cache DIR`", root.display());
         return Err(WrongArguments(text).into());
     }
     open_at(&root, global)

@@ -18,7 +18,7 @@ pub struct PipelineArguments {
     /// The pipeline: a folder or its file [default: pipeline.yaml here]
     #[arg(value_name = "PIPELINE")]
     pipeline: Option<PathBuf>,
-    /// Another value for this time: `--set train.network.rank=16`
+    /// Override a value for this command: `--set train.network.rank=16`
     #[arg(long = "set", value_name = "PATH=VALUE")]
     settings: Vec<String>,
 }

@@ -15,13 +15,13 @@ pub struct SelectionArguments {
     /// Run these stages even if they are fresh; `--force resize=IMG_1*` runs the items that match
     #[arg(long, value_name = "STAGE[=ITEMS]")]
     force: Vec<String>,
-    /// Run these stages and no others: what they read is taken as it was last
+    /// Run only these stages, on inputs as the last run left them
     #[arg(long, value_name = "STAGE", conflicts_with_all = ["from", "to"])]
     only: Vec<String>,
-    /// Run these stages and what reads them: what comes before is taken as it was last
+    /// Run these stages and all that depend on them, on inputs as the last run left them
     #[arg(long, value_name = "STAGE")]
     from: Vec<String>,
-    /// Run what these stages need, and nothing that comes after them
+    /// Run these stages and what they depend on, and nothing after them
     #[arg(long, value_name = "STAGE")]
     to: Vec<String>,
 }
@@ -43,7 +43,7 @@ impl SelectionArguments {
     /// What is to be done with the stages `targets`, or with those of a bare run if there are none.
     ///
     /// # Errors
-    /// `WrongArguments` for a name that is no stage, and for wishes that leave nothing to do.
+    /// `WrongArguments` for a name that is no stage, and for options that leave nothing to do.
     pub fn of(&self, pipeline: &Pipeline, targets: Vec<usize>) -> anyhow::Result<Selection> {
         let only = stages_named(pipeline, &self.only)?;
         let from = stages_named(pipeline, &self.from)?;
@@ -74,8 +74,8 @@ impl SelectionArguments {
             }
             selection.leave_out_all_but(pipeline, after);
         }
-        for wish in &self.force {
-            for (stage, force) in forced(pipeline, wish)? {
+        for option in &self.force {
+            for (stage, force) in forced(pipeline, option)? {
                 if selection.only.as_ref().is_some_and(|only| !only.contains(&stage)) {
                     let name = &pipeline.stages[stage].name;
                     return wrong(format!("`{name}` is forced, and `--only` or `--from` leaves it out: choose one"));
@@ -89,10 +89,10 @@ impl SelectionArguments {
 }
 
 /// `resize`, or `resize=IMG_1*`; a `=` between `[ ]` belongs to the name.
-fn forced(pipeline: &Pipeline, wish: &str) -> anyhow::Result<Vec<(usize, Force)>> {
-    let (name, pattern) = match places(wish, '=').first() {
-        Some(&equals) => (&wish[..equals], Some(&wish[equals + 1..])),
-        None => (wish, None),
+fn forced(pipeline: &Pipeline, option: &str) -> anyhow::Result<Vec<(usize, Force)>> {
+    let (name, pattern) = match places(option, '=').first() {
+        Some(&equals) => (&option[..equals], Some(&option[equals + 1..])),
+        None => (option, None),
     };
     let force = match pattern {
         Some(pattern) => Force::items(pattern).map_err(WrongArguments)?,

@@ -19,7 +19,7 @@ pub struct TargetArguments {
     /// are not `default: false`]
     #[arg(value_name = "PIPELINE|STAGE")]
     names: Vec<String>,
-    /// Another value for this time: `--set train.network.rank=16`
+    /// Override a value for this command: `--set train.network.rank=16`
     #[arg(long = "set", value_name = "PATH=VALUE")]
     settings: Vec<String>,
 }

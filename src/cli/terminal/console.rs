@@ -328,7 +328,7 @@ fn finished(
         StageState::Cached => (Verb::Cached, format!("{stage} ({}){note}", items(counts.total))),
         StageState::Ran => {
             let share = if counts.cached > 0 { format!(" ({} of {})", counts.ran, items(counts.total)) } else { String::new() };
-            let same = if came_out_the_same { "; it came out the same" } else { "" };
+            let same = if came_out_the_same { "; output unchanged" } else { "" };
             (Verb::Done, format!("{stage}{share} in {}{note}{same}", duration(seconds)))
         }
         StageState::Failed if counts.total > 1 => {

@@ -61,7 +61,7 @@ fn listen(terminal: ByKey<'_>, console: &Console, wishes: &Wishes, ended: &Atomi
             has_told = true;
             console.line(
                 Verb::Note,
-                "`q` ends the training with what it has, `s` saves and samples now, Ctrl-C stops to go on later",
+                "`q` ends the training with what it has, `s` saves and samples now, Ctrl-C stops, and the same command resumes",
             );
         }
         let Some(key) = terminal.key() else { continue };
@@ -70,7 +70,7 @@ fn listen(terminal: ByKey<'_>, console: &Console, wishes: &Wishes, ended: &Atomi
             b's' | b'S' => (wishes.save_now(), "the training saves at its next step, and what waits for it draws"),
             _ => continue,
         };
-        let answer = if is_heard { answer } else { "no training is going on; Ctrl-C stops the run" };
+        let answer = if is_heard { answer } else { "no training is running; Ctrl-C stops the run" };
         console.line(Verb::Note, answer);
     }
 }

@@ -36,18 +36,18 @@ use crate::stages::KINDS;
 /// Run one stage without a pipeline file
 #[derive(Args)]
 pub struct Arguments {
-    /// What to do: `loramill stages` lists the kinds
+    /// The kind of stage; `loramill stages` lists them
     kind: String,
     /// Its params; inputs take paths: `images=photos/ size=512`
     #[arg(value_name = "KEY=VALUE")]
     params: Vec<String>,
-    /// Where the outputs go
+    /// Folder for the outputs
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// Where networks run: `auto`, `cpu`, `libtorch:0`
+    /// Device that runs the networks: `auto`, `cpu`, `libtorch:0`
     #[arg(long, default_value = "auto")]
     device: String,
-    /// How progress is written [default: bars on a terminal, else plain lines]
+    /// How to show progress [default: bars on a terminal, else plain lines]
     #[arg(long, value_name = "FORMAT")]
     progress: Option<Format>,
 }

@@ -24,10 +24,10 @@ pub struct AcceptArguments {
     all: bool,
 }
 
-/// Take into your text what the machine says now and did not say before
+/// Merge what changed in the machine's text into yours
 ///
-/// Tags between commas merge as sets, prose word by word. Where both changed the same words, nothing is written. The machine is asked
-/// first if it has not been yet.
+/// Tags between commas merge as sets, prose word by word. Where both changed the same words, nothing is written. The machine's
+/// text is computed first if it is not known yet.
 #[derive(Args)]
 pub struct MergeArguments {
     #[command(flatten)]
@@ -41,12 +41,12 @@ pub struct MergeArguments {
     /// Word by word, however they look
     #[arg(long)]
     prose: bool,
-    /// Where networks run: `auto`, `cpu`, `libtorch:0`
+    /// Device that runs the networks: `auto`, `cpu`, `libtorch:0`
     #[arg(long, default_value = "auto")]
     device: String,
 }
 
-/// Give your text up for the machine's; yours is kept in the cache for 30 days
+/// Replace your text by the machine's; yours is kept in the cache for 30 days
 #[derive(Args)]
 pub struct DropArguments {
     #[command(flatten)]
@@ -56,7 +56,7 @@ pub struct DropArguments {
     gone: bool,
 }
 
-/// Put texts away whose photo is gone; they are kept in the cache for 30 days [default: all of them]
+/// Remove texts whose photo is gone; they are kept in the cache for 30 days [default: all of them]
 #[derive(Args)]
 pub struct PruneArguments {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `edits restore` and `edits drop --gone`: what becomes of texts of people that count no more without anybody's wish.
+//! `edits restore` and `edits drop --gone`: what becomes of texts of people that no longer count although nobody decided so.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use crate::cli::global::Global;
 use crate::cli::terminal::output::complain;
 use crate::cli::terminal::wording::counted;
 
-/// Bring back texts of people that are gone with their folder, or with the name of their stage
+/// Bring back edited texts that are gone because their folder was deleted or their stage renamed
 ///
 /// What is gone is written again as the last run used it. The texts of a stage that was renamed move to the folder of the new name.
 #[derive(Args)]

@@ -27,7 +27,7 @@ use crate::engine::run::on_demand::Directed;
 use crate::engine::run::schedule::RunOptions;
 use crate::engine::syntax::diagnostic::nearest;
 
-/// Show what people wrote over the machine's texts, and decide about it
+/// Show how people edited the machine's texts, and resolve conflicts
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]

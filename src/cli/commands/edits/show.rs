@@ -40,10 +40,10 @@ pub struct ListArguments {
 pub struct ShowArguments {
     #[command(flatten)]
     items: ItemArguments,
-    /// Ask the machine what it says now, without writing it down
+    /// Compute the machine's text of now, without saving it
     #[arg(long)]
     new: bool,
-    /// Where networks run: `auto`, `cpu`, `libtorch:0`
+    /// Device that runs the networks: `auto`, `cpu`, `libtorch:0`
     #[arg(long, default_value = "auto")]
     device: String,
 }
@@ -112,7 +112,7 @@ pub fn list(arguments: &ListArguments, global: &Global) -> anyhow::Result<ExitCo
             .say("stale: the machine's text would be another one now. `edits diff` shows how; then `accept`, `merge` or `drop`");
     }
     if any(Provenance::Orphan) {
-        global.say("orphan: its photo is gone. `edits prune` puts it away for 30 days");
+        global.say("orphan: its photo is gone. `edits prune` removes it, and keeps a copy for 30 days");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -160,7 +160,7 @@ fn account_told(account: &FileAccount) -> String {
         None => {}
         Some(Standing::Current) => drop(writeln!(text, "  current: `{stage}` gives the same now")),
         Some(Standing::Stale(causes)) => {
-            let _ = writeln!(text, "  stale: `{stage}` would make it anew");
+            let _ = writeln!(text, "  stale: `{stage}` would make it again");
             text.push_str(&causes_told(causes, 4));
         }
         Some(Standing::Undecided(causes)) => {

@@ -16,14 +16,14 @@ use crate::cli::walls::Reach;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::named;
 
-/// Say what decides a stage or an item and who changed it, or what made a file
+/// Show why a stage or item is stale, or what produced a file
 #[derive(Args)]
 pub struct Arguments {
     /// The pipeline (a folder or its file; default: pipeline.yaml here), then a stage, an item (`resize/IMG_0012` or `resize IMG_0012`),
     /// or any file: an output, a caption, a LoRA that lies anywhere
     #[arg(value_name = "PIPELINE|STAGE[/ITEM]|FILE", required = true, num_args = 1..=3)]
     names: Vec<String>,
-    /// Another value for this time: `--set train.network.rank=16`
+    /// Override a value for this command: `--set train.network.rank=16`
     #[arg(long = "set", value_name = "PATH=VALUE")]
     settings: Vec<String>,
     /// Print JSON

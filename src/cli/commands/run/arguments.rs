@@ -10,16 +10,16 @@ use crate::engine::run::schedule::RunOptions;
 
 #[derive(Args, Clone, Debug)]
 pub struct RunArguments {
-    /// Go on with what does not need a failed item or stage
+    /// Keep running whatever does not depend on a failed item or stage
     #[arg(short, long)]
     pub keep_going: bool,
-    /// Threads for pictures and texts [default: one for each core]
+    /// Threads for pictures and texts [default: one per core]
     #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     jobs: usize,
-    /// Where networks run: `auto`, `cpu`, `libtorch:0`
+    /// Device that runs the networks: `auto`, `cpu`, `libtorch:0`
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// How progress is written [default: bars on a terminal, else plain lines]
+    /// How to show progress [default: bars on a terminal, else plain lines]
     #[arg(long, value_name = "FORMAT")]
     progress: Option<Format>,
 }

@@ -40,10 +40,10 @@ pub struct Arguments {
     which: SelectionArguments,
     #[command(flatten)]
     how: RunArguments,
-    /// Say what would run, and run nothing
+    /// Show what would run, without running it
     #[arg(long)]
     dry_run: bool,
-    /// Say how much memory was needed
+    /// Also print the peak memory
     #[arg(short, long)]
     verbose: bool,
 }

@@ -82,7 +82,7 @@ impl Turn<'_> {
 pub fn summarise(console: &Console, pipeline: &Pipeline, record: &RunRecord) {
     let seconds = duration(record.seconds);
     if record.interrupted {
-        console.line(Verb::Stopped, &format!("after {seconds}; the same command goes on from here"));
+        console.line(Verb::Stopped, &format!("after {seconds}; the same command resumes from here"));
         return;
     }
     let in_state = |state: StageState| record.stages.iter().filter(|stage| stage.state == state).count();

@@ -1,4 +1,4 @@
-//! Keeps a note of how far a run is, for `loramill status` in another terminal, and hears the wish of `loramill stop`.
+//! Keeps a note of how far a run is, for `loramill status` in another terminal, and hears the request of `loramill stop`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use crate::engine::cache::Cache;
 use crate::engine::run::control::Wishes;
 use crate::engine::run::events::{Event, Observer};
 
-/// How often the note is written at most, and the wish looked for.
+/// How often the note is written at most, and the request looked for.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Passes events on and notes what they say.
@@ -82,7 +82,7 @@ impl Drop for RunStatus<'_> {
     }
 }
 
-/// Hands the wish of `loramill stop` on while `work` goes on.
+/// Hands the request of `loramill stop` on while `work` goes on.
 pub fn hearing_stop<T>(
     cache: &Cache,
     folder: &Path,
@@ -90,14 +90,14 @@ pub fn hearing_stop<T>(
     wishes: &Wishes,
     work: impl FnOnce() -> T,
 ) -> anyhow::Result<T> {
-    // A wish that came too late for the run before is none of this one's.
+    // A request that came too late for the run before is none of this one's.
     cache.take_stop_request(folder)?;
     let ended = AtomicBool::new(false);
     Ok(thread::scope(|scope| {
         let listener = scope.spawn(|| {
             while !ended.load(Ordering::SeqCst) {
                 if cache.take_stop_request(folder).unwrap_or(false) && !wishes.stop() {
-                    console.line(Verb::Note, "asked to stop, but no training is going on; Ctrl-C stops the run");
+                    console.line(Verb::Note, "asked to stop, but no training is running; Ctrl-C stops the run");
                 }
                 thread::park_timeout(INTERVAL);
             }

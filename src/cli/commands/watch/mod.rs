@@ -44,7 +44,7 @@ use crate::engine::run::control::Wishes;
 /// Of more files only the number is told.
 const LISTED: usize = 5;
 
-/// Build, and build again whenever something changes; Ctrl-C ends it
+/// Build, then rebuild whenever something changes, until Ctrl-C
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub struct Arguments {
     which: SelectionArguments,
     #[command(flatten)]
     how: RunArguments,
-    /// Look once a second instead of listening to the kernel: for folders on a network
+    /// Poll once a second instead of using inotify: for network folders
     #[arg(long)]
     poll: bool,
 }
@@ -191,11 +191,11 @@ impl Watch<'_> {
     fn wait(&mut self, pipeline: Option<&Pipeline>, global: &Global) -> anyhow::Result<Heard> {
         loop {
             let message = match self.changes.next(Instant::now()) {
-                Next::Rest => Some(self.messages.recv().context("nobody listens to changes any more")?),
+                Next::Rest => Some(self.messages.recv().context("the listener for changes has ended")?),
                 Next::Wait(time) => match self.messages.recv_timeout(time) {
                     Ok(message) => Some(message),
                     Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => anyhow::bail!("nobody listens to changes any more"),
+                    Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the listener for changes has ended"),
                 },
                 Next::Tell(path) => {
                     self.console.line(Verb::Waiting, &format!("`{}` is still open for writing", shown_from_here(&path)));
