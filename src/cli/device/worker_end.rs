@@ -124,7 +124,7 @@ mod tests {
             text,
             "`train` (12 of 100 steps): the process that runs the networks was killed (SIGKILL) with 5.2 GB of memory, of the 8.2 GB that \
              this computer has; probably out of memory: set `checkpointing: true`, a smaller `batch_size`. The same \
-             command goes on from what is saved"
+             command resumes from what is saved"
         );
     }
 
