@@ -73,6 +73,12 @@ pub struct LockFile {
 }
 
 impl LockFile {
+    /// The rows of the texts of the stage called so; none if there are none.
+    pub fn edit_rows(&self, stage: &str) -> &EditRows {
+        static NONE: EditRows = EditRows::new();
+        self.edits.get(stage).unwrap_or(&NONE)
+    }
+
     /// Reads the lock beside a pipeline; a missing one is empty.
     pub fn read(path: &Path) -> Result<Self> {
         match regular_file::read(path, Links::Refused, LARGEST) {

@@ -4,18 +4,23 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::engine::kind::endings::Endings;
-use crate::engine::kind::params::{ParamDoc, ParamValue, Params};
+use crate::engine::kind::params::{ParamValue, Params};
 use crate::engine::kind::reference::Reference;
-use crate::engine::kind::stage::{
-    Content, Context, Draft, Editable, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
-    Worker, Worth,
-};
+use crate::engine::kind::stage::{Content, Context, Draft, Editable, Files, Form, ItemStage, Resolved, Stage, Work, Worker};
+use crate::engine::kind::stage_kind::{LoadScope, StageKind, Worth};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Node, Value};
 use crate::sd::data::captions::{self, NotATemplate, Place, Template};
 use crate::{choice, params};
 
-pub struct CaptionKind;
+pub const KIND: StageKind = StageKind {
+    name: "caption",
+    version: 1,
+    writes: &["caption"],
+    worth: Worth::Precious,
+    load,
+    ..StageKind::of::<CaptionParams>()
+};
 
 params! {
     /// Gives each picture a text, and writes it to `captions/<name>.txt` beside the pipeline, in git and free to edit.
@@ -24,7 +29,8 @@ params! {
     /// name. Captioning networks (`blip`, `deepbooru`, `wd14`) are not in this version.
     pub struct CaptionParams {
         /// The pictures.
-        input images: Reference,
+        // A sidecar may be missing, so a picture is what must be there; the work of a picture does not read it.
+        input images: Reference => Many["image", "sidecar"],
         /// Where the text comes from.
         result model: Model = Model::Sidecar,
         /// The text of `model: template`, the same for every picture but for its places: `{name}` is the picture's name without folders and
@@ -79,71 +85,32 @@ impl ParamValue for Template {
     }
 }
 
-impl StageKind for CaptionKind {
-    fn name(&self) -> &'static str {
-        "caption"
+/// `template` and `model: template` belong together.
+fn load(node: &Node, _: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+    if let Some(Node { value: Value::Text(model), span, .. }) = node.get("model")
+        && NETWORKS.contains(&model.as_str())
+    {
+        diagnostics
+            .report(span, format!("`model: {model}` comes with a captioning network, not in this version"))
+            .hint(format!("known here: {}; put captions made elsewhere beside the photos", Model::WORDS.join(", ")));
+        return None;
     }
-
-    fn version(&self) -> u32 {
-        1
-    }
-
-    fn doc(&self) -> &'static str {
-        CaptionParams::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        CaptionParams::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        &["caption"]
-    }
-
-    fn worth(&self) -> Worth {
-        Worth::Precious
-    }
-
-    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        if let Some(Node { value: Value::Text(model), span, .. }) = node.get("model")
-            && NETWORKS.contains(&model.as_str())
-        {
-            diagnostics
-                .report(span, format!("`model: {model}` comes with a captioning network, not in this version"))
-                .hint(format!("known here: {}; put captions made elsewhere beside the photos", Model::WORDS.join(", ")));
-            return None;
+    let params = CaptionParams::decode_params(node, diagnostics)?;
+    match (params.model, &params.template) {
+        (Model::Template, None) => {
+            diagnostics.report(&node.span, "`template` is missing").hint("write `template: \"photo of {name}\"`");
+            None
         }
-        let params = CaptionParams::decode_params(node, diagnostics)?;
-        match (params.model, &params.template) {
-            (Model::Template, None) => {
-                diagnostics.report(&node.span, "`template` is missing").hint("write `template: \"photo of {name}\"`");
-                None
-            }
-            (Model::Sidecar | Model::None, Some(_)) => {
-                let place = node.get("template").map_or(&node.span, |template| &template.span);
-                diagnostics.report(place, "`template` is read with `model: template` only").hint("add `model: template`");
-                None
-            }
-            _ => Some(Box::new(params)),
+        (Model::Sidecar | Model::None, Some(_)) => {
+            let place = node.get("template").map_or(&node.span, |template| &template.span);
+            diagnostics.report(place, "`template` is read with `model: template` only").hint("add `model: template`");
+            None
         }
+        _ => Some(Box::new(params)),
     }
 }
 
 impl Stage for CaptionParams {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-
-    fn inputs(&self) -> Vec<InputUse> {
-        // A sidecar may be missing, so a picture is what must be there; the work of a picture does not read it.
-        vec![InputUse {
-            param: "images".into(),
-            reference: self.images.clone(),
-            reads: &["image", "sidecar"],
-            shape: InputShape::Many,
-        }]
-    }
-
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }
@@ -173,14 +140,10 @@ impl ItemStage for CaptionParams {
         let reads: &[&str] = if self.asks_for(Place::Sidecar) { &["sidecar"] } else { &[] };
         let work = inputs.items("images").iter().map(|item| {
             let mut work = Work::of_item(item, reads);
-            for (place, value) in [
-                (Place::Name, ("name", captions::name_in_words(&item.name))),
-                (Place::Folder, ("folder", captions::folder_in_words(&item.name))),
-            ] {
-                if self.asks_for(place) {
-                    work.values.insert(value.0.into(), json!(value.1));
-                }
-            }
+            let texts =
+                [(Place::Name, captions::name_in_words(&item.name)), (Place::Folder, captions::folder_in_words(&item.name))];
+            let asked = texts.into_iter().filter(|(place, _)| self.asks_for(*place));
+            work.values.extend(asked.map(|(place, text)| (place.word().to_string(), json!(text))));
             work
         });
         Ok(work.collect())
@@ -200,11 +163,10 @@ impl Worker for CaptionParams {
                 captions::check_size(file.size).and_then(|()| captions::normalise(&context.read(file)?)).with_context(reading)?
             }
         };
-        let value = |name: &str| work.values.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+        let value = |place: Place| work.values.get(place.word()).and_then(serde_json::Value::as_str).unwrap_or_default();
         let text = match (self.model, &self.template) {
             (Model::Template, Some(template)) => template.fill(|place| match place {
-                Place::Name => value("name"),
-                Place::Folder => value("folder"),
+                Place::Name | Place::Folder => value(place),
                 Place::Sidecar => &sidecar,
             }),
             (Model::Sidecar, _) => sidecar,

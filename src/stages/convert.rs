@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::engine::cache::digest::Digest;
-use crate::engine::kind::params::{ParamDoc, Params};
+use crate::engine::kind::input_use::Companion;
+use crate::engine::kind::params::Params;
 use crate::engine::kind::reference::Reference;
-use crate::engine::kind::stage::{
-    Companion, Content, Context, Draft, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
-    StageKind, Work, Worker,
-};
+use crate::engine::kind::stage::{Content, Context, Draft, Files, Finding, Form, ItemStage, Resolved, Stage, Work, Worker};
+use crate::engine::kind::stage_kind::{LoadScope, StageKind};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::Node;
 use crate::sd::checkpoint::carry::refuse_unreadable;
@@ -21,9 +20,20 @@ use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::checkpoint::{ckpt, safetensors};
 use crate::sd::lora::convert::{Converted, converted};
 use crate::sd::lora::file::LoraNames;
-use crate::stages::headers;
-use crate::stages::lora_use;
-use crate::stages::merge::{Container, FileDtype, draft_of};
+use crate::stages::shared::headers;
+use crate::stages::shared::lora_use;
+use crate::stages::shared::model_output::{Container, FileDtype, draft_of};
+
+pub const KIND: StageKind = StageKind {
+    name: "convert",
+    // 2: lists of positions are whole numbers from 0; the strength and metadata of LoRAs.
+    // 3: models say that they predict velocity.
+    version: 3,
+    writes: &["model", "lora"],
+    passes_fields_on: false,
+    load,
+    ..StageKind::of::<ConvertParams>()
+};
 
 crate::choice! {
     /// Whose names a converted file uses.
@@ -45,9 +55,9 @@ crate::params! {
     /// Give `from` for models and `lora` for LoRAs.
     pub struct ConvertParams {
         /// Models: a stage's or an input. A VAE alone will do.
-        input from: Option<Reference> = None,
+        input from: Option<Reference> = None => Many["model"],
         /// LoRAs, with the names of kohya, diffusers or peft.
-        input lora: Option<Reference> = None,
+        input lora: Option<Reference> = None => Many["lora"],
         /// Wraps the result.
         result to: Container = Container::Safetensors,
         /// Type of the numbers; a value too large for it is an error. `auto` leaves them as they are.
@@ -58,59 +68,26 @@ crate::params! {
     }
 }
 
-/// The kind.
-pub struct ConvertKind;
-
-impl StageKind for ConvertKind {
-    fn name(&self) -> &'static str {
-        "convert"
+/// What is converted is either models or LoRAs, and has the names of its own sort.
+fn load(node: &Node, _: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+    let params = ConvertParams::decode_params(node, diagnostics)?;
+    if params.from.is_some() == params.lora.is_some() {
+        diagnostics.report(&node.span, "give either `from` (models) or `lora` (LoRAs)");
+        return None;
     }
-
-    fn version(&self) -> u32 {
-        // 2: lists of positions are whole numbers from 0; the strength and metadata of LoRAs.
-        // 3: models say that they predict velocity.
-        3
+    let wrong = match params.layout {
+        Layout::Ldm => params.lora.is_some(),
+        Layout::Kohya => params.from.is_some(),
+        Layout::Keep | Layout::Diffusers => false,
+    };
+    if wrong {
+        let span = &node.get("layout").unwrap_or(node).span;
+        let hint =
+            if params.lora.is_some() { "a LoRA's are `kohya` and `diffusers`" } else { "a model's are `ldm` and `diffusers`" };
+        diagnostics.report(span, format!("`{}` is no layout for what is converted", params.layout.word())).hint(hint);
+        return None;
     }
-
-    fn doc(&self) -> &'static str {
-        ConvertParams::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        ConvertParams::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        &["model", "lora"]
-    }
-
-    fn passes_fields_on(&self) -> bool {
-        false
-    }
-
-    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        let params = ConvertParams::decode_params(node, diagnostics)?;
-        if params.from.is_some() == params.lora.is_some() {
-            diagnostics.report(&node.span, "give either `from` (models) or `lora` (LoRAs)");
-            return None;
-        }
-        let wrong = match params.layout {
-            Layout::Ldm => params.lora.is_some(),
-            Layout::Kohya => params.from.is_some(),
-            Layout::Keep | Layout::Diffusers => false,
-        };
-        if wrong {
-            let span = &node.get("layout").unwrap_or(node).span;
-            let hint = if params.lora.is_some() {
-                "a LoRA's are `kohya` and `diffusers`"
-            } else {
-                "a model's are `ldm` and `diffusers`"
-            };
-            diagnostics.report(span, format!("`{}` is no layout for what is converted", params.layout.word())).hint(hint);
-            return None;
-        }
-        Some(Box::new(params))
-    }
+    Some(Box::new(params))
 }
 
 /// The param that names LoRAs, and the field that is read of them.
@@ -124,21 +101,6 @@ impl ConvertParams {
 }
 
 impl Stage for ConvertParams {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-
-    fn inputs(&self) -> Vec<InputUse> {
-        let (param, reference, reads) = self.source();
-        let input = |reference: &Reference| InputUse {
-            param: param.into(),
-            reference: reference.clone(),
-            reads,
-            shape: InputShape::Many,
-        };
-        reference.iter().map(input).collect()
-    }
-
     fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
         let whole = |file: &ModelFile| match self.layout {
             Layout::Keep => refuse_unreadable(file, |_| true),

@@ -6,21 +6,19 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::engine::kind::item::Artifact;
-use crate::engine::kind::params::{ParamDoc, ParamValue, Params};
+use crate::engine::kind::params::{Declared, ParamValue, Params};
 use crate::engine::kind::reference::Reference;
-use crate::engine::kind::stage::{
-    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemSize, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
-    Worker,
-};
+use crate::engine::kind::stage::{Content, Context, Draft, Files, Form, ItemSize, ItemStage, Resolved, Stage, Work, Worker};
+use crate::engine::kind::stage_kind::{LoadScope, StageKind};
 use crate::engine::syntax::diagnostic::{Diagnostics, nearest};
 use crate::engine::syntax::tree::{Node, Value};
 use crate::sd::data::crop::{self, Aspect, DrawnBox};
 use crate::sd::data::decode::Background;
 use crate::sd::data::{crop_boxes, encode};
-use crate::stages::photo_use;
+use crate::stages::shared::photo_use;
 use crate::{choice, params};
 
-pub struct CropKind;
+pub const KIND: StageKind = StageKind { name: "crop", version: 2, writes: &["image"], load, ..StageKind::of::<CropParams>() };
 
 params! {
     /// Cuts each photo to one shape: the largest box of the aspect, in the middle or around a box you drew.
@@ -30,7 +28,7 @@ params! {
     /// 8-bit RGB PNG.
     pub struct CropParams {
         /// The photos: a folder (JPEG, PNG, WebP, TIFF, BMP) or a stage.
-        input images: Reference,
+        input images: Reference => Many["image"],
         /// Width to height as `w:h`, or `keep` for the shape the photo or the drawn box has.
         result aspect: Aspect = Aspect::Ratio(1, 1),
         /// Where the box lies for photos without a drawn one.
@@ -38,7 +36,7 @@ params! {
         /// A YAML file of drawn boxes, `crops.yaml`: `IMG_0012: [left, top, width, height]` or `IMG_0012: { x: …, y: …, w: …, h: … }`, by
         /// the photo's name without its ending, in pixels of the upright photo; four numbers of at most 1 are shares of its size. A box
         /// may be rough: it grows to the aspect inside the photo and never cuts what you drew. Changing one box redoes one photo.
-        input boxes: Option<Reference> = None,
+        input boxes: Option<Reference> = None => One["file"],
         /// What lies behind transparent parts: `white`, `grey`, `black` or `"#rrggbb"`; `stored` for the colour that the file has there, which
         /// nobody has seen and most programs leave black.
         result background: Background = Background::WHITE,
@@ -86,58 +84,25 @@ impl ParamValue for Aspect {
     }
 }
 
-impl StageKind for CropKind {
-    fn name(&self) -> &'static str {
-        "crop"
+/// Names the finder of focal points that is not here yet.
+fn load(node: &Node, _: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+    if let Some(Node { value: Value::Text(focus), span, .. }) = node.get("focus")
+        && focus == "auto"
+    {
+        diagnostics
+            .report(span, "`focus: auto` comes with the focal-point finder, not in this version")
+            .hint("draw boxes (`boxes:`) for the photos whose middle is wrong");
+        return None;
     }
-
-    fn version(&self) -> u32 {
-        2
-    }
-
-    fn doc(&self) -> &'static str {
-        CropParams::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        CropParams::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        &["image"]
-    }
-
-    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        if let Some(Node { value: Value::Text(focus), span, .. }) = node.get("focus")
-            && focus == "auto"
-        {
-            diagnostics
-                .report(span, "`focus: auto` comes with the focal-point finder, not in this version")
-                .hint("draw boxes (`boxes:`) for the photos whose middle is wrong");
-            return None;
-        }
-        Some(Box::new(CropParams::decode_params(node, diagnostics)?))
-    }
+    Some(Box::new(CropParams::decode_params(node, diagnostics)?))
 }
 
 impl Stage for CropParams {
     /// Without a background at the value that stands for what was done when there was none.
     fn components(&self) -> Vec<(String, serde_json::Value)> {
-        let mut components = Params::components(self);
+        let mut components = self.results();
         components.retain(|(name, _)| name != "background" || self.background != Background::Stored);
         components
-    }
-
-    fn inputs(&self) -> Vec<InputUse> {
-        let images =
-            InputUse { param: "images".into(), reference: self.images.clone(), reads: &["image"], shape: InputShape::Many };
-        let boxes = self.boxes.iter().map(|reference| InputUse {
-            param: "boxes".into(),
-            reference: reference.clone(),
-            reads: &["file"],
-            shape: InputShape::One,
-        });
-        std::iter::once(images).chain(boxes).collect()
     }
 
     fn most_bytes(&self, param: &str) -> Option<u64> {

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use crate::engine::kind::params::{ParamDoc, Params};
+use crate::engine::kind::params::{Declared, Params};
 use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{
-    Content, Context, Draft, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Progress, Resolved, Stage,
-    StageKind, Wish, Work, Worker, Worth,
+    Content, Context, Draft, Files, Finding, Form, ItemStage, Progress, Resolved, Stage, Wish, Work, Worker,
 };
+use crate::engine::kind::stage_kind::{LoadScope, StageKind, Worth};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::Node;
 use crate::sd::checkpoint::layout::{TextLayout, UnetLayout};
@@ -19,8 +19,18 @@ use crate::sd::checkpoint::safetensors;
 use crate::sd::checkpoint::tensor::Dtype;
 use crate::sd::lora::extract::{Extraction, extract};
 use crate::sd::lora::file::LoraNames;
-use crate::stages::headers;
-use crate::stages::merge::{FileDtype, draft_of};
+use crate::stages::shared::headers;
+use crate::stages::shared::model_output::{FileDtype, draft_of};
+
+pub const KIND: StageKind = StageKind {
+    name: "extract",
+    version: 2,
+    writes: &["lora"],
+    passes_fields_on: false,
+    worth: Worth::Precious,
+    load,
+    ..StageKind::of::<ExtractParams>()
+};
 
 crate::params! {
     /// Extracts a LoRA: the best approximation of rank `rank` of the difference between a tuned model and its base.
@@ -30,9 +40,9 @@ crate::params! {
     /// should have numbers of one type: fp16 against fp32 shows up as noise.
     pub struct ExtractParams {
         /// The tuned models; each gives one LoRA, named after it.
-        input tuned: Reference,
+        input tuned: Reference => Many["model"],
         /// The model they were tuned from.
-        input base: Reference,
+        input base: Reference => One["model"],
         /// Inner width of the factors. Layers with a shorter side get that.
         result rank: u64 = 8,
         /// Takes the UNet's ResNets and samplers in (86 more layers in SD 1.x): the inner width of their 3×3 convolutions. Such a LoRA can
@@ -48,71 +58,29 @@ crate::params! {
     }
 }
 
-/// The kind.
-pub struct ExtractKind;
-
-impl StageKind for ExtractKind {
-    fn name(&self) -> &'static str {
-        "extract"
-    }
-
-    fn version(&self) -> u32 {
-        2
-    }
-
-    fn doc(&self) -> &'static str {
-        ExtractParams::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        ExtractParams::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        &["lora"]
-    }
-
-    fn passes_fields_on(&self) -> bool {
-        false
-    }
-
-    fn worth(&self) -> Worth {
-        Worth::Precious
-    }
-
-    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        let params = ExtractParams::decode_params(node, diagnostics)?;
-        let span = |name: &str| &node.get(name).unwrap_or(node).span;
-        for (name, rank) in [("rank", Some(params.rank)), ("conv_rank", params.conv_rank)] {
-            if rank == Some(0) {
-                diagnostics.report(span(name), format!("`{name}` must be at least 1"));
-                return None;
-            }
-        }
-        if !(0.0..=1.0).contains(&params.clamp_quantile) {
-            diagnostics.report(span("clamp_quantile"), "`clamp_quantile` must lie between 0 and 1");
+/// Ranks and the quantile must lie in their ranges.
+fn load(node: &Node, _: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+    let params = ExtractParams::decode_params(node, diagnostics)?;
+    let span = |name: &str| &node.get(name).unwrap_or(node).span;
+    for (name, rank) in [("rank", Some(params.rank)), ("conv_rank", params.conv_rank)] {
+        if rank == Some(0) {
+            diagnostics.report(span(name), format!("`{name}` must be at least 1"));
             return None;
         }
-        Some(Box::new(params))
     }
+    if !(0.0..=1.0).contains(&params.clamp_quantile) {
+        diagnostics.report(span("clamp_quantile"), "`clamp_quantile` must lie between 0 and 1");
+        return None;
+    }
+    Some(Box::new(params))
 }
 
 impl Stage for ExtractParams {
     fn components(&self) -> Vec<(String, serde_json::Value)> {
-        let mut components = Params::components(self);
+        let mut components = self.results();
         // Added later: what was not asked for is in no key.
         components.retain(|(name, _)| name != "conv_rank" || self.conv_rank.is_some());
         components
-    }
-
-    fn inputs(&self) -> Vec<InputUse> {
-        let input = |param: &str, reference: &Reference, shape| InputUse {
-            param: param.into(),
-            reference: reference.clone(),
-            reads: &["model"],
-            shape,
-        };
-        vec![input("tuned", &self.tuned, InputShape::Many), input("base", &self.base, InputShape::One)]
     }
 
     fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {

@@ -6,19 +6,15 @@ use anyhow::ensure;
 use image::imageops;
 use rayon::prelude::*;
 
-use crate::engine::kind::params::{ParamDoc, Params};
 use crate::engine::kind::reference::Reference;
-use crate::engine::kind::stage::{
-    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
-};
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::Node;
+use crate::engine::kind::stage::{Content, Context, Draft, Files, Form, ItemStage, Resolved, Stage, Work, Worker};
+use crate::engine::kind::stage_kind::StageKind;
 use crate::params;
 use crate::sd::data::decode::Background;
 use crate::sd::data::{captions, encode};
-use crate::stages::photo_use::{self, cover_photo};
+use crate::stages::shared::photo_use::{self, cover_photo};
 
-pub struct FlipKind;
+pub const KIND: StageKind = StageKind { name: "flip", version: 1, writes: &["image"], ..StageKind::of::<FlipParams>() };
 
 /// What the mirror of `IMG_1` adds to its name.
 const SUFFIX: &str = "-flip";
@@ -30,50 +26,11 @@ params! {
     /// *left* or *right* is wrong of a mirror, and the program says so. Leave the stage out where sides matter: writing, a parting, a scar.
     pub struct FlipParams {
         /// The pictures, with or without captions.
-        input images: Reference,
-    }
-}
-
-impl StageKind for FlipKind {
-    fn name(&self) -> &'static str {
-        "flip"
-    }
-
-    fn version(&self) -> u32 {
-        1
-    }
-
-    fn doc(&self) -> &'static str {
-        FlipParams::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        FlipParams::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        &["image"]
-    }
-
-    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        Some(Box::new(FlipParams::decode_params(node, diagnostics)?))
+        input images: Reference => Many["image", "caption-flip"],
     }
 }
 
 impl Stage for FlipParams {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-
-    fn inputs(&self) -> Vec<InputUse> {
-        vec![InputUse {
-            param: "images".into(),
-            reference: self.images.clone(),
-            reads: &["image", "caption-flip"],
-            shape: InputShape::Many,
-        }]
-    }
-
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }

@@ -6,70 +6,34 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::engine::cache::digest::Digest;
-use crate::engine::kind::params::{ParamDoc, ParamValue, Params};
+use crate::engine::kind::input_use::Companion;
+use crate::engine::kind::params::{Declared, ParamValue, Params};
 use crate::engine::kind::reference::Reference;
-use crate::engine::kind::stage::{
-    Companion, Content, Context, Draft, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
-    StageKind, Work, Worker, Worth,
-};
+use crate::engine::kind::stage::{Content, Context, Draft, Files, Finding, Form, ItemStage, Resolved, Stage, Work, Worker};
+use crate::engine::kind::stage_kind::{LoadScope, StageKind, Worth};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::Node;
-use crate::sd::checkpoint::convert::{self, Target};
+use crate::sd::checkpoint::convert;
 use crate::sd::checkpoint::layout::UnetLayout;
 use crate::sd::checkpoint::model_file::ModelFile;
-use crate::sd::checkpoint::tensor::Dtype;
 use crate::sd::lora::file::Lora;
 use crate::sd::lora::merge::Merge;
 use crate::sd::lora::placing::Structure;
-use crate::stages::headers;
-use crate::stages::lora_use::{self, LoraUse};
+use crate::stages::shared::headers;
+use crate::stages::shared::lora_use::{self, LoraUse};
+use crate::stages::shared::model_output::{Container, FileDtype, draft_of};
 
-crate::choice! {
-    /// How a model file is wrapped.
-    pub enum Container {
-        /// Loads fast and cannot carry code.
-        Safetensors = "safetensors",
-        /// PyTorch's, for programs that read nothing else.
-        Ckpt = "ckpt",
-        /// As `ckpt`, by its other name: what LoRAs and VAEs are called.
-        Pt = "pt"
-    }
-}
-
-impl Container {
-    pub(crate) fn target(self) -> Target {
-        match self {
-            Self::Safetensors => Target::Safetensors,
-            Self::Ckpt | Self::Pt => Target::Torch,
-        }
-    }
-}
-
-crate::choice! {
-    /// The type of the numbers in a model file.
-    pub enum FileDtype {
-        /// As in the file that is read.
-        Auto = "auto",
-        /// Twice the size of fp16, nothing lost.
-        Fp32 = "fp32",
-        /// What most programs expect.
-        Fp16 = "fp16",
-        /// As small as fp16, for larger and coarser numbers.
-        Bf16 = "bf16"
-    }
-}
-
-impl FileDtype {
-    /// `None` keeps each tensor's own.
-    pub(crate) fn dtype(self) -> Option<Dtype> {
-        match self {
-            Self::Auto => None,
-            Self::Fp32 => Some(Dtype::F32),
-            Self::Fp16 => Some(Dtype::F16),
-            Self::Bf16 => Some(Dtype::Bf16),
-        }
-    }
-}
+pub const KIND: StageKind = StageKind {
+    name: "merge",
+    // 2: lists of positions are whole numbers from 0; the strength and metadata of LoRAs.
+    version: 2,
+    writes: &["model"],
+    passes_fields_on: false,
+    keeps: false,
+    worth: Worth::Bulky,
+    load,
+    ..StageKind::of::<MergeParams>()
+};
 
 crate::params! {
     /// Adds LoRAs to a base model: one model file per checkpoint that is selected, named after it.
@@ -78,10 +42,10 @@ crate::params! {
     /// and optimiser state of the base are left out.
     pub struct MergeParams {
         /// The model to add to: an input or another stage's model. LDM's single file or one with diffusers' names.
-        input base: Reference,
+        input base: Reference => One["model"],
         /// The LoRAs, each alone (`train@20`) or with a strength (`{ from: train@20, strength: 0.8 }`). At most one of them may select
         /// several checkpoints.
-        input lora: Vec<LoraUse>,
+        input lora: Vec<LoraUse> => Many["lora"],
         /// Wraps the result.
         result to: Container = Container::Safetensors,
         /// Type of the numbers. `auto` is the base's, or fp32 if an `extract` reads the result: rounding to fp16 would add noise of 2⁻¹¹ to
@@ -90,51 +54,14 @@ crate::params! {
     }
 }
 
-/// The kind.
-pub struct MergeKind;
-
-impl StageKind for MergeKind {
-    fn name(&self) -> &'static str {
-        "merge"
+/// There must be a LoRA to add.
+fn load(node: &Node, _: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+    let params = MergeParams::decode_params(node, diagnostics)?;
+    if params.lora.is_empty() {
+        diagnostics.report(&node.get("lora").unwrap_or(node).span, "`lora` is empty: there is nothing to merge");
+        return None;
     }
-
-    fn version(&self) -> u32 {
-        // 2: lists of positions are whole numbers from 0; the strength and metadata of LoRAs.
-        2
-    }
-
-    fn doc(&self) -> &'static str {
-        MergeParams::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        MergeParams::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        &["model"]
-    }
-
-    fn passes_fields_on(&self) -> bool {
-        false
-    }
-
-    fn keeps(&self) -> bool {
-        false
-    }
-
-    fn worth(&self) -> Worth {
-        Worth::Bulky
-    }
-
-    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        let params = MergeParams::decode_params(node, diagnostics)?;
-        if params.lora.is_empty() {
-            diagnostics.report(&node.get("lora").unwrap_or(node).span, "`lora` is empty: there is nothing to merge");
-            return None;
-        }
-        Some(Box::new(params))
-    }
+    Some(Box::new(params))
 }
 
 /// The kind that looks at small differences between the result and its base.
@@ -143,19 +70,10 @@ const EXTRACT: &str = "extract";
 impl Stage for MergeParams {
     fn components(&self) -> Vec<(String, serde_json::Value)> {
         let strength = |(index, lora): (usize, &LoraUse)| (format!("lora[{index}].strength"), lora.strength.canonical());
-        let mut components = Params::components(self);
+        let mut components = self.results();
         components.extend(self.lora.iter().enumerate().map(strength));
         components.sort_by(|a, b| a.0.cmp(&b.0));
         components
-    }
-
-    fn inputs(&self) -> Vec<InputUse> {
-        let mut inputs =
-            vec![InputUse { param: "base".into(), reference: self.base.clone(), reads: &["model"], shape: InputShape::One }];
-        for (param, reference) in self.input_references().into_iter().filter(|(param, _)| param != "base") {
-            inputs.push(InputUse { param, reference, reads: &["lora"], shape: InputShape::Many });
-        }
-        inputs
     }
 
     fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
@@ -243,9 +161,4 @@ impl Worker for Merger<'_> {
         let written = convert::write(&path, self.params.to.target(), &merge.tensors(), |name| merge.tensor(name))?;
         Ok(vec![draft_of(work).field("model", Content::File { path, extension, written })])
     }
-}
-
-/// An output that is named and described as its work is.
-pub(crate) fn draft_of(work: &Work) -> Draft {
-    Draft { origin: work.origin.clone(), attributes: work.attributes.clone(), ..Draft::new(&work.name) }
 }

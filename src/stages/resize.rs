@@ -2,21 +2,20 @@
 
 use serde_json::json;
 
-use crate::engine::kind::params::{ParamDoc, ParamValue, Params};
+use crate::engine::kind::params::{Declared, ParamValue, Params};
 use crate::engine::kind::reference::Reference;
-use crate::engine::kind::stage::{
-    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemSize, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
-    Worker,
-};
+use crate::engine::kind::stage::{Content, Context, Draft, Files, Form, ItemSize, ItemStage, Resolved, Stage, Work, Worker};
+use crate::engine::kind::stage_kind::{LoadScope, StageKind};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Node, Value};
 use crate::sd::data::buckets::Buckets;
 use crate::sd::data::decode::Background;
 use crate::sd::data::{encode, resize};
-use crate::stages::photo_use::{self, cover_photo};
+use crate::stages::shared::photo_use::{self, cover_photo};
+use crate::stages::shared::size::{LARGEST, Size};
 use crate::{choice, params};
 
-pub struct ResizeKind;
+pub const KIND: StageKind = StageKind { name: "resize", version: 1, writes: &["image"], load, ..StageKind::of::<ResizeParams>() };
 
 params! {
     /// Scales pictures to one size, or each to the nearest of several, with Pillow's Lanczos filter and writes them as 8-bit RGB PNG.
@@ -25,7 +24,7 @@ params! {
     /// shapes lose little at the edges; `train` puts pictures of one size into a batch together.
     pub struct ResizeParams {
         /// The pictures.
-        input images: Reference,
+        input images: Reference => Many["image"],
         /// Side in pixels, or `[width, height]`.
         result size: Size = Size { width: 512, height: 512 },
         /// Instead of `size`: the side of a square, or `{ size: 512, min: 256, max: 1024, step: 64 }`. Each picture gets the size of about
@@ -75,48 +74,6 @@ choice! {
     }
 }
 
-/// Pixels of the longest side of a picture.
-const LARGEST: u32 = 16_384;
-
-/// Width and height in pixels, 1 to 16384.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    pub width: u32,
-    pub height: u32,
-}
-
-impl ParamValue for Size {
-    fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
-        let side = |node: &Node| match node.value {
-            Value::Integer(side) if (1..=i64::from(LARGEST)).contains(&side) => Some(side as u32),
-            _ => None,
-        };
-        let size = match &node.value {
-            Value::List(sides) => match sides.as_slice() {
-                [width, height] => side(width).zip(side(height)),
-                _ => None,
-            },
-            _ => side(node).map(|side| (side, side)),
-        };
-        if size.is_none() {
-            diagnostics
-                .report(&node.span, format!("expected a size in pixels from 1 to {LARGEST}"))
-                .hint("write `512`, or `[width, height]` as in `[512, 768]`");
-        }
-        size.map(|(width, height)| Self { width, height })
-    }
-
-    /// Always both sides: `512` is `[512, 512]`.
-    fn canonical(&self) -> serde_json::Value {
-        json!([self.width, self.height])
-    }
-
-    fn schema() -> serde_json::Value {
-        let side = json!({ "type": "integer", "minimum": 1, "maximum": 16_384 });
-        json!({ "anyOf": [side, { "type": "array", "items": side, "minItems": 2, "maxItems": 2 }] })
-    }
-}
-
 impl ParamValue for BucketUse {
     fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
         let BucketSettings { size, min, max, step } = match &node.value {
@@ -160,52 +117,25 @@ impl ParamValue for BucketUse {
     }
 }
 
-impl StageKind for ResizeKind {
-    fn name(&self) -> &'static str {
-        "resize"
+/// `size` and `buckets` exclude each other.
+fn load(node: &Node, _: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+    let params = ResizeParams::decode_params(node, diagnostics)?;
+    if params.buckets.is_some()
+        && let Some(size) = node.get("size")
+    {
+        diagnostics.report(&size.span, "`size` and `buckets` both say how large pictures become").hint("take one of them out");
+        return None;
     }
-
-    fn version(&self) -> u32 {
-        1
-    }
-
-    fn doc(&self) -> &'static str {
-        ResizeParams::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        ResizeParams::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        &["image"]
-    }
-
-    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        let params = ResizeParams::decode_params(node, diagnostics)?;
-        if params.buckets.is_some()
-            && let Some(size) = node.get("size")
-        {
-            diagnostics
-                .report(&size.span, "`size` and `buckets` both say how large pictures become")
-                .hint("take one of them out");
-            return None;
-        }
-        Some(Box::new(params))
-    }
+    Some(Box::new(params))
 }
 
 impl Stage for ResizeParams {
     /// Without the one of `size` and `buckets` that nothing depends on, and without what `cover_photo` puts into the keys that it concerns.
     fn components(&self) -> Vec<(String, serde_json::Value)> {
         let unused = if self.buckets.is_some() { "size" } else { "buckets" };
-        let mut components = Params::components(self);
+        let mut components = self.results();
         components.retain(|(name, _)| name != unused && name != "background");
         components
-    }
-
-    fn inputs(&self) -> Vec<InputUse> {
-        vec![InputUse { param: "images".into(), reference: self.images.clone(), reads: &["image"], shape: InputShape::Many }]
     }
 
     fn form(&self) -> Form<'_> {

@@ -21,15 +21,12 @@ use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use loramill::engine::cache::digest::Digest;
 use loramill::engine::kind::item::{Artifact, Fields, Item};
-use loramill::engine::kind::stage::{
-    Content, Context, Draft, Files, Form, LoadScope, Progress, Resolved, Stage, StageKind, Wish,
-};
+use loramill::engine::kind::stage::{Content, Context, Draft, Files, Form, Progress, Resolved, Stage, Wish};
+use loramill::engine::kind::stage_kind::{LoadScope, StageKind};
 use loramill::engine::syntax::diagnostic::Diagnostics;
 use loramill::engine::syntax::tree::Source;
 use loramill::engine::syntax::yaml;
-use loramill::stages::crop::CropKind;
-use loramill::stages::flip::FlipKind;
-use loramill::stages::resize::ResizeKind;
+use loramill::stages::{crop, flip, resize};
 
 const THREADS: usize = 2;
 /// Pictures that differ; the files repeat them.
@@ -106,7 +103,7 @@ impl Total {
 fn loramill(objects: &Path, photos: &Path, count: usize) -> (f64, f64) {
     std::fs::create_dir(objects).unwrap();
     let disk = Disk { folder: objects.to_path_buf() };
-    let stages = [load(&CropKind, "images: photos"), load(&ResizeKind, "images: crop"), load(&FlipKind, "images: resize")];
+    let stages = [load(&crop::KIND, "images: photos"), load(&resize::KIND, "images: crop"), load(&flip::KIND, "images: resize")];
     let mut items: Vec<Item> = (0..count).map(|number| disk.photo(photos, number)).collect();
     let began = Instant::now();
     let mut bytes_written = 0;
@@ -194,12 +191,12 @@ impl Disk {
     }
 }
 
-fn load(kind: &dyn StageKind, yaml: &str) -> Box<dyn Stage> {
+fn load(kind: &StageKind, yaml: &str) -> Box<dyn Stage> {
     let source = Arc::new(Source { name: "bench".into(), text: yaml.into() });
     let mut diagnostics = Diagnostics::default();
     let node = yaml::parse(&source, 0, &mut diagnostics).unwrap();
-    let scope = LoadScope { stage: kind.name(), concept: "bench", trigger: "bench", seed: 0 };
-    kind.load(&node, &scope, &mut diagnostics).unwrap()
+    let scope = LoadScope { stage: kind.name, concept: "bench", trigger: "bench", seed: 0 };
+    (kind.load)(&node, &scope, &mut diagnostics).unwrap()
 }
 
 fn make_photos(folder: &Path, count: usize, distinct: &[Vec<u8>]) {

@@ -150,7 +150,7 @@ fn skip_takes_the_pipeline_and_then_photos_as_edits_does() {
 #[test]
 fn the_page_of_a_kind_has_each_param_once() {
     for kind in loramill::stages::KINDS {
-        let (code, page, _) = said(&loramill(Path::new("."), &["stages", kind.name()]));
+        let (code, page, _) = said(&loramill(Path::new("."), &["stages", kind.name]));
         assert_eq!(code, 0);
         let (params, _) = page.split_once("Every stage also takes").expect("the page has both parts");
         let mut heads: Vec<&str> = params.lines().filter_map(|line| line.strip_prefix("  ")).collect();
@@ -158,7 +158,7 @@ fn the_page_of_a_kind_has_each_param_once() {
         let count = heads.len();
         heads.sort_unstable();
         heads.dedup();
-        assert_eq!(heads.len(), count, "{}: {page}", kind.name());
+        assert_eq!(heads.len(), count, "{}: {page}", kind.name);
     }
 }
 

@@ -1,30 +1,31 @@
 //! Stage kinds with the shapes of the real ones, to load pipelines with. They never run.
 
+use loramill::engine::kind::input_use::InputUse;
 use loramill::engine::kind::item::Item;
-use loramill::engine::kind::params::{ParamDoc, Params};
+use loramill::engine::kind::params::{Declared, Params};
 use loramill::engine::kind::reference::Reference;
 use loramill::engine::kind::stage::{
-    Context, Draft, Ended, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, SubStage,
-    WholeStage, Work, Worker,
+    Context, Draft, Ended, Files, Form, ItemStage, Resolved, Stage, SubStage, WholeStage, Work, Worker,
 };
+use loramill::engine::kind::stage_kind::{LoadScope, StageKind, Worth};
 use loramill::engine::syntax::diagnostic::Diagnostics;
 use loramill::engine::syntax::tree::Node;
 use loramill::{choice, params};
 
-pub const KINDS: &[&dyn StageKind] = &[
-    &Kind::<Crop>::NEW,
-    &Kind::<Resize>::NEW,
-    &Kind::<Flip>::NEW,
-    &Kind::<Train>::NEW,
-    &Kind::<Sample>::NEW,
-    &Kind::<Merge>::NEW,
-];
+pub const KINDS: &[&StageKind] = &[&CROP, &RESIZE, &FLIP, &TRAIN, &SAMPLE, &MERGE];
+
+const CROP: StageKind = StageKind { name: "crop", writes: &["image"], ..kind::<Crop>() };
+const RESIZE: StageKind = StageKind { name: "resize", writes: &["image"], ..kind::<Resize>() };
+const FLIP: StageKind = StageKind { name: "flip", writes: &["image"], ..kind::<Flip>() };
+const TRAIN: StageKind = StageKind { name: "train", writes: &["lora"], ..kind::<Train>() };
+const SAMPLE: StageKind = StageKind { name: "sample", writes: &["image"], passes_fields_on: false, ..kind::<Sample>() };
+const MERGE: StageKind = StageKind { name: "merge", writes: &["model"], passes_fields_on: false, ..kind::<Merge>() };
 
 params! {
     /// Cuts pictures.
     pub struct Crop {
         /// The pictures.
-        input images: Reference,
+        input images: Reference => Many["image"],
     }
 }
 
@@ -37,7 +38,7 @@ params! {
     /// Scales pictures.
     pub struct Resize {
         /// The pictures.
-        input images: Reference,
+        input images: Reference => Many["image"],
         /// Side in pixels.
         result size: u64 = 512,
         /// What happens to pictures of another shape.
@@ -49,7 +50,7 @@ params! {
     /// Adds mirrored pictures.
     pub struct Flip {
         /// The pictures.
-        input images: Reference,
+        input images: Reference => Many["image", "caption"],
     }
 }
 
@@ -67,9 +68,9 @@ params! {
     /// Trains a LoRA.
     pub struct Train {
         /// The model to start from.
-        input base: Reference,
+        input base: Reference => One["model"],
         /// The pictures.
-        input images: Reference,
+        input images: Reference => Training["image", "caption"],
         /// The text of each picture.
         result instance_prompt: String = "[filewords]".to_string(),
         /// Passes over all pictures.
@@ -89,9 +90,9 @@ params! {
     /// Draws pictures.
     pub struct Sample {
         /// The model to draw with.
-        input base: Reference,
+        input base: Reference => One["model"],
         /// Checkpoints to try.
-        input lora: Vec<Reference>,
+        input lora: Vec<Reference> => Many["lora"],
         /// What to draw.
         result prompts: Vec<String>,
     }
@@ -101,152 +102,71 @@ params! {
     /// Adds a LoRA to a model.
     pub struct Merge {
         /// The model.
-        input base: Reference,
+        input base: Reference => One["model"],
         /// The LoRA.
-        input lora: Reference,
+        input lora: Reference => Many["lora"],
     }
 }
 
 /// What differs from kind to kind.
 trait Shape: Params + Clone + Send + Sync + 'static {
-    const NAME: &'static str;
-    const WRITES: &'static [&'static str];
-    const PASSES: bool = true;
     const WHOLE: bool = false;
-
-    fn read(param: &str) -> (&'static [&'static str], InputShape);
 }
 
-impl Shape for Crop {
-    const NAME: &'static str = "crop";
-    const WRITES: &'static [&'static str] = &["image"];
-
-    fn read(_: &str) -> (&'static [&'static str], InputShape) {
-        (&["image"], InputShape::Many)
-    }
-}
-
-impl Shape for Resize {
-    const NAME: &'static str = "resize";
-    const WRITES: &'static [&'static str] = &["image"];
-
-    fn read(_: &str) -> (&'static [&'static str], InputShape) {
-        (&["image"], InputShape::Many)
-    }
-}
-
-impl Shape for Flip {
-    const NAME: &'static str = "flip";
-    const WRITES: &'static [&'static str] = &["image"];
-
-    fn read(_: &str) -> (&'static [&'static str], InputShape) {
-        (&["image", "caption"], InputShape::Many)
-    }
-}
+impl Shape for Crop {}
+impl Shape for Resize {}
+impl Shape for Flip {}
+impl Shape for Sample {}
+impl Shape for Merge {}
 
 impl Shape for Train {
-    const NAME: &'static str = "train";
-    const WRITES: &'static [&'static str] = &["lora"];
     const WHOLE: bool = true;
-
-    fn read(param: &str) -> (&'static [&'static str], InputShape) {
-        match param {
-            "base" => (&["model"], InputShape::One),
-            _ => (&["image", "caption"], InputShape::Training),
-        }
-    }
 }
 
-impl Shape for Sample {
-    const NAME: &'static str = "sample";
-    const WRITES: &'static [&'static str] = &["image"];
-    const PASSES: bool = false;
-
-    fn read(param: &str) -> (&'static [&'static str], InputShape) {
-        match param {
-            "base" => (&["model"], InputShape::One),
-            _ => (&["lora"], InputShape::Many),
-        }
-    }
+const fn kind<P: Shape>() -> StageKind {
+    let (name, version, writes): (_, _, &[_]) = ("", 1, &[]);
+    let (passes_fields_on, keeps, worth) = (true, true, Worth::Usual);
+    StageKind { name, version, writes, passes_fields_on, keeps, worth, doc: P::DOC, params: P::fields, load: load::<P> }
 }
 
-impl Shape for Merge {
-    const NAME: &'static str = "merge";
-    const WRITES: &'static [&'static str] = &["model"];
-    const PASSES: bool = false;
-
-    fn read(param: &str) -> (&'static [&'static str], InputShape) {
-        Sample::read(param)
-    }
-}
-
-struct Kind<P>(std::marker::PhantomData<fn() -> P>);
-
-impl<P> Kind<P> {
-    const NEW: Self = Self(std::marker::PhantomData);
-}
-
-impl<P: Shape> StageKind for Kind<P> {
-    fn name(&self) -> &'static str {
-        P::NAME
-    }
-
-    fn version(&self) -> u32 {
-        1
-    }
-
-    fn doc(&self) -> &'static str {
-        P::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        P::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        P::WRITES
-    }
-
-    fn passes_fields_on(&self) -> bool {
-        P::PASSES
-    }
-
-    fn load(&self, node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        P::decode_params(node, diagnostics).map(|params| Box::new(Loaded(params, scope.stage.to_string())) as Box<dyn Stage>)
-    }
+fn load<P: Shape>(node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+    P::decode_params(node, diagnostics).map(|params| Box::new(Loaded(params, scope.stage.to_string())) as Box<dyn Stage>)
 }
 
 /// The params and the name of the stage.
 struct Loaded<P>(P, String);
 
+impl<P: Shape> Loaded<P> {
+    /// Those of a training.
+    fn pictures(&self) -> Option<InputUse> {
+        self.0.reads().into_iter().find(|reads| P::WHOLE && reads.param == "images")
+    }
+}
+
+impl<P: Shape> Declared for Loaded<P> {
+    fn results(&self) -> Vec<(String, serde_json::Value)> {
+        self.0.results()
+    }
+
+    /// A training reads the latents of its pictures too.
+    fn reads(&self) -> Vec<InputUse> {
+        let latents = self.pictures().map(|images| {
+            let reference = Reference::to(format!("{}/latents", self.1), &images.reference.span);
+            InputUse { param: "latents".into(), reference, ..images }
+        });
+        self.0.reads().into_iter().chain(latents).collect()
+    }
+}
+
 impl<P: Shape> Stage for Loaded<P> {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        self.0.components()
-    }
-
-    fn inputs(&self) -> Vec<InputUse> {
-        let used = |(param, reference): (String, Reference)| {
-            let (reads, shape) = P::read(param.split('[').next().unwrap_or_default());
-            InputUse { param, reference, reads, shape }
-        };
-        let mut references = self.0.input_references();
-        // A training reads the latents of its pictures.
-        let images = references.iter().find(|(param, _)| P::WHOLE && param == "images").map(|(_, images)| images.clone());
-        if let Some(images) = images {
-            references.push(("latents".into(), Reference::to(format!("{}/latents", self.1), &images.span)));
-        }
-        references.into_iter().map(used).collect()
-    }
-
     fn form(&self) -> Form<'_> {
         if P::WHOLE { Form::Whole(self) } else { Form::Items(self) }
     }
 
     /// A training has the stage `latents`, which maps its pictures.
     fn sub_stages(&self) -> Vec<SubStage> {
-        let images = self.0.input_references().into_iter().find(|(param, _)| P::WHOLE && param == "images");
-        let stage = |(_, images): (String, Reference)| Box::new(Loaded(Crop { images }, String::new())) as Box<dyn Stage>;
-        images.map(stage).into_iter().map(|stage| SubStage { name: "latents", kind: &Kind::<Crop>::NEW, stage }).collect()
+        let stage = |images: InputUse| Box::new(Loaded(Crop { images: images.reference }, String::new())) as Box<dyn Stage>;
+        self.pictures().map(stage).into_iter().map(|stage| SubStage { name: "latents", kind: &CROP, stage }).collect()
     }
 }
 

@@ -17,19 +17,20 @@ use loramill::engine::graph::selection::{Force, Selection, named};
 use loramill::engine::inputs::sources::Surroundings;
 use loramill::engine::kind::item::ItemSet;
 use loramill::engine::kind::item_set;
-use loramill::engine::kind::stage::{StageKind, Worth};
+use loramill::engine::kind::stage_kind::{StageKind, Worth};
 use loramill::engine::lock_file::LockFile;
 use loramill::engine::run::control::Wishes;
 use loramill::engine::run::events::{Event, Observer};
+use loramill::engine::run::run_context::RunOptions;
 use loramill::engine::run::run_record::RunRecord;
-use loramill::engine::run::schedule::{self, RunOptions};
+use loramill::engine::run::schedule;
 
 use crate::cli::git;
 use crate::engine::kinds::KINDS;
 
 pub struct Bed {
     folder: tempfile::TempDir,
-    pub kinds: &'static [&'static dyn StageKind],
+    pub kinds: &'static [&'static StageKind],
     pub keep_going: bool,
     /// Stage and pattern of items; an empty pattern forces all.
     pub force: Vec<(&'static str, &'static str)>,

@@ -369,7 +369,7 @@ fn runs_in_other_processes_lose_nothing_while_somebody_collects() {
         }
         assert_eq!(bed.damage(), [], "round {round}");
     }
-    assert!(collected >= 24, "only {collected} times something was collected while a pipeline ran");
+    assert!(collected >= 12, "only {collected} times something was collected while a pipeline ran");
     assert!(freed > 0);
 }
 

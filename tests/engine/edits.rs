@@ -7,11 +7,11 @@ use loramill::engine::decide::plan::PlannedState;
 use loramill::engine::edits::Provenance;
 use loramill::engine::explain::text_status::text_status;
 use loramill::engine::graph::selection::Selection;
-use loramill::engine::run::caption_edits::TextDesk;
+use loramill::engine::run::caption_edits::CaptionEdits;
 use loramill::engine::run::control::Wishes;
 use loramill::engine::run::events::{Silent, StageState};
 use loramill::engine::run::on_demand::Directed;
-use loramill::engine::run::schedule::RunOptions;
+use loramill::engine::run::run_context::RunOptions;
 
 use crate::engine::bed::Bed;
 
@@ -200,13 +200,13 @@ fn used() -> Bed {
     bed
 }
 
-fn desk<T>(bed: &Bed, work: impl FnOnce(&TextDesk<'_>, usize) -> T) -> T {
+fn desk<T>(bed: &Bed, work: impl FnOnce(&CaptionEdits<'_>, usize) -> T) -> T {
     let (pipeline, cache) = (bed.load(), bed.cache());
     let options = RunOptions { selection: Selection::default(), keep_going: false, jobs: 1, device: "cpu".to_string() };
     let wishes = Wishes::default();
     let directed = Directed { options: &options, observer: &Silent, wishes: &wishes };
     let index = pipeline.stages.iter().position(|stage| stage.stage.editable().is_some()).unwrap();
-    work(&TextDesk { pipeline: &pipeline, cache: &cache, directed }, index)
+    work(&CaptionEdits { pipeline: &pipeline, cache: &cache, directed }, index)
 }
 
 fn says(bed: &Bed, path: &str) -> String {

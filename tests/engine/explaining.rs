@@ -3,7 +3,7 @@
 use std::fs;
 
 use loramill::engine::decide::plan::PlannedState;
-use loramill::engine::explain::causes::{Cause, Who};
+use loramill::engine::explain::cause::{Cause, Who};
 use loramill::engine::explain::file_account::{FileAccount, Standing, file_account};
 use loramill::engine::explain::origin::{Made, Maker, Origin};
 use loramill::engine::explain::stage_account::{Explanation, explain};

@@ -327,7 +327,7 @@ fn a_kill_between_the_list_of_what_goes_and_its_going_loses_nothing() {
     bed.run();
     let going = bed.digests("echo").into_iter().filter(|((_, field), _)| is_made(field)).map(|(_, digest)| digest).collect();
     let cache = bed.cache();
-    cache.begin_collecting().unwrap().alone().unwrap().write_evicted(&going).unwrap();
+    cache.begin_collecting().unwrap().exclusive().unwrap().write_evicted(&going).unwrap();
     assert_eq!(bed.damage(), []);
     bed.targets.clear();
     assert_eq!(bed.run(), CUT);

@@ -7,22 +7,22 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use loramill::engine::kind::input_use::ImpliedInput;
 use loramill::engine::kind::item::{Fields, Item, by_content};
-use loramill::engine::kind::params::{ParamDoc, Params};
+use loramill::engine::kind::params::Declared;
 use loramill::engine::kind::reference::Reference;
 use loramill::engine::kind::stage::{
-    Content, Context, Draft, Editable, Effort, Ended, Epochs, Files, Form, ImpliedInput, InputShape, InputUse, ItemSize,
-    ItemStage, LoadScope, Reached, Resolved, Stage, StageKind, WholeStage, Wish, Work, Worker,
+    Content, Context, Draft, Editable, Effort, Ended, Epochs, Files, Form, ItemSize, ItemStage, Reached, Resolved, Stage,
+    WholeStage, Wish, Work, Worker,
 };
+use loramill::engine::kind::stage_kind::StageKind;
 use loramill::engine::run::retry::MayPass;
-use loramill::engine::syntax::diagnostic::Diagnostics;
-use loramill::engine::syntax::tree::Node;
 use loramill::params;
 use serde_json::json;
 
-pub const KINDS: &[&dyn StageKind] = &[&EchoKind(1), &CutKind, &CaptionKind, &LearnKind, &DrawKind, &GatherKind];
+pub const KINDS: &[&StageKind] = &[&ECHO, &CUT, &CAPTION, &LEARN, &DRAW, &GATHER];
 /// As `KINDS`, and `echo` works in another way than before.
-pub const LATER_KINDS: &[&dyn StageKind] = &[&EchoKind(2), &CutKind, &CaptionKind, &LearnKind, &DrawKind, &GatherKind];
+pub const LATER_KINDS: &[&StageKind] = &[&LATER_ECHO, &CUT, &CAPTION, &LEARN, &DRAW, &GATHER];
 
 /// Appends a line to the file that the pipeline names, if any.
 pub fn write_down(log: &str, line: &str) {
@@ -50,46 +50,11 @@ pub fn txt(text: String) -> Content {
     Content::Bytes { bytes: text.into_bytes(), extension: "txt" }
 }
 
-pub fn uses(param: &str, reference: &Reference, reads: &'static [&'static str], shape: InputShape) -> InputUse {
-    InputUse { param: param.into(), reference: reference.clone(), reads, shape }
-}
-
-macro_rules! kind {
-    ($kind:ident, $name:literal, $params:ident, $version:expr, $writes:expr, $passes_on:expr) => {
-        impl StageKind for $kind {
-            fn name(&self) -> &'static str {
-                $name
-            }
-            fn version(&self) -> u32 {
-                let version: fn(&$kind) -> u32 = $version;
-                version(self)
-            }
-            fn doc(&self) -> &'static str {
-                $params::DOC
-            }
-            fn params(&self) -> Vec<ParamDoc> {
-                $params::fields()
-            }
-            fn writes(&self) -> &'static [&'static str] {
-                $writes
-            }
-            fn passes_fields_on(&self) -> bool {
-                $passes_on
-            }
-            fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-                Some(Box::new($params::decode_params(node, diagnostics)?))
-            }
-        }
-    };
-}
-
-pub(crate) use kind;
-
 params! {
     /// Gives the text of each item back, with something after it.
     pub struct Echo {
         /// The texts.
-        input images: Reference,
+        input images: Reference => Many["image"],
         /// What comes after the text.
         result suffix: String = String::new(),
         /// Changes nothing but the cost.
@@ -107,16 +72,10 @@ params! {
     }
 }
 
-pub struct EchoKind(pub u32);
-kind!(EchoKind, "echo", Echo, |kind| kind.0, &["image"], true);
+pub const ECHO: StageKind = StageKind { name: "echo", version: 1, writes: &["image"], ..StageKind::of::<Echo>() };
+pub const LATER_ECHO: StageKind = StageKind { version: 2, ..ECHO };
 
 impl Stage for Echo {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-    fn inputs(&self) -> Vec<InputUse> {
-        vec![uses("images", &self.images, &["image"], InputShape::Many)]
-    }
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }
@@ -152,7 +111,7 @@ params! {
     /// Keeps the first letters of each text.
     pub struct Cut {
         /// The texts.
-        input images: Reference,
+        input images: Reference => Many["image"],
         /// How many letters are kept.
         result letters: u64 = 3,
         /// Where to write down what was done.
@@ -160,16 +119,9 @@ params! {
     }
 }
 
-pub struct CutKind;
-kind!(CutKind, "cut", Cut, |_| 1, &["image"], true);
+pub const CUT: StageKind = StageKind { name: "cut", version: 1, writes: &["image"], ..StageKind::of::<Cut>() };
 
 impl Stage for Cut {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-    fn inputs(&self) -> Vec<InputUse> {
-        vec![uses("images", &self.images, &["image"], InputShape::Many)]
-    }
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }
@@ -202,7 +154,7 @@ params! {
     /// Says something about each text, for people to correct.
     pub struct Caption {
         /// The texts.
-        input images: Reference,
+        input images: Reference => Many["image"],
         /// What comes before the text.
         result prefix: String = "a ".to_string(),
         /// Is asked also where it is not known who wrote a text.
@@ -212,16 +164,9 @@ params! {
     }
 }
 
-pub struct CaptionKind;
-kind!(CaptionKind, "caption", Caption, |_| 1, &["caption"], true);
+pub const CAPTION: StageKind = StageKind { name: "caption", version: 1, writes: &["caption"], ..StageKind::of::<Caption>() };
 
 impl Stage for Caption {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-    fn inputs(&self) -> Vec<InputUse> {
-        vec![uses("images", &self.images, &["image"], InputShape::Many)]
-    }
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }
@@ -252,10 +197,10 @@ impl Worker for CaptionWorker<'_> {
 params! {
     /// Learns texts by heart, epoch by epoch, and saves now and then.
     pub struct Learn {
-        /// A file to start from.
-        input base: Option<Reference> = None,
         /// The texts.
-        input images: Reference,
+        input images: Reference => Training["image", "caption"],
+        /// A file to start from.
+        input base: Option<Reference> = None => One["model"],
         /// How often all texts are seen.
         result epochs: u64 = 4,
         /// Epochs between two checkpoints.
@@ -275,18 +220,10 @@ params! {
     }
 }
 
-pub struct LearnKind;
-kind!(LearnKind, "learn", Learn, |_| 1, &["lora"], false);
+pub const LEARN: StageKind =
+    StageKind { name: "learn", version: 1, writes: &["lora"], passes_fields_on: false, ..StageKind::of::<Learn>() };
 
 impl Stage for Learn {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-    fn inputs(&self) -> Vec<InputUse> {
-        let mut inputs = vec![uses("images", &self.images, &["image", "caption"], InputShape::Training)];
-        inputs.extend(self.base.as_ref().map(|base| uses("base", base, &["model"], InputShape::One)));
-        inputs
-    }
     fn form(&self) -> Form<'_> {
         Form::Whole(self)
     }
@@ -385,7 +322,7 @@ params! {
     /// Draws what each checkpoint learned.
     pub struct Draw {
         /// The checkpoints.
-        input lora: Reference,
+        input lora: Reference => Many["lora"],
         /// What to draw.
         result prompts: Vec<String>,
         /// Milliseconds for each drawing.
@@ -395,16 +332,13 @@ params! {
     }
 }
 
-pub struct DrawKind;
-kind!(DrawKind, "draw", Draw, |_| 1, &["image"], false);
+pub const DRAW: StageKind =
+    StageKind { name: "draw", version: 1, writes: &["image"], passes_fields_on: false, ..StageKind::of::<Draw>() };
 
 impl Stage for Draw {
     fn components(&self) -> Vec<(String, serde_json::Value)> {
         // Prompts are values of the works: a further one redraws nothing.
-        Params::components(self).into_iter().filter(|(name, _)| !name.starts_with("prompts")).collect()
-    }
-    fn inputs(&self) -> Vec<InputUse> {
-        vec![uses("lora", &self.lora, &["lora"], InputShape::Many)]
+        self.results().into_iter().filter(|(name, _)| !name.starts_with("prompts")).collect()
     }
     fn implied_inputs(&self) -> Vec<ImpliedInput> {
         let (param, through) = ("images".to_string(), "lora".to_string());
@@ -462,22 +396,16 @@ params! {
     /// Puts all texts into one.
     pub struct Gather {
         /// The texts.
-        input images: Reference,
+        input images: Reference => Many["image"],
         /// Where to write down what was done.
         execution log: String = String::new(),
     }
 }
 
-pub struct GatherKind;
-kind!(GatherKind, "gather", Gather, |_| 1, &["image"], false);
+pub const GATHER: StageKind =
+    StageKind { name: "gather", version: 1, writes: &["image"], passes_fields_on: false, ..StageKind::of::<Gather>() };
 
 impl Stage for Gather {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-    fn inputs(&self) -> Vec<InputUse> {
-        vec![uses("images", &self.images, &["image"], InputShape::Many)]
-    }
     fn form(&self) -> Form<'_> {
         Form::Whole(self)
     }

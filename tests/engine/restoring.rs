@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use loramill::engine::kind::item_set;
-use loramill::engine::kind::stage::StageKind;
+use loramill::engine::kind::stage_kind::StageKind;
 use loramill::engine::lock_file::LockFile;
 use loramill::engine::out::materialise::materialise;
 use loramill::engine::out::restore::{RestoredStage, restore};
@@ -16,7 +16,7 @@ use crate::engine::kinds::{KINDS, LATER_KINDS};
 const MAP: &str = "  echo: { images: photos, suffix: A, log: LOG }\n  caption: { images: echo, log: LOG }\n  \
                    cut: { images: caption, letters: 4, log: LOG }";
 
-fn restored(bed: &Bed, lock: &LockFile, kinds: &[&'static dyn StageKind], knows_file: bool) -> Vec<RestoredStage> {
+fn restored(bed: &Bed, lock: &LockFile, kinds: &[&'static StageKind], knows_file: bool) -> Vec<RestoredStage> {
     let pipeline = knows_file.then(|| bed.load());
     restore(&bed.cache(), &bed.at("out"), lock, pipeline.as_ref(), kinds).unwrap()
 }
@@ -108,7 +108,7 @@ fn what_is_not_in_the_cache_any_more_is_named_and_the_rest_comes_back() {
 fn a_stage_of_a_kind_that_is_not_known_is_left_out_with_the_reason() {
     let bed = Bed::new(MAP);
     bed.run();
-    let without_cut: Vec<&'static dyn StageKind> = KINDS.iter().copied().filter(|kind| kind.name() != "cut").collect();
+    let without_cut: Vec<&'static StageKind> = KINDS.iter().copied().filter(|kind| kind.name != "cut").collect();
     let stages = restored(&bed, &bed.lock(), &without_cut, false);
     let cut = stages.iter().find(|stage| stage.name == "cut").unwrap();
     assert!(cut.left_out.as_ref().unwrap().contains("`cut`"), "{cut:?}");

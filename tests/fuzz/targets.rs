@@ -16,7 +16,7 @@ use loramill::engine::graph::pipeline::Producer;
 use loramill::engine::graph::selection::named;
 use loramill::engine::inputs::sources::Surroundings;
 use loramill::engine::kind::item_set;
-use loramill::engine::kind::stage::StageKind;
+use loramill::engine::kind::stage_kind::StageKind;
 use loramill::engine::lock_file::LockFile;
 use loramill::engine::out::materialise;
 use loramill::engine::syntax::diagnostic::Diagnostics;
@@ -44,12 +44,12 @@ const FRAME_HEADER: usize = 4 + 4 + 8 + 32 + 1;
 /// A folder with a pipeline's surroundings, and a cache.
 pub struct Ground {
     folder: tempfile::TempDir,
-    kinds: Vec<&'static dyn StageKind>,
+    kinds: Vec<&'static StageKind>,
 }
 
 impl Ground {
     /// `more_kinds` stand in for those that this build leaves out.
-    pub fn new(more_kinds: &[&'static dyn StageKind]) -> Self {
+    pub fn new(more_kinds: &[&'static StageKind]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         // Smaller ones are looked into: they could be git-lfs pointers.
         let picture = [b'x'; 1024];
@@ -60,7 +60,7 @@ impl Ground {
         }
         fs::write(folder.path().join("photos/IMG_1.txt"), "a star").expect("written");
         let mut kinds = stages::KINDS.to_vec();
-        kinds.extend(more_kinds.iter().filter(|kind| stages::KINDS.iter().all(|known| known.name() != kind.name())));
+        kinds.extend(more_kinds.iter().filter(|kind| stages::KINDS.iter().all(|known| known.name != kind.name)));
         Self { folder, kinds }
     }
 

@@ -9,13 +9,13 @@ use anyhow::Context as _;
 use loramill::engine::cache::batch::Stored;
 use loramill::engine::cache::digest::Digest;
 use loramill::engine::kind::item::{Artifact, Item};
-use loramill::engine::kind::stage::{
-    Content, Context, Draft, Files, Form, LoadScope, Progress, Resolved, Stage, StageKind, Wish, Work,
-};
+use loramill::engine::kind::stage::{Content, Context, Draft, Files, Form, Progress, Resolved, Stage, Wish, Work};
+use loramill::engine::kind::stage_kind::{LoadScope, StageKind};
 use loramill::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
 use loramill::engine::syntax::tree::Source;
 use loramill::engine::syntax::yaml;
 
+mod keys;
 mod models;
 mod pictures;
 #[cfg(feature = "nn")]
@@ -130,14 +130,14 @@ impl Context for Shelf {
 }
 
 /// Loads a stage from the YAML of its params.
-fn load(kind: &dyn StageKind, yaml: &str) -> Result<Box<dyn Stage>, Vec<Diagnostic>> {
+fn load(kind: &StageKind, yaml: &str) -> Result<Box<dyn Stage>, Vec<Diagnostic>> {
     #[cfg(feature = "nn")]
-    loramill::stages::linked::link(&loramill::stages::linked::NETWORK_WORK);
+    loramill::stages::shared::linked::link(&loramill::stages::shared::linked::NETWORK_WORK);
     let source = Arc::new(Source { name: "pipeline.yaml".into(), text: yaml.into() });
     let mut diagnostics = Diagnostics::default();
     let node = yaml::parse(&source, 0, &mut diagnostics).expect("the test's YAML is valid");
-    let scope = LoadScope { stage: kind.name(), concept: "star", trigger: "star", seed: 42 };
-    let stage = kind.load(&node, &scope, &mut diagnostics);
+    let scope = LoadScope { stage: kind.name, concept: "star", trigger: "star", seed: 42 };
+    let stage = (kind.load)(&node, &scope, &mut diagnostics);
     match (stage, diagnostics.is_empty()) {
         (Some(stage), true) => Ok(stage),
         (stage, _) => {
@@ -147,8 +147,8 @@ fn load(kind: &dyn StageKind, yaml: &str) -> Result<Box<dyn Stage>, Vec<Diagnost
     }
 }
 
-fn resolved(inputs: impl IntoIterator<Item = (&'static str, Vec<Item>)>) -> Resolved {
-    Resolved { inputs: inputs.into_iter().map(|(param, items)| (param.to_string(), items.into())).collect(), complete: true }
+fn resolved(inputs: impl IntoIterator<Item = (impl Into<String>, Vec<Item>)>) -> Resolved {
+    Resolved { inputs: inputs.into_iter().map(|(param, items)| (param.into(), items.into())).collect(), complete: true }
 }
 
 fn expand(stage: &dyn Stage, inputs: &Resolved, shelf: &Shelf) -> anyhow::Result<Vec<Work>> {

@@ -4,26 +4,25 @@ use std::collections::BTreeMap;
 
 use loramill::engine::inputs::sources::Surroundings;
 use loramill::engine::kind::item::{Artifact, Item};
-use loramill::engine::kind::stage::{Files, Stage, StageKind};
+use loramill::engine::kind::stage::{Files, Stage};
+use loramill::engine::kind::stage_kind::StageKind;
 use loramill::sd::checkpoint::family::Predicts;
 use loramill::sd::checkpoint::model_file::{Container, ModelFile};
 use loramill::sd::checkpoint::safetensors;
 use loramill::sd::checkpoint::tensor::{Dtype, TensorData};
 use loramill::sd::lora::file::{Lora, LoraNames};
 use loramill::stages::KINDS;
-use loramill::stages::convert::ConvertKind;
-use loramill::stages::extract::ExtractKind;
-use loramill::stages::merge::MergeKind;
+use loramill::stages::{convert, extract, merge};
 
 use crate::formats::crafted::{crafted, dictionary, tensor};
 use crate::formats::{drawn_lora, tiny_sd};
 use crate::stages::{Shelf, expand, load, resolved, run};
 
-fn loaded(kind: &dyn StageKind, yaml: &str) -> Box<dyn Stage> {
+fn loaded(kind: &StageKind, yaml: &str) -> Box<dyn Stage> {
     load(kind, yaml).unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
-fn refused(kind: &dyn StageKind, yaml: &str) -> String {
+fn refused(kind: &StageKind, yaml: &str) -> String {
     match load(kind, yaml) {
         Ok(_) => panic!("`{yaml}` was accepted"),
         Err(problems) => problems.iter().map(|p| p.message.clone()).collect::<Vec<_>>().join("; "),
@@ -51,16 +50,16 @@ fn open(shelf: &Shelf, artifact: &Artifact) -> ModelFile {
 
 #[test]
 fn the_keys_of_the_defaults_stay() {
-    let components = |kind: &dyn StageKind, yaml| {
+    let components = |kind: &StageKind, yaml| {
         let found = loaded(kind, yaml).components();
         found.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(components(&MergeKind, "{ base: base, lora: train }"), r#"dtype="auto" lora[0].strength=1.0 to="safetensors""#);
+    assert_eq!(components(&merge::KIND, "{ base: base, lora: train }"), r#"dtype="auto" lora[0].strength=1.0 to="safetensors""#);
     assert_eq!(
-        components(&ExtractKind, "{ tuned: merge, base: base }"),
+        components(&extract::KIND, "{ tuned: merge, base: base }"),
         r#"clamp_quantile=1.0 dtype="auto" min_diff=1e-6 rank=8"#
     );
-    assert_eq!(components(&ConvertKind, "{ from: merge }"), r#"dtype="auto" layout="keep" to="safetensors""#);
+    assert_eq!(components(&convert::KIND, "{ from: merge }"), r#"dtype="auto" layout="keep" to="safetensors""#);
 }
 
 #[test]
@@ -90,7 +89,7 @@ fn a_merge_that_is_extracted_from_is_fp32_unless_it_says_otherwise() {
 #[test]
 fn a_lora_alone_means_strength_one() {
     let inputs = |yaml| {
-        let stage = loaded(&MergeKind, yaml);
+        let stage = loaded(&merge::KIND, yaml);
         let inputs = stage.inputs().into_iter().map(|input| (input.param, input.reference.name)).collect::<Vec<_>>();
         (stage.components(), inputs)
     };
@@ -107,15 +106,15 @@ fn a_lora_alone_means_strength_one() {
 
 #[test]
 fn wrong_params_say_what_is_wrong() {
-    assert_eq!(refused(&MergeKind, "{ base: base, lora: [] }"), "`lora` is empty: there is nothing to merge");
-    assert_eq!(refused(&MergeKind, "{ base: base, lora: { form: train } }"), "`from` is missing; unknown parameter `form`");
-    assert_eq!(refused(&MergeKind, "{ base: base, lora: train, to: zip }"), "`zip` is not one of: safetensors, ckpt, pt");
-    assert_eq!(refused(&ExtractKind, "{ tuned: merge, base: base, rank: 0 }"), "`rank` must be at least 1");
-    let quantile = refused(&ExtractKind, "{ tuned: merge, base: base, clamp_quantile: 1.5 }");
+    assert_eq!(refused(&merge::KIND, "{ base: base, lora: [] }"), "`lora` is empty: there is nothing to merge");
+    assert_eq!(refused(&merge::KIND, "{ base: base, lora: { form: train } }"), "`from` is missing; unknown parameter `form`");
+    assert_eq!(refused(&merge::KIND, "{ base: base, lora: train, to: zip }"), "`zip` is not one of: safetensors, ckpt, pt");
+    assert_eq!(refused(&extract::KIND, "{ tuned: merge, base: base, rank: 0 }"), "`rank` must be at least 1");
+    let quantile = refused(&extract::KIND, "{ tuned: merge, base: base, clamp_quantile: 1.5 }");
     assert_eq!(quantile, "`clamp_quantile` must lie between 0 and 1");
-    assert_eq!(refused(&ConvertKind, "{ to: ckpt }"), "give either `from` (models) or `lora` (LoRAs)");
-    assert_eq!(refused(&ConvertKind, "{ from: merge, lora: train }"), "give either `from` (models) or `lora` (LoRAs)");
-    assert_eq!(refused(&ConvertKind, "{ lora: train, layout: ldm }"), "`ldm` is no layout for what is converted");
+    assert_eq!(refused(&convert::KIND, "{ to: ckpt }"), "give either `from` (models) or `lora` (LoRAs)");
+    assert_eq!(refused(&convert::KIND, "{ from: merge, lora: train }"), "give either `from` (models) or `lora` (LoRAs)");
+    assert_eq!(refused(&convert::KIND, "{ lora: train, layout: ldm }"), "`ldm` is no layout for what is converted");
 }
 
 #[test]
@@ -123,7 +122,7 @@ fn merge_makes_one_model_per_checkpoint_named_after_it() {
     let shelf = Shelf::default();
     let checkpoints = vec![checkpoint(&shelf, 10, 0.1, &[]), checkpoint(&shelf, 20, 0.2, &[("ss_num_reg_images", "0")])];
     let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", checkpoints)]);
-    let models = run(&*loaded(&MergeKind, "{ base: base, lora: train, to: ckpt }"), &inputs, &shelf).unwrap();
+    let models = run(&*loaded(&merge::KIND, "{ base: base, lora: train, to: ckpt }"), &inputs, &shelf).unwrap();
     let names: Vec<(&str, &str)> = models.iter().map(|item| (item.name.as_str(), item.attributes["epoch"].as_str())).collect();
     assert_eq!(names, [("star-e010", "10"), ("star-e020", "20")]);
     for item in &models {
@@ -139,7 +138,7 @@ fn merge_makes_one_model_per_checkpoint_named_after_it() {
 #[test]
 fn two_loras_that_both_vary_are_an_error() {
     let shelf = Shelf::default();
-    let stage = loaded(&MergeKind, "{ base: base, lora: [train, other] }");
+    let stage = loaded(&merge::KIND, "{ base: base, lora: [train, other] }");
     let two = || vec![checkpoint(&shelf, 10, 0.1, &[]), checkpoint(&shelf, 20, 0.2, &[])];
     let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", two()), ("lora[1]", two())]);
     let error = expand(&*stage, &inputs, &shelf).unwrap_err();
@@ -157,13 +156,14 @@ fn the_whole_way_gives_the_same_bytes_every_time() {
     let way = || {
         let shelf = Shelf::default();
         let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", vec![checkpoint(&shelf, 20, 0.3, &[])])]);
-        let merged = run(&*loaded(&MergeKind, "{ base: base, lora: train, dtype: fp32 }"), &inputs, &shelf).unwrap();
+        let merged = run(&*loaded(&merge::KIND, "{ base: base, lora: train, dtype: fp32 }"), &inputs, &shelf).unwrap();
         let inputs = resolved([("tuned", merged.clone()), ("base", vec![base(&shelf)])]);
         let extracted =
-            run(&*loaded(&ExtractKind, "{ tuned: merge, base: base, rank: 2, clamp_quantile: 0.99 }"), &inputs, &shelf).unwrap();
+            run(&*loaded(&extract::KIND, "{ tuned: merge, base: base, rank: 2, clamp_quantile: 0.99 }"), &inputs, &shelf)
+                .unwrap();
         let lora = Lora::read(&open(&shelf, &extracted[0].fields["lora"])).unwrap();
         let inputs = resolved([("from", merged.clone())]);
-        let converted = run(&*loaded(&ConvertKind, "{ from: merge, to: ckpt, dtype: fp16 }"), &inputs, &shelf).unwrap();
+        let converted = run(&*loaded(&convert::KIND, "{ from: merge, to: ckpt, dtype: fp16 }"), &inputs, &shelf).unwrap();
         let digest = |items: &[Item], field: &str| items[0].fields[field].digest.short();
         ([digest(&merged, "model"), digest(&extracted, "lora"), digest(&converted, "model")], extracted, lora)
     };
@@ -180,11 +180,11 @@ fn the_whole_way_gives_the_same_bytes_every_time() {
 fn an_extraction_cuts_nothing_off_unless_it_is_asked_to() {
     let shelf = Shelf::default();
     let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", vec![checkpoint(&shelf, 20, 0.3, &[])])]);
-    let merged = run(&*loaded(&MergeKind, "{ base: base, lora: train, dtype: fp32 }"), &inputs, &shelf).unwrap();
+    let merged = run(&*loaded(&merge::KIND, "{ base: base, lora: train, dtype: fp32 }"), &inputs, &shelf).unwrap();
     let inputs = resolved([("tuned", merged), ("base", vec![base(&shelf)])]);
     let held = |more: &str| {
         shelf.said.lock().unwrap().clear();
-        run(&*loaded(&ExtractKind, &format!("{{ tuned: merge, base: base, rank: 2{more} }}")), &inputs, &shelf).unwrap();
+        run(&*loaded(&extract::KIND, &format!("{{ tuned: merge, base: base, rank: 2{more} }}")), &inputs, &shelf).unwrap();
         shelf.said.lock().unwrap().join("; ")
     };
     let all = "`star-e020`: rank 2 holds 100.0 % of the change in its 96 layers";
@@ -196,7 +196,7 @@ fn an_extraction_cuts_nothing_off_unless_it_is_asked_to() {
 fn a_model_goes_to_a_diffusers_folder() {
     let shelf = Shelf::default();
     let inputs = resolved([("from", vec![base(&shelf)])]);
-    let parts = run(&*loaded(&ConvertKind, "{ from: base, layout: diffusers, dtype: fp32 }"), &inputs, &shelf).unwrap();
+    let parts = run(&*loaded(&convert::KIND, "{ from: base, layout: diffusers, dtype: fp32 }"), &inputs, &shelf).unwrap();
     let names: Vec<&str> = parts.iter().map(|item| item.name.as_str()).collect();
     let expected = ["base/unet/diffusion_pytorch_model", "base/vae/diffusion_pytorch_model", "base/text_encoder/model"];
     assert_eq!(names, expected);
@@ -224,7 +224,7 @@ fn a_converted_model_says_what_it_predicts() {
             let shelf = Shelf::default();
             let bytes = safetensors::to_bytes(&tensors, &metadata).unwrap();
             let inputs = resolved([("from", vec![shelf.item("base", [("model", shelf.put(bytes, "safetensors"))])])]);
-            let models = run(&*loaded(&ConvertKind, yaml), &inputs, &shelf).unwrap();
+            let models = run(&*loaded(&convert::KIND, yaml), &inputs, &shelf).unwrap();
             let said = shelf.said.lock().unwrap().join("; ");
             assert_eq!(said, "", "{yaml} {expected:?}");
             assert_eq!(Predicts::of(&open(&shelf, &models[0].fields["model"])).unwrap(), expected, "{yaml}");
@@ -237,7 +237,7 @@ fn what_is_not_carried_as_it_is_is_said_or_refused() {
     let shelf = Shelf::default();
     let file = |name: &str| std::fs::read(crate::formats::fixture(name)).unwrap();
     let of = |name: &str, extension| shelf.item("base", [("model", shelf.put(file(name), extension))]);
-    let convert = |yaml: &str, item| run(&*loaded(&ConvertKind, yaml), &resolved([("from", vec![item])]), &shelf);
+    let convert = |yaml: &str, item| run(&*loaded(&convert::KIND, yaml), &resolved([("from", vec![item])]), &shelf);
     let error = convert("{ from: base }", of("mixed.ckpt", "ckpt")).unwrap_err();
     assert!(format!("{error:#}").contains("holds what cannot be carried over: tensor `q`: it is quantised"), "{error:#}");
     let models = convert("{ from: base, dtype: fp16 }", of("lightning.ckpt", "ckpt")).unwrap();
@@ -247,7 +247,7 @@ fn what_is_not_carried_as_it_is_is_said_or_refused() {
     assert!(said.starts_with("2 objects of other programs in `") && said.ends_with(told), "{said}");
     shelf.said.lock().unwrap().clear();
     let inputs = [("tuned", vec![of("lightning.ckpt", "ckpt")]), ("base", vec![of("lightning.ckpt", "ckpt")])];
-    let error = run(&*loaded(&ExtractKind, "{ tuned: tuned, base: base }"), &resolved(inputs), &shelf).unwrap_err();
+    let error = run(&*loaded(&extract::KIND, "{ tuned: tuned, base: base }"), &resolved(inputs), &shelf).unwrap_err();
     assert!(!format!("{error:#}").contains("passed over"), "{error:#}");
     let said = shelf.said.lock().unwrap();
     assert!(said.len() == 2 && said.iter().all(|line| line.ends_with(told)), "{said:?}");
@@ -258,9 +258,9 @@ fn a_lora_with_a_tensor_that_cannot_be_read_is_refused_by_its_name() {
     let shelf = Shelf::default();
     let item = shelf.item("star", [("lora", shelf.put(std::fs::read(crate::formats::fixture("mixed.ckpt")).unwrap(), "pt"))]);
     let inputs = resolved([("lora", vec![item.clone()])]);
-    let converted = run(&*loaded(&ConvertKind, "{ lora: star }"), &inputs, &shelf).unwrap_err();
+    let converted = run(&*loaded(&convert::KIND, "{ lora: star }"), &inputs, &shelf).unwrap_err();
     let inputs = resolved([("base", vec![base(&shelf)]), ("lora[0]", vec![item])]);
-    let merged = run(&*loaded(&MergeKind, "{ base: base, lora: star }"), &inputs, &shelf).unwrap_err();
+    let merged = run(&*loaded(&merge::KIND, "{ base: base, lora: star }"), &inputs, &shelf).unwrap_err();
     for error in [converted, merged] {
         assert!(format!("{error:#}").contains("holds what cannot be carried over: tensor `q`: it is quantised"), "{error:#}");
     }
@@ -279,11 +279,11 @@ fn what_other_programs_left_in_a_lora_is_counted() {
     ]);
     crafted(folder.path(), &pickle, &["data/0", "data/1"].map(|name| (name, vec![0; 512]))).unwrap();
     let bytes = std::fs::read(folder.path().join("crafted.ckpt")).unwrap();
-    for kind in [&ConvertKind as &dyn StageKind, &MergeKind] {
+    for kind in [&convert::KIND, &merge::KIND] {
         let shelf = Shelf::default();
         let lora = shelf.item("star", [("lora", shelf.put(bytes.clone(), "pt"))]);
         let inputs = resolved([("base", vec![base(&shelf)]), ("lora", vec![lora.clone()]), ("lora[0]", vec![lora])]);
-        let yaml = if kind.name() == "merge" { "{ base: base, lora: star }" } else { "{ lora: star }" };
+        let yaml = if kind.name == "merge" { "{ base: base, lora: star }" } else { "{ lora: star }" };
         run(&*loaded(kind, yaml), &inputs, &shelf).unwrap();
         let said = shelf.said.lock().unwrap().join("; ");
         assert!(said.contains("one object of another program in `"), "{yaml}: {said}");
@@ -296,18 +296,18 @@ fn a_lora_is_converted_to_other_names_and_back() {
     let shelf = Shelf::default();
     let source = checkpoint(&shelf, 20, 0.3, &[]);
     let inputs = resolved([("lora", vec![source.clone()])]);
-    let there = run(&*loaded(&ConvertKind, "{ lora: train, layout: diffusers }"), &inputs, &shelf).unwrap();
+    let there = run(&*loaded(&convert::KIND, "{ lora: train, layout: diffusers }"), &inputs, &shelf).unwrap();
     let names = open(&shelf, &there[0].fields["lora"]);
     assert!(names.tensors().contains_key("unet.mid_block.attentions.0.proj_in.lora_A.weight"));
     let inputs = resolved([("lora", there)]);
-    let back = run(&*loaded(&ConvertKind, "{ lora: train, layout: kohya, to: pt }"), &inputs, &shelf).unwrap();
+    let back = run(&*loaded(&convert::KIND, "{ lora: train, layout: kohya, to: pt }"), &inputs, &shelf).unwrap();
     let file = open(&shelf, &back[0].fields["lora"]);
     assert_eq!((file.container(), back[0].fields["lora"].extension.as_str()), (Container::TorchZip, "pt"));
     let original = open(&shelf, &source.fields["lora"]);
     assert_eq!(file.tensors(), original.tensors());
     // A model in the place of a LoRA is told apart.
     let inputs = resolved([("lora", vec![shelf.item("base", [("lora", base(&shelf).fields["model"].clone())])])]);
-    let error = run(&*loaded(&ConvertKind, "{ lora: base }"), &inputs, &shelf).unwrap_err();
+    let error = run(&*loaded(&convert::KIND, "{ lora: base }"), &inputs, &shelf).unwrap_err();
     assert!(format!("{error:#}").contains("is a model and no LoRA"), "{error:#}");
 }
 

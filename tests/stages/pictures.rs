@@ -2,12 +2,9 @@
 
 use image::{Rgb, RgbImage};
 use loramill::engine::kind::item::Item;
-use loramill::engine::kind::stage::StageKind;
+use loramill::engine::kind::stage_kind::StageKind;
 use loramill::sd::data::{decode, encode};
-use loramill::stages::caption::CaptionKind;
-use loramill::stages::crop::CropKind;
-use loramill::stages::flip::FlipKind;
-use loramill::stages::resize::ResizeKind;
+use loramill::stages::{caption, crop, flip, resize};
 
 use super::{Shelf, expand, load, resolved, run};
 
@@ -30,7 +27,7 @@ fn caption(shelf: &Shelf, item: &Item) -> String {
 }
 
 /// The one problem that loading gives: message and hint.
-fn problem(kind: &dyn StageKind, yaml: &str) -> String {
+fn problem(kind: &StageKind, yaml: &str) -> String {
     match load(kind, yaml) {
         Ok(_) => panic!("`{yaml}` should not load"),
         Err(problems) => match problems.as_slice() {
@@ -43,7 +40,7 @@ fn problem(kind: &dyn StageKind, yaml: &str) -> String {
 #[test]
 fn crop_takes_the_middle_and_passes_other_fields_on() {
     let shelf = Shelf::default();
-    let stage = load(&CropKind, "images: photos").unwrap();
+    let stage = load(&crop::KIND, "images: photos").unwrap();
     let outputs = run(&*stage, &resolved([("images", vec![photo(&shelf, "a/b", &map(60, 40))])]), &shelf).unwrap();
     assert_eq!((outputs[0].name.as_str(), outputs[0].fields.len()), ("a/b", 2));
     assert_eq!(picture(&shelf, &outputs[0]), RgbImage::from_fn(40, 40, |x, y| Rgb([x as u8 + 10, y as u8, 77])));
@@ -53,7 +50,7 @@ fn crop_takes_the_middle_and_passes_other_fields_on() {
 fn a_photo_that_needs_no_cut_passes_as_it_is() {
     let shelf = Shelf::default();
     let photo = photo(&shelf, "a", &map(40, 40));
-    let stage = load(&CropKind, "images: photos").unwrap();
+    let stage = load(&crop::KIND, "images: photos").unwrap();
     let outputs = run(&*stage, &resolved([("images", vec![photo.clone()])]), &shelf).unwrap();
     assert_eq!(outputs[0].fields["image"], photo.fields["image"]);
 }
@@ -69,7 +66,7 @@ fn file_of(shelf: &Shelf, path: &str) -> Item {
 #[test]
 fn crop_makes_srgb_of_a_photo_in_other_colours_and_passes_one_that_is_srgb_by_name() {
     let shelf = Shelf::default();
-    let stage = load(&CropKind, "{ images: photos, aspect: keep }").unwrap();
+    let stage = load(&crop::KIND, "{ images: photos, aspect: keep }").unwrap();
     let cropped = |path: &str| {
         let photo = file_of(&shelf, path);
         let outputs = run(&*stage, &resolved([("images", vec![photo.clone()])]), &shelf).unwrap();
@@ -87,7 +84,7 @@ fn crop_makes_srgb_of_a_photo_in_other_colours_and_passes_one_that_is_srgb_by_na
 #[test]
 fn a_colour_profile_that_cannot_be_used_is_said_with_the_photo_and_the_reason() {
     let inputs = |shelf: &Shelf| resolved([("images", vec![file_of(shelf, "odd/profile-cut.png")])]);
-    for (kind, yaml) in [(&CropKind as &dyn StageKind, "images: photos"), (&ResizeKind, "{ images: photos, size: 32 }")] {
+    for (kind, yaml) in [(&crop::KIND, "images: photos"), (&resize::KIND, "{ images: photos, size: 32 }")] {
         let shelf = Shelf::default();
         run(&*load(kind, yaml).unwrap(), &inputs(&shelf), &shelf).unwrap();
         let told = "the colour profile of `a.png` cannot be used, and its colours are taken as sRGB: its profile is damaged";
@@ -100,25 +97,25 @@ fn the_background_of_transparent_parts_is_stated_and_in_the_keys_that_it_concern
     let shelf = Shelf::default();
     let photo = file_of(&shelf, "files/transparent.png");
     let inputs = resolved([("images", vec![photo.clone()])]);
-    let corner = |kind: &dyn StageKind, yaml: &str| {
+    let corner = |kind: &StageKind, yaml: &str| {
         let outputs = run(&*load(kind, yaml).unwrap(), &inputs, &shelf).unwrap();
         picture(&shelf, &outputs[0]).get_pixel(1, 0).0
     };
     // All but transparent there.
     let is_near = |pixel: [u8; 3], colour: [u8; 3]| pixel.iter().zip(colour).all(|(a, b)| a.abs_diff(b) <= 6);
-    assert!(is_near(corner(&CropKind, "images: photos"), [255; 3]));
-    assert!(is_near(corner(&CropKind, "{ images: photos, background: '#0000ff' }"), [0, 0, 255]));
-    assert!(is_near(corner(&ResizeKind, "{ images: photos, size: [40, 24], background: black }"), [0; 3]));
-    let stored = corner(&ResizeKind, "{ images: photos, size: [40, 24], background: stored }");
+    assert!(is_near(corner(&crop::KIND, "images: photos"), [255; 3]));
+    assert!(is_near(corner(&crop::KIND, "{ images: photos, background: '#0000ff' }"), [0, 0, 255]));
+    assert!(is_near(corner(&resize::KIND, "{ images: photos, size: [40, 24], background: black }"), [0; 3]));
+    let stored = corner(&resize::KIND, "{ images: photos, size: [40, 24], background: stored }");
     assert!(!is_near(stored, [0; 3]) && !is_near(stored, [255; 3]));
-    assert!(problem(&CropKind, "{ images: photos, background: teal }").contains("`\"#rrggbb\"`"));
+    assert!(problem(&crop::KIND, "{ images: photos, background: teal }").contains("`\"#rrggbb\"`"));
 
     // The value that stands for what was done before there was a choice is in no key, and a picture of a stage's is opaque.
-    let of_crop = |yaml: &str| load(&CropKind, yaml).unwrap().components();
+    let of_crop = |yaml: &str| load(&crop::KIND, yaml).unwrap().components();
     assert!(of_crop("images: photos").contains(&("background".to_string(), "#ffffff".into())));
     assert!(of_crop("{ images: photos, background: stored }").iter().all(|(name, _)| name != "background"));
     let values = |item: &Item| {
-        let stage = load(&ResizeKind, "{ images: photos, background: grey }").unwrap();
+        let stage = load(&resize::KIND, "{ images: photos, background: grey }").unwrap();
         assert!(stage.components().iter().all(|(name, _)| name != "background"));
         expand(&*stage, &resolved([("images", vec![item.clone()])]), &shelf).unwrap()[0].values.clone()
     };
@@ -132,7 +129,7 @@ fn the_background_of_transparent_parts_is_stated_and_in_the_keys_that_it_concern
 #[test]
 fn a_changed_box_is_in_the_work_of_its_own_photo_only() {
     let shelf = Shelf::default();
-    let stage = load(&CropKind, "{ images: photos, boxes: crops }").unwrap();
+    let stage = load(&crop::KIND, "{ images: photos, boxes: crops }").unwrap();
     let photos = vec![photo(&shelf, "a", &map(60, 40)), photo(&shelf, "b", &map(60, 40)), photo(&shelf, "c", &map(60, 40))];
     let with = |boxes: &str| {
         let file = shelf.item("crops", [("file", shelf.put(boxes.into(), "yaml"))]);
@@ -156,7 +153,7 @@ fn a_changed_box_is_in_the_work_of_its_own_photo_only() {
 #[test]
 fn a_box_for_no_photo_is_named_with_the_photo_that_was_meant() {
     let shelf = Shelf::default();
-    let stage = load(&CropKind, "{ images: photos, boxes: crops }").unwrap();
+    let stage = load(&crop::KIND, "{ images: photos, boxes: crops }").unwrap();
     let file = shelf.item("crops", [("file", shelf.put("IMG_O1: [0, 0, 9, 9]".into(), "yaml"))]);
     let inputs = resolved([("images", vec![photo(&shelf, "IMG_01", &map(20, 20))]), ("boxes", vec![file])]);
     assert_eq!(stage.lint(&inputs, &shelf), ["there is a box for `IMG_O1`, but no photo; did you mean `IMG_01`?"]);
@@ -168,9 +165,7 @@ fn a_broken_photo_fails_with_its_name_the_problem_and_a_remedy() {
     let mut bytes = encode::png(&map(60, 40));
     bytes.truncate(bytes.len() / 2);
     let item = shelf.item("garden/IMG_7", [("image", shelf.put(bytes, "png"))]);
-    for (kind, yaml) in
-        [(&CropKind as &dyn StageKind, "images: photos"), (&ResizeKind, "images: photos"), (&FlipKind, "images: photos")]
-    {
+    for (kind, yaml) in [(&crop::KIND, "images: photos"), (&resize::KIND, "images: photos"), (&flip::KIND, "images: photos")] {
         let stage = load(kind, yaml).unwrap();
         let problem = format!("{:#}", run(&*stage, &resolved([("images", vec![item.clone()])]), &shelf).unwrap_err());
         assert!(problem.starts_with("reading `garden/IMG_7.png`: the PNG is damaged or ends early; copy it again"), "{problem}");
@@ -179,11 +174,11 @@ fn a_broken_photo_fails_with_its_name_the_problem_and_a_remedy() {
 
 #[test]
 fn crop_params_are_checked_when_the_file_is_read() {
-    assert!(problem(&CropKind, "{ images: photos, aspect: 0:1 }").starts_with("expected an aspect"));
-    assert!(problem(&CropKind, "{ images: photos, focus: auto }").contains("not in this version"));
-    assert!(problem(&CropKind, "{ images: photos, focus: centre }").contains("did you mean `center`?"));
-    assert!(load(&CropKind, "{ images: photos, aspect: keep, focus: center }").is_ok());
-    let ratio = |yaml| load(&CropKind, yaml).unwrap().components();
+    assert!(problem(&crop::KIND, "{ images: photos, aspect: 0:1 }").starts_with("expected an aspect"));
+    assert!(problem(&crop::KIND, "{ images: photos, focus: auto }").contains("not in this version"));
+    assert!(problem(&crop::KIND, "{ images: photos, focus: centre }").contains("did you mean `center`?"));
+    assert!(load(&crop::KIND, "{ images: photos, aspect: keep, focus: center }").is_ok());
+    let ratio = |yaml| load(&crop::KIND, yaml).unwrap().components();
     assert_eq!(ratio("{ images: photos, aspect: 4:6 }"), ratio("{ images: x, aspect: 2:3 }"));
 }
 
@@ -192,7 +187,7 @@ fn resize_fills_fits_or_squeezes() {
     let shelf = Shelf::default();
     let photo = photo(&shelf, "a", &RgbImage::from_fn(80, 40, |x, _| if x < 20 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) }));
     let size = |yaml| {
-        let stage = load(&ResizeKind, yaml).unwrap();
+        let stage = load(&resize::KIND, yaml).unwrap();
         picture(&shelf, &run(&*stage, &resolved([("images", vec![photo.clone()])]), &shelf).unwrap()[0])
     };
     let (red, blue) = (Rgb([255, 0, 0]), Rgb([0, 0, 255]));
@@ -202,15 +197,15 @@ fn resize_fills_fits_or_squeezes() {
     assert_eq!((padded.dimensions(), *padded.get_pixel(0, 0), *padded.get_pixel(15, 11)), ((16, 12), red, blue));
     let stretched = size("{ images: crop, size: [20, 60], mode: stretch }");
     assert_eq!((stretched.dimensions(), *stretched.get_pixel(0, 59), *stretched.get_pixel(19, 0)), ((20, 60), red, blue));
-    assert!(problem(&ResizeKind, "{ images: crop, size: 0 }").contains("from 1 to 16384"));
-    assert!(problem(&ResizeKind, "{ images: crop, size: [512] }").contains("`[width, height]`"));
+    assert!(problem(&resize::KIND, "{ images: crop, size: 0 }").contains("from 1 to 16384"));
+    assert!(problem(&resize::KIND, "{ images: crop, size: [512] }").contains("`[width, height]`"));
 }
 
 #[test]
 fn resize_gives_each_picture_the_bucket_of_its_shape() {
     let shelf = Shelf::default();
     let size = |yaml: &str, width: u32, height: u32| {
-        let stage = load(&ResizeKind, &format!("{{ images: crop, {yaml} }}")).unwrap();
+        let stage = load(&resize::KIND, &format!("{{ images: crop, {yaml} }}")).unwrap();
         let photo = photo(&shelf, "a", &map(width, height));
         picture(&shelf, &run(&*stage, &resolved([("images", vec![photo])]), &shelf).unwrap()[0]).dimensions()
     };
@@ -220,7 +215,7 @@ fn resize_gives_each_picture_the_bucket_of_its_shape() {
         [(60, 40), (40, 60), (50, 49), (300, 40)].map(|(w, h)| size(small, w, h)),
         [(80, 48), (48, 80), (64, 64), (128, 32)]
     );
-    let components = |yaml| load(&ResizeKind, yaml).unwrap().components();
+    let components = |yaml| load(&resize::KIND, yaml).unwrap().components();
     let all = "{ images: crop, buckets: { step: 64, max: 1024, min: 256, size: 512 } }";
     assert_eq!(components("{ images: crop, buckets: 512 }"), components(all));
     assert_ne!(components("{ images: crop, buckets: 512 }"), components("{ images: crop, size: 512 }"));
@@ -228,7 +223,7 @@ fn resize_gives_each_picture_the_bucket_of_its_shape() {
 
 #[test]
 fn buckets_are_checked_when_the_file_is_read() {
-    let of = |yaml: &str| problem(&ResizeKind, &format!("{{ images: crop, {yaml} }}"));
+    let of = |yaml: &str| problem(&resize::KIND, &format!("{{ images: crop, {yaml} }}"));
     assert!(of("size: 512, buckets: 512").contains("take one of them out"));
     assert!(of("buckets: 64").contains("write them all, as in `{ size: 64, min: 32, max: 128, step: 8 }`"));
     assert!(of("buckets: 2000").contains("`{ size: 2000, min: 960, max: 4032, step: 64 }`"));
@@ -246,7 +241,7 @@ fn flip_keeps_the_original_and_shares_its_caption_with_the_mirror() {
     let shelf = Shelf::default();
     let mut item = photo(&shelf, "a", &map(30, 20));
     item.fields.insert("caption".into(), shelf.put("a star".into(), "txt"));
-    let stage = load(&FlipKind, "images: caption").unwrap();
+    let stage = load(&flip::KIND, "images: caption").unwrap();
     let outputs = run(&*stage, &resolved([("images", vec![item.clone()])]), &shelf).unwrap();
     let names: Vec<_> = outputs.iter().map(|item| (item.name.as_str(), item.origin.as_deref())).collect();
     assert_eq!(names, [("a", None), ("a-flip", Some("a"))]);
@@ -260,7 +255,7 @@ fn a_mirror_with_a_text_of_its_own_keeps_it() {
     let shelf = Shelf::default();
     let mut item = photo(&shelf, "a", &map(30, 20));
     item.fields.insert("caption".into(), shelf.put("he looks left".into(), "txt"));
-    let stage = load(&FlipKind, "images: caption").unwrap();
+    let stage = load(&flip::KIND, "images: caption").unwrap();
     let lint = |item: &Item| stage.lint(&resolved([("images", vec![item.clone()])]), &shelf);
     assert!(lint(&item)[0].contains("the caption of `a` says `left`"));
     item.fields.insert("caption-flip".into(), shelf.put("he looks right".into(), "txt"));
@@ -273,7 +268,7 @@ fn a_mirror_with_a_text_of_its_own_keeps_it() {
 fn a_picture_that_is_already_called_like_a_mirror_is_an_error() {
     let shelf = Shelf::default();
     let items = vec![photo(&shelf, "a", &map(3, 2)), photo(&shelf, "a-flip", &map(3, 2))];
-    let stage = load(&FlipKind, "images: crop").unwrap();
+    let stage = load(&flip::KIND, "images: crop").unwrap();
     let problem = expand(&*stage, &resolved([("images", items)]), &shelf).unwrap_err().to_string();
     assert!(problem.contains("`a`") && problem.contains("`a-flip`") && problem.contains("rename"), "{problem}");
 }
@@ -285,7 +280,7 @@ fn captions_come_from_sidecars_a_template_or_nobody() {
     with.fields.insert("sidecar".into(), shelf.put(b"\xef\xbb\xbfa star  \r\n".to_vec(), "txt"));
     let inputs = resolved([("images", vec![with, photo(&shelf, "b", &map(3, 3))])]);
     let texts = |yaml| {
-        let outputs = run(&*load(&CaptionKind, yaml).unwrap(), &inputs, &shelf).unwrap();
+        let outputs = run(&*load(&caption::KIND, yaml).unwrap(), &inputs, &shelf).unwrap();
         outputs.iter().map(|item| caption(&shelf, item)).collect::<Vec<_>>()
     };
     assert_eq!(texts("images: resize"), ["a star", ""]);
@@ -299,7 +294,7 @@ fn captions_come_from_sidecars_a_template_or_nobody() {
 fn the_picture_itself_is_not_part_of_what_decides_a_sidecar_caption() {
     let shelf = Shelf::default();
     let text = shelf.put("a star".into(), "txt");
-    let stage = load(&CaptionKind, "images: resize").unwrap();
+    let stage = load(&caption::KIND, "images: resize").unwrap();
     let work = |width| {
         let mut item = photo(&shelf, "a", &map(width, 5));
         item.fields.insert("sidecar".into(), text.clone());
@@ -311,10 +306,10 @@ fn the_picture_itself_is_not_part_of_what_decides_a_sidecar_caption() {
 
 #[test]
 fn caption_params_are_checked_when_the_file_is_read() {
-    let blip = problem(&CaptionKind, "{ images: resize, model: blip, weights: blip }");
+    let blip = problem(&caption::KIND, "{ images: resize, model: blip, weights: blip }");
     assert!(blip.contains("`model: blip` comes with a captioning network, not in this version"), "{blip}");
-    assert!(problem(&CaptionKind, "{ images: resize, model: sidcar }").contains("did you mean `sidecar`?"));
-    assert!(problem(&CaptionKind, "{ images: resize, model: template }").contains("`template` is missing"));
-    assert!(problem(&CaptionKind, "{ images: resize, template: x }").contains("add `model: template`"));
-    assert!(problem(&CaptionKind, "{ images: resize, model: template, template: 'a {nam}' }").contains("did you mean `name`?"));
+    assert!(problem(&caption::KIND, "{ images: resize, model: sidcar }").contains("did you mean `sidecar`?"));
+    assert!(problem(&caption::KIND, "{ images: resize, model: template }").contains("`template` is missing"));
+    assert!(problem(&caption::KIND, "{ images: resize, template: x }").contains("add `model: template`"));
+    assert!(problem(&caption::KIND, "{ images: resize, model: template, template: 'a {nam}' }").contains("did you mean `name`?"));
 }

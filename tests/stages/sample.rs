@@ -8,7 +8,7 @@ use loramill::engine::kind::item::{Artifact, Fields, Item};
 use loramill::engine::kind::stage::{Form, Resolved, Work};
 use loramill::sd::data::{decode, png_text};
 use loramill::sd::diffusion::infotext::Infotext;
-use loramill::stages::sample::SampleKind;
+use loramill::stages::sample;
 
 use super::{Shelf, expand, load, resolved, run};
 
@@ -30,7 +30,7 @@ fn inputs(shelf: &Shelf) -> Resolved {
 
 fn works(yaml: &str) -> Vec<Work> {
     let shelf = Shelf::default();
-    let stage = load(&SampleKind, yaml).unwrap();
+    let stage = load(&sample::KIND, yaml).unwrap();
     assert!(stage.components().is_empty());
     expand(&*stage, &inputs(&shelf), &shelf).unwrap()
 }
@@ -102,7 +102,7 @@ fn a_prompts_own_settings_win() {
 #[test]
 fn filewords_are_the_first_caption_as_plain_text() {
     let shelf = Shelf::default();
-    let stage = load(&SampleKind, "{ base: base, images: photos, prompts: ['star, [filewords]'] }").unwrap();
+    let stage = load(&sample::KIND, "{ base: base, images: photos, prompts: ['star, [filewords]'] }").unwrap();
     let captioned = |name: &str, text: &str| shelf.item(name, [("caption", shelf.put(text.into(), "txt"))]);
     let mut inputs = inputs(&shelf);
     inputs.inputs.insert("images".into(), vec![captioned("a", "a man (shrug)\n"), captioned("b", "a dog")].into());
@@ -113,10 +113,10 @@ fn filewords_are_the_first_caption_as_plain_text() {
 #[test]
 fn every_problem_of_the_params_is_reported() {
     let yaml = "{ base: base, prompts: ['[filewords]', 'a AND b'], steps: 0 }";
-    let Err(problems) = load(&SampleKind, yaml) else { panic!("it should not load") };
+    let Err(problems) = load(&sample::KIND, yaml) else { panic!("it should not load") };
     assert!(problems.iter().any(|problem| problem.message.contains("AND")), "{problems:?}");
     let yaml = "{ base: base, prompts: ['[filewords]', { text: a, size: 65, steps: 501 }], sampler: ddim, steps: 0, seeds: [4294967296], clip_skip: 0, negative: '<lora:a:1>' }";
-    let Err(problems) = load(&SampleKind, yaml) else { panic!("it should not load") };
+    let Err(problems) = load(&sample::KIND, yaml) else { panic!("it should not load") };
     for word in ["[filewords]", "65x65", "501 steps", "0 steps", "4294967296", "clip_skip", "<lora:a:1>"] {
         assert!(problems.iter().any(|problem| problem.message.contains(word)), "{word}: {problems:?}");
     }
@@ -124,7 +124,7 @@ fn every_problem_of_the_params_is_reported() {
 
 #[test]
 fn a_prompt_of_filewords_without_its_quotes_says_which_are_missing() {
-    let Err(problems) = load(&SampleKind, "{ base: base, images: photos, prompts: [filewords] }") else {
+    let Err(problems) = load(&sample::KIND, "{ base: base, images: photos, prompts: [filewords] }") else {
         panic!("it should not load")
     };
     let hint = problems[0].hint.as_deref().unwrap_or_default();
@@ -138,7 +138,7 @@ fn pictures_carry_their_settings_and_come_out_the_same_again() {
     let base = shelf.put(std::fs::read(model).unwrap(), "safetensors");
     let inputs = resolved([("base", vec![shelf.item("base", [("model", base)])])]);
     let yaml = "{ base: base, size: 64, steps: 3, guidance: 5, prompts: [a large red circle, { text: (a small):1.2 blue ring, negative: 'red, large' }], seeds: [1, 2] }";
-    let stage = load(&SampleKind, yaml).unwrap();
+    let stage = load(&sample::KIND, yaml).unwrap();
     let outputs = run(&*stage, &inputs, &shelf).unwrap();
     assert_eq!(outputs.len(), 4);
     let again = run(&*stage, &inputs, &shelf).unwrap();
@@ -173,7 +173,7 @@ fn a_size_that_the_model_cannot_draw_is_refused() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny/models/tiny-sd.safetensors");
     let base = shelf.put(std::fs::read(model).unwrap(), "safetensors");
     let inputs = resolved([("base", vec![shelf.item("base", [("model", base)])])]);
-    let stage = load(&SampleKind, "{ base: base, size: 72, prompts: [a cat] }").unwrap();
+    let stage = load(&sample::KIND, "{ base: base, size: 72, prompts: [a cat] }").unwrap();
     let error = run(&*stage, &inputs, &shelf).unwrap_err();
     assert!(format!("{error:#}").contains("multiple of 16"), "{error:#}");
 }

@@ -13,7 +13,7 @@ use loramill::sd::checkpoint::model_file::ModelFile;
 use loramill::sd::data::{decode, encode, resize};
 use loramill::sd::lora::account::account;
 use loramill::sd::lora::file::Lora;
-use loramill::stages::train::TrainKind;
+use loramill::stages::train;
 
 use crate::stages::velocity::marked;
 use crate::stages::{Shelf, load, resolved};
@@ -172,7 +172,7 @@ const SMALL: &str = "{ base: base, images: flip, instance_prompt: 'star, [filewo
 fn every_wrong_number_is_told_at_once() {
     let wrong = "{ base: base, images: flip, epochs: 0, save_every: 0, batch_size: 0, network: { rank: 0, alpha: 0 }, \
                  learning_rate: { unet: 0, text_encoder: 0 }, max_token_length: 76 }";
-    let problems = load(&TrainKind, wrong).err().expect("the numbers are wrong");
+    let problems = load(&train::KIND, wrong).err().expect("the numbers are wrong");
     let messages: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
     assert_eq!(
         messages,
@@ -190,7 +190,7 @@ fn every_wrong_number_is_told_at_once() {
 
 #[test]
 fn what_is_left_out_counts_as_what_it_stands_for() {
-    let components = |yaml: &str| load(&TrainKind, yaml).expect("the params are sound").components();
+    let components = |yaml: &str| load(&train::KIND, yaml).expect("the params are sound").components();
     let short = components("{ base: base, images: flip }");
     let long = "{ base: base, images: flip, instance_prompt: '[filewords]', instance_token: star, seed: 42, epochs: 100, \
                 network: { rank: 8, alpha: 8 }, learning_rate: { unet: 0.0001, text_encoder: 5e-5 } }";
@@ -200,7 +200,7 @@ fn what_is_left_out_counts_as_what_it_stands_for() {
 
 #[test]
 fn the_forecast_names_every_checkpoint() {
-    let stage = load(&TrainKind, "{ base: base, images: flip, epochs: 25, stop_at: 22, save_every: 10 }").expect("sound");
+    let stage = load(&train::KIND, "{ base: base, images: flip, epochs: 25, stop_at: 22, save_every: 10 }").expect("sound");
     let Form::Whole(form) = stage.form() else { panic!("a whole stage was expected") };
     let shelf = Shelf::default();
     let items = (0..3).map(|i| shelf.item(&format!("{i}"), [])).collect();
@@ -222,7 +222,7 @@ fn the_forecast_names_every_checkpoint() {
 
 #[test]
 fn an_interrupted_training_publishes_the_same_bytes() {
-    let stage = load(&TrainKind, SMALL).expect("sound");
+    let stage = load(&train::KIND, SMALL).expect("sound");
     let whole = Workshop::new();
     let latents = whole.latents(&*stage, whole.photos(6));
     assert_eq!(whole.train(&*stage, &latents).unwrap(), Ended::Done);
@@ -242,7 +242,7 @@ fn an_interrupted_training_publishes_the_same_bytes() {
 
 #[test]
 fn stopping_publishes_what_there_is() {
-    let stage = load(&TrainKind, SMALL).expect("sound");
+    let stage = load(&train::KIND, SMALL).expect("sound");
     let workshop = Workshop::new();
     let latents = workshop.latents(&*stage, workshop.photos(6));
     workshop.wish(5, Wish::Stop);
@@ -252,7 +252,7 @@ fn stopping_publishes_what_there_is() {
 
 #[test]
 fn a_checkpoint_is_a_kohya_file() {
-    let stage = load(&TrainKind, SMALL).expect("sound");
+    let stage = load(&train::KIND, SMALL).expect("sound");
     let workshop = Workshop::new();
     let latents = workshop.latents(&*stage, workshop.photos(2));
     workshop.train(&*stage, &latents).unwrap();
@@ -279,7 +279,7 @@ fn a_checkpoint_is_a_kohya_file() {
 
 #[test]
 fn a_training_on_a_model_that_predicts_velocity_learns_another_lora_and_says_so() {
-    let stage = load(&TrainKind, SMALL).expect("sound");
+    let stage = load(&train::KIND, SMALL).expect("sound");
     let folder = tempfile::tempdir().unwrap();
     let trained = |base: PathBuf| {
         let workshop = Workshop::with(base);
@@ -303,7 +303,7 @@ fn a_training_on_a_model_that_predicts_velocity_learns_another_lora_and_says_so(
 
 #[test]
 fn pictures_of_two_sizes_are_learnt_from() {
-    let stage = load(&TrainKind, SMALL).expect("sound");
+    let stage = load(&train::KIND, SMALL).expect("sound");
     let workshop = Workshop::new();
     let latents = workshop.latents(&*stage, with_one_of(&workshop, 32, 64));
     workshop.train(&*stage, &latents).unwrap();
@@ -320,7 +320,7 @@ fn pictures_of_two_sizes_are_learnt_from() {
 
 #[test]
 fn a_picture_that_the_network_cannot_halve_is_refused() {
-    let stage = load(&TrainKind, SMALL).expect("sound");
+    let stage = load(&train::KIND, SMALL).expect("sound");
     let workshop = Workshop::new();
     let latents = workshop.latents(&*stage, with_one_of(&workshop, 36, 64));
     let error = workshop.train(&*stage, &latents).unwrap_err().to_string();
@@ -339,7 +339,7 @@ fn with_one_of(workshop: &Workshop, width: u32, height: u32) -> Vec<Item> {
 
 #[test]
 fn one_picture_and_a_long_caption_are_remarked_on() {
-    let stage = load(&TrainKind, "{ base: base, images: flip }").expect("sound");
+    let stage = load(&train::KIND, "{ base: base, images: flip }").expect("sound");
     let shelf = Shelf::default();
     let item = shelf.item("alone", [("caption", shelf.put("word ".repeat(80).into_bytes(), "txt"))]);
     let lines = stage.lint(&resolved([("images", vec![item])]), &shelf);
@@ -355,7 +355,7 @@ fn one_picture_and_a_long_caption_are_remarked_on() {
 
 #[test]
 fn before_a_training_without_any_caption_that_is_said_once() {
-    let stage = load(&TrainKind, "{ base: base, images: flip }").expect("sound");
+    let stage = load(&train::KIND, "{ base: base, images: flip }").expect("sound");
     let shelf = Shelf::default();
     let empty = |name: &str| shelf.item(name, [("caption", shelf.put(Vec::new(), "txt"))]);
     let told = |items: Vec<_>| stage.lint(&resolved([("images", items)]), &shelf);

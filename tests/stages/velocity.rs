@@ -19,9 +19,8 @@ use loramill::sd::lora::targets;
 use loramill::sd::stable_diffusion::{self, Denoiser};
 use loramill::sd::training::batches::{Batches, Draw};
 use loramill::sd::training::denoising::{Denoising, Example};
-use loramill::stages::latents::LatentsKind;
-use loramill::stages::sample::SampleKind;
-use loramill::stages::train::TrainKind;
+use loramill::stages::train::latents;
+use loramill::stages::{sample, train};
 use sha2::{Digest as _, Sha256};
 
 use crate::formats::{odd_models, tiny_sd};
@@ -117,9 +116,9 @@ fn training_on_it_learns_the_velocity() {
 
 #[test]
 fn models_that_cannot_be_used_are_found_before_anything_runs() {
-    let sample = load(&SampleKind, "{ base: base, prompts: [a cat] }").expect("sound");
-    let train = load(&TrainKind, "{ base: base, images: flip }").expect("sound");
-    let latents = load(&LatentsKind, "{ base: base, images: flip }").expect("sound");
+    let sample = load(&sample::KIND, "{ base: base, prompts: [a cat] }").expect("sound");
+    let train = load(&train::KIND, "{ base: base, images: flip }").expect("sound");
+    let latents = load(&latents::KIND, "{ base: base, images: flip }").expect("sound");
     let files = |path: PathBuf| BTreeMap::from([("base".to_string(), path)]);
     for stage in [&sample, &train, &latents] {
         assert!(stage.examine(&files(tiny_sd())).is_empty());

@@ -12,7 +12,7 @@ use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::inputs::input::Found;
 use crate::engine::inputs::listing::InputFile;
 use crate::engine::inputs::picture_files::MOST_BYTES;
-use crate::stages::photo_use::{self, Seen};
+use crate::stages::shared::photo_use::{self, Seen};
 
 /// So many names stand in a line.
 const LISTED: usize = 5;

@@ -20,7 +20,7 @@ use crate::cli::walls::Reach;
 use crate::engine::cache::Cache;
 use crate::engine::cache::bytes::size;
 use crate::engine::gc::collect::{Amount, CollectOptions, Collected, collect};
-use crate::engine::kind::stage::Worth;
+use crate::engine::kind::stage_kind::Worth;
 use crate::stages::KINDS;
 
 const DAY: u64 = 24 * 60 * 60;
@@ -90,7 +90,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 }
 
 fn worth(kind: &str) -> Worth {
-    KINDS.iter().find(|known| known.name() == kind).map_or(Worth::Usual, |kind| kind.worth())
+    KINDS.iter().find(|known| known.name == kind).map_or(Worth::Usual, |kind| kind.worth)
 }
 
 fn forget(cache: &Cache, root: &Path) -> anyhow::Result<()> {

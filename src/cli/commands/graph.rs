@@ -35,7 +35,7 @@ fn tree(pipeline: &Pipeline) -> String {
     let written = pipeline.stages.iter().filter(|stage| stage.owner.is_none());
     let mut stages: Vec<[String; 3]> = Vec::new();
     for stage in written {
-        let kind = if stage.kind.name() == stage.base_name { String::new() } else { stage.kind.name().to_string() };
+        let kind = if stage.kind.name == stage.base_name { String::new() } else { stage.kind.name.to_string() };
         let on_demand = if stage.by_default { "" } else { "on demand" };
         let remark = [kind.as_str(), on_demand].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
         stages.push([stage.name.clone(), format!("\u{2190} {}", reads(stage)), remark]);

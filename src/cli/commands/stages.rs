@@ -13,7 +13,7 @@ use crate::cli::terminal::output::print;
 use crate::engine::graph::schema;
 use crate::engine::graph::stage_keys;
 use crate::engine::kind::params::{ParamDoc, Role};
-use crate::engine::kind::stage::StageKind;
+use crate::engine::kind::stage_kind::StageKind;
 use crate::engine::syntax::diagnostic::nearest;
 use crate::stages::KINDS;
 
@@ -31,8 +31,8 @@ pub fn run(arguments: &Arguments, _global: &Global) -> anyhow::Result<ExitCode> 
     let text = match &arguments.kind {
         _ if arguments.schema => schema::text(KINDS),
         None => overview(KINDS),
-        Some(name) => match KINDS.iter().find(|kind| kind.name() == name) {
-            Some(kind) => page(*kind),
+        Some(name) => match KINDS.iter().find(|kind| kind.name == name) {
+            Some(kind) => page(kind),
             None => return Err(unknown(name).into()),
         },
     };
@@ -41,7 +41,7 @@ pub fn run(arguments: &Arguments, _global: &Global) -> anyhow::Result<ExitCode> 
 }
 
 fn unknown(name: &str) -> WrongArguments {
-    let known: Vec<&str> = KINDS.iter().map(|kind| kind.name()).collect();
+    let known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
     let hint = match nearest(name, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("known: {}", known.join(", ")),
@@ -49,22 +49,22 @@ fn unknown(name: &str) -> WrongArguments {
     WrongArguments(format!("there is no stage kind `{name}`: {hint}"))
 }
 
-fn overview(kinds: &[&dyn StageKind]) -> String {
-    let width = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0);
+fn overview(kinds: &[&StageKind]) -> String {
+    let width = kinds.iter().map(|kind| kind.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for kind in kinds {
-        let summary = kind.doc().lines().next().unwrap_or_default().trim();
-        let _ = writeln!(text, "{:width$}  {summary}", kind.name());
+        let summary = kind.doc.lines().next().unwrap_or_default().trim();
+        let _ = writeln!(text, "{:width$}  {summary}", kind.name);
     }
     text.push_str("\n`loramill stages KIND` explains one with its params.\n");
     text
 }
 
 /// Name, what it does, then each param with its default.
-fn page(kind: &dyn StageKind) -> String {
-    let mut text = format!("{}\n\n{}", kind.name(), paragraphs(kind.doc(), 2));
+fn page(kind: &StageKind) -> String {
+    let mut text = format!("{}\n\n{}", kind.name, paragraphs(kind.doc, 2));
     let mut params = Vec::new();
-    for param in kind.params() {
+    for param in (kind.params)() {
         rows(&param, &mut params);
     }
     if !params.is_empty() {
@@ -74,11 +74,11 @@ fn page(kind: &dyn StageKind) -> String {
         let _ = write!(text, "\n  {}  ({})\n{}", row.head, row.form, paragraphs(&row.doc, 6));
     }
     text.push_str("\nEvery stage also takes:\n");
-    for key in stage_keys::docs(kind.keeps()) {
+    for key in stage_keys::docs(kind.keeps) {
         let (head, form) = (head(key.name, key.default.as_ref()), form(key.role, &key.schema, key.default.as_ref(), false));
         let _ = write!(text, "\n  {head}  ({form})\n{}", paragraphs(key.doc, 6));
     }
-    let _ = writeln!(text, "\nIts items carry: {}.", kind.writes().join(", "));
+    let _ = writeln!(text, "\nIts items carry: {}.", kind.writes.join(", "));
     text
 }
 

@@ -31,7 +31,7 @@ pub struct Networks {
 #[cfg(feature = "nn")]
 pub fn opened_here() -> Option<&'static Networks> {
     use crate::sd::{device, self_test};
-    use crate::stages::linked::{NETWORK_WORK, link};
+    use crate::stages::shared::linked::{NETWORK_WORK, link};
 
     static NETWORKS: Networks = Networks {
         link: || link(&NETWORK_WORK),

@@ -184,14 +184,14 @@ impl<'a> Batch<'a> {
             self.make_durable(objects, workspace.handle())
                 .map_err(|error| disk_trouble(error, "making objects durable in", self.cache.root()))?;
         }
-        self.cache.in_turn(|turn| {
+        self.cache.with_lease(|lease| {
             for (path, stored) in objects {
-                turn.note(stored.digest);
+                lease.note(stored.digest);
                 faults::pass("objects.place")
                     .and_then(|()| self.cache.objects.adopt(path, &stored.digest, stored.size))
                     .map_err(|error| disk_trouble(error, "moving an object to", &self.cache.objects.path(&stored.digest)))?;
             }
-            records.iter().for_each(|(_, record)| turn.note(record.key));
+            records.iter().for_each(|(_, record)| lease.note(record.key));
             self.cache.records()?.append(records)
         })
     }

@@ -202,7 +202,7 @@ impl Cache {
     /// runs met before is forgotten.
     pub fn repair(&self, checkup: &mut Checkup) -> Result<()> {
         let collector = self.begin_collecting()?;
-        let alone = collector.alone()?;
+        let exclusive = collector.exclusive()?;
         let mut log_is_wrong = false;
         for problem in &mut checkup.problems {
             match &problem.damage {
@@ -226,7 +226,7 @@ impl Cache {
         let is_here = |digest: &Digest| evicted.contains(digest) || self.place_of(digest).is_there();
         let removed = checkup.problems.iter().any(|problem| problem.repaired && problem.damage != Damage::Index);
         if log_is_wrong || removed {
-            alone.retain_records(&mut |_, record| record.artifacts().all(|artifact| is_here(&artifact.digest)))?;
+            exclusive.retain_records(&mut |_, record| record.artifacts().all(|artifact| is_here(&artifact.digest)))?;
             self.records()?.renew_index()?;
             for problem in &mut checkup.problems {
                 problem.repaired |=
@@ -503,10 +503,10 @@ mod tests {
     fn what_is_missing_is_said_unless_it_was_let_go_on_purpose() {
         let bed = Bed::new();
         let evicted = Digest::of(b"contents of two");
-        let alone = bed.cache.begin_collecting().unwrap().alone().unwrap();
-        alone.write_evicted(&[evicted].into()).unwrap();
-        alone.remove_object(&evicted).unwrap();
-        drop(alone);
+        let exclusive = bed.cache.begin_collecting().unwrap().exclusive().unwrap();
+        exclusive.write_evicted(&[evicted].into()).unwrap();
+        exclusive.remove_object(&evicted).unwrap();
+        drop(exclusive);
         assert!(bed.problems(Depth::Full).is_empty());
         fs::remove_file(bed.object("one")).unwrap();
         assert_eq!(bed.problems(Depth::Fast), ["missing"]);

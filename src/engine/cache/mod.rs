@@ -341,8 +341,8 @@ impl Cache {
     /// The folder of a state key, made if it is not there: what an interrupted run goes on from.
     pub fn state_folder(&self, state_key: &Digest) -> Result<PathBuf> {
         let folder = self.place("state").inside(state_key.to_hex());
-        self.in_turn(|turn| {
-            turn.note(*state_key);
+        self.with_lease(|lease| {
+            lease.note(*state_key);
             folder.make_folder().map_err(|error| disk_trouble(error, "creating", &folder))
         })?;
         trust::check_files(&folder)?;

@@ -4,16 +4,16 @@
 //! yet: results it has made, and results it has found here under their keys. So:
 //!
 //! - A run *notes* in `runs/<pipeline>.uses` every key whose result it takes, and every object and key that it makes. Finding a result and
-//!   noting it is one *turn*: a shared lock, so that the turns of many runs go on side by side.
-//! - Whoever deletes does so *alone*: while no turn goes on. Only then the notes are read, and once more the locks in the work trees, and
+//!   noting it happens under one *lease*: a shared lock, which many runs hold side by side.
+//! - Whoever deletes takes the *exclusive lock*: no lease lasts meanwhile. Only then the notes are read, and once more the locks in the work trees, and
 //!   what they name is spared. A run has found a result before that, and the note is seen; or it looks afterwards, and meets a miss.
 //! - A row that the lock file holds when a run begins needs no note, since whoever collects reads that lock. Eviction takes even what
-//!   locks name, so it spares every pipeline whose run goes on; a run begins with a turn, and cannot slip past.
+//!   locks name, so it spares every pipeline whose run goes on; a run begins with a lease, and cannot slip past.
 //! - Notes outlive a run that was interrupted: what it made is kept, because the next one goes on from there. They go when a run has ended
 //!   well, and with it those of earlier runs if it was of the whole pipeline, for then the lock names all results. While somebody
 //!   collects they are put aside as `.used` instead: the lock may have been read before it had these rows.
 //!
-//! A run that finds everything fresh takes one turn and notes nothing. Commands that only read take none: what is deleted under
+//! A run that finds everything fresh takes one lease and notes nothing. Commands that only read take none: what is deleted under
 //! their hands is a miss to them.
 
 use std::collections::HashSet;
@@ -34,7 +34,7 @@ use crate::engine::cache::trouble::{disk_trouble, list_trouble};
 use crate::engine::cache::workspace::is_numbered;
 use crate::engine::cache::{Cache, atomic, faults, uses};
 
-/// Of objects that were let go, or that a run noted: 4 million.
+/// Of evicted objects, or that a run noted: 4 million.
 pub(crate) const LARGEST: u64 = 128 << 20;
 /// How long a second collector waits for the first. A run that ends holds the same lock for an instant.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -62,7 +62,7 @@ pub struct Collector<'a> {
 
 /// While it lasts no run takes anything from the cache or puts anything there.
 #[derive(Debug)]
-pub struct Alone<'a> {
+pub struct ExclusiveLock<'a> {
     cache: &'a Cache,
     _lock: FileLock,
 }
@@ -141,12 +141,12 @@ impl Cache {
 
 impl<'a> Collector<'a> {
     /// Waits until no turn goes on; runs wait from then on until the result is dropped.
-    pub fn alone(&self) -> Result<Alone<'a>> {
-        Ok(Alone { cache: self.cache, _lock: FileLock::take(self.cache.sweep_lock())? })
+    pub fn exclusive(&self) -> Result<ExclusiveLock<'a>> {
+        Ok(ExclusiveLock { cache: self.cache, _lock: FileLock::take(self.cache.sweep_lock())? })
     }
 }
 
-impl Alone<'_> {
+impl ExclusiveLock<'_> {
     /// True if it was here.
     pub fn remove_object(&self, digest: &Digest) -> Result<bool> {
         let path = self.cache.place_of(digest);
@@ -159,10 +159,10 @@ impl Alone<'_> {
 
     /// Removes objects that something still names, and says so beforehand. A kill in between leaves objects that are here and that
     /// nobody would miss.
-    pub(crate) fn let_go(&self, digests: &HashSet<Digest>) -> Result<()> {
+    pub(crate) fn evict(&self, digests: &HashSet<Digest>) -> Result<()> {
         self.write_evicted(&self.cache.evicted()?.union(digests).copied().collect())?;
         for digest in digests {
-            faults::pass("objects.let_go").map_err(|error| disk_trouble(error, "removing", &self.cache.path(digest)))?;
+            faults::pass("objects.evict").map_err(|error| disk_trouble(error, "removing", &self.cache.path(digest)))?;
             self.remove_object(digest)?;
         }
         Ok(())
@@ -275,10 +275,10 @@ mod tests {
         let found = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
-                let turn = cache.in_turn(|turn| {
+                let turn = cache.with_lease(|lease| {
                     found.store(true, Ordering::SeqCst);
                     thread::sleep(Duration::from_millis(100));
-                    turn.note(Digest::of(b"x"));
+                    lease.note(Digest::of(b"x"));
                     Ok(())
                 });
                 turn.unwrap();
@@ -287,7 +287,7 @@ mod tests {
                 thread::yield_now();
             }
             let collector = collecting.begin_collecting().unwrap();
-            let _alone = collector.alone().unwrap();
+            let _exclusive = collector.exclusive().unwrap();
             let noted = collecting.noted().unwrap();
             assert_eq!(noted.len(), 1);
             assert_eq!(noted[0].digests, [Digest::of(b"x")]);
@@ -314,14 +314,14 @@ mod tests {
             batch.flush().unwrap();
             let here = || all.iter().filter(|digest| cache.path(digest).exists()).count();
             let collector = cache.begin_collecting().unwrap();
-            arm("objects.let_go", dies_at, Fault::Killed);
-            let outcome = collector.alone().unwrap().let_go(&all);
+            arm("objects.evict", dies_at, Fault::Killed);
+            let outcome = collector.exclusive().unwrap().evict(&all);
             let died = dies_at < 3;
             assert_eq!((outcome.is_err(), disarm()), (died, died));
             drop(collector);
             assert_eq!(here(), 3 - dies_at);
             assert_eq!(cache.check(Depth::Full, &[]).unwrap().problems, []);
-            cache.begin_collecting().unwrap().alone().unwrap().let_go(&all).unwrap();
+            cache.begin_collecting().unwrap().exclusive().unwrap().evict(&all).unwrap();
             assert_eq!(here(), 0);
             assert_eq!(cache.check(Depth::Full, &[]).unwrap().problems, []);
         }
@@ -337,7 +337,7 @@ mod tests {
         fs::create_dir_all(orphan.join("deep")).unwrap();
         fs::write(temp.path().join("locks").join(Digest::of(b"dead").to_hex()), "").unwrap();
         let held = other.try_lock_key(&Digest::of(b"alive")).unwrap();
-        cache.begin_collecting().unwrap().alone().unwrap().remove_dead_scratch().unwrap();
+        cache.begin_collecting().unwrap().exclusive().unwrap().remove_dead_scratch().unwrap();
         assert!(mine.is_dir() && !orphan.exists());
         let mut locks: Vec<_> = list(&temp.path().join("locks").into()).unwrap();
         locks.retain(|path| !path.ends_with("sweep") && !path.ends_with("collecting"));

@@ -32,13 +32,13 @@ pub(crate) struct Uses {
     open: Option<(File, HashSet<Digest>)>,
 }
 
-/// While it lasts nothing is deleted from the cache. What is taken in it is noted at its end.
+/// A shared lease on the cache: while it lasts nothing is deleted. What is taken under it is noted at its end.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
+pub(crate) struct Lease {
     noted: Option<Mutex<Vec<Digest>>>,
 }
 
-impl Turn {
+impl Lease {
     /// That the run rests on this object, or on the result of this key.
     pub(crate) fn note(&self, digest: Digest) {
         if let Some(noted) = &self.noted {
@@ -55,7 +55,7 @@ impl Cache {
         let folder = fs::canonicalize(folder).with_context(|| format!("looking for `{}`", folder.display()))?;
         let goes_on = path.is_there();
         *self.uses() = Some(Uses { path, folder, goes_on, open: None });
-        self.in_turn(|_| Ok(()))
+        self.with_lease(|_| Ok(()))
     }
 
     /// The run has ended well, and the lock names all that it rests on. What earlier runs have noted goes too if this one was of the
@@ -68,7 +68,7 @@ impl Cache {
         // Held while the notes go, so that nobody begins to collect in between.
         let nobody_collects = FileLock::attempt(self.collecting_lock(), false)?;
         if nobody_collects.is_none() {
-            let _turn = FileLock::share(self.sweep_lock())?;
+            let _lease = FileLock::share(self.sweep_lock())?;
             let noted = read(&uses.path)?.map(|(_, noted)| noted).unwrap_or_default();
             let path = uses.path.ending("used");
             let mut aside = Uses { path, folder: uses.folder, goes_on: false, open: None };
@@ -77,15 +77,15 @@ impl Cache {
         uses.path.remove().map_err(|error| disk_trouble(error, "removing", &uses.path))
     }
 
-    /// Does `work` while nothing is deleted from the cache. Only runs take turns: to others a deleted object is a miss.
-    pub(crate) fn in_turn<T>(&self, work: impl FnOnce(&Turn) -> Result<T>) -> Result<T> {
+    /// Does `work` under a lease: nothing is deleted from the cache meanwhile. Only runs take leases: to others a deleted object is a miss.
+    pub(crate) fn with_lease<T>(&self, work: impl FnOnce(&Lease) -> Result<T>) -> Result<T> {
         if self.uses().is_none() {
-            return work(&Turn::default());
+            return work(&Lease::default());
         }
-        let _turn = FileLock::share(self.sweep_lock())?;
-        let turn = Turn { noted: Some(Mutex::default()) };
-        let done = work(&turn)?;
-        let noted = turn.noted.map(|noted| noted.into_inner().unwrap_or_else(PoisonError::into_inner)).unwrap_or_default();
+        let _lease = FileLock::share(self.sweep_lock())?;
+        let lease = Lease { noted: Some(Mutex::default()) };
+        let done = work(&lease)?;
+        let noted = lease.noted.map(|noted| noted.into_inner().unwrap_or_else(PoisonError::into_inner)).unwrap_or_default();
         if let Some(uses) = self.uses().as_mut() {
             uses.add(noted)?;
         }
@@ -101,8 +101,8 @@ impl Cache {
         if stays {
             return Ok(true);
         }
-        self.in_turn(|turn| {
-            turn.note(*digest);
+        self.with_lease(|lease| {
+            lease.note(*digest);
             Ok(self.contains(digest, size))
         })
     }
@@ -193,8 +193,8 @@ mod tests {
 
     fn note(cache: &Cache, digests: &[Digest]) {
         cache
-            .in_turn(|turn| {
-                digests.iter().for_each(|digest| turn.note(*digest));
+            .with_lease(|lease| {
+                digests.iter().for_each(|digest| lease.note(*digest));
                 Ok(())
             })
             .unwrap();
@@ -251,7 +251,7 @@ mod tests {
     fn who_only_reads_takes_no_turn() {
         let temp = tempfile::tempdir().unwrap();
         let cache = Cache::open(temp.path()).unwrap();
-        let _alone = FileLock::take(cache.sweep_lock()).unwrap();
+        let _exclusive = FileLock::take(cache.sweep_lock()).unwrap();
         note(&cache, &[digest(1)]);
         assert!(!temp.path().join("runs").exists());
     }

@@ -10,13 +10,16 @@ use serde_json::{Value, json};
 
 use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
-use crate::engine::decide::decision::{Decision, Grounds, Verdict, Whole, WorkState, Works};
 use crate::engine::decide::plan::{PlannedStage, PlannedState};
 use crate::engine::decide::recorded::EFFORT_FACT;
 use crate::engine::decide::results::{Made, Results};
+use crate::engine::decide::taken;
+use crate::engine::decide::verdict::{Decision, ItemPlan, Verdict, WholePlan, WorkState};
+use crate::engine::decide::view::View;
 use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
+use crate::engine::kind::input_use::InputShape;
 use crate::engine::kind::item_set;
-use crate::engine::kind::stage::{Effort, Form, InputShape, ItemSize};
+use crate::engine::kind::stage::{Effort, Form, ItemSize};
 
 /// Records of single items that are looked at; more would change little.
 const SAMPLES: usize = 64;
@@ -121,20 +124,20 @@ impl<'a> Experience<'a> {
         index: usize,
         decision: &Decision<'_>,
         planned: &PlannedStage,
-        grounds: &Grounds<'_>,
+        view: &View<'_>,
     ) -> Result<Option<Estimate>> {
         if planned.state == PlannedState::Fresh {
             return Ok(Some(Estimate::NOTHING));
         }
-        let stage = &grounds.pipeline.stages[index];
-        let item_size = item_size(grounds.pipeline, index);
+        let stage = &view.pipeline.stages[index];
+        let item_size = item_size(view.pipeline, index);
         let to_do = match &decision.verdict {
-            Verdict::Works(works) => of_works(stage, works, item_size),
-            Verdict::Whole(whole) => of_whole(stage, whole, decision, grounds, item_size)?,
+            Verdict::Items(works) => of_works(stage, works, item_size),
+            Verdict::Whole(whole) => of_whole(stage, whole, decision, view, item_size)?,
             Verdict::Fresh { .. } | Verdict::Kept { .. } | Verdict::Waits(_) => None,
         };
         let Some(to_do) = to_do else { return Ok(None) };
-        let Some(each) = self.seconds_each(stage, &to_do.like, grounds)? else { return Ok(None) };
+        let Some(each) = self.seconds_each(stage, &to_do.like, view)? else { return Ok(None) };
         let side_by_side = match stage.stage.form() {
             Form::Items(_) if !stage.stage.uses_device() => available_parallelism().map_or(1, |count| count.get()),
             _ => 1,
@@ -146,15 +149,15 @@ impl<'a> Experience<'a> {
     }
 
     /// Seconds for a unit of work: of the stage as the lock names it, else of any stage of its kind.
-    fn seconds_each(&mut self, stage: &LoadedStage, like: &str, grounds: &Grounds<'_>) -> Result<Option<f64>> {
-        match self.of_last_run(stage, like, grounds)? {
+    fn seconds_each(&mut self, stage: &LoadedStage, like: &str, view: &View<'_>) -> Result<Option<f64>> {
+        match self.of_last_run(stage, like, view)? {
             Some(each) => Ok(Some(each)),
-            None => self.of_kind(stage.kind.name(), like),
+            None => self.of_kind(stage.kind.name, like),
         }
     }
 
-    fn of_last_run(&self, stage: &LoadedStage, like: &str, grounds: &Grounds<'_>) -> Result<Option<f64>> {
-        let Some(row) = grounds.lock.stages.get(&stage.name).and_then(|rows| rows.last()) else { return Ok(None) };
+    fn of_last_run(&self, stage: &LoadedStage, like: &str, view: &View<'_>) -> Result<Option<f64>> {
+        let Some(row) = view.lock.stages.get(&stage.name).and_then(|rows| rows.last()) else { return Ok(None) };
         let each = |seconds: f64, effort: Option<Effort>, otherwise: f64| {
             let effort = effort.unwrap_or(Effort { amount: otherwise, ..Effort::default() });
             (effort.like == like).then_some(seconds / effort.amount)
@@ -185,7 +188,7 @@ impl<'a> Experience<'a> {
 }
 
 /// `None` where the work is of several sorts, or cannot be told.
-fn of_works(stage: &LoadedStage, works: &Works, item_size: Option<f64>) -> Option<ToDo> {
+fn of_works(stage: &LoadedStage, works: &ItemPlan<'_>, item_size: Option<f64>) -> Option<ToDo> {
     let Form::Items(form) = stage.stage.form() else { return None };
     let mut to_do: Option<ToDo> = None;
     for keyed in &works.works {
@@ -207,13 +210,15 @@ fn of_works(stage: &LoadedStage, works: &Works, item_size: Option<f64>) -> Optio
 /// What is left of a stage that runs as a whole.
 fn of_whole(
     stage: &LoadedStage,
-    whole: &Whole,
+    whole: &WholePlan<'_>,
     decision: &Decision<'_>,
-    grounds: &Grounds<'_>,
+    view: &View<'_>,
     item_size: Option<f64>,
 ) -> Result<Option<ToDo>> {
     let Form::Whole(form) = stage.stage.form() else { return Ok(None) };
-    let Some(effort) = form.effort(&grounds.resolve(&decision.taken, whole.key.is_some())?, item_size) else { return Ok(None) };
+    let Some(effort) = form.effort(&taken::resolve(view, &decision.basis.taken, whole.key.is_some())?, item_size) else {
+        return Ok(None);
+    };
     let left = effort.amount * (1.0 - whole.done);
     let (dirty, unknown) = if whole.key.is_some() { (left, 0.0) } else { (0.0, left) };
     Ok(Some(ToDo { like: effort.like, dirty, unknown, pieces: [1, 0] }))

@@ -46,7 +46,7 @@ impl StageIdentity {
             Form::Items(form) => form.finish_version(),
             Form::Whole(_) => 1,
         };
-        let (kind, version, components) = (stage.kind.name(), stage.kind.version(), stage.stage.components());
+        let (kind, version, components) = (stage.kind.name, stage.kind.version, stage.stage.components());
         Self { kind, version, finish_version, components }
     }
 

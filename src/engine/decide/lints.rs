@@ -7,8 +7,10 @@ use anyhow::{Context as _, Result};
 
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::decide::decision::{Decision, Grounds, Verdict};
+use crate::engine::decide::taken::resolve;
 use crate::engine::decide::texts;
+use crate::engine::decide::verdict::{Decision, Verdict};
+use crate::engine::decide::view::View;
 use crate::engine::edits::text;
 use crate::engine::graph::pipeline::LoadedStage;
 use crate::engine::kind::item::Artifact;
@@ -48,17 +50,15 @@ impl Lints {
     }
 }
 
-impl Grounds<'_> {
-    /// What a stage remarks on its inputs, as far as they are there. A stage that is fresh as a whole said it when it ran.
-    pub fn lints(&self, stage: &LoadedStage, decision: &Decision<'_>, unstored: &UnstoredTexts) -> Result<Lints> {
-        let complete = match &decision.verdict {
-            Verdict::Fresh { .. } | Verdict::Kept { .. } | Verdict::Waits(_) => return Ok(Lints::default()),
-            Verdict::Works(works) => works.key.is_some(),
-            Verdict::Whole(whole) => whole.key.is_some(),
-        };
-        let files = WithTexts { files: self.files, unstored, skipped: self.pipeline.skipped_photos() };
-        Ok(Lints::of(stage.stage.lint(&self.resolve(&decision.taken, complete)?, &files)))
-    }
+/// What a stage remarks on its inputs, as far as they are there. A stage that is fresh as a whole said it when it ran.
+pub fn of_stage(view: &View<'_>, stage: &LoadedStage, decision: &Decision<'_>, unstored: &UnstoredTexts) -> Result<Lints> {
+    let complete = match &decision.verdict {
+        Verdict::Fresh { .. } | Verdict::Kept { .. } | Verdict::Waits(_) => return Ok(Lints::default()),
+        Verdict::Items(works) => works.key.is_some(),
+        Verdict::Whole(whole) => whole.key.is_some(),
+    };
+    let files = WithTexts { files: view.files, unstored, skipped: view.pipeline.skipped_photos() };
+    Ok(Lints::of(stage.stage.lint(&resolve(view, &decision.basis.taken, complete)?, &files)))
 }
 
 /// Where texts of people lie, by content. A run puts them into the cache; a plan stores nothing and has to know.
@@ -67,11 +67,11 @@ pub struct UnstoredTexts(HashMap<Digest, PathBuf>);
 
 impl UnstoredTexts {
     /// All that lie in folders of texts.
-    pub fn find(grounds: &Grounds<'_>) -> Result<Self> {
+    pub fn find(view: &View<'_>) -> Result<Self> {
         let mut found = HashMap::new();
-        for stage in &grounds.pipeline.stages {
+        for stage in &view.pipeline.stages {
             let Some(editable) = stage.stage.editable() else { continue };
-            let editing = texts::read(grounds.pipeline, grounds.cache, grounds.lock, stage, &editable)?;
+            let editing = texts::read(view.pipeline, view.cache, view.lock, stage, &editable)?;
             found.extend(editing.files_by_text().into_iter().map(|(digest, path)| (digest, path.to_path_buf())));
         }
         Ok(Self(found))

@@ -53,7 +53,7 @@ pub fn find(
 ) -> Result<Option<LostTexts>> {
     let folder = texts::folder(pipeline, stage, editable);
     let lost = |former, texts: Vec<LostText>| (!texts.is_empty()).then_some(LostTexts { folder: folder.clone(), former, texts });
-    if !texts::rows(lock, stage).is_empty() {
+    if !lock.edit_rows(&stage.name).is_empty() {
         return Ok(if own.lacks_any() { lost(None, own.lost(&items())) } else { None });
     }
     for former in former_stages(pipeline, lock) {
@@ -78,7 +78,7 @@ pub(crate) fn read_former<'c>(
     editable: &Editable,
     former: &str,
 ) -> Result<(PathBuf, Editing<'c>)> {
-    let folder = pipeline.folder.join(texts::folder_name(former, stage.kind.name(), editable));
+    let folder = pipeline.folder.join(texts::folder_name(former, stage.kind.name, editable));
     let editing = Editing::read(cache, &folder, editable.field, editable.extension, &lock.edits[former])?;
     Ok((folder, editing.setting_aside(pipeline.skipped_photos())))
 }
@@ -102,13 +102,13 @@ pub fn glance(pipeline: &Pipeline) -> Result<Vec<Reason>> {
         let Some(editable) = stage.stage.editable() else { continue };
         let folder = texts::folder(pipeline, stage, &editable);
         let own = texts_in(&folder, editable.extension)?;
-        let rows = texts::rows(&lock, stage);
+        let rows = lock.edit_rows(&stage.name);
         let mut found: Option<(Option<&str>, Vec<String>)> = None;
         if !rows.is_empty() {
             found = Some((None, missing_of_people(pipeline, &folder, rows, &own.into_keys().collect())));
         } else if let Some(former) = former_stages(pipeline, &lock).next() {
             let rows = &lock.edits[former];
-            let there = pipeline.folder.join(texts::folder_name(former, stage.kind.name(), &editable));
+            let there = pipeline.folder.join(texts::folder_name(former, stage.kind.name, &editable));
             let lying = texts_in(&there, editable.extension)?;
             let is_machines = |name: &str, text| rows.get(name).into_iter().flatten().any(|row| row.text == text);
             let people = lying.iter().filter(|(name, text)| text.is_none() || !is_machines(name, **text));
@@ -118,7 +118,7 @@ pub fn glance(pipeline: &Pipeline) -> Result<Vec<Reason>> {
             found = Some((Some(former), names));
         }
         let Some((former, names)) = found.filter(|(_, names)| !names.is_empty()) else { continue };
-        let former_folder = |former: &str| pipeline.folder.join(texts::folder_name(former, stage.kind.name(), &editable));
+        let former_folder = |former: &str| pipeline.folder.join(texts::folder_name(former, stage.kind.name, &editable));
         let texts = names.into_iter().map(|name| LostText { name, text: None }).collect();
         let former = former.map(|former| (former.to_string(), former_folder(former)));
         reasons.push(LostTexts { folder, former, texts }.reason());
@@ -154,7 +154,7 @@ pub fn unread_folders(pipeline: &Pipeline) -> Result<Vec<String>> {
     let mut kinds = BTreeSet::new();
     for stage in &pipeline.stages {
         if let Some(editable) = stage.stage.editable() {
-            owned.insert(texts::folder_name(&stage.name, stage.kind.name(), &editable));
+            owned.insert(texts::folder_name(&stage.name, stage.kind.name, &editable));
             kinds.insert((editable.folder, editable.extension));
         }
     }

@@ -21,14 +21,18 @@ pub mod keys;
 pub mod outputs;
 pub mod reason;
 
+pub(crate) mod changes;
 pub mod decision;
 pub mod lints;
 pub mod lost_texts;
 pub mod recorded;
 pub mod taken;
 pub mod texts;
+pub mod verdict;
+pub mod view;
+pub(crate) mod works;
 
-pub(crate) mod recall;
+pub(crate) mod restore_plan;
 
 pub mod estimate;
 pub mod plan;

@@ -9,15 +9,21 @@ use serde_json::json;
 
 use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
-use crate::engine::decide::decision::{Decision, Grounds, Verdict, Whole, WorkState, in_stage};
+use crate::engine::decide::decision;
+use crate::engine::decide::decision::in_stage;
 use crate::engine::decide::estimate::{Estimate, Experience, TotalEstimate};
 use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::decide::intake::read_inputs;
 use crate::engine::decide::intake::unknown_digest;
+use crate::engine::decide::lints;
 use crate::engine::decide::lints::{Lints, UnstoredTexts};
 use crate::engine::decide::outputs::{edited_item, items_of};
 use crate::engine::decide::reason::Reason;
-use crate::engine::decide::recall::Recall;
+use crate::engine::decide::restore_plan;
+use crate::engine::decide::restore_plan::RestorePlan;
+use crate::engine::decide::taken;
+use crate::engine::decide::verdict::{Decision, ItemPlan, Verdict, WholePlan, WorkState};
+use crate::engine::decide::view::View;
 use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
 use crate::engine::graph::selection::Selection;
 use crate::engine::kind::item::{Artifact, Fields, Item, ItemSet};
@@ -131,16 +137,16 @@ pub fn plan(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result
     let mut stages = Vec::new();
     let mut unstored = None;
     let mut experience = Experience::new(cache);
-    let walked = walk(pipeline, cache, selection, &mut |index, decision, planned, grounds| {
+    let walked = walk(pipeline, cache, selection, &mut |index, decision, planned, view| {
         let mut planned = planned.clone();
         if !matches!(decision.verdict, Verdict::Fresh { .. } | Verdict::Kept { .. } | Verdict::Waits(_)) {
             let unstored = match &mut unstored {
                 Some(unstored) => unstored,
-                none => none.insert(UnstoredTexts::find(grounds)?),
+                none => none.insert(UnstoredTexts::find(view)?),
             };
-            planned.lints = grounds.lints(&pipeline.stages[index], decision, unstored)?;
+            planned.lints = lints::of_stage(view, &pipeline.stages[index], decision, unstored)?;
         }
-        planned.estimate = experience.estimate(index, decision, &planned, grounds)?;
+        planned.estimate = experience.estimate(index, decision, &planned, view)?;
         stages.push(planned);
         Ok(())
     })?;
@@ -178,11 +184,11 @@ impl Walked {
         Some(self.undecided.swap_remove(at))
     }
 
-    fn note(&mut self, pipeline: &Pipeline, recalls: &[Recall]) {
-        for recall in recalls.iter().filter(|recall| !recall.items.is_empty()) {
-            let again = self.again.entry(recall.stage).or_default();
-            again.names.extend(recall.names(&pipeline.stages));
-            let reason = recall.reason(&pipeline.stages);
+    fn note(&mut self, pipeline: &Pipeline, plans: &[RestorePlan]) {
+        for restore in plans.iter().filter(|restore| !restore.items.is_empty()) {
+            let again = self.again.entry(restore.stage).or_default();
+            again.names.extend(restore.names(&pipeline.stages));
+            let reason = restore.reason(&pipeline.stages);
             if !again.reasons.contains(&reason) {
                 again.reasons.push(reason);
             }
@@ -206,7 +212,7 @@ impl Again {
 }
 
 /// Sees each decision of a plan in turn: the index of the stage, the decision, what it means, and what it rests on.
-pub type See<'s> = dyn FnMut(usize, &Decision<'_>, &PlannedStage, &Grounds<'_>) -> Result<()> + 's;
+pub type See<'s> = dyn FnMut(usize, &Decision<'_>, &PlannedStage, &View<'_>) -> Result<()> + 's;
 
 /// Decides stage after stage.
 pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut See<'_>) -> Result<Walked> {
@@ -216,26 +222,25 @@ pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut
     let mut unknown: HashSet<Digest> = HashSet::new();
     let mut given: BTreeMap<usize, Given> = BTreeMap::new();
     let mut walked = Walked::default();
-    let wanted = &selection.targets;
     let mut promised: HashMap<Digest, String> = HashMap::new();
     for (place, index) in needed.into_iter().enumerate() {
         let stage = &pipeline.stages[index];
         let files = ArtifactFiles::new(cache, &intake);
-        let grounds = Grounds { pipeline, cache, files: &files, lock: &lock, wanted, unknown: &unknown };
+        let view = &View { pipeline, cache, files: &files, lock: &lock, requested: &selection.targets, unknown: &unknown };
         let give = |producer: Producer| match producer {
             Producer::Input(input) => intake.given.get(&input).cloned().unwrap_or(Given::Nothing),
             Producer::Stage(stage) => given.get(&stage).cloned().unwrap_or(Given::Nothing),
         };
         let waits_for_unknown = stage.edges.iter().any(|edge| matches!(give(edge.from), Given::Part(_) | Given::Nothing));
-        let mut decision = match grounds.decide(index, &give, selection.ask(index)) {
+        let mut decision = match decision::decide(view, index, &give, selection.ask(index)) {
             Ok(decision) => decision,
             // A stage that reads its inputs to know its works cannot do so before they are there.
             Err(error) => {
-                let recalls = grounds.recall_all(index, &give)?;
-                if !waits_for_unknown && recalls.is_empty() {
+                let plans = restore_plan::plan_all(view, index, &give)?;
+                if !waits_for_unknown && plans.is_empty() {
                     return in_stage(stage, Err(error));
                 }
-                walked.note(pipeline, &recalls);
+                walked.note(pipeline, &plans);
                 let producers = pipeline.producers(index).map(|p| pipeline.stages[p].name.clone()).collect();
                 walked.undecided.push((place, waiting(stage, producers)));
                 continue;
@@ -244,10 +249,10 @@ pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut
         if !selection.ask(index).is_forced() {
             leave_to_others(stage, &mut decision.verdict, &mut promised);
         }
-        let needed = grounds.needed_by(&decision)?;
-        walked.note(pipeline, &grounds.recall(index, needed, &give, &HashSet::new())?);
-        let (planned, gives) = foresee(stage, &decision, &grounds)?;
-        see(index, &decision, &planned, &grounds)?;
+        let needed = restore_plan::needed_by(view, &decision)?;
+        walked.note(pipeline, &restore_plan::plan(view, index, needed, &give, &HashSet::new())?);
+        let (planned, gives) = foresee(stage, &decision, view)?;
+        see(index, &decision, &planned, view)?;
         let mut stand_ins = Vec::new();
         if let Given::Part(items) = &gives {
             for item in items.iter() {
@@ -281,7 +286,7 @@ fn leave_to_others(stage: &LoadedStage, verdict: &mut Verdict, promised: &mut Ha
         }
     };
     match verdict {
-        Verdict::Works(works) => {
+        Verdict::Items(works) => {
             for work in works.works.iter_mut().filter(|work| work.state == WorkState::Dirty) {
                 if is_left(&work.key) {
                     work.state = WorkState::Unknown;
@@ -293,7 +298,7 @@ fn leave_to_others(stage: &LoadedStage, verdict: &mut Verdict, promised: &mut Ha
             }
         }
         Verdict::Whole(whole) if whole.key.is_some_and(|key| is_left(&key)) => {
-            *whole = Whole::from_the_start(None, None, others);
+            *whole = WholePlan::from_the_start(whole.form, None, None, others);
         }
         _ => {}
     }
@@ -303,7 +308,7 @@ fn leave_to_others(stage: &LoadedStage, verdict: &mut Verdict, promised: &mut Ha
 fn waiting(stage: &LoadedStage, producers: Vec<String>) -> PlannedStage {
     PlannedStage {
         name: stage.name.clone(),
-        kind: stage.kind.name(),
+        kind: stage.kind.name,
         state: PlannedState::Unknown,
         items: PlannedItems::default(),
         reasons: producers.into_iter().map(|stage| Reason::WaitsFor { stage }).collect(),
@@ -315,7 +320,7 @@ fn waiting(stage: &LoadedStage, producers: Vec<String>) -> PlannedStage {
 }
 
 /// What becomes of a stage, and what it gives as far as that is known.
-fn foresee(stage: &LoadedStage, decision: &Decision<'_>, grounds: &Grounds<'_>) -> Result<(PlannedStage, Given)> {
+fn foresee(stage: &LoadedStage, decision: &Decision<'_>, view: &View<'_>) -> Result<(PlannedStage, Given)> {
     let mut planned = waiting(stage, Vec::new());
     let given = match &decision.verdict {
         Verdict::Fresh { tree, .. } => {
@@ -334,71 +339,82 @@ fn foresee(stage: &LoadedStage, decision: &Decision<'_>, grounds: &Grounds<'_>) 
             planned.reasons.clone_from(reasons);
             Given::Nothing
         }
-        Verdict::Works(works) => {
-            let count = |state: fn(&WorkState) -> bool| works.works.iter().filter(|work| state(&work.state)).count();
-            planned.items = PlannedItems {
-                total: works.works.len(),
-                fresh: count(|state| matches!(state, WorkState::Fresh(_) | WorkState::Edited(_))),
-                dirty: count(|state| matches!(state, WorkState::Dirty | WorkState::Broken(_))),
-                unknown: count(|state| *state == WorkState::Unknown),
-            };
-            planned.state = PlannedState::of(planned.items);
-            planned.reasons.clone_from(&works.reasons);
-            planned.dirty = works.works.iter().filter(|w| w.state == WorkState::Dirty).map(|w| w.work.name.clone()).collect();
-            let Form::Items(form) = stage.stage.form() else { unreachable!("an item stage has works") };
-            let mut items = ItemSet::new();
-            for work in &works.works {
-                match &work.state {
-                    WorkState::Fresh(outputs) => items.extend(items_of(&work.work, work.key, outputs)),
-                    WorkState::Edited(fields) => items.push(edited_item(&work.work, work.key, fields)),
-                    _ => items.extend(form.outputs(&work.work).into_iter().map(|name| stand_in(stage, &work.work, name))),
-                }
-            }
-            items.sort_by(|a, b| a.name.cmp(&b.name));
-            if planned.state == PlannedState::Fresh && works.key.is_some() {
-                Given::Whole(ItemTree::of(items))
-            } else {
-                Given::Part(Arc::new(items))
-            }
-        }
+        Verdict::Items(works) => foresee_items(stage, works, &mut planned),
         Verdict::Whole(whole) => {
-            let Form::Whole(form) = stage.stage.form() else { unreachable!("a whole stage") };
-            let foreseen = form.forecast(&grounds.resolve(&decision.taken, false)?);
-            let total = foreseen.len().max(1);
-            let is_known = whole.key.is_some();
-            planned.state = if is_known { PlannedState::Dirty } else { PlannedState::Unknown };
-            let fresh = whole.published.len().min(total.saturating_sub(1));
-            let left = total - fresh;
-            let (dirty, unknown) = if is_known { (left, 0) } else { (0, left) };
-            planned.items = PlannedItems { total, fresh, dirty, unknown };
-            planned.reasons.clone_from(&whole.reasons);
-            if is_known {
-                planned.dirty.push(stage.name.clone());
-            }
-            let items = foreseen
-                .into_iter()
-                .map(|(name, attributes)| {
-                    let work = Work {
-                        name: name.clone(),
-                        origin: None,
-                        values: BTreeMap::new(),
-                        inputs: Fields::new(),
-                        carry: Fields::new(),
-                        attributes,
-                    };
-                    stand_in(stage, &work, name)
-                })
-                .collect();
-            Given::Part(Arc::new(items))
+            let resolved = taken::resolve(view, &decision.basis.taken, false)?;
+            foresee_whole(stage, whole, &whole.form.forecast(&resolved), &mut planned)
         }
     };
     Ok((planned, given))
 }
 
+/// What an item stage will give: the items that are here, and stand-ins for those that must be made.
+fn foresee_items(stage: &LoadedStage, works: &ItemPlan<'_>, planned: &mut PlannedStage) -> Given {
+    let count = |state: fn(&WorkState) -> bool| works.works.iter().filter(|work| state(&work.state)).count();
+    planned.items = PlannedItems {
+        total: works.works.len(),
+        fresh: count(|state| matches!(state, WorkState::Fresh(_) | WorkState::Edited(_))),
+        dirty: count(|state| matches!(state, WorkState::Dirty | WorkState::Broken(_))),
+        unknown: count(|state| *state == WorkState::Unknown),
+    };
+    planned.state = PlannedState::of(planned.items);
+    planned.reasons.clone_from(&works.reasons);
+    planned.dirty = works.works.iter().filter(|w| w.state == WorkState::Dirty).map(|w| w.work.name.clone()).collect();
+    let mut items = ItemSet::new();
+    for work in &works.works {
+        match &work.state {
+            WorkState::Fresh(outputs) => items.extend(items_of(&work.work, work.key, outputs)),
+            WorkState::Edited(fields) => items.push(edited_item(&work.work, work.key, fields)),
+            _ => items.extend(works.form.outputs(&work.work).into_iter().map(|name| stand_in(stage, &work.work, name))),
+        }
+    }
+    items.sort_by(|a, b| a.name.cmp(&b.name));
+    if planned.state == PlannedState::Fresh && works.key.is_some() {
+        Given::Whole(ItemTree::of(items))
+    } else {
+        Given::Part(Arc::new(items))
+    }
+}
+
+/// What a whole stage will give by its forecast; what an interrupted run has published counts as done.
+fn foresee_whole(
+    stage: &LoadedStage,
+    whole: &WholePlan<'_>,
+    foreseen: &[(String, BTreeMap<String, String>)],
+    planned: &mut PlannedStage,
+) -> Given {
+    let total = foreseen.len().max(1);
+    let is_known = whole.key.is_some();
+    planned.state = if is_known { PlannedState::Dirty } else { PlannedState::Unknown };
+    let fresh = whole.published.len().min(total.saturating_sub(1));
+    let left = total - fresh;
+    let (dirty, unknown) = if is_known { (left, 0) } else { (0, left) };
+    planned.items = PlannedItems { total, fresh, dirty, unknown };
+    planned.reasons.clone_from(&whole.reasons);
+    if is_known {
+        planned.dirty.push(stage.name.clone());
+    }
+    let items = foreseen
+        .iter()
+        .map(|(name, attributes)| {
+            let work = Work {
+                name: name.clone(),
+                origin: None,
+                values: BTreeMap::new(),
+                inputs: Fields::new(),
+                carry: Fields::new(),
+                attributes: attributes.clone(),
+            };
+            stand_in(stage, &work, name.clone())
+        })
+        .collect();
+    Given::Part(Arc::new(items))
+}
+
 /// An item that a stage will make, with contents that nobody knows yet.
 fn stand_in(stage: &LoadedStage, work: &Work, name: String) -> Item {
     let mut fields = work.carry.clone();
-    for field in stage.kind.writes() {
+    for field in stage.kind.writes {
         let digest = unknown_digest(&stage.name, &name, field);
         fields.insert((*field).into(), Artifact { digest, size: 0, extension: Default::default() });
     }

@@ -3,14 +3,15 @@
 
 use anyhow::Result;
 
-use crate::engine::decide::decision::Grounds;
 use crate::engine::decide::reason::Reason;
+use crate::engine::decide::view::View;
 use crate::engine::graph::pipeline::{Collected, Edge, LoadedStage, Producer};
 use crate::engine::graph::resolve::{Waiting, take, takes_all};
 use crate::engine::inputs::input::Found;
+use crate::engine::kind::input_use::InputShape;
 use crate::engine::kind::item::{Artifact, Item, ItemSet};
 use crate::engine::kind::item_tree::{Given, ItemTree};
-use crate::engine::kind::stage::{InputShape, Resolved};
+use crate::engine::kind::stage::Resolved;
 
 /// An input of a stage, after selection.
 pub struct Taken<'a> {
@@ -49,111 +50,109 @@ impl Taken<'_> {
     }
 }
 
-impl<'a> Grounds<'a> {
-    /// The inputs after selection, and whether they are all there.
-    pub(crate) fn take_all(&self, stage: &'a LoadedStage, given: &dyn Fn(Producer) -> Given) -> Result<Inputs<'a>> {
-        let mut taken = Vec::with_capacity(stage.edges.len());
-        let mut complete = true;
-        let mut waits = Vec::new();
-        // What a reference collects has several edges, one after the other.
-        for edges in stage.edges.chunk_by(|a, b| a.reads.param == b.reads.param) {
-            let mut trees = Vec::with_capacity(edges.len());
-            for edge in edges {
-                match self.share(edge, given(edge.from))? {
-                    Share::Items { tree, whole } => {
-                        complete &= whole;
-                        trees.push(tree);
-                    }
-                    Share::Awaited(reason) => waits.push(reason),
+/// The inputs after selection, and whether they are all there.
+pub(crate) fn take_all<'a>(view: &View<'_>, stage: &'a LoadedStage, given: &dyn Fn(Producer) -> Given) -> Result<Inputs<'a>> {
+    let mut taken = Vec::with_capacity(stage.edges.len());
+    let mut complete = true;
+    let mut waits = Vec::new();
+    // What a reference collects has several edges, one after the other.
+    for edges in stage.edges.chunk_by(|a, b| a.reads.param == b.reads.param) {
+        let mut trees = Vec::with_capacity(edges.len());
+        for edge in edges {
+            match share(view, edge, given(edge.from))? {
+                Share::Items { tree, whole } => {
+                    complete &= whole;
+                    trees.push(tree);
                 }
+                Share::Awaited(reason) => waits.push(reason),
             }
-            let collected = edges.iter().map(|edge| edge.collected.as_ref()).collect::<Option<Vec<&Collected>>>();
-            let tree = match (collected, trees.as_slice()) {
-                (Some(collected), _) => Some(self.collect(&collected, &trees)?),
-                (None, trees) => trees.first().cloned(),
-            };
-            taken.extend(tree.map(|tree| Taken { edge: &edges[0], tree }));
         }
-        Ok(if waits.is_empty() { Inputs::There { taken, complete } } else { Inputs::Awaited(waits) })
-    }
-
-    fn share(&self, edge: &Edge, given: Given) -> Result<Share> {
-        let producer = || edge.reads.reference.name.clone();
-        let (items, whole) = match given {
-            Given::Nothing => return Ok(Share::Awaited(Reason::WaitsFor { stage: producer() })),
-            Given::Part(_) if matches!(edge.from, Producer::Input(_)) => {
-                return Ok(Share::Awaited(Reason::InputAbsent { input: producer() }));
-            }
-            Given::Whole(tree) if self.gives_as_read(edge) && takes_all(&edge.reads, &self.pipeline.skip) => {
-                return Ok(Share::Items { tree, whole: true });
-            }
-            Given::Whole(tree) => (tree.items(self.cache)?.to_vec(), true),
-            Given::Part(items) => (items.as_ref().clone(), false),
+        let collected = edges.iter().map(|edge| edge.collected.as_ref()).collect::<Option<Vec<&Collected>>>();
+        let tree = match (collected, trees.as_slice()) {
+            (Some(collected), _) => Some(collect(view, &collected, &trees)?),
+            (None, trees) => trees.first().cloned(),
         };
-        Ok(match take(&edge.reads, &items, whole, &self.pipeline.skip, self.pipeline.pick)? {
-            Ok(items) => Share::Items { tree: ItemTree::of(items), whole },
-            Err(Waiting::ForAPick) => Share::Awaited(Reason::NothingPicked { input: producer() }),
-            Err(Waiting::ForMore) => Share::Awaited(Reason::WaitsFor { stage: producer() }),
-        })
+        taken.extend(tree.map(|tree| Taken { edge: &edges[0], tree }));
     }
+    Ok(if waits.is_empty() { Inputs::There { taken, complete } } else { Inputs::Awaited(waits) })
+}
 
-    /// Whether the items of the producer have the fields that are read, so that none is a file that stands for another field.
-    fn gives_as_read(&self, edge: &Edge) -> bool {
-        match edge.from {
-            Producer::Stage(_) => true,
-            Producer::Input(index) => {
-                let are_photos = matches!(self.pipeline.inputs[index].found, Found::Photos { .. });
-                let first = edge.reads.reads.first();
-                are_photos && edge.reads.shape != InputShape::One && first.is_none_or(|field| matches!(*field, "image" | "photo"))
-            }
+fn share(view: &View<'_>, edge: &Edge, given: Given) -> Result<Share> {
+    let producer = || edge.reads.reference.name.clone();
+    let (items, whole) = match given {
+        Given::Nothing => return Ok(Share::Awaited(Reason::WaitsFor { stage: producer() })),
+        Given::Part(_) if matches!(edge.from, Producer::Input(_)) => {
+            return Ok(Share::Awaited(Reason::InputAbsent { input: producer() }));
+        }
+        Given::Whole(tree) if gives_as_read(view, edge) && takes_all(&edge.reads, &view.pipeline.skip) => {
+            return Ok(Share::Items { tree, whole: true });
+        }
+        Given::Whole(tree) => (tree.items(view.cache)?.to_vec(), true),
+        Given::Part(items) => (items.as_ref().clone(), false),
+    };
+    Ok(match take(&edge.reads, &items, whole, &view.pipeline.skip, view.pipeline.pick)? {
+        Ok(items) => Share::Items { tree: ItemTree::of(items), whole },
+        Err(Waiting::ForAPick) => Share::Awaited(Reason::NothingPicked { input: producer() }),
+        Err(Waiting::ForMore) => Share::Awaited(Reason::WaitsFor { stage: producer() }),
+    })
+}
+
+/// Whether the items of the producer have the fields that are read, so that none is a file that stands for another field.
+fn gives_as_read(view: &View<'_>, edge: &Edge) -> bool {
+    match edge.from {
+        Producer::Stage(_) => true,
+        Producer::Input(index) => {
+            let are_photos = matches!(view.pipeline.inputs[index].found, Found::Photos { .. });
+            let first = edge.reads.reads.first();
+            are_photos && edge.reads.shape != InputShape::One && first.is_none_or(|field| matches!(*field, "image" | "photo"))
         }
     }
+}
 
-    /// The items of several variants as one set. Their names tell the variants apart; `skip:` knows an item by its origin.
-    fn collect(&self, collected: &[&Collected], trees: &[ItemTree]) -> Result<ItemTree> {
-        let mut all = ItemSet::new();
-        for (collected, tree) in collected.iter().zip(trees) {
-            all.extend(tree.items(self.cache)?.iter().map(|item| Item {
-                name: format!("{}/{}", collected.label, item.name),
-                origin: Some(item.origin.clone().unwrap_or_else(|| item.name.clone())),
-                ..item.clone()
-            }));
+/// The items of several variants as one set. Their names tell the variants apart; `skip:` knows an item by its origin.
+fn collect(view: &View<'_>, collected: &[&Collected], trees: &[ItemTree]) -> Result<ItemTree> {
+    let mut all = ItemSet::new();
+    for (collected, tree) in collected.iter().zip(trees) {
+        all.extend(tree.items(view.cache)?.iter().map(|item| Item {
+            name: format!("{}/{}", collected.label, item.name),
+            origin: Some(item.origin.clone().unwrap_or_else(|| item.name.clone())),
+            ..item.clone()
+        }));
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(ItemTree::of(all))
+}
+
+/// The inputs as the stage gets them.
+pub fn resolve(view: &View<'_>, taken: &[Taken<'_>], complete: bool) -> Result<Resolved> {
+    let mut resolved = Resolved { complete, ..Resolved::default() };
+    for taken in taken {
+        resolved.inputs.insert(taken.edge.reads.param.clone(), taken.tree.shared(view.cache)?);
+    }
+    Ok(resolved)
+}
+
+/// The stages and inputs whose contents are not known yet.
+pub fn waits_of(view: &View<'_>, taken: &[Taken<'_>]) -> Vec<Reason> {
+    let unknown = |taken: &&Taken<'_>| {
+        taken.tree.items(view.cache).is_ok_and(|items| items.iter().any(|item| is_unknown(view, item, taken.edge)))
+    };
+    taken.iter().filter(unknown).map(|taken| Reason::WaitsFor { stage: taken.producer().to_string() }).collect()
+}
+
+pub(crate) fn reads_unknown(view: &View<'_>, taken: &[Taken<'_>]) -> Result<bool> {
+    if view.unknown.is_empty() {
+        return Ok(false);
+    }
+    for taken in taken {
+        if taken.tree.items(view.cache)?.iter().any(|item| is_unknown(view, item, taken.edge)) {
+            return Ok(true);
         }
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(ItemTree::of(all))
     }
+    Ok(false)
+}
 
-    /// The inputs as the stage gets them.
-    pub fn resolve(&self, taken: &[Taken<'_>], complete: bool) -> Result<Resolved> {
-        let mut resolved = Resolved { complete, ..Resolved::default() };
-        for taken in taken {
-            resolved.inputs.insert(taken.edge.reads.param.clone(), taken.tree.shared(self.cache)?);
-        }
-        Ok(resolved)
-    }
-
-    /// The stages and inputs whose contents are not known yet.
-    pub fn waits_of(&self, taken: &[Taken<'_>]) -> Vec<Reason> {
-        let unknown = |taken: &&Taken<'_>| {
-            taken.tree.items(self.cache).is_ok_and(|items| items.iter().any(|item| self.is_unknown(item, taken.edge)))
-        };
-        taken.iter().filter(unknown).map(|taken| Reason::WaitsFor { stage: taken.producer().to_string() }).collect()
-    }
-
-    pub(crate) fn reads_unknown(&self, taken: &[Taken<'_>]) -> Result<bool> {
-        if self.unknown.is_empty() {
-            return Ok(false);
-        }
-        for taken in taken {
-            if taken.tree.items(self.cache)?.iter().any(|item| self.is_unknown(item, taken.edge)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn is_unknown(&self, item: &Item, edge: &Edge) -> bool {
-        let unknown = |artifact: &Artifact| self.unknown.contains(&artifact.digest);
-        edge.reads.reads.iter().filter_map(|field| item.fields.get(*field)).any(unknown)
-    }
+fn is_unknown(view: &View<'_>, item: &Item, edge: &Edge) -> bool {
+    let unknown = |artifact: &Artifact| view.unknown.contains(&artifact.digest);
+    edge.reads.reads.iter().filter_map(|field| item.fields.get(*field)).any(unknown)
 }

@@ -11,8 +11,11 @@ use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::records::Output;
 use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::decide::decision::{Decision, Grounds, KeyedWork, Verdict, WorkState};
 use crate::engine::decide::lost_texts::{self, LostTexts};
+use crate::engine::decide::taken;
+use crate::engine::decide::verdict::{Decision, KeyedWork, Verdict, WorkState};
+use crate::engine::decide::view::View;
+use crate::engine::decide::works;
 use crate::engine::edits::text::{self, normalise};
 use crate::engine::edits::{Action, EditableItem, Editing, Provenance};
 use crate::engine::graph::pipeline::{LoadedStage, Pipeline};
@@ -21,11 +24,11 @@ use crate::engine::inputs::listing::item_name;
 use crate::engine::kind::item::{Artifact, Fields};
 use crate::engine::kind::item_set;
 use crate::engine::kind::stage::{Editable, Form};
-use crate::engine::lock_file::{EditRows, LockFile};
+use crate::engine::lock_file::LockFile;
 
 /// The folder of a stage's texts: that of its kind, or for a stage of another name one of its own.
 pub fn folder(pipeline: &Pipeline, stage: &LoadedStage, editable: &Editable) -> PathBuf {
-    pipeline.folder.join(folder_name(&stage.name, stage.kind.name(), editable))
+    pipeline.folder.join(folder_name(&stage.name, stage.kind.name, editable))
 }
 
 /// The folder of the texts of a stage with this name and of this kind, as it is called beside the pipeline.
@@ -41,8 +44,13 @@ pub fn read<'c>(
     stage: &LoadedStage,
     editable: &Editable,
 ) -> Result<Editing<'c>> {
-    let editing =
-        Editing::read(cache, &folder(pipeline, stage, editable), editable.field, editable.extension, rows(lock, stage))?;
+    let editing = Editing::read(
+        cache,
+        &folder(pipeline, stage, editable),
+        editable.field,
+        editable.extension,
+        lock.edit_rows(&stage.name),
+    )?;
     Ok(editing.setting_aside(pipeline.skipped_photos()))
 }
 
@@ -50,7 +58,7 @@ pub fn read<'c>(
 /// of the pipeline.
 pub fn recover(pipeline: &Pipeline, cache: &Cache, lock: &LockFile, stage: &LoadedStage) -> Result<Vec<String>> {
     let Some(editable) = stage.stage.editable() else { return Ok(Vec::new()) };
-    Editing::recover(cache, &folder(pipeline, stage, &editable), editable.extension, rows(lock, stage))
+    Editing::recover(cache, &folder(pipeline, stage, &editable), editable.extension, lock.edit_rows(&stage.name))
 }
 
 /// What the last runs took from the folders of texts: tells an edit from what a run wrote.
@@ -117,12 +125,6 @@ impl TakenTexts {
     }
 }
 
-/// What the lock says of the texts of a stage.
-pub fn rows<'l>(lock: &'l LockFile, stage: &LoadedStage) -> &'l EditRows {
-    static NONE: EditRows = EditRows::new();
-    lock.edits.get(&stage.name).unwrap_or(&NONE)
-}
-
 /// The pieces of work as `edits` knows them. `made` gives the machine's text where it is known.
 pub fn items<'w>(
     works: impl IntoIterator<Item = &'w KeyedWork>,
@@ -156,26 +158,26 @@ pub fn text_of<'o>(editable: &Editable, outputs: &'o [Output]) -> Option<&'o Art
 
 /// All pieces of work of an editable stage as the machine alone would see them: which text it has made and which not, whatever people
 /// wrote. `None` if they are not known before other stages have run.
-pub fn machine_works(stage: &LoadedStage, decision: &Decision<'_>, grounds: &Grounds<'_>) -> Result<Option<Vec<KeyedWork>>> {
+pub fn machine_works(stage: &LoadedStage, decision: &Decision<'_>, view: &View<'_>) -> Result<Option<Vec<KeyedWork>>> {
     let Form::Items(form) = stage.stage.form() else { return Ok(None) };
     let works = match &decision.verdict {
-        Verdict::Works(works) => works.works.iter().map(|work| work.work.clone()).collect(),
-        Verdict::Fresh { .. } => form.expand(&grounds.resolve(&decision.taken, true)?, grounds.files())?,
+        Verdict::Items(works) => works.works.iter().map(|work| work.work.clone()).collect(),
+        Verdict::Fresh { .. } => form.expand(&taken::resolve(view, &decision.basis.taken, true)?, view.files)?,
         Verdict::Whole(_) | Verdict::Kept { .. } | Verdict::Waits(_) => return Ok(None),
     };
-    grounds.look_up(stage, &decision.identity, works, false).map(Some)
+    works::look_up(view, stage, &decision.basis.identity, works, false).map(Some)
 }
 
 /// What is lost of the texts of a stage.
 pub fn lost(
-    grounds: &Grounds<'_>,
+    view: &View<'_>,
     stage: &LoadedStage,
     editable: &Editable,
     own: &Editing<'_>,
     works: &[KeyedWork],
 ) -> Result<Option<LostTexts>> {
     let items = || items(works, |_, keyed| made(editable, keyed));
-    lost_texts::find((grounds.pipeline, grounds.cache, grounds.lock), stage, editable, own, &items)
+    lost_texts::find((view.pipeline, view.cache, view.lock), stage, editable, own, &items)
 }
 
 /// Lets what people wrote decide which pieces of work must run. `compares`: texts of which nothing tells who wrote them are compared with what

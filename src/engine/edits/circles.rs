@@ -23,7 +23,7 @@ pub(crate) struct Circle {
 }
 
 /// A text that gets another name.
-pub(crate) struct Turn<'c> {
+pub(crate) struct Lease<'c> {
     pub(crate) from: &'c str,
     pub(crate) to: &'c str,
     /// It is as the last run found it.
@@ -108,8 +108,8 @@ impl Circle {
     }
 
     /// The texts that do not lie where they belong.
-    pub(crate) fn turns(&self) -> impl Iterator<Item = Turn<'_>> {
-        self.goes_to.iter().enumerate().filter(|(place, target)| place != *target).map(|(place, &target)| Turn {
+    pub(crate) fn turns(&self) -> impl Iterator<Item = Lease<'_>> {
+        self.goes_to.iter().enumerate().filter(|(place, target)| place != *target).map(|(place, &target)| Lease {
             from: &self.names[place],
             to: &self.names[target],
             is_known: self.is_known[place],

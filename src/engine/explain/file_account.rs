@@ -12,15 +12,18 @@ use serde_json::{Value, json};
 use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::manifest::Covered;
-use crate::engine::decide::decision::{Decision, Grounds, Verdict, WorkState};
+use crate::engine::decide::changes;
 use crate::engine::decide::intake::Intake;
 use crate::engine::decide::intake::read_inputs;
 use crate::engine::decide::outputs::{edited_item, items_of};
 use crate::engine::decide::plan::{PlannedState, walk};
 use crate::engine::decide::reason::{Reason, changed_params};
 use crate::engine::decide::texts;
+use crate::engine::decide::verdict::{Decision, Verdict, WorkState};
+use crate::engine::decide::view::View;
 use crate::engine::edits::Provenance;
-use crate::engine::explain::causes::{Cause, Causes};
+use crate::engine::explain::cause::Cause;
+use crate::engine::explain::causes::Causes;
 use crate::engine::explain::ledger::{Hint, Ledger, Place};
 use crate::engine::explain::origin::{KnownTexts, Maker, Origin, Tracer};
 use crate::engine::explain::stage_account::{difference, explain};
@@ -124,7 +127,7 @@ impl Standing {
 pub fn file_account(cache: &Cache, pipeline: Option<&Pipeline>, file: &Path) -> Result<Option<FileAccount>> {
     let Some(pipeline) = pipeline else {
         let ledger = Ledger::read(cache, &LockFile::default(), &[])?;
-        let desk = Desk { cache, ledger: &ledger, at_hand: None, texts: &KnownTexts::default() };
+        let desk = FileExplainer { cache, ledger: &ledger, at_hand: None, texts: &KnownTexts::default() };
         return desk.of_contents(cache.digest_file(file)?.0);
     };
     let lock = LockFile::read(&pipeline.lock_file())?;
@@ -133,7 +136,7 @@ pub fn file_account(cache: &Cache, pipeline: Option<&Pipeline>, file: &Path) -> 
     let names: Vec<&str> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
     let ledger = Ledger::read(cache, &lock, &names)?;
     let texts = known_texts(pipeline, cache, &lock)?;
-    let desk = Desk { cache, ledger: &ledger, at_hand: Some(AtHand { pipeline, intake: &intake }), texts: &texts };
+    let desk = FileExplainer { cache, ledger: &ledger, at_hand: Some(AtHand { pipeline, intake: &intake }), texts: &texts };
     if let Some(account) = desk.of_text(pipeline, file)? {
         return Ok(Some(account));
     }
@@ -148,7 +151,7 @@ fn known_texts(pipeline: &Pipeline, cache: &Cache, lock: &LockFile) -> Result<Kn
     let mut known = KnownTexts::default();
     for stage in &pipeline.stages {
         let Some(editable) = stage.stage.editable() else { continue };
-        known.by_machine.extend(texts::rows(lock, stage).values().flatten().filter_map(|row| row.text));
+        known.by_machine.extend(lock.edit_rows(&stage.name).values().flatten().filter_map(|row| row.text));
         let editing = texts::read(pipeline, cache, lock, stage, &editable)?;
         let files: HashMap<Digest, &Path> = editing.files_by_text();
         known.files.extend(files.into_iter().map(|(digest, path)| (digest, path.to_path_buf())));
@@ -163,14 +166,14 @@ struct AtHand<'a> {
 }
 
 /// All that an account is drawn up from.
-struct Desk<'a> {
+struct FileExplainer<'a> {
     cache: &'a Cache,
     ledger: &'a Ledger<'a>,
     at_hand: Option<AtHand<'a>>,
     texts: &'a KnownTexts,
 }
 
-impl Desk<'_> {
+impl FileExplainer<'_> {
     fn trace(&self, digest: Digest, hint: Hint, field: Option<&str>) -> Result<Origin> {
         let known = self.at_hand.map(|at_hand| (at_hand.pipeline, at_hand.intake));
         Tracer { cache: self.cache, ledger: self.ledger, known, texts: self.texts }.trace(digest, hint, field)
@@ -205,7 +208,7 @@ impl Desk<'_> {
             for row in lock.stages.get(&stage.name).into_iter().flatten() {
                 let tree = self.cache.read_list(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
                 for item in &tree {
-                    for (field, shown) in shown_as(item, stage.kind.writes()) {
+                    for (field, shown) in shown_as(item, stage.kind.writes) {
                         if Path::new(&shown) == path {
                             let output = OutputName { stage: stage.name.clone(), item: item.name.clone(), field: field.clone() };
                             return Some((output, item.fields[&field].digest));
@@ -277,12 +280,12 @@ impl Desk<'_> {
         let Some(index) = pipeline.position(&output.stage) else { return Ok(Some(Standing::Gone)) };
         let mut causes = Causes::new(pipeline, self.cache);
         let mut seen = None;
-        let mut undecided = walk(pipeline, self.cache, &Selection::of([index]), &mut |at, decision, planned, grounds| {
+        let mut undecided = walk(pipeline, self.cache, &Selection::of([index]), &mut |at, decision, planned, view| {
             let stage = &pipeline.stages[at];
             let reasons = if planned.state == PlannedState::Fresh { &[][..] } else { &planned.reasons };
-            let found = causes.of_stage(stage, decision, reasons, grounds)?;
+            let found = causes.of_stage(stage, decision, reasons, view)?;
             if at == index {
-                seen = Some(stands(stage, output, digest, decision, found, grounds)?);
+                seen = Some(stands(stage, output, digest, decision, found, view)?);
             } else {
                 causes.note(stage, found);
             }
@@ -306,14 +309,14 @@ impl Desk<'_> {
     fn otherwise(&self, at_hand: AtHand<'_>, digest: &Digest) -> Result<Option<Standing>> {
         let Some(making) = self.ledger.making(digest, &Hint::default(), &|_| false)? else { return Ok(None) };
         let Some((kind, _)) = making.kind().filter(|_| making.are_params_known) else { return Ok(None) };
-        let mut alike = at_hand.pipeline.stages.iter().enumerate().filter(|(_, stage)| stage.kind.name() == kind);
+        let mut alike = at_hand.pipeline.stages.iter().enumerate().filter(|(_, stage)| stage.kind.name == kind);
         let (Some((index, stage)), None) = (alike.next(), alike.next()) else { return Ok(None) };
         let mut differences = Vec::new();
-        walk(at_hand.pipeline, self.cache, &Selection::of([index]), &mut |at, decision, _, grounds| {
+        walk(at_hand.pipeline, self.cache, &Selection::of([index]), &mut |at, decision, _, view| {
             if at != index || matches!(decision.verdict, Verdict::Waits(_)) {
                 return Ok(());
             }
-            let now = grounds.components(stage, &decision.identity, &decision.taken)?;
+            let now = changes::components(view, stage, &decision.basis.identity, &decision.basis.taken)?;
             differences = changed_params(&making.components, &now);
             if matches!(stage.stage.form(), Form::Whole(_)) {
                 let rows = difference(Some(&making.components), Some(&now)).into_iter();
@@ -343,7 +346,7 @@ fn stands(
     digest: &Digest,
     decision: &Decision<'_>,
     causes: Vec<Cause>,
-    grounds: &Grounds<'_>,
+    view: &View<'_>,
 ) -> Result<Stands> {
     let compare = |items: &[Item]| {
         items.iter().find(|item| item.name == output.item).map(|item| {
@@ -353,11 +356,11 @@ fn stands(
     };
     let works = match &decision.verdict {
         Verdict::Fresh { tree, .. } | Verdict::Kept { tree, .. } => {
-            return Ok(compare(tree.items(grounds.cache)?).unwrap_or(Stands::As(Standing::Gone)));
+            return Ok(compare(tree.items(view.cache)?).unwrap_or(Stands::As(Standing::Gone)));
         }
         Verdict::Whole(whole) if whole.key.is_some() => return Ok(Stands::As(Standing::Stale(causes))),
         Verdict::Whole(_) | Verdict::Waits(_) => return Ok(Stands::As(Standing::Undecided(causes))),
-        Verdict::Works(works) => &works.works,
+        Verdict::Items(works) => &works.works,
     };
     let Form::Items(form) = stage.stage.form() else { unreachable!("an item stage has works") };
     for work in works {

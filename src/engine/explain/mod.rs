@@ -10,8 +10,8 @@
 pub mod ledger;
 pub mod origin;
 
-pub mod causes;
-mod differences;
+pub mod cause;
+mod causes;
 
 pub mod stage_account;
 

@@ -266,7 +266,7 @@ impl Tracer<'_> {
     fn want_items(&self, making: &Making, param: &str, items: &[Item], wanted: &mut BTreeMap<String, Vec<Wanted>>) {
         let kind = making.kind().map_or("", |(kind, _)| kind);
         let stages = || self.known.map(|(pipeline, _)| pipeline.stages.iter()).into_iter().flatten();
-        let mut edges = stages().filter(|stage| stage.kind.name() == kind).flat_map(|stage| &stage.edges);
+        let mut edges = stages().filter(|stage| stage.kind.name == kind).flat_map(|stage| &stage.edges);
         let reads: Option<Vec<&str>> = edges.find(|edge| edge.reads.param == param).map(|edge| edge.reads.reads.to_vec());
         for item in items {
             for (field, artifact) in &item.fields {

@@ -8,12 +8,17 @@ use serde_json::{Value, json};
 
 use crate::engine::cache::Cache;
 use crate::engine::cache::manifest::{Component, ComponentList, Covered, Section};
-use crate::engine::decide::decision::{Decision, Grounds, Verdict, WorkState};
+use crate::engine::decide::changes;
 use crate::engine::decide::keys::render_work;
 use crate::engine::decide::plan::{PlannedStage, PlannedState, walk};
 use crate::engine::decide::reason::Reason;
+use crate::engine::decide::taken;
 use crate::engine::decide::texts;
-use crate::engine::explain::causes::{Cause, Causes};
+use crate::engine::decide::verdict::{Decision, Verdict, WorkState};
+use crate::engine::decide::view::View;
+use crate::engine::decide::works;
+use crate::engine::explain::cause::Cause;
+use crate::engine::explain::causes::Causes;
 use crate::engine::graph::pipeline::{LoadedStage, Pipeline};
 use crate::engine::graph::selection::{Ask, Selection};
 use crate::engine::kind::item_set;
@@ -85,15 +90,15 @@ impl Explanation {
 pub fn explain(pipeline: &Pipeline, cache: &Cache, index: usize, item: Option<&str>) -> Result<Explanation> {
     let mut explanation = None;
     let mut causes = Causes::new(pipeline, cache);
-    let mut undecided = walk(pipeline, cache, &Selection::of([index]), &mut |at, decision, planned, grounds| {
+    let mut undecided = walk(pipeline, cache, &Selection::of([index]), &mut |at, decision, planned, view| {
         let stage = &pipeline.stages[at];
         // What waits for others may turn out to need nothing of them.
         let reasons = if planned.state == PlannedState::Fresh { &[][..] } else { &planned.reasons };
-        let of_stage_here = causes.of_stage(stage, decision, reasons, grounds)?;
+        let of_stage_here = causes.of_stage(stage, decision, reasons, view)?;
         if at == index {
             explanation = Some(match item {
-                None => of_stage(stage, decision, planned, of_stage_here, grounds)?,
-                Some(item) => of_item(pipeline, stage, item, decision, &causes, grounds)?,
+                None => of_stage(stage, decision, planned, of_stage_here, view)?,
+                Some(item) => of_item(pipeline, stage, item, decision, &causes, view)?,
             });
         } else {
             causes.note(stage, of_stage_here);
@@ -117,13 +122,13 @@ fn of_stage(
     decision: &Decision<'_>,
     planned: &PlannedStage,
     causes: Vec<Cause>,
-    grounds: &Grounds<'_>,
+    view: &View<'_>,
 ) -> Result<Explanation> {
     let new = match decision.verdict {
         Verdict::Waits(_) => None,
-        _ => Some(grounds.components(stage, &decision.identity, &decision.taken)?),
+        _ => Some(changes::components(view, stage, &decision.basis.identity, &decision.basis.taken)?),
     };
-    let old = grounds.last_components(stage)?;
+    let old = changes::last_components(view, stage)?;
     let rows = difference(old.as_ref(), new.as_ref());
     let (name, reasons) = (stage.name.clone(), planned.reasons.clone());
     Ok(Explanation { name, state: planned.state, reasons, causes, yours: None, rows })
@@ -135,20 +140,20 @@ fn of_item(
     item: &str,
     decision: &Decision<'_>,
     causes: &Causes<'_>,
-    grounds: &Grounds<'_>,
+    view: &View<'_>,
 ) -> Result<Explanation> {
     let Form::Items(form) = stage.stage.form() else {
         bail!("`{}` runs as a whole: explain it without an item", stage.name);
     };
     let works = match &decision.verdict {
         Verdict::Waits(_) => bail!("the items of `{}` are not known yet", stage.name),
-        Verdict::Works(works) => works.works.iter().map(|work| work.work.clone()).collect(),
-        _ => form.expand(&grounds.resolve(&decision.taken, true)?, grounds.files())?,
+        Verdict::Items(works) => works.works.iter().map(|work| work.work.clone()).collect(),
+        _ => form.expand(&taken::resolve(view, &decision.basis.taken, true)?, view.files)?,
     };
-    let mut keyed = grounds.look_up(stage, &decision.identity, works, false)?;
+    let mut keyed = works::look_up(view, stage, &decision.basis.identity, works, false)?;
     let editing = match stage.stage.editable() {
         Some(editable) => {
-            let editing = texts::read(pipeline, grounds.cache, grounds.lock, stage, &editable)?;
+            let editing = texts::read(pipeline, view.cache, view.lock, stage, &editable)?;
             texts::judge(&editing, &editable, &mut keyed, Ask::Complete, true);
             Some((editing, editable))
         }
@@ -161,22 +166,10 @@ fn of_item(
         bail!("`{}` has no item `{item}`{hint}", stage.name);
     };
     let mut new = ComponentList::default();
-    decision.identity.render(&mut new);
+    decision.basis.identity.render(&mut new);
     render_work(&work.work, &mut new);
 
-    // What the last run recorded: params in the row of the stage, the rest in the record of the item's key.
-    let mut old = None;
-    if let Some(row) = grounds.lock.stages.get(&stage.name).and_then(|rows| rows.last()) {
-        let before = grounds.cache.read_list(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
-        let key = before.iter().find(|before| before.name == item).map(|before| before.key);
-        if let Some(record) = key.map(|key| grounds.cache.lookup(&key)).transpose()?.flatten() {
-            let mut list = grounds.last_components(stage)?.unwrap_or_default();
-            list.0.retain(|component| matches!(component.section, Section::Kind | Section::Param));
-            let own = ComponentList::from_record(&record.components);
-            list.0.extend(own.0.into_iter().filter(|component| !matches!(component.section, Section::Kind | Section::Param)));
-            old = Some(list);
-        }
-    }
+    let old = recorded_of_item(view, stage, item)?;
     let rows = difference(old.as_ref(), Some(&new));
     let mut yours = None;
     let (state, reasons, causes) = match (&work.state, &old) {
@@ -193,12 +186,12 @@ fn of_item(
         (state, old) => {
             let planned = if *state == WorkState::Unknown { PlannedState::Unknown } else { PlannedState::Dirty };
             let mut found = match old {
-                Some(old) => causes.of_item(stage, item, old, &new, decision, grounds)?,
+                Some(old) => causes.of_item(stage, item, old, &new, decision, view)?,
                 None => Vec::new(),
             };
             if found.is_empty() {
                 let reasons = match (state, old) {
-                    (WorkState::Unknown, _) => grounds.waits_of(&decision.taken),
+                    (WorkState::Unknown, _) => taken::waits_of(view, &decision.basis.taken),
                     (_, None) => vec![Reason::NeverRan],
                     // Its key is that of its record, and what that names is gone.
                     (_, Some(_)) => vec![Reason::OutputsLost { items: vec![item.to_string()], total: 1 }],
@@ -210,6 +203,19 @@ fn of_item(
         }
     };
     Ok(Explanation { name: format!("{}/{item}", stage.name), state, reasons, causes, yours, rows })
+}
+
+/// What the last run recorded of an item: params in the row of the stage, the rest in the record of the item's key. `None` if there is no record.
+fn recorded_of_item(view: &View<'_>, stage: &LoadedStage, item: &str) -> Result<Option<ComponentList>> {
+    let Some(row) = view.lock.stages.get(&stage.name).and_then(|rows| rows.last()) else { return Ok(None) };
+    let before = view.cache.read_list(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
+    let Some(key) = before.iter().find(|before| before.name == item).map(|before| before.key) else { return Ok(None) };
+    let Some(record) = view.cache.lookup(&key)? else { return Ok(None) };
+    let mut list = changes::last_components(view, stage)?.unwrap_or_default();
+    list.0.retain(|component| matches!(component.section, Section::Kind | Section::Param));
+    let own = ComponentList::from_record(&record.components);
+    list.0.extend(own.0.into_iter().filter(|component| !matches!(component.section, Section::Kind | Section::Param)));
+    Ok(Some(list))
 }
 
 /// Both lists side by side, in the order of the new one, then what is gone.

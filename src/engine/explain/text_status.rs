@@ -66,14 +66,14 @@ pub fn text_status(pipeline: &Pipeline, cache: &Cache) -> Result<Vec<StageTexts>
     if editable.is_empty() {
         return Ok(all);
     }
-    walk(pipeline, cache, &Selection::of(editable), &mut |index, decision, _, grounds| {
+    walk(pipeline, cache, &Selection::of(editable), &mut |index, decision, _, view| {
         let stage = &pipeline.stages[index];
         let Some(editable) = stage.stage.editable() else { return Ok(()) };
-        let Some(works) = texts::machine_works(stage, decision, grounds)? else { return Ok(()) };
+        let Some(works) = texts::machine_works(stage, decision, view)? else { return Ok(()) };
         let items = texts::items(&works, |_, work| texts::made(&editable, work));
-        let editing = texts::read(pipeline, cache, grounds.lock, stage, &editable)?;
+        let editing = texts::read(pipeline, cache, view.lock, stage, &editable)?;
         let folder = texts::folder(pipeline, stage, &editable);
-        let lost = texts::lost(grounds, stage, &editable, &editing, &works)?;
+        let lost = texts::lost(view, stage, &editable, &editing, &works)?;
         let (is_quick, texts) = (editable.is_quick, editing.survey(&items));
         all.push(StageTexts { stage: stage.name.clone(), folder, is_quick, texts, lost });
         Ok(())

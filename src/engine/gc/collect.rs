@@ -16,12 +16,12 @@ use anyhow::{Result, bail};
 use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::survey::{StateFolder, StoredObject, size_of};
-use crate::engine::cache::sweep::{Alone, Noted, age_of};
+use crate::engine::cache::sweep::{ExclusiveLock, Noted, age_of};
 use crate::engine::decide::results::Results;
 use crate::engine::gc::cost::Groups;
 use crate::engine::gc::live::Live;
 use crate::engine::gc::roots::{RootProblem, RootRepository, Roots, known_roots};
-use crate::engine::kind::stage::Worth;
+use crate::engine::kind::stage_kind::Worth;
 
 /// New repositories that register while this goes on make it begin again, this often.
 const ROUNDS: usize = 5;
@@ -109,7 +109,7 @@ pub fn collect(cache: &Cache, here: &Path, options: &CollectOptions, worth: &dyn
     for _ in 0..ROUNDS {
         let known = known_roots(cache, here)?;
         let mut roots = Roots::read(cache, here, options.history)?;
-        let alone = collector.alone()?;
+        let exclusive = collector.exclusive()?;
         if known_roots(cache, here)? != known {
             continue;
         }
@@ -117,7 +117,7 @@ pub fn collect(cache: &Cache, here: &Path, options: &CollectOptions, worth: &dyn
         roots.read_work_trees_again();
         let plan = Plan::new(cache, &roots, options, worth)?;
         if roots.problems.is_empty() && plan.problems.is_empty() {
-            plan.carry_out(cache, &alone)?;
+            plan.carry_out(cache, &exclusive)?;
             return Ok(Collected { deleted: true, ..plan.report(roots) });
         }
         return Ok(plan.report(roots));
@@ -163,25 +163,7 @@ impl Plan {
         let ages = notes.iter().map(|noted| noted.age).chain(unfinished.ages.iter().copied());
         collected.oldest_unfinished = ages.max();
 
-        let mut problems = Vec::new();
-        if roots.repositories.is_empty() && roots.problems.is_empty() && !here.is_empty() {
-            let text = "no repository is known to use this cache: `loramill run` in each that does makes it known".to_string();
-            problems.push(RootProblem { path: cache.root().to_path_buf(), text });
-        }
-        if !live.damaged.is_empty() {
-            let text = format!(
-                "{} lists of results are damaged, so that nobody knows what they name: `loramill fsck --repair`, then `loramill run`",
-                live.damaged.len()
-            );
-            problems.push(RootProblem { path: cache.path(&live.damaged[0]), text });
-        }
-        if results.unreadable > 0 {
-            let text = format!(
-                "{} records were written by another version of loramill: collect with that one, or `loramill fsck --repair`",
-                results.unreadable
-            );
-            problems.push(RootProblem { path: cache.root().join("records"), text });
-        }
+        let problems = problems_of(cache, roots, !here.is_empty(), &live.damaged, results.unreadable);
 
         let groups = Groups::of(&results);
         let garbage: Vec<Digest> = stored.objects.iter().map(|o| o.digest).filter(|o| !live.objects.contains(o)).collect();
@@ -217,39 +199,39 @@ impl Plan {
     }
 
     /// Objects first: a record whose objects are gone is a miss, whatever becomes of us in between.
-    fn carry_out(&self, cache: &Cache, alone: &Alone<'_>) -> Result<()> {
-        let mut let_go = cache.evicted()?;
+    fn carry_out(&self, cache: &Cache, exclusive: &ExclusiveLock<'_>) -> Result<()> {
+        let mut evict = cache.evicted()?;
         let going: HashSet<Digest> = self.garbage.iter().chain(&self.evicted).copied().collect();
         if !going.is_empty() {
-            alone.write_evicted(&let_go.union(&going).copied().collect())?;
+            exclusive.write_evicted(&evict.union(&going).copied().collect())?;
         }
         for object in &going {
-            alone.remove_object(object)?;
+            exclusive.remove_object(object)?;
         }
         for state in &self.states {
-            alone.remove_state(state)?;
+            exclusive.remove_state(state)?;
         }
         for noted in &self.notes {
-            alone.forget(noted)?;
+            exclusive.forget(noted)?;
         }
         cache.forget_old_displaced()?;
-        alone.remove_dead_scratch()?;
+        exclusive.remove_dead_scratch()?;
 
         // A record stays while its outputs are here, or were let go though something still leads to it.
-        let_go.extend(&self.evicted);
+        evict.extend(&self.evicted);
         let here: HashSet<Digest> = cache.stored_objects()?.objects.iter().map(|object| object.digest).collect();
         let mut missing = HashSet::new();
-        alone.retain_records(&mut |_, record| {
+        exclusive.retain_records(&mut |_, record| {
             let is_led_to = self.keys.contains(&record.key);
             let stays = record
                 .artifacts()
-                .all(|artifact| here.contains(&artifact.digest) || (is_led_to && let_go.contains(&artifact.digest)));
+                .all(|artifact| here.contains(&artifact.digest) || (is_led_to && evict.contains(&artifact.digest)));
             if stays {
                 missing.extend(record.artifacts().map(|artifact| artifact.digest).filter(|digest| !here.contains(digest)));
             }
             stays
         })?;
-        alone.write_evicted(&missing)
+        exclusive.write_evicted(&missing)
     }
 }
 
@@ -338,4 +320,34 @@ fn pinned(
     live.reach_all_of(noted.clone().chain(unfinished.keys.iter().copied()));
     live.reach(noted);
     Ok(live.objects)
+}
+
+/// What stops a collection: nobody can tell what is needed.
+fn problems_of(
+    cache: &Cache,
+    roots: &Roots,
+    has_objects: bool,
+    damaged: &[Digest],
+    unreadable_records: usize,
+) -> Vec<RootProblem> {
+    let mut problems = Vec::new();
+    if roots.repositories.is_empty() && roots.problems.is_empty() && has_objects {
+        let text = "no repository is known to use this cache: `loramill run` in each that does makes it known".to_string();
+        problems.push(RootProblem { path: cache.root().to_path_buf(), text });
+    }
+    if !damaged.is_empty() {
+        let text = format!(
+            "{} lists of results are damaged, so that nobody knows what they name: `loramill fsck --repair`, then `loramill run`",
+            damaged.len()
+        );
+        problems.push(RootProblem { path: cache.path(&damaged[0]), text });
+    }
+    if unreadable_records > 0 {
+        let text = format!(
+            "{} records were written by another version of loramill: collect with that one, or `loramill fsck --repair`",
+            unreadable_records
+        );
+        problems.push(RootProblem { path: cache.root().join("records"), text });
+    }
+    problems
 }

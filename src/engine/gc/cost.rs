@@ -6,7 +6,7 @@ use crate::engine::cache::digest::Digest;
 use crate::engine::cache::survey::StoredObject;
 use crate::engine::decide::results::Results;
 use crate::engine::gc::collect::Amount;
-use crate::engine::kind::stage::Worth;
+use crate::engine::kind::stage_kind::Worth;
 
 /// Who made what.
 pub(crate) struct Groups<'a> {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::graph::pipeline::{Edge, LoadedStage, Producer};
 use crate::engine::inputs::input::{Found, Input};
+use crate::engine::kind::input_use::{Companion, InputShape, InputUse};
 use crate::engine::kind::reference::Reference;
-use crate::engine::kind::stage::{Companion, InputShape, InputUse};
 use crate::engine::syntax::tree::Span;
 
 /// The companions of `inputs` that any of `stages` wants. `names` are those that the file uses already.

@@ -11,8 +11,9 @@ use crate::engine::graph::pipeline::{Collected, Edge, LoadedStage, Producer};
 use crate::engine::graph::variants::{Source, Variants};
 use crate::engine::inputs::input::{Found, Input};
 use crate::engine::inputs::listing;
+use crate::engine::kind::input_use::{ImpliedInput, InputShape, InputUse};
 use crate::engine::kind::reference::{Reference, Selector};
-use crate::engine::kind::stage::{Form, ImpliedInput, InputShape, InputUse};
+use crate::engine::kind::stage::Form;
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::Span;
 
@@ -250,8 +251,8 @@ fn reorder(stages: Vec<LoadedStage>, order: &[usize]) -> Vec<LoadedStage> {
 
 /// What a kind writes and, where it maps items, what their other fields are. Producers come before their consumers in `stages`.
 fn carried(stage: &LoadedStage, stages: &[LoadedStage], inputs: &[Input]) -> Vec<&'static str> {
-    let mut fields = stage.kind.writes().to_vec();
-    if matches!(stage.stage.form(), Form::Items(_)) && stage.kind.passes_fields_on() {
+    let mut fields = stage.kind.writes.to_vec();
+    if matches!(stage.stage.form(), Form::Items(_)) && stage.kind.passes_fields_on {
         for edge in stage.edges.iter().filter(|edge| edge.reads.shape != InputShape::One) {
             match edge.from {
                 Producer::Stage(index) => fields.extend(&stages[index].carries),

@@ -26,7 +26,7 @@ pub fn examine(pipeline: &Pipeline, stages: &[usize]) -> Vec<Diagnostic> {
         if files.is_empty() {
             continue;
         }
-        let found = asked.entry((stage.kind.name(), files.clone())).or_insert_with(|| stage.stage.examine(&files));
+        let found = asked.entry((stage.kind.name, files.clone())).or_insert_with(|| stage.stage.examine(&files));
         for Finding { param, problem } in found.iter() {
             let Some(edge) = stage.edges.iter().find(|edge| edge.reads.param == *param) else { continue };
             diagnostics

@@ -19,7 +19,7 @@ use crate::engine::inputs::project_bounds;
 use crate::engine::inputs::sources::{self, Photos, Surroundings};
 use crate::engine::kind::names::is_name;
 use crate::engine::kind::params::ParamValue;
-use crate::engine::kind::stage::StageKind;
+use crate::engine::kind::stage_kind::StageKind;
 use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::engine::syntax::settings::{self, TOP_LEVEL};
 use crate::engine::syntax::tree::{Key, Node, Source, Span, Value};
@@ -37,7 +37,7 @@ pub fn load(
     file: &Path,
     given: &[String],
     surroundings: &Surroundings,
-    kinds: &[&'static dyn StageKind],
+    kinds: &[&'static StageKind],
 ) -> Result<Pipeline, Vec<Diagnostic>> {
     read(file, given, surroundings, kinds, Looks::IntoFolders)
 }
@@ -47,7 +47,7 @@ pub fn glance(
     file: &Path,
     given: &[String],
     surroundings: &Surroundings,
-    kinds: &[&'static dyn StageKind],
+    kinds: &[&'static StageKind],
 ) -> Result<Pipeline, Vec<Diagnostic>> {
     read(file, given, surroundings, kinds, Looks::Elsewhere)
 }
@@ -56,7 +56,7 @@ fn read(
     file: &Path,
     given: &[String],
     surroundings: &Surroundings,
-    kinds: &[&'static dyn StageKind],
+    kinds: &[&'static StageKind],
     looks: Looks,
 ) -> Result<Pipeline, Vec<Diagnostic>> {
     let mut diagnostics = Diagnostics::default();
@@ -145,7 +145,7 @@ struct Loader<'a> {
     mistyped: BTreeMap<&'static str, &'a Node>,
     folder: &'a Path,
     surroundings: &'a Surroundings,
-    kinds: &'a [&'static dyn StageKind],
+    kinds: &'a [&'static StageKind],
     looks: Looks,
     diagnostics: &'a mut Diagnostics,
     remarks: Vec<String>,
@@ -208,7 +208,7 @@ impl Loader<'_> {
     fn check_keys(&mut self) {
         for (key, node) in entries(self.root) {
             if !TOP_LEVEL.contains(&key.name.as_str()) {
-                let is_kind = self.kinds.iter().any(|kind| kind.name() == key.name);
+                let is_kind = self.kinds.iter().any(|kind| kind.name == key.name);
                 let meant = nearest(&key.name, TOP_LEVEL.iter().copied());
                 let problem = self.diagnostics.report(&key.span, format!("unknown key `{}`", key.name));
                 problem.hint(match meant {
@@ -365,7 +365,7 @@ fn tell_readers(stages: &mut [LoadedStage]) {
     for stage in stages.iter() {
         for edge in &stage.edges {
             if let Producer::Stage(index) = edge.from {
-                readers[index].insert(stage.kind.name());
+                readers[index].insert(stage.kind.name);
             }
         }
     }

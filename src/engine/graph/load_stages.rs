@@ -7,8 +7,10 @@ use crate::engine::graph::load::entries;
 use crate::engine::graph::pipeline::LoadedStage;
 use crate::engine::graph::stage_keys::StageKeys;
 use crate::engine::graph::variants::{Sketch, Variants};
+use crate::engine::kind::input_use::InputUse;
 use crate::engine::kind::params::{ParamValue, Role};
-use crate::engine::kind::stage::{InputUse, LoadScope, Stage, StageKind};
+use crate::engine::kind::stage::Stage;
+use crate::engine::kind::stage_kind::{LoadScope, StageKind};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Key, Node, Span, Value};
 use crate::engine::syntax::yaml::MAX_DEPTH;
@@ -25,7 +27,7 @@ pub(crate) fn load_stages(
     root: &Node,
     names: &BTreeMap<String, Span>,
     scope: &FileScope<'_>,
-    kinds: &[&'static dyn StageKind],
+    kinds: &[&'static StageKind],
     diagnostics: &mut Diagnostics,
 ) -> (Vec<LoadedStage>, Variants) {
     let mut drafts = Vec::new();
@@ -50,7 +52,7 @@ pub(crate) fn load_stages(
 /// A stage of the file whose params can be read.
 struct Draft<'a> {
     key: &'a Key,
-    kind: &'static dyn StageKind,
+    kind: &'static StageKind,
     /// What is for the kind, without the values of the axes.
     params: Node,
     keys: StageKeys,
@@ -62,7 +64,7 @@ impl<'a> Draft<'a> {
     fn read(
         key: &'a Key,
         node: &Node,
-        kinds: &[&'static dyn StageKind],
+        kinds: &[&'static StageKind],
         scope: &FileScope<'_>,
         diagnostics: &mut Diagnostics,
     ) -> Option<Self> {
@@ -108,13 +110,13 @@ impl<'a> Draft<'a> {
     ) -> Option<(Box<dyn Stage>, Node)> {
         // What is wrong in every variant is said once.
         let mut found = Diagnostics::default();
-        found.set_subject(Some(self.kind.name()));
+        found.set_subject(Some(self.kind.name));
         let mut params = self.params.clone();
         for (axis, &index) in self.keys.axes.iter().zip(indices) {
             axis.apply(index, &mut params, &mut found);
         }
         let FileScope { concept, trigger, seed } = *scope;
-        let stage = self.kind.load(&params, &LoadScope { stage: name, concept, trigger, seed }, &mut found);
+        let stage = (self.kind.load)(&params, &LoadScope { stage: name, concept, trigger, seed }, &mut found);
         diagnostics.absorb_new(found);
         stage.map(|stage| (stage, params))
     }
@@ -155,7 +157,7 @@ impl<'a> Draft<'a> {
                 span: self.key.span.clone(),
                 by_default: self.keys.by_default,
                 retry: self.keys.retry,
-                keep: self.keys.keep.as_ref().map_or(self.kind.keeps(), |(keep, _)| *keep),
+                keep: self.keys.keep.as_ref().map_or(self.kind.keeps, |(keep, _)| *keep),
                 owner: None,
                 written: written(&params, self.kind),
                 edges: Vec::new(),
@@ -166,19 +168,14 @@ impl<'a> Draft<'a> {
     }
 }
 
-fn find_kind(
-    key: &Key,
-    node: &Node,
-    kinds: &[&'static dyn StageKind],
-    diagnostics: &mut Diagnostics,
-) -> Option<&'static dyn StageKind> {
+fn find_kind(key: &Key, node: &Node, kinds: &[&'static StageKind], diagnostics: &mut Diagnostics) -> Option<&'static StageKind> {
     let (name, span) = match node.get("kind") {
         None => (key.name.clone(), &key.span),
         Some(node) => (String::decode(node, diagnostics)?, &node.span),
     };
-    let found = kinds.iter().find(|kind| kind.name() == name).copied();
+    let found = kinds.iter().find(|kind| kind.name == name).copied();
     if found.is_none() {
-        let known: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+        let known: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
         let problem = diagnostics.report(span, format!("there is no stage kind `{name}`"));
         if node.get("kind").is_none() {
             problem.hint("a stage that is not named after its kind says `kind:`");
@@ -200,8 +197,8 @@ fn reads(stage: &dyn Stage, depth: usize) -> Vec<InputUse> {
 }
 
 /// The `result` params that the file gives a stage.
-fn written(params: &Node, kind: &dyn StageKind) -> Vec<(String, serde_json::Value)> {
-    let docs = kind.params();
+fn written(params: &Node, kind: &StageKind) -> Vec<(String, serde_json::Value)> {
+    let docs = (kind.params)();
     let is_result = |name: &str| docs.iter().any(|doc| doc.name == name && doc.role == Role::Result);
     let mut written: Vec<_> = entries(params)
         .iter()
@@ -225,7 +222,7 @@ fn push_with_sub_stages(stage: LoadedStage, depth: usize, into: &mut Vec<LoadedS
             span: stage.span.clone(),
             by_default: false,
             retry: stage.retry,
-            keep: sub.kind.keeps(),
+            keep: sub.kind.keeps,
             owner: Some(stage.name.clone()),
             written: stage.written.clone(),
             edges: Vec::new(),

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use crate::engine::cache::digest::Digest;
 use crate::engine::graph::variant::Variant;
 use crate::engine::inputs::input::{Found, Input, Skip};
-use crate::engine::kind::stage::{InputUse, Stage, StageKind};
+use crate::engine::kind::input_use::InputUse;
+use crate::engine::kind::stage::Stage;
+use crate::engine::kind::stage_kind::StageKind;
 use crate::engine::syntax::tree::Span;
 
 pub struct Pipeline {
@@ -40,7 +42,7 @@ pub struct LoadedStage {
     /// The name without the variant.
     pub base_name: String,
     pub variant: Variant,
-    pub kind: &'static dyn StageKind,
+    pub kind: &'static StageKind,
     pub stage: Box<dyn Stage>,
     /// Of its name in the file; a sub-stage has that of its owner.
     pub span: Span,

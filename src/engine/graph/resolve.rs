@@ -2,9 +2,9 @@
 //! Unaware of where items come from and of what is fresh.
 
 use crate::engine::inputs::input::Skip;
+use crate::engine::kind::input_use::{InputShape, InputUse};
 use crate::engine::kind::item::{Item, ItemSet};
 use crate::engine::kind::reference::Selector;
-use crate::engine::kind::stage::{InputShape, InputUse};
 
 /// Why a reference gives no items yet.
 #[derive(Clone, Debug, PartialEq, Eq)]

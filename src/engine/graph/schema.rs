@@ -4,27 +4,27 @@ use serde_json::{Map, Value, json};
 
 use crate::engine::graph::stage_keys;
 use crate::engine::kind::params::struct_schema;
-use crate::engine::kind::stage::StageKind;
+use crate::engine::kind::stage_kind::StageKind;
 
 /// As it lies in `pipelines/schema.json`.
-pub fn text(kinds: &[&dyn StageKind]) -> String {
+pub fn text(kinds: &[&StageKind]) -> String {
     format!("{:#}\n", schema(kinds))
 }
 
-fn schema(kinds: &[&dyn StageKind]) -> Value {
+fn schema(kinds: &[&StageKind]) -> Value {
     let mut definitions = Map::new();
     let mut by_name = Map::new();
     let mut by_kind = Vec::new();
     for kind in kinds {
-        let name = kind.name();
-        definitions.insert(name.into(), stage(*kind));
+        let name = kind.name;
+        definitions.insert(name.into(), stage(kind));
         by_name.insert(name.into(), json!({ "$ref": format!("#/definitions/{name}") }));
         by_kind.push(json!({
             "if": { "properties": { "kind": { "const": name } } },
             "then": { "$ref": format!("#/definitions/{name}") },
         }));
     }
-    let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
     json!({
         // Draft 7 is what yaml-language-server understands best.
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -67,12 +67,12 @@ fn schema(kinds: &[&dyn StageKind]) -> Value {
     })
 }
 
-fn stage(kind: &dyn StageKind) -> Value {
-    let mut schema = struct_schema(&kind.params());
+fn stage(kind: &StageKind) -> Value {
+    let mut schema = struct_schema(&(kind.params)());
     accept_variables(&mut schema);
-    schema["description"] = kind.doc().trim().into();
-    schema["properties"]["kind"] = json!({ "const": kind.name() });
-    let mut keys = struct_schema(&stage_keys::docs(kind.keeps()))["properties"].take();
+    schema["description"] = kind.doc.trim().into();
+    schema["properties"]["kind"] = json!({ "const": kind.name });
+    let mut keys = struct_schema(&stage_keys::docs(kind.keeps))["properties"].take();
     for (key, value) in keys.as_object_mut().into_iter().flatten() {
         schema["properties"][key] = or_variable(value.take());
     }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use crate::engine::graph::matrix::Axis;
 use crate::engine::graph::stage_keys::{MOST_VARIANTS, VARIANTS};
 use crate::engine::graph::variant::{Coordinate, Variant, is_called};
+use crate::engine::kind::input_use::{InputShape, InputUse};
 use crate::engine::kind::reference::{Pick, Reference};
-use crate::engine::kind::stage::{InputShape, InputUse};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::Span;
 

@@ -8,7 +8,7 @@ use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Node, Value};
 
 /// Reports a value of another type.
-pub(crate) fn expected<T>(node: &Node, what: &str, diagnostics: &mut Diagnostics) -> Option<T> {
+pub fn expected<T>(node: &Node, what: &str, diagnostics: &mut Diagnostics) -> Option<T> {
     diagnostics.report(&node.span, format!("expected {what}, found {}", node.describe()));
     None
 }
@@ -172,10 +172,15 @@ macro_rules! choice {
 
         impl $name {
             pub const WORDS: &'static [&'static str] = &[$($word),*];
+            pub const ALL: [Self; Self::WORDS.len()] = [$(Self::$variant),*];
 
             /// As written in the pipeline file.
             pub const fn word(self) -> &'static str {
                 match self { $( Self::$variant => $word ),* }
+            }
+
+            pub fn from_word(word: &str) -> Option<Self> {
+                Self::ALL.into_iter().find(|known| known.word() == word)
             }
         }
 
@@ -184,18 +189,17 @@ macro_rules! choice {
                 node: &$crate::engine::syntax::tree::Node,
                 diagnostics: &mut $crate::engine::syntax::diagnostic::Diagnostics,
             ) -> Option<Self> {
-                if let $crate::engine::syntax::tree::Value::Text(text) = &node.value {
-                    $( if text == $word { return Some(Self::$variant); } )*
+                let $crate::engine::syntax::tree::Value::Text(text) = &node.value else {
+                    let what = format!("one of {}", Self::WORDS.join(", "));
+                    return $crate::engine::kind::param_values::expected(node, &what, diagnostics);
+                };
+                let choice = Self::from_word(text);
+                if choice.is_none() {
                     diagnostics
                         .report(&node.span, format!("`{text}` is not one of: {}", Self::WORDS.join(", ")))
                         .did_you_mean(text, Self::WORDS.iter().copied());
-                } else {
-                    diagnostics.report(
-                        &node.span,
-                        format!("expected one of {}, found {}", Self::WORDS.join(", "), node.describe()),
-                    );
                 }
-                None
+                choice
             }
 
             fn canonical(&self) -> serde_json::Value {

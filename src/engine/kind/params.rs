@@ -1,13 +1,15 @@
-//! Params structs: declared once by `params!`, from which come decoding with all errors at once, what enters a key, the references
-//! to inputs, and the reference page. Unaware of which kinds exist.
+//! Params structs: declared once by `params!`, from which come decoding with all errors at once, what enters a key, what is read of
+//! inputs, and the reference page. Unaware of which kinds exist.
 //!
 //! Every field is marked with its role, and a field without one does not compile:
-//! - `input`: names other stages or inputs; in the key by the digests of what it names;
+//! - `input`: names other stages or inputs; in the key by the digests of what is read of them. `=> Many["image", "caption"]` says what: a shape
+//!   of `InputShape`, and the fields as in `InputUse::reads`;
 //! - `result`: in the key by its canonical value;
 //! - `execution`: changes cost only, in no key.
 
 use serde_json::json;
 
+use crate::engine::kind::input_use::InputUse;
 use crate::engine::kind::reference::Reference;
 use crate::engine::syntax::diagnostic::{Diagnostics, nearest};
 use crate::engine::syntax::tree::{Node, Value};
@@ -48,7 +50,7 @@ pub trait ParamValue: Sized {
 }
 
 /// A params struct, as `params!` makes it.
-pub trait Params: Sized {
+pub trait Params: Declared + Sized {
     /// The doc comment of the struct.
     const DOC: &'static str;
 
@@ -56,12 +58,15 @@ pub trait Params: Sized {
 
     /// Reads a mapping; unknown keys, wrong types and missing fields are all reported. The key `kind` is the engine's and skipped.
     fn decode_params(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self>;
+}
 
+/// What follows from the values of a params struct by its declaration alone.
+pub trait Declared {
     /// The `result` fields: dotted name and canonical value, in the order of the names.
-    fn components(&self) -> Vec<(String, serde_json::Value)>;
+    fn results(&self) -> Vec<(String, serde_json::Value)>;
 
-    /// The references of the `input` fields, by path.
-    fn input_references(&self) -> Vec<(String, Reference)>;
+    /// The references of the `input` fields that say what is read of them, in their order.
+    fn reads(&self) -> Vec<InputUse>;
 }
 
 /// Declares a params struct.
@@ -71,7 +76,7 @@ pub trait Params: Sized {
 ///     /// Scales pictures.
 ///     pub struct Resize {
 ///         /// The pictures.
-///         input images: loramill::engine::kind::reference::Reference,
+///         input images: loramill::engine::kind::reference::Reference => Many["image"],
 ///         /// Side in pixels.
 ///         result size: u64 = 512,
 ///         /// Threads; 0 takes all.
@@ -84,7 +89,7 @@ macro_rules! params {
     (
         $(#[doc = $doc:literal])*
         pub struct $name:ident {
-            $( $(#[doc = $field_doc:literal])* $role:ident $field:ident : $type:ty $(= $default:expr)? ),* $(,)?
+            $( $(#[doc = $field_doc:literal])* $role:ident $field:ident : $type:ty $(= $default:expr)? $(=> $shape:ident $reads:expr)? ),* $(,)?
         }
     ) => {
         $(#[doc = $doc])*
@@ -116,18 +121,20 @@ macro_rules! params {
                 }; )*
                 Some(Self { $( $field: $field? ),* })
             }
+        }
 
-            fn components(&self) -> Vec<(String, serde_json::Value)> {
-                let mut components = Vec::new();
-                $( $crate::params!(@component $role, components, self, $field); )*
-                components.sort_by(|a: &(String, serde_json::Value), b| a.0.cmp(&b.0));
-                components
+        impl $crate::engine::kind::params::Declared for $name {
+            fn results(&self) -> Vec<(String, serde_json::Value)> {
+                let mut results = Vec::new();
+                $( $crate::params!(@result $role, results, self, $field); )*
+                results.sort_by(|a: &(String, serde_json::Value), b| a.0.cmp(&b.0));
+                results
             }
 
-            fn input_references(&self) -> Vec<(String, $crate::engine::kind::reference::Reference)> {
-                let mut found = Vec::new();
-                $( $crate::engine::kind::params::ParamValue::references(&self.$field, stringify!($field), &mut found); )*
-                found
+            fn reads(&self) -> Vec<$crate::engine::kind::input_use::InputUse> {
+                let mut reads = Vec::new();
+                $( reads.extend($crate::params!(@reads self, $field $(, $shape, $reads)?)); )*
+                reads
             }
         }
 
@@ -140,8 +147,8 @@ macro_rules! params {
             }
 
             fn canonical(&self) -> serde_json::Value {
-                let components = <Self as $crate::engine::kind::params::Params>::components(self);
-                serde_json::Value::Object(components.into_iter().collect())
+                let results = <Self as $crate::engine::kind::params::Declared>::results(self);
+                serde_json::Value::Object(results.into_iter().collect())
             }
 
             fn schema() -> serde_json::Value {
@@ -149,9 +156,11 @@ macro_rules! params {
             }
 
             fn references(&self, path: &str, found: &mut Vec<(String, $crate::engine::kind::reference::Reference)>) {
-                for (inner, reference) in <Self as $crate::engine::kind::params::Params>::input_references(self) {
-                    found.push((format!("{path}.{inner}"), reference));
-                }
+                $( $crate::engine::kind::params::ParamValue::references(
+                    &self.$field,
+                    &format!("{path}.{}", stringify!($field)),
+                    found,
+                ); )*
             }
         }
     };
@@ -167,14 +176,23 @@ macro_rules! params {
         $crate::engine::kind::params::report_missing($node, stringify!($field), $known, $diagnostics);
         None
     }};
-    (@component result, $components:ident, $self:ident, $field:ident) => {
+    (@result result, $results:ident, $self:ident, $field:ident) => {
         $crate::engine::kind::params::flatten(
             stringify!($field),
             $crate::engine::kind::params::ParamValue::canonical(&$self.$field),
-            &mut $components,
+            &mut $results,
         );
     };
-    (@component $other:ident, $components:ident, $self:ident, $field:ident) => {};
+    (@result $other:ident, $results:ident, $self:ident, $field:ident) => {};
+    (@reads $self:ident, $field:ident, $shape:ident, $reads:expr) => {
+        $crate::engine::kind::input_use::InputUse::of(
+            stringify!($field),
+            &$self.$field,
+            $crate::engine::kind::input_use::InputShape::$shape,
+            &$reads,
+        )
+    };
+    (@reads $self:ident, $field:ident) => { None::<$crate::engine::kind::input_use::InputUse> };
 }
 
 /// Reports a node that is no mapping and keys it should not have; `None` if it is no mapping.

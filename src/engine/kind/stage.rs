@@ -1,4 +1,4 @@
-//! What the engine asks of a stage kind, and what it gives to one. Unaware of any particular kind.
+//! What the engine asks of a stage, and what it gives to one. Unaware of any particular kind.
 //!
 //! A stage takes one of two forms. An *item stage* says which pieces of work there are, each with all that decides its result, and does
 //! one at a time: pieces are cached one by one. A *whole stage* runs once over all its inputs and publishes items as it goes.
@@ -10,75 +10,23 @@ use std::sync::Arc;
 
 use crate::engine::cache::batch::Stored;
 use crate::engine::kind::endings::Endings;
+use crate::engine::kind::input_use::{Companion, ImpliedInput, InputUse};
 use crate::engine::kind::item::{Artifact, Fields, Item, ItemSet};
-use crate::engine::kind::params::ParamDoc;
-use crate::engine::kind::reference::Reference;
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::Node;
-
-/// A type of work: one file in `stages/`.
-pub trait StageKind: Sync {
-    /// As written in `kind:`.
-    fn name(&self) -> &'static str;
-
-    /// Raised by hand when the same inputs and params give other bytes than before.
-    fn version(&self) -> u32;
-
-    /// First line: what it does; the rest: the reference page.
-    fn doc(&self) -> &'static str;
-
-    fn params(&self) -> Vec<ParamDoc>;
-
-    /// Fields that its items carry: `image`, `caption`, `lora`, `model`. A consumer that reads another is an error at load.
-    fn writes(&self) -> &'static [&'static str];
-
-    /// The fields of the items it reads that it does not write pass on to its outputs, as `Work::of_item` carries them. Untrue of a kind
-    /// whose outputs are other things than its inputs: `sample`, `merge`. A kind that runs as a whole passes nothing on.
-    fn passes_fields_on(&self) -> bool {
-        true
-    }
-
-    /// Its outputs stay in the cache when all stages that read them have done so, unless a stage says `keep: false`. Untrue of a kind
-    /// whose outputs are large and quickly made again: `merge`.
-    fn keeps(&self) -> bool {
-        true
-    }
-
-    /// What its results are worth when a cache must shrink.
-    fn worth(&self) -> Worth {
-        Worth::Usual
-    }
-
-    /// Reads the params; problems go to `diagnostics`.
-    fn load(&self, node: &Node, scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>>;
-}
-
-/// What goes first when a cache must shrink. Among equals, what is large for the time it takes to make again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Worth {
-    /// Large, and put together again from what is kept.
-    Bulky,
-    Usual,
-    /// Small, and what all the rest is made of.
-    Precious,
-}
-
-/// What a stage may know of the file around it. What follows from it belongs among the components, or it is in no key.
-pub struct LoadScope<'a> {
-    /// The name of the stage itself: its sub-stages are called `<stage>/<sub-stage>`.
-    pub stage: &'a str,
-    pub concept: &'a str,
-    pub trigger: &'a str,
-    pub seed: u64,
-}
+use crate::engine::kind::params::Declared;
+use crate::engine::kind::stage_kind::StageKind;
 
 /// A stage with its params.
-pub trait Stage: Send + Sync {
+pub trait Stage: Declared + Send + Sync {
     /// The `result` params, dotted names and canonical values, in the order of the names. Those of an item stage enter every item's
     /// key: what differs from item to item belongs into `Work::values` instead.
-    fn components(&self) -> Vec<(String, serde_json::Value)>;
+    fn components(&self) -> Vec<(String, serde_json::Value)> {
+        self.results()
+    }
 
-    fn inputs(&self) -> Vec<InputUse>;
+    /// In the order of the params.
+    fn inputs(&self) -> Vec<InputUse> {
+        self.reads()
+    }
 
     fn form(&self) -> Form<'_>;
 
@@ -190,7 +138,7 @@ pub enum Reached {
 pub struct SubStage {
     /// Without the owner's name: `latents`.
     pub name: &'static str,
-    pub kind: &'static dyn StageKind,
+    pub kind: &'static StageKind,
     pub stage: Box<dyn Stage>,
 }
 
@@ -204,31 +152,6 @@ pub struct Editable {
     pub is_quick: bool,
 }
 
-/// A reference of a stage, with what is read of it.
-#[derive(Clone, Debug)]
-pub struct InputUse {
-    /// Path of the param: `images`, `lora[0]`. Names the input in keys and in `Resolved`.
-    pub param: String,
-    pub reference: Reference,
-    /// The fields that are read; of these, `reads[0]` must be there and the others may be missing.
-    pub reads: &'static [&'static str],
-    pub shape: InputShape,
-}
-
-/// An input that a stage has in common with one that it reads.
-#[derive(Clone, Debug)]
-pub struct ImpliedInput {
-    /// Names the input in keys and in `Resolved`, as `InputUse::param` does.
-    pub param: String,
-    /// The param that names the stage: `lora[0]`.
-    pub through: String,
-    /// The param of that stage whose items are taken: `images`.
-    pub theirs: &'static str,
-    pub reads: &'static [&'static str],
-    /// Why it is needed, for a message: "`[filewords]` in a prompt". Said at the place of `through` if there is no such input.
-    pub purpose: &'static str,
-}
-
 /// Why a file cannot be what a stage reads it as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -236,41 +159,6 @@ pub struct Finding {
     pub param: String,
     /// Lower case, backticks around names, no trailing full stop.
     pub problem: String,
-}
-
-/// A file that belongs to another because it lies beside it. Not written in the pipeline; an input all the same.
-#[derive(Clone, Debug)]
-pub struct Companion {
-    /// Names the input in keys and in `Resolved`, as `InputUse::param` does: `lora[0].adapter_config`.
-    pub param: String,
-    /// The param that names the file beside which it lies: `lora[0]`. What a stage makes has no companions.
-    pub beside: String,
-    /// What it is called: `adapter_config.json`.
-    pub file: &'static str,
-    /// The stem of files that never come without it: `adapter_model`.
-    pub never_alone: &'static str,
-    /// As `Stage::most_bytes`.
-    pub most_bytes: u64,
-    /// As `InputUse::reads`.
-    pub reads: &'static [&'static str],
-}
-
-impl InputUse {
-    /// The field under which an input that is one file is given: `file` if that is read, else the field that must be there. So a plain
-    /// file stands in for the `model` or `lora` of a stage.
-    pub fn field_of_file(&self) -> &'static str {
-        if self.reads.contains(&"file") { "file" } else { self.reads.first().copied().unwrap_or("file") }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InputShape {
-    /// Exactly one item is expected: a model file, a file of boxes.
-    One,
-    /// Any number of items, at least one.
-    Many,
-    /// As `Many`, and the pipeline's `skip:` leaves out items of names that stages made. Photos it leaves out of every stage.
-    Training,
 }
 
 /// The items of each input of a stage, after selection.

@@ -27,7 +27,7 @@ pub(crate) fn shown_fields(stage: &LoadedStage) -> Vec<&'static str> {
         return Vec::new();
     }
     let edited = stage.stage.editable().map(|editable| editable.field);
-    stage.kind.writes().iter().copied().filter(|field| Some(*field) != edited).collect()
+    stage.kind.writes.iter().copied().filter(|field| Some(*field) != edited).collect()
 }
 
 /// Whether the folder of a stage below `out/` shows the outputs that `tree` lists, and nobody touched it.

@@ -14,7 +14,7 @@ use crate::engine::kind::item::Item;
 use crate::engine::kind::item_set;
 use crate::engine::kind::item_tree::ItemTree;
 use crate::engine::kind::names::is_stage_of_a_lock;
-use crate::engine::kind::stage::StageKind;
+use crate::engine::kind::stage_kind::StageKind;
 use crate::engine::lock_file::{LockFile, StageRow};
 use crate::engine::out::earlier_shapes::earlier_shapes;
 use crate::engine::out::materialise::{Report, is_shown, materialise, withdraw};
@@ -50,7 +50,7 @@ pub fn restore(
     out: &Path,
     lock: &LockFile,
     pipeline: Option<&Pipeline>,
-    kinds: &[&'static dyn StageKind],
+    kinds: &[&'static StageKind],
 ) -> Result<Vec<RestoredStage>> {
     // Before anything is written.
     if let Some(name) = lock.stages.keys().find(|name| !is_stage_of_a_lock(name)) {
@@ -104,23 +104,17 @@ fn kind_of(cache: &Cache, name: &str, row: &StageRow, pipeline: Option<&Pipeline
     let record = cache.lookup(&row.key)?;
     let components = record.map(|record| ComponentList::from_record(&record.components)).unwrap_or_default();
     let recorded = components.section(Section::Kind).next().map(|kind| kind.name.as_str());
-    let written = pipeline.and_then(|pipeline| pipeline.stage(name)).map(|stage| stage.kind.name());
+    let written = pipeline.and_then(|pipeline| pipeline.stage(name)).map(|stage| stage.kind.name);
     Ok(recorded.or(written).unwrap_or(name).to_string())
 }
 
 /// Whether a stage keeps its outputs: as the file says, else as its kind has it.
-fn keeps(
-    cache: &Cache,
-    name: &str,
-    row: &StageRow,
-    pipeline: Option<&Pipeline>,
-    kinds: &[&'static dyn StageKind],
-) -> Result<bool> {
+fn keeps(cache: &Cache, name: &str, row: &StageRow, pipeline: Option<&Pipeline>, kinds: &[&'static StageKind]) -> Result<bool> {
     if let Some(stage) = pipeline.and_then(|pipeline| pipeline.stage(name)) {
         return Ok(stage.keep);
     }
     let kind = kind_of(cache, name, row, pipeline)?;
-    Ok(kinds.iter().find(|known| known.name() == kind).is_none_or(|kind| kind.keeps()))
+    Ok(kinds.iter().find(|known| known.name == kind).is_none_or(|kind| kind.keeps))
 }
 
 /// The fields that a stage shows in `out/`; the reason if that cannot be told.
@@ -130,19 +124,19 @@ fn fields(
     row: &StageRow,
     lock: &LockFile,
     pipeline: Option<&Pipeline>,
-    kinds: &[&'static dyn StageKind],
+    kinds: &[&'static StageKind],
 ) -> Result<Result<Vec<&'static str>, String>> {
     let written = pipeline.and_then(|pipeline| pipeline.stage(name));
     let kind = kind_of(cache, name, row, pipeline)?;
-    let Some(known) = kinds.iter().find(|known| known.name() == kind) else {
+    let Some(known) = kinds.iter().find(|known| known.name == kind) else {
         return Ok(Err(format!("its kind `{kind}` is not one of this version of loramill")));
     };
-    let edited = match written.filter(|stage| stage.kind.name() == kind) {
+    let edited = match written.filter(|stage| stage.kind.name == kind) {
         Some(stage) => stage.stage.editable().map(|editable| editable.field),
         None if lock.edits.contains_key(name) => return Ok(Ok(Vec::new())),
         None => None,
     };
-    Ok(Ok(known.writes().iter().copied().filter(|field| Some(*field) != edited).collect()))
+    Ok(Ok(known.writes.iter().copied().filter(|field| Some(*field) != edited).collect()))
 }
 
 fn show(cache: &Cache, out: &Path, stage: &mut RestoredStage, items: Vec<Item>, fields: &[&str], keeps: bool) -> Result<()> {

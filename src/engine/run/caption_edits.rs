@@ -8,10 +8,11 @@ use anyhow::{Result, bail};
 use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::locks::PipelineLock;
-use crate::engine::decide::decision::{Grounds, KeyedWork};
 use crate::engine::decide::lost_texts::{self, LostTexts};
 use crate::engine::decide::plan::walk;
 use crate::engine::decide::texts;
+use crate::engine::decide::verdict::KeyedWork;
+use crate::engine::decide::view::View;
 use crate::engine::edits::lost::LostText;
 use crate::engine::edits::{Decision, Provenance, Settled, SettledText};
 use crate::engine::graph::pipeline::Pipeline;
@@ -21,17 +22,17 @@ use crate::engine::kind::stage::Editable;
 use crate::engine::lock_file::LockFile;
 use crate::engine::run::events::Event;
 use crate::engine::run::on_demand::{self, Directed};
-use crate::engine::run::schedule::wait_for_pipeline;
+use crate::engine::run::waiting::wait_for_pipeline;
 
 /// Where decisions about the texts of a pipeline are taken.
 #[derive(Clone, Copy)]
-pub struct TextDesk<'a> {
+pub struct CaptionEdits<'a> {
     pub pipeline: &'a Pipeline,
     pub cache: &'a Cache,
     pub directed: Directed<'a>,
 }
 
-impl TextDesk<'_> {
+impl CaptionEdits<'_> {
     /// Decides about the texts that are named of the stage at `index`. To merge a stale one, the machine is asked first where it has not
     /// been yet.
     ///
@@ -40,15 +41,15 @@ impl TextDesk<'_> {
     pub fn settle(&self, index: usize, names: &[String], decision: Decision) -> Result<Settled> {
         let (_held, mut lock) = self.begin(index)?;
         let stage = &self.pipeline.stages[index];
-        let settled = self.with_works(index, &mut |grounds, editable, works| {
-            let stage = &grounds.pipeline.stages[index];
-            let read = || texts::read(grounds.pipeline, grounds.cache, grounds.lock, stage, editable);
+        let settled = self.with_works(index, &mut |view, editable, works| {
+            let stage = &view.pipeline.stages[index];
+            let read = || texts::read(view.pipeline, view.cache, view.lock, stage, editable);
             if matches!(decision, Decision::Merge(_)) {
                 let items = texts::items(&*works, |_, work| texts::made(editable, work));
                 let survey = read()?.survey(&items);
                 let is_asked = |name: &str| names.iter().any(|asked| asked == name);
                 let stale = survey.iter().filter(|text| text.provenance == Provenance::Stale).map(|text| text.name.as_str());
-                on_demand::make(grounds, index, works, &stale.filter(|name| is_asked(name)).collect(), self.directed)?;
+                on_demand::make(view, index, works, &stale.filter(|name| is_asked(name)).collect(), self.directed)?;
             }
             let items = texts::items(&*works, |_, work| texts::made(editable, work));
             read()?.settle(&items, names, decision)
@@ -68,12 +69,12 @@ impl TextDesk<'_> {
     pub fn restore(&self, index: usize) -> Result<Vec<(String, SettledText)>> {
         let (_held, mut lock) = self.begin(index)?;
         let stage = &self.pipeline.stages[index];
-        let (restored, former) = self.with_works(index, &mut |grounds, editable, works| {
-            let stage = &grounds.pipeline.stages[index];
-            let own = texts::read(grounds.pipeline, grounds.cache, grounds.lock, stage, editable)?;
-            let Some(lost) = texts::lost(grounds, stage, editable, &own, works)? else { return Ok((Vec::new(), None)) };
+        let (restored, former) = self.with_works(index, &mut |view, editable, works| {
+            let stage = &view.pipeline.stages[index];
+            let own = texts::read(view.pipeline, view.cache, view.lock, stage, editable)?;
+            let Some(lost) = texts::lost(view, stage, editable, &own, works)? else { return Ok((Vec::new(), None)) };
             let Some((former, _)) = lost.former else { return Ok((own.write_again(&lost.texts)?, None)) };
-            let (_, there) = lost_texts::read_former(grounds.pipeline, grounds.cache, grounds.lock, stage, editable, &former)?;
+            let (_, there) = lost_texts::read_former(view.pipeline, view.cache, view.lock, stage, editable, &former)?;
             let mut restored = own.take_over(&there)?;
             let is_told = |name: &str| restored.iter().any(|(told, _)| told == name);
             let gone: Vec<LostText> = lost.texts.iter().filter(|text| !is_told(&text.name)).cloned().collect();
@@ -95,10 +96,10 @@ impl TextDesk<'_> {
     pub fn give_up(&self, index: usize) -> Result<Option<LostTexts>> {
         let (_held, mut lock) = self.begin(index)?;
         let stage = &self.pipeline.stages[index];
-        let lost = self.with_works(index, &mut |grounds, editable, works| {
-            let stage = &grounds.pipeline.stages[index];
-            let own = texts::read(grounds.pipeline, grounds.cache, grounds.lock, stage, editable)?;
-            texts::lost(grounds, stage, editable, &own, works)
+        let lost = self.with_works(index, &mut |view, editable, works| {
+            let stage = &view.pipeline.stages[index];
+            let own = texts::read(view.pipeline, view.cache, view.lock, stage, editable)?;
+            texts::lost(view, stage, editable, &own, works)
         })?;
         match &lost {
             Some(LostTexts { former: Some((former, _)), .. }) => drop(lock.edits.remove(former)),
@@ -140,8 +141,8 @@ impl TextDesk<'_> {
     pub fn ask_machine(&self, index: usize, name: &str) -> Result<Artifact> {
         let Directed { observer, wishes, .. } = self.directed;
         let Some(_lock) = wait_for_pipeline(self.pipeline, self.cache, observer, wishes)? else { bail!("interrupted") };
-        let said = self.with_works(index, &mut |grounds, editable, works| {
-            on_demand::make(grounds, index, works, &BTreeSet::from([name]), self.directed)?;
+        let said = self.with_works(index, &mut |view, editable, works| {
+            on_demand::make(view, index, works, &BTreeSet::from([name]), self.directed)?;
             Ok(works.iter().find(|work| work.work.name == name).and_then(|work| texts::made(editable, work)))
         })?;
         match said {
@@ -155,11 +156,11 @@ impl TextDesk<'_> {
         let stage = &self.pipeline.stages[index];
         let Some(editable) = stage.stage.editable() else { bail!("people edit no texts of `{}`", stage.name) };
         let mut outcome = None;
-        walk(self.pipeline, self.cache, &Selection::of([index]), &mut |at, decided, _, grounds| {
+        walk(self.pipeline, self.cache, &Selection::of([index]), &mut |at, decided, _, view| {
             if at == index
-                && let Some(mut works) = texts::machine_works(stage, decided, grounds)?
+                && let Some(mut works) = texts::machine_works(stage, decided, view)?
             {
-                outcome = Some(work_on(grounds, &editable, &mut works)?);
+                outcome = Some(work_on(view, &editable, &mut works)?);
             }
             Ok(())
         })?;
@@ -170,4 +171,4 @@ impl TextDesk<'_> {
     }
 }
 
-type WorkOn<'w, T> = dyn FnMut(&Grounds<'_>, &Editable, &mut [KeyedWork]) -> Result<T> + 'w;
+type WorkOn<'w, T> = dyn FnMut(&View<'_>, &Editable, &mut [KeyedWork]) -> Result<T> + 'w;

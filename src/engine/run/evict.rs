@@ -11,7 +11,7 @@ use crate::engine::cache::bytes::size;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::manifest::{ComponentList, Section};
 use crate::engine::gc::roots::Roots;
-use crate::engine::graph::pipeline::{Pipeline, Producer};
+use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Ask;
 use crate::engine::kind::item::{Artifact, Item};
 use crate::engine::kind::item_set;
@@ -19,8 +19,8 @@ use crate::engine::kind::item_tree::Given;
 use crate::engine::kind::stage::Form;
 use crate::engine::out::folder::is_stage_shown;
 use crate::engine::run::events::{Event, StageState};
+use crate::engine::run::run_context::RunContext;
 use crate::engine::run::run_record::StageReport;
-use crate::engine::run::schedule::Run;
 
 /// A stage whose outputs nobody in this pipeline needs any more.
 struct Unkept {
@@ -31,166 +31,161 @@ struct Unkept {
     items: Vec<Item>,
 }
 
-impl Run<'_> {
-    /// Lets go of what was not to be kept and has been read. If another process deletes at this moment, the next run does it.
-    pub(crate) fn let_go_of_unkept(&self, reports: &[StageReport]) -> Result<()> {
-        if !self.cache.belongs_to_a_lasting_pipeline() {
-            return Ok(());
-        }
-        let unkept = self.unkept(reports)?;
-        if unkept.iter().all(|stage| stage.items.is_empty()) {
-            return Ok(());
-        }
-        let mut spared = self.needed_by_others(&unkept)?;
-        let Some(collector) = self.cache.try_collecting(&mut || false)? else { return Ok(()) };
-        let folder = fs::canonicalize(&self.pipeline.folder)
-            .with_context(|| format!("looking for `{}`", self.pipeline.folder.display()))?;
-        let mut roots = Roots::read(self.cache, &self.pipeline.folder, false)?;
-        let alone = collector.alone()?;
-        roots.read_work_trees_again();
-        spared.extend(self.used_by_other_runs(&folder, &roots)?);
-
-        let mut told = Vec::new();
-        let mut going = HashSet::new();
-        for stage in &unkept {
-            let row = self.lock_now().stages.get(&self.pipeline.stages[stage.index].name).and_then(|rows| rows.last().cloned());
-            if row.is_some_and(|row| spared.contains(&row.key)) {
-                continue;
-            }
-            let (mut items, mut bytes) = (0, 0);
-            for item in stage.items.iter().filter(|item| !spared.contains(&item.key)) {
-                let artifacts = self.written_here(stage.index, item);
-                let mut goes = false;
-                for artifact in artifacts.into_iter().filter(|artifact| !spared.contains(&artifact.digest)) {
-                    goes = true;
-                    if going.insert(artifact.digest) {
-                        bytes += artifact.size;
-                    }
-                }
-                items += usize::from(goes);
-            }
-            if items > 0 {
-                told.push((stage, items, bytes));
-            }
-        }
-        if going.is_empty() {
-            return Ok(());
-        }
-        alone.let_go(&going)?;
-        drop(alone);
-        for (stage, items, bytes) in told {
-            let message = self.words(stage, items, bytes);
-            let stage = Some(self.pipeline.stages[stage.index].name.clone());
-            self.scope.observer.event(Event::Said { stage, message });
-        }
-        Ok(())
+/// Lets go of what was not to be kept and has been read. If another process deletes at this moment, the next run does it.
+pub(crate) fn evict_unkept(ctx: &RunContext<'_>, given: &dyn Fn(usize) -> Given, reports: &[StageReport]) -> Result<()> {
+    if !ctx.cache.belongs_to_a_lasting_pipeline() {
+        return Ok(());
     }
+    let unkept = unkept(ctx, given, reports)?;
+    if unkept.iter().all(|stage| stage.items.is_empty()) {
+        return Ok(());
+    }
+    let mut spared = needed_by_others(ctx, &unkept)?;
+    let Some(collector) = ctx.cache.try_collecting(&mut || false)? else { return Ok(()) };
+    let folder =
+        fs::canonicalize(&ctx.pipeline.folder).with_context(|| format!("looking for `{}`", ctx.pipeline.folder.display()))?;
+    let mut roots = Roots::read(ctx.cache, &ctx.pipeline.folder, false)?;
+    let exclusive = collector.exclusive()?;
+    roots.read_work_trees_again();
+    spared.extend(used_by_other_runs(ctx, &folder, &roots)?);
 
-    /// The stages that keep nothing and that all readers have read.
-    fn unkept(&self, reports: &[StageReport]) -> Result<Vec<Unkept>> {
-        let ended: HashSet<&str> = reports
-            .iter()
-            .filter(|report| matches!(report.state, StageState::Cached | StageState::Ran))
-            .map(|report| report.name.as_str())
-            .collect();
-        // One that was left out may have reasons to run.
-        let has_ended = |index: usize| {
-            ended.contains(self.pipeline.stages[index].name.as_str())
-                && !matches!(self.options.selection.ask(index), Ask::LeaveOut)
-        };
-        let mut unkept = Vec::new();
-        for &index in self.needed.iter().filter(|&&index| !self.pipeline.stages[index].keep && has_ended(index)) {
-            if !readers(self.pipeline, index).into_iter().all(has_ended) {
-                continue;
-            }
-            let Given::Whole(tree) = self.given(Producer::Stage(index)) else { continue };
-            let mut items = Vec::new();
-            for item in tree.items(self.cache)? {
-                if !self.written_here(index, item).is_empty() && !self.is_made_of_all(index, item)? {
-                    items.push(item.clone());
+    let mut told = Vec::new();
+    let mut going = HashSet::new();
+    for stage in &unkept {
+        let row = ctx.lock_now().stages.get(&ctx.pipeline.stages[stage.index].name).and_then(|rows| rows.last().cloned());
+        if row.is_some_and(|row| spared.contains(&row.key)) {
+            continue;
+        }
+        let (mut items, mut bytes) = (0, 0);
+        for item in stage.items.iter().filter(|item| !spared.contains(&item.key)) {
+            let artifacts = written_here(ctx, stage.index, item);
+            let mut goes = false;
+            for artifact in artifacts.into_iter().filter(|artifact| !spared.contains(&artifact.digest)) {
+                goes = true;
+                if going.insert(artifact.digest) {
+                    bytes += artifact.size;
                 }
             }
-            unkept.push(Unkept { index, tree: tree.digest, items });
+            items += usize::from(goes);
         }
-        Ok(unkept)
-    }
-
-    /// The outputs of an item that are in the cache.
-    fn written_here(&self, index: usize, item: &Item) -> Vec<Artifact> {
-        let written = self.pipeline.stages[index].kind.writes().iter().filter_map(|field| item.fields.get(*field));
-        written.filter(|artifact| self.cache.contains(&artifact.digest, artifact.size)).cloned().collect()
-    }
-
-    /// Whether an item is made of all others together, as a grid is: it is small, and would take all of them to make again.
-    fn is_made_of_all(&self, index: usize, item: &Item) -> Result<bool> {
-        let Form::Items(_) = self.pipeline.stages[index].stage.form() else { return Ok(false) };
-        let Some(record) = self.cache.lookup(&item.key)? else { return Ok(true) };
-        let components = ComponentList::from_record(&record.components);
-        // The record of a piece of work names what it read.
-        Ok(components.section(Section::Input).next().is_none() && components.section(Section::Value).next().is_none())
-    }
-
-    /// What any other stage of this pipeline has made, or passed on, as the lock names it.
-    fn needed_by_others(&self, unkept: &[Unkept]) -> Result<HashSet<Digest>> {
-        let lock = self.lock_now().clone();
-        let mut spared = HashSet::new();
-        for (index, stage) in self.pipeline.stages.iter().enumerate() {
-            if unkept.iter().any(|unkept| unkept.index == index) {
-                continue;
-            }
-            for row in lock.stages.get(&stage.name).into_iter().flatten() {
-                self.add_outputs(&row.out, &mut spared)?;
-            }
+        if items > 0 {
+            told.push((stage, items, bytes));
         }
-        Ok(spared)
     }
+    if going.is_empty() {
+        return Ok(());
+    }
+    exclusive.evict(&going)?;
+    drop(exclusive);
+    for (stage, items, bytes) in told {
+        let message = words(ctx, stage, items, bytes);
+        let stage = Some(ctx.pipeline.stages[stage.index].name.clone());
+        ctx.scope.observer.event(Event::Said { stage, message });
+    }
+    Ok(())
+}
 
-    /// What runs of other pipelines rest on: what they noted, and what their locks name while they go on.
-    fn used_by_other_runs(&self, folder: &Path, roots: &Roots) -> Result<HashSet<Digest>> {
-        let others = self.cache.noted()?.into_iter().filter(|noted| noted.folder != folder);
-        let mut used: HashSet<Digest> = others.flat_map(|noted| noted.digests).collect();
-        for (other, digests) in &roots.pipelines {
-            let is_other = fs::canonicalize(other).is_ok_and(|other| other != folder);
-            if is_other && self.cache.runner(other)?.is_some() {
-                used.extend(digests);
+/// The stages that keep nothing and that all readers have read.
+fn unkept(ctx: &RunContext<'_>, given: &dyn Fn(usize) -> Given, reports: &[StageReport]) -> Result<Vec<Unkept>> {
+    let ended: HashSet<&str> = reports
+        .iter()
+        .filter(|report| matches!(report.state, StageState::Cached | StageState::Ran))
+        .map(|report| report.name.as_str())
+        .collect();
+    // One that was left out may have reasons to run.
+    let has_ended = |index: usize| {
+        ended.contains(ctx.pipeline.stages[index].name.as_str()) && !matches!(ctx.options.selection.ask(index), Ask::LeaveOut)
+    };
+    let mut unkept = Vec::new();
+    for &index in ctx.needed.iter().filter(|&&index| !ctx.pipeline.stages[index].keep && has_ended(index)) {
+        if !readers(ctx.pipeline, index).into_iter().all(has_ended) {
+            continue;
+        }
+        let Given::Whole(tree) = given(index) else { continue };
+        let mut items = Vec::new();
+        for item in tree.items(ctx.cache)? {
+            if !written_here(ctx, index, item).is_empty() && !is_made_of_all(ctx, index, item)? {
+                items.push(item.clone());
             }
         }
-        for digest in used.clone() {
-            self.add_outputs(&digest, &mut used)?;
-        }
-        Ok(used)
+        unkept.push(Unkept { index, tree: tree.digest, items });
     }
+    Ok(unkept)
+}
 
-    /// Adds what a tree lists; nothing if there is no such tree here.
-    fn add_outputs(&self, tree: &Digest, to: &mut HashSet<Digest>) -> Result<()> {
-        if !item_set::is_tree(&self.cache.path(tree)) {
-            return Ok(());
-        }
-        // A damaged one is as good as none.
-        let Ok(bytes) = self.cache.read_list(tree) else { return Ok(()) };
-        item_set::visit(&bytes, |item| to.extend(item.fields.iter().map(|field| field.digest)))
-    }
+/// The outputs of an item that are in the cache.
+fn written_here(ctx: &RunContext<'_>, index: usize, item: &Item) -> Vec<Artifact> {
+    let written = ctx.pipeline.stages[index].kind.writes.iter().filter_map(|field| item.fields.get(*field));
+    written.filter(|artifact| ctx.cache.contains(&artifact.digest, artifact.size)).cloned().collect()
+}
 
-    fn words(&self, unkept: &Unkept, items: usize, bytes: u64) -> String {
-        let stage = &self.pipeline.stages[unkept.index];
-        let noun = match stage.kind.writes() {
-            [field] => field,
-            _ => "output",
-        };
-        let plural = if items == 1 { "" } else { "s" };
-        let names: Vec<String> = readers(self.pipeline, unkept.index)
-            .into_iter()
-            .map(|reader| format!("`{}`", self.pipeline.stages[reader].name))
-            .collect();
-        let readers = match names.as_slice() {
-            [] => "which nothing reads".to_string(),
-            [one] => format!("which {one} has read"),
-            [first @ .., last] => format!("which {} and {last} have read", first.join(", ")),
-        };
-        let is_shown = stage.owner.is_none() && is_stage_shown(self.pipeline, self.cache, unkept.index, &unkept.tree);
-        let still = if is_shown { format!("; out/{} has them still", stage.folder()) } else { String::new() };
-        format!("let go of {items} {noun}{plural}, {}, {readers}{still}", size(bytes))
+/// Whether an item is made of all others together, as a grid is: it is small, and would take all of them to make again.
+fn is_made_of_all(ctx: &RunContext<'_>, index: usize, item: &Item) -> Result<bool> {
+    let Form::Items(_) = ctx.pipeline.stages[index].stage.form() else { return Ok(false) };
+    let Some(record) = ctx.cache.lookup(&item.key)? else { return Ok(true) };
+    let components = ComponentList::from_record(&record.components);
+    // The record of a piece of work names what it read.
+    Ok(components.section(Section::Input).next().is_none() && components.section(Section::Value).next().is_none())
+}
+
+/// What any other stage of this pipeline has made, or passed on, as the lock names it.
+fn needed_by_others(ctx: &RunContext<'_>, unkept: &[Unkept]) -> Result<HashSet<Digest>> {
+    let lock = ctx.lock_now().clone();
+    let mut spared = HashSet::new();
+    for (index, stage) in ctx.pipeline.stages.iter().enumerate() {
+        if unkept.iter().any(|unkept| unkept.index == index) {
+            continue;
+        }
+        for row in lock.stages.get(&stage.name).into_iter().flatten() {
+            add_outputs(ctx, &row.out, &mut spared)?;
+        }
     }
+    Ok(spared)
+}
+
+/// What runs of other pipelines rest on: what they noted, and what their locks name while they go on.
+fn used_by_other_runs(ctx: &RunContext<'_>, folder: &Path, roots: &Roots) -> Result<HashSet<Digest>> {
+    let others = ctx.cache.noted()?.into_iter().filter(|noted| noted.folder != folder);
+    let mut used: HashSet<Digest> = others.flat_map(|noted| noted.digests).collect();
+    for (other, digests) in &roots.pipelines {
+        let is_other = fs::canonicalize(other).is_ok_and(|other| other != folder);
+        if is_other && ctx.cache.runner(other)?.is_some() {
+            used.extend(digests);
+        }
+    }
+    for digest in used.clone() {
+        add_outputs(ctx, &digest, &mut used)?;
+    }
+    Ok(used)
+}
+
+/// Adds what a tree lists; nothing if there is no such tree here.
+fn add_outputs(ctx: &RunContext<'_>, tree: &Digest, to: &mut HashSet<Digest>) -> Result<()> {
+    if !item_set::is_tree(&ctx.cache.path(tree)) {
+        return Ok(());
+    }
+    // A damaged one is as good as none.
+    let Ok(bytes) = ctx.cache.read_list(tree) else { return Ok(()) };
+    item_set::visit(&bytes, |item| to.extend(item.fields.iter().map(|field| field.digest)))
+}
+
+fn words(ctx: &RunContext<'_>, unkept: &Unkept, items: usize, bytes: u64) -> String {
+    let stage = &ctx.pipeline.stages[unkept.index];
+    let noun = match stage.kind.writes {
+        [field] => field,
+        _ => "output",
+    };
+    let plural = if items == 1 { "" } else { "s" };
+    let names: Vec<String> =
+        readers(ctx.pipeline, unkept.index).into_iter().map(|reader| format!("`{}`", ctx.pipeline.stages[reader].name)).collect();
+    let readers = match names.as_slice() {
+        [] => "which nothing reads".to_string(),
+        [one] => format!("which {one} has read"),
+        [first @ .., last] => format!("which {} and {last} have read", first.join(", ")),
+    };
+    let is_shown = stage.owner.is_none() && is_stage_shown(ctx.pipeline, ctx.cache, unkept.index, &unkept.tree);
+    let still = if is_shown { format!("; out/{} has them still", stage.folder()) } else { String::new() };
+    format!("let go of {items} {noun}{plural}, {}, {readers}{still}", size(bytes))
 }
 
 /// The stages that read what the stage at `index` makes, also where another passes it on.
@@ -202,7 +197,7 @@ fn readers(pipeline: &Pipeline, index: usize) -> BTreeSet<usize> {
         if pipeline.producers(reader).any(|producer| givers.contains(&producer)) {
             readers.insert(reader);
             let stage = &pipeline.stages[reader];
-            if stage.kind.passes_fields_on() && matches!(stage.stage.form(), Form::Items(_)) {
+            if stage.kind.passes_fields_on && matches!(stage.stage.form(), Form::Items(_)) {
                 givers.insert(reader);
             }
         }

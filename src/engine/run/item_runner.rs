@@ -11,36 +11,23 @@ use crate::engine::cache::batch::Batch;
 use crate::engine::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
 use crate::engine::cache::records::{Output, Record};
 use crate::engine::cache::trouble::told;
-use crate::engine::decide::decision::KeyedWork;
 use crate::engine::decide::estimate::effort_fact;
 use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::decide::keys::render_work;
+use crate::engine::decide::recorded;
 use crate::engine::decide::recorded::Preferred;
+use crate::engine::decide::verdict::KeyedWork;
 use crate::engine::graph::selection::Ask;
 use crate::engine::kind::stage::{Effort, ItemStage, Worker};
 use crate::engine::run::context::{StageContext, store};
 use crate::engine::run::events::{Counts, Event};
-use crate::engine::run::guard::{guarded, with_remedy};
-use crate::engine::run::retry::attempts;
-use crate::engine::run::schedule::Run;
-
-impl Run<'_> {
-    /// Does `work` of a stage, again where its `retry:` says so and the failure may pass. `item` is what is tried, if it is one of several.
-    pub(crate) fn attempts<T>(&self, index: usize, item: Option<&str>, work: impl FnMut() -> Result<T>) -> Result<T> {
-        let stage = &self.pipeline.stages[index];
-        let tell = |attempt: u32, error: &anyhow::Error| {
-            let what = item.map(|item| format!("{item}: ")).unwrap_or_default();
-            let message = format!("{what}{error:#}; attempt {attempt} of {}", stage.retry + 1);
-            self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
-        };
-        let outcome = attempts(stage.retry, &|| self.scope.wishes.interrupted(), &tell, work);
-        outcome.map_err(|error| with_remedy(error, &stage.stage.memory_savers()))
-    }
-}
+use crate::engine::run::guard::guarded;
+use crate::engine::run::run_context::RunContext;
+use crate::engine::run::waiting::wait_for_key;
 
 /// One item stage at work.
-pub(crate) struct Bench<'a, 'r> {
-    pub(crate) run: &'a Run<'r>,
+pub(crate) struct ItemRunner<'a, 'r> {
+    pub(crate) ctx: &'a RunContext<'r>,
     pub(crate) index: usize,
     pub(crate) batch: &'a Batch<'a>,
     pub(crate) worker: &'a dyn Worker,
@@ -54,15 +41,15 @@ pub(crate) struct Bench<'a, 'r> {
     pub(crate) failure: AtomicBool,
 }
 
-impl Bench<'_, '_> {
+impl ItemRunner<'_, '_> {
     /// `None` if it was not begun: the user wants an end, or another piece has failed.
     pub(crate) fn do_one(&self, work: &KeyedWork) -> Option<Result<Vec<Output>>> {
-        let ends_at_failure = !self.run.options.keep_going;
-        if self.run.scope.wishes.interrupted() || (ends_at_failure && self.failure.load(Ordering::Relaxed)) {
+        let ends_at_failure = !self.ctx.options.keep_going;
+        if self.ctx.scope.wishes.interrupted() || (ends_at_failure && self.failure.load(Ordering::Relaxed)) {
             return None;
         }
         let outcome = self.locked(work).transpose()?;
-        if outcome.is_err() && self.run.scope.wishes.interrupted() {
+        if outcome.is_err() && self.ctx.scope.wishes.interrupted() {
             // It gave up because it was asked to.
             return None;
         }
@@ -85,21 +72,23 @@ impl Bench<'_, '_> {
             };
             (error, *counts)
         };
-        let stage = self.run.pipeline.stages[self.index].name.clone();
-        self.run.scope.observer.event(Event::ItemFinished { stage, item: work.work.name.clone(), counts, error });
+        let stage = self.ctx.pipeline.stages[self.index].name.clone();
+        self.ctx.scope.observer.event(Event::ItemFinished { stage, item: work.work.name.clone(), counts, error });
         Some(outcome.map(|(outputs, _)| outputs))
     }
 
     /// The outputs, and whether they were made here; `None` if the user does not want to wait for another process.
     fn locked(&self, work: &KeyedWork) -> Result<Option<(Vec<Output>, bool)>> {
-        let stage = &self.run.pipeline.stages[self.index];
+        let stage = &self.ctx.pipeline.stages[self.index];
         if !stage.stage.uses_device() {
             return self.make(work).map(|outputs| Some((outputs, true)));
         }
-        let Some(_lock) = self.run.wait_for_key(&stage.name, &work.key)? else { return Ok(None) };
+        let Some(_lock) = wait_for_key(self.ctx, &stage.name, &work.key)? else { return Ok(None) };
         if !self.ask.forces(&work.work.name)
-            && let Some(outputs) =
-                self.run.cache.in_turn(|turn| self.run.grounds(self.opened_with).result(&work.key, self.preferred, turn))?
+            && let Some(outputs) = self
+                .ctx
+                .cache
+                .with_lease(|lease| recorded::result(&self.ctx.view(self.opened_with), &work.key, self.preferred, lease))?
         {
             return Ok(Some((outputs, false)));
         }
@@ -111,12 +100,12 @@ impl Bench<'_, '_> {
 
     fn make(&self, work: &KeyedWork) -> Result<Vec<Output>> {
         let started = Instant::now();
-        let run = self.run;
-        let stage = &run.pipeline.stages[self.index];
-        let files = ArtifactFiles::new(run.cache, run.intake);
+        let ctx = self.ctx;
+        let stage = &ctx.pipeline.stages[self.index];
+        let files = ArtifactFiles::new(ctx.cache, ctx.intake);
         // The scratch folder goes with the context, and drafts may lie there.
-        let (drafts, _context) = run.attempts(self.index, Some(&work.work.name), || {
-            let mut context = StageContext::new(&run.scope, &files, &stage.name, None);
+        let (drafts, _context) = ctx.attempts(self.index, Some(&work.work.name), || {
+            let mut context = StageContext::new(&ctx.scope, &files, &stage.name, None);
             let drafts = guarded(|| self.worker.run(&work.work, &context));
             Ok((context.settle(drafts)?, context))
         })?;
@@ -130,11 +119,11 @@ impl Bench<'_, '_> {
             }
             outputs.push(store(draft, &work.work.name, self.batch, &files)?);
         }
-        let mut facts = run.facts(self.index);
+        let mut facts = ctx.facts(self.index);
         let effort = self.form.effort(&work.work, self.item_size).filter(|effort| *effort != Effort::default());
         facts.extend(effort.as_ref().map(effort_fact));
         let mut list = ComponentList::default();
-        list.entry(Section::Kind, stage.kind.name(), Covers::Value(&stage.kind.version().into()));
+        list.entry(Section::Kind, stage.kind.name, Covers::Value(&stage.kind.version.into()));
         render_work(&work.work, &mut list);
         self.batch.record(Record {
             key: work.key,

@@ -19,15 +19,26 @@ pub mod guard;
 pub mod retry;
 
 pub mod context;
+pub mod run_context;
 
-pub mod commit;
+mod ending;
+mod from_out;
+mod waiting;
+
+mod caption_files;
+mod commit;
+mod finish;
+mod show_so_far;
+
+mod board;
 mod item_runner;
 mod items;
-mod show_so_far;
 mod whole;
 
 mod evict;
 mod restore_evicted;
+
+mod stage;
 
 pub mod schedule;
 

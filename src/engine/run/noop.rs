@@ -30,7 +30,7 @@ use crate::engine::out::folder::{is_stage_shown, tree_to_show};
 use crate::engine::run::control::Wishes;
 use crate::engine::run::events::{Counts, Event, Observer, StageState};
 use crate::engine::run::run_record::{RunRecord, StageReport};
-use crate::engine::run::schedule::wait_for_pipeline;
+use crate::engine::run::waiting::wait_for_pipeline;
 
 const HEADER: &[u8; 16] = b"loramill-still2\n";
 /// Of a million files; what is larger says nothing.

@@ -5,14 +5,15 @@ use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Result, bail};
 
-use crate::engine::decide::decision::{Grounds, KeyedWork, WorkState, Works};
 use crate::engine::decide::reason::Reason;
+use crate::engine::decide::verdict::{ItemPlan, KeyedWork, WorkState};
+use crate::engine::decide::view::View;
 use crate::engine::kind::stage::Form;
 use crate::engine::run::context::{RunScope, Shared};
 use crate::engine::run::control::Wishes;
 use crate::engine::run::events::Observer;
-use crate::engine::run::items::Pieces;
-use crate::engine::run::schedule::{Run, RunOptions};
+use crate::engine::run::run_context::{RunContext, RunOptions};
+use crate::engine::run::stage::StageRunner;
 
 /// Those who watch and direct what is run.
 #[derive(Clone, Copy)]
@@ -24,18 +25,18 @@ pub struct Directed<'a> {
 
 /// Runs those of `works` whose names are asked for and that have no result, and gives every work the state that it has then.
 pub(crate) fn make(
-    grounds: &Grounds<'_>,
+    view: &View<'_>,
     index: usize,
     works: &mut [KeyedWork],
     names: &BTreeSet<&str>,
     directed: Directed<'_>,
 ) -> Result<()> {
-    let stage = &grounds.pipeline.stages[index];
+    let stage = &view.pipeline.stages[index];
     let Form::Items(form) = stage.stage.form() else { bail!("`{}` has no items to run", stage.name) };
     let asked: Vec<usize> = (0..works.len()).filter(|&at| names.contains(works[at].work.name.as_str())).collect();
     if let Some(&unknown) = asked.iter().find(|&&at| works[at].state == WorkState::Unknown) {
         let before: Vec<String> =
-            grounds.pipeline.producers(index).map(|producer| format!("`{}`", grounds.pipeline.stages[producer].name)).collect();
+            view.pipeline.producers(index).map(|producer| format!("`{}`", view.pipeline.stages[producer].name)).collect();
         bail!(
             "what `{}` reads of `{}` is not made yet: run {} first",
             stage.name,
@@ -50,14 +51,14 @@ pub(crate) fn make(
     let again = |at: &usize| KeyedWork { work: works[*at].work.clone(), key: works[*at].key, state: WorkState::Dirty };
     let items = missing.iter().map(|&at| works[at].work.name.clone()).collect();
     let reasons = vec![Reason::NoResult { items, total: works.len() }];
-    let to_do = Works { key: None, works: missing.iter().map(again).collect(), reasons };
+    let to_do = ItemPlan { form, key: None, works: missing.iter().map(again).collect(), reasons };
 
     let Directed { options, observer, wishes } = directed;
     let shared = Shared::default();
-    let scope = RunScope { cache: grounds.cache, device: &options.device, observer, wishes, shared: &shared };
-    let unknown: HashSet<_> = grounds.unknown.clone();
-    let run = Run::new(grounds.pipeline, options, scope, grounds.files.intake(), grounds.lock, &unknown, vec![index]);
-    let done = run.run_works(Pieces { index, form, works: &to_do, files: grounds.files }, None)?;
+    let scope = RunScope { cache: view.cache, device: &options.device, observer, wishes, shared: &shared };
+    let unknown: HashSet<_> = view.unknown.clone();
+    let ctx = RunContext::new(view.pipeline, options, scope, view.files.intake(), view.lock, &unknown, vec![index]);
+    let done = StageRunner::new(&ctx).run_pieces(index, &to_do, view.files)?;
     if done.interrupted {
         bail!("interrupted");
     }

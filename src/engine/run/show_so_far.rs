@@ -8,50 +8,53 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::engine::cache::records::Output;
-use crate::engine::decide::decision::{Decision, WorkState, Works};
+use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::decide::outputs::{edited_item, items_of};
+use crate::engine::decide::verdict::{Basis, ItemPlan, WorkState};
 use crate::engine::kind::item::{Item, ItemSet};
 use crate::engine::kind::item_tree::ItemTree;
 use crate::engine::out::folder::{is_stage_shown, out_folder, shown_fields};
 use crate::engine::out::materialise::shown_as;
+use crate::engine::run::commit::show_outputs;
 use crate::engine::run::events::Event;
-use crate::engine::run::items::{Pieces, check_names};
-use crate::engine::run::schedule::Run;
+use crate::engine::run::finish::{check_names, finish};
+use crate::engine::run::run_context::RunContext;
+
+/// Works of an item stage, and what they take.
+#[derive(Clone, Copy)]
+pub(crate) struct ItemWork<'a> {
+    pub(crate) index: usize,
+    pub(crate) plan: &'a ItemPlan<'a>,
+    pub(crate) files: &'a ArtifactFiles<'a>,
+}
 
 /// Between two sheets of pictures that come one by one, ...
 const SHEET_EVERY: Duration = Duration::from_secs(30);
 /// ... and as many times what the last one took, so that they cost little of the time.
 const SHEET_SHARE: u32 = 20;
 
-impl Run<'_> {
-    /// Brings `out/` to what a stage that has not ended has made so far. Gives the files of `named`, where they are there.
-    pub(crate) fn show_so_far(&self, index: usize, items: ItemSet, named: &[String]) -> Vec<PathBuf> {
-        let stage = &self.pipeline.stages[index];
-        let fields = shown_fields(stage);
-        if items.is_empty() || fields.is_empty() {
-            return Vec::new();
-        }
-        let tree = ItemTree::of(items);
-        match self.show_outputs(index, &tree) {
-            Ok(0) => {}
-            Ok(removed) => self.say(index, &words_for_removed(&stage.folder(), removed, stage.keep)),
-            Err(error) => self.say(index, &format!("what there is so far could not be shown: {error:#}")),
-        }
-        let folder = out_folder(self.pipeline).join(stage.folder());
-        let paths = |item: &Item| shown_as(item, &fields).into_iter().map(|(_, path)| folder.join(path)).collect::<Vec<_>>();
-        let named = tree.items_at_hand().iter().filter(|item| named.contains(&item.name));
-        named.flat_map(paths).filter(|path| path.exists()).collect()
+/// Brings `out/` to what a stage that has not ended has made so far. Gives the files of `named`, where they are there.
+pub(crate) fn show_so_far(ctx: &RunContext<'_>, index: usize, items: ItemSet, named: &[String]) -> Vec<PathBuf> {
+    let stage = &ctx.pipeline.stages[index];
+    let fields = shown_fields(stage);
+    if items.is_empty() || fields.is_empty() {
+        return Vec::new();
     }
+    let tree = ItemTree::of(items);
+    match show_outputs(ctx, index, &tree) {
+        Ok(0) => {}
+        Ok(removed) => ctx.say(index, &words_for_removed(&stage.folder(), removed, stage.keep)),
+        Err(error) => ctx.say(index, &format!("what there is so far could not be shown: {error:#}")),
+    }
+    let folder = out_folder(ctx.pipeline).join(stage.folder());
+    let paths = |item: &Item| shown_as(item, &fields).into_iter().map(|(_, path)| folder.join(path)).collect::<Vec<_>>();
+    let named = tree.items_at_hand().iter().filter(|item| named.contains(&item.name));
+    named.flat_map(paths).filter(|path| path.exists()).collect()
+}
 
-    /// Whether `out/` shows these items of a stage and no others.
-    pub(crate) fn shows(&self, index: usize, items: &ItemSet) -> bool {
-        is_stage_shown(self.pipeline, self.cache, index, &ItemTree::of(items.clone()).digest)
-    }
-
-    fn say(&self, index: usize, message: &str) {
-        let stage = Some(self.pipeline.stages[index].name.clone());
-        self.scope.observer.event(Event::Said { stage, message: message.to_string() });
-    }
+/// Whether `out/` shows these items of a stage and no others.
+pub(crate) fn shows(ctx: &RunContext<'_>, index: usize, items: &ItemSet) -> bool {
+    is_stage_shown(ctx.pipeline, ctx.cache, index, &ItemTree::of(items.clone()).digest)
 }
 
 fn words_for_removed(folder: &str, removed: usize, is_kept: bool) -> String {
@@ -61,7 +64,7 @@ fn words_for_removed(folder: &str, removed: usize, is_kept: bool) -> String {
 }
 
 /// The items of works that are done: by an earlier run, by a person, or as `outputs` says by place.
-pub(crate) fn items_done(works: &Works, outputs: &BTreeMap<usize, Vec<Output>>) -> ItemSet {
+pub(crate) fn items_done(works: &ItemPlan<'_>, outputs: &BTreeMap<usize, Vec<Output>>) -> ItemSet {
     let mut items = ItemSet::with_capacity(works.works.len());
     for (place, work) in works.works.iter().enumerate() {
         match (&work.state, outputs.get(&place)) {
@@ -76,9 +79,9 @@ pub(crate) fn items_done(works: &Works, outputs: &BTreeMap<usize, Vec<Output>>) 
 
 /// An item stage of the device at work, whose pictures come one by one.
 pub(crate) struct Showing<'a, 'r> {
-    run: &'a Run<'r>,
-    pieces: Pieces<'a>,
-    decision: &'a Decision<'a>,
+    ctx: &'a RunContext<'r>,
+    work: ItemWork<'a>,
+    basis: &'a Basis<'a>,
     sheet: Cell<Sheet>,
 }
 
@@ -91,23 +94,23 @@ struct Sheet {
 
 impl<'a, 'r> Showing<'a, 'r> {
     /// `None` for a stage whose pieces of work are done side by side: they are many and soon done.
-    pub(crate) fn of(run: &'a Run<'r>, pieces: Pieces<'a>, decision: &'a Decision<'a>) -> Option<Self> {
+    pub(crate) fn of(ctx: &'a RunContext<'r>, work: ItemWork<'a>, basis: &'a Basis<'a>) -> Option<Self> {
         let sheet = Cell::new(Sheet { made: Instant::now(), took: Duration::ZERO });
-        let comes_one_by_one = run.pipeline.stages[pieces.index].stage.uses_device();
-        comes_one_by_one.then_some(Self { run, pieces, decision, sheet })
+        let comes_one_by_one = ctx.pipeline.stages[work.index].stage.uses_device();
+        comes_one_by_one.then_some(Self { ctx, work, basis, sheet })
     }
 
     /// Shows what there is after one more picture.
     pub(crate) fn one_more(&self, outputs: &BTreeMap<usize, Vec<Output>>) {
-        let items = items_done(self.pieces.works, outputs);
-        let last = self.run.sheets.lock().unwrap_or_else(PoisonError::into_inner).get(&self.pieces.index).cloned();
+        let items = items_done(self.work.plan, outputs);
+        let last = self.ctx.sheets.lock().unwrap_or_else(PoisonError::into_inner).get(&self.work.index).cloned();
         // Where pictures of before stay, a sheet of them may be there, and is not taken away for a new one that comes at the end.
         let is_first = last.is_none() && items.len() > outputs.values().map(Vec::len).sum();
         let Sheet { made, took } = self.sheet.get();
         if is_first || made.elapsed() > SHEET_EVERY.max(took * SHEET_SHARE) {
             self.with_sheet(items);
         } else {
-            self.run.show_so_far(self.pieces.index, [items, last.unwrap_or_default()].concat(), &[]);
+            show_so_far(self.ctx, self.work.index, [items, last.unwrap_or_default()].concat(), &[]);
         }
     }
 
@@ -116,26 +119,26 @@ impl<'a, 'r> Showing<'a, 'r> {
         if items.is_empty() {
             return;
         }
-        let Pieces { index, form, files, .. } = self.pieces;
-        let stage = &self.run.pipeline.stages[index];
+        let ItemWork { index, plan, files } = self.work;
+        let stage = &self.ctx.pipeline.stages[index];
         let count = items.len();
         let started = Instant::now();
-        let sheet = self.run.finish(index, form, self.decision, &items, files);
+        let sheet = finish(self.ctx, index, plan.form, self.basis, &items, files);
         let mut names = Vec::new();
         match sheet {
             Ok(finished) => {
                 names.extend(finished.items.iter().map(|item| item.name.clone()));
                 items.extend(finished.items.iter().cloned());
                 self.sheet.set(Sheet { made: Instant::now(), took: started.elapsed() });
-                self.run.sheets.lock().unwrap_or_else(PoisonError::into_inner).insert(index, finished.items);
+                self.ctx.sheets.lock().unwrap_or_else(PoisonError::into_inner).insert(index, finished.items);
             }
-            Err(error) => self.run.say(index, &format!("no sheet of what there is so far: {error:#}")),
+            Err(error) => self.ctx.say(index, &format!("no sheet of what there is so far: {error:#}")),
         }
         // Two of a name are an error when the stage ends.
-        if check_names(&stage.name, &items).is_err() || self.run.shows(index, &items) {
+        if check_names(&stage.name, &items).is_err() || shows(self.ctx, index, &items) {
             return;
         }
-        let files = self.run.show_so_far(index, items, &names);
-        self.run.scope.observer.event(Event::Shown { stage: stage.name.clone(), items: count, files });
+        let files = show_so_far(self.ctx, index, items, &names);
+        self.ctx.scope.observer.event(Event::Shown { stage: stage.name.clone(), items: count, files });
     }
 }

@@ -23,24 +23,12 @@ enum Part {
     Place(Place),
 }
 
-/// What a template can ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    Name,
-    Folder,
-    Sidecar,
-}
-
-impl Place {
-    pub const WORDS: &'static [&'static str] = &["name", "folder", "sidecar"];
-
-    fn of(word: &str) -> Option<Self> {
-        match word {
-            "name" => Some(Self::Name),
-            "folder" => Some(Self::Folder),
-            "sidecar" => Some(Self::Sidecar),
-            _ => None,
-        }
+crate::choice! {
+    /// What a template can ask for.
+    pub enum Place {
+        Name = "name",
+        Folder = "folder",
+        Sidecar = "sidecar",
     }
 }
 
@@ -67,7 +55,7 @@ impl Template {
                 continue;
             }
             let (word, after) = after.split_once('}').filter(|_| brace == "{").ok_or(NotATemplate::LoneBrace)?;
-            let place = Place::of(word.trim()).ok_or_else(|| NotATemplate::UnknownPlace(word.trim().to_string()))?;
+            let place = Place::from_word(word.trim()).ok_or_else(|| NotATemplate::UnknownPlace(word.trim().to_string()))?;
             parts.push(Part::Text(std::mem::take(&mut plain)));
             parts.push(Part::Place(place));
             rest = after;

@@ -2,28 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use loramill::engine::kind::params::{ParamDoc, Params};
 use loramill::engine::kind::reference::Reference;
-use loramill::engine::kind::stage::{
-    Content, Context, Draft, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work, Worker,
-};
-use loramill::engine::syntax::diagnostic::Diagnostics;
-use loramill::engine::syntax::tree::Node;
+use loramill::engine::kind::stage::{Content, Context, Draft, Files, Form, ItemStage, Resolved, Stage, Work, Worker};
+use loramill::engine::kind::stage_kind::StageKind;
 use loramill::params;
 
-use crate::engine::kinds::{CaptionKind, CutKind, DrawKind, EchoKind, GatherKind, LearnKind, kind, text, txt, uses, write_down};
+use crate::engine::kinds::{CAPTION, CUT, DRAW, ECHO, GATHER, LATER_ECHO, LEARN, text, txt, write_down};
 
-pub const KINDS: &[&dyn StageKind] =
-    &[&EchoKind(1), &CutKind, &TwinKind, &JoinKind, &CaptionKind, &LearnKind, &DrawKind, &GatherKind];
+pub const KINDS: &[&StageKind] = &[&ECHO, &CUT, &TWIN, &JOIN, &CAPTION, &LEARN, &DRAW, &GATHER];
 /// As `KINDS`, and `echo` works in another way than before.
-pub const LATER_KINDS: &[&dyn StageKind] =
-    &[&EchoKind(2), &CutKind, &TwinKind, &JoinKind, &CaptionKind, &LearnKind, &DrawKind, &GatherKind];
+pub const LATER_KINDS: &[&StageKind] = &[&LATER_ECHO, &CUT, &TWIN, &JOIN, &CAPTION, &LEARN, &DRAW, &GATHER];
 
 params! {
     /// Gives each text, and once more with a sign after it under a name of its own.
     pub struct Twin {
         /// The texts.
-        input images: Reference,
+        input images: Reference => Many["image"],
         /// What comes after the text, and after the name.
         result sign: String,
         /// Where to write down what was done.
@@ -31,16 +25,9 @@ params! {
     }
 }
 
-pub struct TwinKind;
-kind!(TwinKind, "twin", Twin, |_| 1, &["image"], true);
+const TWIN: StageKind = StageKind { name: "twin", version: 1, writes: &["image"], ..StageKind::of::<Twin>() };
 
 impl Stage for Twin {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-    fn inputs(&self) -> Vec<InputUse> {
-        vec![uses("images", &self.images, &["image"], InputShape::Many)]
-    }
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }
@@ -72,29 +59,22 @@ impl Worker for TwinWorker<'_> {
     }
 }
 
+/// What `join` reads; only the first must be there.
+pub const JOINED: [&str; 3] = ["image", "caption", "sidecar"];
+
 params! {
     /// Puts what an item has into one text.
     pub struct Join {
         /// The items.
-        input images: Reference,
+        input images: Reference => Many JOINED,
         /// Where to write down what was done.
         execution log: String = String::new(),
     }
 }
 
-/// What `join` reads; only the first must be there.
-pub const JOINED: &[&str] = &["image", "caption", "sidecar"];
-
-pub struct JoinKind;
-kind!(JoinKind, "join", Join, |_| 1, &["image"], true);
+const JOIN: StageKind = StageKind { name: "join", version: 1, writes: &["image"], ..StageKind::of::<Join>() };
 
 impl Stage for Join {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-    fn inputs(&self) -> Vec<InputUse> {
-        vec![uses("images", &self.images, JOINED, InputShape::Many)]
-    }
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }
@@ -102,7 +82,7 @@ impl Stage for Join {
 
 impl ItemStage for Join {
     fn expand(&self, inputs: &Resolved, _files: &dyn Files) -> anyhow::Result<Vec<Work>> {
-        Ok(inputs.items("images").iter().map(|item| Work::of_item(item, JOINED)).collect())
+        Ok(inputs.items("images").iter().map(|item| Work::of_item(item, &JOINED)).collect())
     }
     fn open<'a>(&'a self, _context: &dyn Context) -> anyhow::Result<Box<dyn Worker + 'a>> {
         Ok(Box::new(JoinWorker(self)))

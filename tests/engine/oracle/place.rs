@@ -16,11 +16,12 @@ use loramill::engine::inputs::sources::Surroundings;
 use loramill::engine::kind::item::Fields;
 use loramill::engine::kind::item_set;
 use loramill::engine::lock_file::LockFile;
-use loramill::engine::run::caption_edits::TextDesk;
+use loramill::engine::run::caption_edits::CaptionEdits;
 use loramill::engine::run::control::Wishes;
 use loramill::engine::run::events::{Event, Observer, Silent, StageState};
 use loramill::engine::run::on_demand::Directed;
-use loramill::engine::run::schedule::{self, RunOptions};
+use loramill::engine::run::run_context::RunOptions;
+use loramill::engine::run::schedule;
 use walkdir::WalkDir;
 
 use crate::engine::oracle::kinds::{KINDS, LATER_KINDS};
@@ -154,7 +155,7 @@ impl Place {
         let options = RunOptions { selection: Selection::default(), keep_going: false, jobs: 1, device: "cpu".to_string() };
         let wishes = Wishes::default();
         let directed = Directed { options: &options, observer: &Silent, wishes: &wishes };
-        let desk = TextDesk { pipeline: &pipeline, cache: &cache, directed };
+        let desk = CaptionEdits { pipeline: &pipeline, cache: &cache, directed };
         if restores {
             desk.restore(index).expect("it can be written");
         } else {

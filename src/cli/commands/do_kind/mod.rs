@@ -29,7 +29,8 @@ use crate::engine::kind::item::Item;
 use crate::engine::kind::item_set;
 use crate::engine::lock_file::LockFile;
 use crate::engine::run::control::Wishes;
-use crate::engine::run::schedule::{self, RunOptions};
+use crate::engine::run::run_context::RunOptions;
+use crate::engine::run::schedule;
 use crate::engine::syntax::diagnostic::nearest;
 use crate::stages::KINDS;
 
@@ -53,13 +54,13 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let names = || KINDS.iter().map(|kind| kind.name());
-    let Some(kind) = KINDS.iter().find(|kind| kind.name() == arguments.kind) else {
+    let names = || KINDS.iter().map(|kind| kind.name);
+    let Some(kind) = KINDS.iter().find(|kind| kind.name == arguments.kind) else {
         let hint = nearest(&arguments.kind, names()).map(|near| format!(": did you mean `{near}`?"));
         let hint = hint.unwrap_or_else(|| format!("; there are {}", names().collect::<Vec<_>>().join(", ")));
         return Err(WrongArguments(format!("there is no kind `{}`{hint}", arguments.kind)).into());
     };
-    let stand_in = StandIn::new(*kind, &arguments.params)?;
+    let stand_in = StandIn::new(kind, &arguments.params)?;
     // Below the output, where this command, or the worker in its place, may write and clear away.
     let output = made(arguments.output.clone());
     let folder = tempfile::Builder::new().prefix(".loramill-do-").tempdir_in(&output);
@@ -105,9 +106,9 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     let lock = LockFile::read(&pipeline.lock_file())?;
-    let row = lock.stages.get(kind.name()).and_then(|rows| rows.last()).context("the stage left no result")?;
+    let row = lock.stages.get(kind.name).and_then(|rows| rows.last()).context("the stage left no result")?;
     let items = item_set::decode(&cache.read_list(&row.out)?)?;
-    let written = place(&cache, &items, kind.writes(), &stand_in, &arguments.output)?;
+    let written = place(&cache, &items, kind.writes, &stand_in, &arguments.output)?;
     global.say(&format!("{} in `{}`", counted(written, "file"), arguments.output.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use crate::cli::exit::WrongArguments;
 use crate::engine::graph::load::entries;
 use crate::engine::inputs::sources::home_expanded;
 use crate::engine::kind::params::Role;
-use crate::engine::kind::stage::StageKind;
+use crate::engine::kind::stage_kind::StageKind;
 use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
 use crate::engine::syntax::tree::{Node, Source, Span};
 use crate::engine::syntax::yaml;
@@ -48,16 +48,16 @@ struct NamedInput {
 impl StandIn {
     /// # Errors
     /// `WrongArguments` where a param is not `key=value` or is given twice.
-    pub fn new(kind: &dyn StageKind, params: &[String]) -> anyhow::Result<Self> {
-        let docs = kind.params();
+    pub fn new(kind: &StageKind, params: &[String]) -> anyhow::Result<Self> {
+        let docs = (kind.params)();
         let mut stand_in = Self {
             text: String::new(),
             command: Arc::new(Source { name: String::new(), text: String::new() }),
-            kind: kind.name(),
+            kind: kind.name,
             params: Vec::new(),
             inputs: Vec::new(),
         };
-        let mut command = kind.name().to_string();
+        let mut command = kind.name.to_string();
         let mut inputs = Map::new();
         let mut stage = Map::new();
         for param in params {
@@ -80,8 +80,8 @@ impl StandIn {
             command.push_str(&as_one_word(param));
             stand_in.params.push(Written { name: name.to_string(), input, place: start..command.len() });
         }
-        stage.insert("kind".to_string(), kind.name().into());
-        let pipeline = json!({ "concept": kind.name(), "inputs": inputs, "stages": { kind.name(): stage } });
+        stage.insert("kind".to_string(), kind.name.into());
+        let pipeline = json!({ "concept": kind.name, "inputs": inputs, "stages": { kind.name: stage } });
         stand_in.text = serde_json::to_string_pretty(&pipeline)?;
         stand_in.command = Arc::new(Source { name: "command line".into(), text: command });
         Ok(stand_in)
@@ -207,22 +207,22 @@ fn as_one_word(param: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stages::convert::ConvertKind;
+    use crate::stages::convert;
 
     #[test]
     fn items_are_named_after_the_files_that_were_named() {
         let params = ["from=/models/v1.5 pruned.ckpt", "from=/other/v1.5_pruned.ckpt"].map(str::to_string);
-        let stand_in = StandIn::new(&ConvertKind, &params[..1]).unwrap();
+        let stand_in = StandIn::new(&convert::KIND, &params[..1]).unwrap();
         assert_eq!(stand_in.inputs[0].name, "v1-5-pruned");
         assert_eq!(stand_in.after_its_source("v1-5-pruned"), "v1.5 pruned");
         assert_eq!(stand_in.after_its_source("v1-5-pruned/unet"), "v1.5 pruned/unet");
         assert_eq!(stand_in.after_its_source("v1-5-pruned-2"), "v1-5-pruned-2");
-        assert!(StandIn::new(&ConvertKind, &params).is_err(), "`from` twice");
+        assert!(StandIn::new(&convert::KIND, &params).is_err(), "`from` twice");
     }
 
     #[test]
     fn an_input_is_never_called_like_the_stage_or_another_input() {
-        let mut stand_in = StandIn::new(&ConvertKind, &[]).unwrap();
+        let mut stand_in = StandIn::new(&convert::KIND, &[]).unwrap();
         let names = ["/a/Convert.ckpt", "/a/x.ckpt", "/b/X.ckpt", "/b/....ckpt"].map(|path| stand_in.add_input(Path::new(path)));
         assert_eq!(names, ["Convert-2", "x", "X-2", "input"]);
     }

@@ -21,10 +21,10 @@ use crate::engine::edits::SurveyedText;
 use crate::engine::explain::text_status::{StageTexts, text_status};
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
-use crate::engine::run::caption_edits::TextDesk;
+use crate::engine::run::caption_edits::CaptionEdits;
 use crate::engine::run::control::Wishes;
 use crate::engine::run::on_demand::Directed;
-use crate::engine::run::schedule::RunOptions;
+use crate::engine::run::run_context::RunOptions;
 use crate::engine::syntax::diagnostic::nearest;
 
 /// Show how people edited the machine's texts, and resolve conflicts
@@ -149,14 +149,14 @@ impl Texts {
         &self,
         device: &str,
         global: &Global,
-        work: impl FnOnce(&TextDesk<'_>) -> anyhow::Result<T>,
+        work: impl FnOnce(&CaptionEdits<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let wishes = Wishes::default();
         listen_to_signals(&wishes)?;
         let console = Console::new(None, global.is_quiet());
         let options = RunOptions { selection: Selection::default(), keep_going: false, jobs: 0, device: device.to_string() };
         let directed = Directed { options: &options, observer: &console, wishes: &wishes };
-        let outcome = work(&TextDesk { pipeline: &self.pipeline, cache: &self.cache, directed });
+        let outcome = work(&CaptionEdits { pipeline: &self.pipeline, cache: &self.cache, directed });
         console.close();
         outcome
     }

@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use crate::cli::commands::explain::key::causes_told;
 use crate::cli::global::Global;
 use crate::cli::target::cache_folder;
 use crate::cli::target::pipeline::{PipelineArguments, open};
@@ -19,6 +18,7 @@ use crate::cli::terminal::wording::{counted, shown};
 use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::locate::is_ours;
+use crate::engine::explain::cause::describe;
 use crate::engine::explain::file_account::{FileAccount, Standing, file_account};
 use crate::engine::explain::origin::{Made, Maker, Origin, Read};
 use crate::engine::graph::pipeline::Pipeline;
@@ -161,11 +161,11 @@ fn account_told(account: &FileAccount) -> String {
         Some(Standing::Current) => drop(writeln!(text, "  current: `{stage}` gives the same now")),
         Some(Standing::Stale(causes)) => {
             let _ = writeln!(text, "  stale: `{stage}` would make it again");
-            text.push_str(&causes_told(causes, 4));
+            text.push_str(&describe(causes, 4));
         }
         Some(Standing::Undecided(causes)) => {
             let _ = writeln!(text, "  not known whether `{stage}` gives the same now");
-            text.push_str(&causes_told(causes, 4));
+            text.push_str(&describe(causes, 4));
         }
         Some(Standing::Replaced) => drop(writeln!(text, "  old: `{stage}` gives something else under this name now")),
         Some(Standing::Gone) => drop(writeln!(text, "  old: `{stage}` has no such item any more")),

@@ -1,7 +1,6 @@
 //! What the key of a stage or an item covers, how that differs from the last run, and who changed it.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 
 use crate::cli::global::Global;
@@ -10,13 +9,10 @@ use crate::cli::terminal::output::{print, print_json};
 use crate::cli::terminal::wording::{counted, shown};
 use crate::engine::cache::manifest::{Covered, Section};
 use crate::engine::decide::plan::PlannedState;
-use crate::engine::decide::reason::{Reason, worded};
-use crate::engine::explain::causes::{Cause, Change, Contents, Who};
+use crate::engine::decide::reason::worded;
+use crate::engine::explain::cause::describe;
 use crate::engine::explain::stage_account::{ExplainedRow, Explanation, explain};
 use crate::engine::graph::pipeline::Pipeline;
-
-/// Characters of a text that are quoted.
-const QUOTED: usize = 100;
 
 pub(super) fn explain_key(
     pipeline: &Pipeline,
@@ -45,7 +41,7 @@ fn told(explanation: &Explanation) -> String {
         PlannedState::Unknown => format!("may run: {}", worded(&explanation.reasons)),
     };
     let mut text = format!("{} {state}\n", explanation.name);
-    text.push_str(&causes_told(&explanation.causes, 2));
+    text.push_str(&describe(&explanation.causes, 2));
     if !explanation.rows.is_empty() {
         text.push_str("its key covers\n");
     }
@@ -81,71 +77,5 @@ fn covered(covered: &Covered) -> String {
         Covered::Value(value) => value.to_string(),
         Covered::Artifact(digest) => digest.short(),
         Covered::Set { members, count, .. } => format!("{} {}", counted(*count as usize, "item"), members.short()),
-    }
-}
-
-/// Whose doing each thing is, what changed in which file, and what stands behind it.
-pub(super) fn causes_told(causes: &[Cause], indent: usize) -> String {
-    let mut text = String::new();
-    let margin = " ".repeat(indent);
-    for cause in causes {
-        let who = match &cause.who {
-            Some(Who::You) => "you: ",
-            Some(Who::Upstream { .. }) => "upstream: ",
-            Some(Who::Program) => "the program: ",
-            Some(Who::Cache) => "the cache: ",
-            None => "",
-        };
-        let place = cause.place.as_ref().map(|place| format!(" (`{place}`)")).unwrap_or_default();
-        if let (Some(Who::You), Reason::InputChanged { .. } | Reason::ItemsAdded { .. }, [change]) =
-            (&cause.who, &cause.reason, cause.changes.as_slice())
-        {
-            // One line says it all.
-            let new = if matches!(cause.reason, Reason::ItemsAdded { .. }) { "new, " } else { "" };
-            let _ = writeln!(text, "{margin}{who}{new}{}{place}", change_told(change));
-            continue;
-        }
-        let _ = writeln!(text, "{margin}{who}{}{place}", wording(cause));
-        // What an upstream stage gives is told by what stands behind it.
-        let is_told_below = !cause.because.is_empty() && matches!(cause.who, Some(Who::Upstream { .. }));
-        if !is_told_below {
-            for change in &cause.changes {
-                let _ = writeln!(text, "{margin}  {}", change_told(change));
-            }
-        }
-        text.push_str(&causes_told(&cause.because, indent + 2));
-    }
-    text
-}
-
-fn wording(cause: &Cause) -> String {
-    match (&cause.who, &cause.reason) {
-        (Some(Who::Upstream { stage }), Reason::InputChanged { .. }) => format!("`{stage}` gives something else"),
-        (Some(Who::Upstream { stage }), Reason::WaitsFor { .. }) => format!("`{stage}` has to run first"),
-        (Some(Who::Upstream { stage }), reason) => format!("`{stage}`: {reason}"),
-        (_, reason) => reason.to_string(),
-    }
-}
-
-fn change_told(change: &Change) -> String {
-    let name = match &change.file {
-        Some(file) => format!("`{}`", shown(Path::new(file))),
-        None => format!("{} ({})", change.item, change.field),
-    };
-    match (&change.old, &change.new) {
-        (Some(old), Some(new)) => format!("{name}: {} -> {}", contents(old), contents(new)),
-        (Some(old), None) => format!("{name}: was {}", contents(old)),
-        (None, Some(new)) => format!("{name}: {}", contents(new)),
-        (None, None) => name,
-    }
-}
-
-/// A text in quotation marks, anything else by its digest.
-fn contents(contents: &Contents) -> String {
-    let Some(text) = &contents.text else { return contents.digest.short() };
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(QUOTED) {
-        Some((end, _)) => format!("\"{}\u{2026}\"", &line[..end]),
-        None => format!("\"{line}\""),
     }
 }

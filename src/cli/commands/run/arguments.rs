@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::cli::terminal::console::{Console, Format};
 use crate::engine::graph::selection::Selection;
-use crate::engine::run::schedule::RunOptions;
+use crate::engine::run::run_context::RunOptions;
 
 #[derive(Args, Clone, Debug)]
 pub struct RunArguments {

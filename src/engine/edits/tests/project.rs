@@ -13,62 +13,31 @@ use crate::engine::graph::load::load;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::{Force, Selection};
 use crate::engine::inputs::sources::Surroundings;
-use crate::engine::kind::params::{ParamDoc, Params};
 use crate::engine::kind::reference::Reference;
-use crate::engine::kind::stage::{
-    Content, Context, Draft, Editable, Files, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage, StageKind, Work,
-    Worker,
-};
-use crate::engine::run::caption_edits::TextDesk;
+use crate::engine::kind::stage::{Content, Context, Draft, Editable, Files, Form, ItemStage, Resolved, Stage, Work, Worker};
+use crate::engine::kind::stage_kind::StageKind;
+use crate::engine::run::caption_edits::CaptionEdits;
 use crate::engine::run::control::Wishes;
 use crate::engine::run::events::Silent;
 use crate::engine::run::on_demand::Directed;
+use crate::engine::run::run_context::RunOptions;
 use crate::engine::run::run_record::RunRecord;
-use crate::engine::run::schedule::{self, RunOptions};
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::Node;
+use crate::engine::run::schedule;
 use crate::params;
 
 params! {
     /// Says what a photo shows, which is a text here.
     pub struct Say {
         /// The photos.
-        input images: Reference,
+        input images: Reference => Many["image"],
         /// Comes before what it sees.
         result prefix: String = "a ".to_string(),
     }
 }
 
-struct SayKind;
-
-impl StageKind for SayKind {
-    fn name(&self) -> &'static str {
-        "caption"
-    }
-    fn version(&self) -> u32 {
-        1
-    }
-    fn doc(&self) -> &'static str {
-        Say::DOC
-    }
-    fn params(&self) -> Vec<ParamDoc> {
-        Say::fields()
-    }
-    fn writes(&self) -> &'static [&'static str] {
-        &["caption"]
-    }
-    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        Some(Box::new(Say::decode_params(node, diagnostics)?))
-    }
-}
+const SAY: StageKind = StageKind { name: "caption", version: 1, writes: &["caption"], ..StageKind::of::<Say>() };
 
 impl Stage for Say {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-    fn inputs(&self) -> Vec<InputUse> {
-        vec![InputUse { param: "images".into(), reference: self.images.clone(), reads: &["image"], shape: InputShape::Many }]
-    }
     fn form(&self) -> Form<'_> {
         Form::Items(self)
     }
@@ -94,7 +63,7 @@ impl Worker for Say {
     }
 }
 
-const KINDS: &[&dyn StageKind] = &[&SayKind];
+const KINDS: &[&StageKind] = &[&SAY];
 
 /// Photos, captions and cache in one folder.
 pub(super) struct Project {
@@ -170,7 +139,7 @@ impl Project {
         let directed = Directed { options: &options, observer: &Silent, wishes: &wishes };
         let names: Vec<String> =
             text_status(&pipeline, &cache)?.iter().flat_map(|stage| &stage.texts).map(|text| text.name.clone()).collect();
-        TextDesk { pipeline: &pipeline, cache: &cache, directed }.settle(0, &names, decision)
+        CaptionEdits { pipeline: &pipeline, cache: &cache, directed }.settle(0, &names, decision)
     }
 
     /// Every file below a folder with what it holds, hidden ones too.

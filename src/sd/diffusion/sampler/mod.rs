@@ -28,8 +28,6 @@ crate::choice! {
 }
 
 impl Sampler {
-    pub const ALL: [Self; 3] = [Self::Euler, Self::EulerAncestral, Self::Ddim];
-
     /// As stable-diffusion-webui calls it.
     pub fn label(self) -> &'static str {
         match self {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -47,9 +47,7 @@ impl PictureSettings {
 
     /// What is drawn. Clip skip and prediction are left at those of a plain base.
     pub fn request(&self) -> Result<Request> {
-        let Some(sampler) = Sampler::ALL.into_iter().find(|sampler| sampler.word() == self.sampler) else {
-            bail!("`{}` is no sampler", self.sampler);
-        };
+        let sampler = Sampler::from_word(&self.sampler).with_context(|| format!("`{}` is no sampler", self.sampler))?;
         Ok(Request {
             prompt: self.prompt.clone(),
             negative: self.negative.clone(),

@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 use anyhow::{Context as _, Result};
 
 use crate::engine::kind::stage::{Context, Draft, Ended, Resolved, Work};
-use crate::stages::latents::LatentsParams;
 use crate::stages::sample::Painter;
 use crate::stages::train::Train;
+use crate::stages::train::latents::LatentsParams;
 
 /// What is done with networks, by the stages that do it.
 pub struct NetworkWork {
@@ -34,6 +34,6 @@ pub fn link(work: &'static NetworkWork) {
 
 /// # Errors
 /// If this program does not do it.
-pub(super) fn linked() -> Result<&'static NetworkWork> {
+pub(in crate::stages) fn linked() -> Result<&'static NetworkWork> {
     LINKED.get().copied().context("this program opens no networks: `loramill-worker` does, beside it")
 }

@@ -18,7 +18,8 @@ use crate::engine::inputs::sources::Surroundings;
 use crate::engine::kind::item_set;
 use crate::engine::run::control::Wishes;
 use crate::engine::run::events::{Event, Observer};
-use crate::engine::run::schedule::{self, RunOptions};
+use crate::engine::run::run_context::RunOptions;
+use crate::engine::run::schedule;
 use crate::stages::KINDS;
 
 const MINE: &str = "a star that I drew\n";

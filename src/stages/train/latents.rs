@@ -7,14 +7,11 @@ use anyhow::Context as _;
 use safetensors::SafeTensors;
 
 use crate::engine::kind::item::Item;
-use crate::engine::kind::params::{ParamDoc, Params};
 use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{
-    Content, Context, Draft, Effort, Files, Finding, Form, InputShape, InputUse, ItemStage, LoadScope, Resolved, Stage,
-    StageKind, Work, Worker,
+    Content, Context, Draft, Effort, Files, Finding, Form, ItemStage, Resolved, Stage, Work, Worker,
 };
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::Node;
+use crate::engine::kind::stage_kind::StageKind;
 use crate::params;
 use crate::sd::checkpoint::drawable;
 use crate::sd::checkpoint::safetensors::to_bytes;
@@ -22,12 +19,12 @@ use crate::sd::checkpoint::tensor::TensorData;
 use crate::sd::data::decode::Background;
 use crate::sd::device;
 use crate::sd::training::latent;
-use crate::stages::headers;
-use crate::stages::linked::linked;
-use crate::stages::networks;
-use crate::stages::photo_use::{self, cover_photo};
+use crate::stages::shared::headers;
+use crate::stages::shared::linked::linked;
+use crate::stages::shared::photo_use::{self, cover_photo};
+use crate::stages::train::networks;
 
-pub struct LatentsKind;
+pub const KIND: StageKind = StageKind { name: "latents", version: 1, writes: &["latent"], ..StageKind::of::<LatentsParams>() };
 
 /// Of the one tensor in the file.
 const TENSOR: &str = "latent";
@@ -38,51 +35,13 @@ params! {
     /// The latent is the mean of the VAE's distribution, scaled, in f32. `train` brings this stage along as `train/latents`.
     pub struct LatentsParams {
         /// The pictures. Their sides must be multiples of 8.
-        input images: Reference,
+        input images: Reference => Many["image"],
         /// The model whose VAE encodes.
-        input base: Reference,
-    }
-}
-
-impl StageKind for LatentsKind {
-    fn name(&self) -> &'static str {
-        "latents"
-    }
-
-    fn version(&self) -> u32 {
-        1
-    }
-
-    fn doc(&self) -> &'static str {
-        LatentsParams::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        LatentsParams::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        &["latent"]
-    }
-
-    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        Some(Box::new(LatentsParams::decode_params(node, diagnostics)?))
+        input base: Reference => One["model"],
     }
 }
 
 impl Stage for LatentsParams {
-    fn components(&self) -> Vec<(String, serde_json::Value)> {
-        Params::components(self)
-    }
-
-    fn inputs(&self) -> Vec<InputUse> {
-        let images = self.images.clone();
-        vec![
-            InputUse { param: "images".into(), reference: images, reads: &["image"], shape: InputShape::Many },
-            InputUse { param: "base".into(), reference: self.base.clone(), reads: &["model"], shape: InputShape::One },
-        ]
-    }
-
     fn examine(&self, files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
         headers::of_base(files, "base", |base| drawable::check_vae(base).map(drop))
     }

@@ -1,77 +1,37 @@
 //! Who changed what a stage is made of: the user, a stage before it, or the program. A reason says what differs; a cause says whose doing
 //! that is, in which file, and what stands behind it. Unaware of how it is shown.
 
+mod differences;
+
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
-use serde_json::{Value, json};
 
 use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::manifest::{Component, ComponentList, Covered, Section};
 use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::decide::decision::{Decision, Grounds};
+use crate::engine::decide::changes;
 use crate::engine::decide::reason::{Reason, changed_params, is_text};
 use crate::engine::decide::taken::Taken;
 use crate::engine::decide::texts;
+use crate::engine::decide::verdict::Decision;
+use crate::engine::decide::view::View;
 use crate::engine::edits::text::{self, normalise};
-use crate::engine::explain::differences::Side;
+use crate::engine::explain::cause::{Cause, Change, Contents, Who, shown};
+use crate::engine::explain::causes::differences::Side;
 use crate::engine::explain::ledger::{Hint, Ledger};
 use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
 use crate::engine::graph::resolve::is_skipped;
+use crate::engine::kind::input_use::InputShape;
 use crate::engine::kind::item::Item;
 use crate::engine::kind::item_set;
 use crate::engine::kind::reference::Selector;
-use crate::engine::kind::stage::InputShape;
 
 /// Of more changes only the number is told.
 const TOLD: usize = 20;
-
-/// Whose doing it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// The user: the pipeline file, photos, texts, models.
-    You,
-    /// A stage before this one.
-    Upstream { stage: String },
-    /// This version of the program works in another way than the last.
-    Program,
-    /// The cache does not have it, or not any more.
-    Cache,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Cause {
-    /// `None` where nobody changed anything: it never ran.
-    pub who: Option<Who>,
-    pub reason: Reason,
-    /// The file, and where one line is meant that line: `pipeline.yaml:14`.
-    pub place: Option<String>,
-    /// At most 20.
-    pub changes: Vec<Change>,
-    /// What made a stage before this one give something else.
-    pub because: Vec<Cause>,
-}
-
-/// One thing that is another than before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    pub item: String,
-    pub field: String,
-    /// Where the new contents lie, if somebody put them there.
-    pub file: Option<PathBuf>,
-    pub old: Option<Contents>,
-    pub new: Option<Contents>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contents {
-    pub digest: Digest,
-    /// Of a caption, if it is at hand.
-    pub text: Option<String>,
-}
 
 /// Finds causes while a plan is walked. The record log is read when it is first needed.
 pub(crate) struct Causes<'a> {
@@ -80,41 +40,6 @@ pub(crate) struct Causes<'a> {
     ledger: OnceCell<Ledger<'a>>,
     /// Of the stages that have been walked, by name.
     found: BTreeMap<String, Vec<Cause>>,
-}
-
-impl Cause {
-    pub(crate) fn of(who: Option<Who>, reason: Reason) -> Self {
-        Self { who, reason, place: None, changes: Vec::new(), because: Vec::new() }
-    }
-
-    /// As `explain --json` prints it: the reason, and whose doing it is.
-    pub fn to_json(&self) -> Value {
-        let mut value = self.reason.to_json();
-        value["who"] = match &self.who {
-            Some(Who::You) => "you".into(),
-            Some(Who::Upstream { .. }) => "upstream".into(),
-            Some(Who::Program) => "program".into(),
-            Some(Who::Cache) => "cache".into(),
-            None => Value::Null,
-        };
-        if let Some(Who::Upstream { stage }) = &self.who {
-            value["upstream"] = stage.as_str().into();
-        }
-        value["place"] = json!(self.place);
-        let contents = |contents: &Option<Contents>| match contents {
-            Some(contents) => json!({ "digest": contents.digest.to_hex(), "text": contents.text }),
-            None => Value::Null,
-        };
-        let change = |change: &Change| {
-            json!({
-                "item": change.item, "field": change.field, "file": change.file,
-                "old": contents(&change.old), "new": contents(&change.new),
-            })
-        };
-        value["changes"] = self.changes.iter().map(change).collect();
-        value["because"] = self.because.iter().map(Self::to_json).collect();
-        value
-    }
 }
 
 impl<'a> Causes<'a> {
@@ -127,12 +52,12 @@ impl<'a> Causes<'a> {
         self.found.insert(stage.name.clone(), causes);
     }
 
-    pub(crate) fn ledger(&self, grounds: &Grounds<'_>) -> Result<&Ledger<'a>> {
+    pub(crate) fn ledger(&self, view: &View<'_>) -> Result<&Ledger<'a>> {
         if let Some(ledger) = self.ledger.get() {
             return Ok(ledger);
         }
         let names: Vec<&str> = self.pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
-        let ledger = Ledger::read(self.cache, grounds.lock, &names)?;
+        let ledger = Ledger::read(self.cache, view.lock, &names)?;
         Ok(self.ledger.get_or_init(|| ledger))
     }
 
@@ -142,7 +67,7 @@ impl<'a> Causes<'a> {
         stage: &LoadedStage,
         decision: &Decision<'_>,
         reasons: &[Reason],
-        grounds: &Grounds<'_>,
+        view: &View<'_>,
     ) -> Result<Vec<Cause>> {
         let mut causes = Vec::with_capacity(reasons.len());
         for reason in reasons {
@@ -152,14 +77,14 @@ impl<'a> Causes<'a> {
                 | Reason::ItemsAdded { input, .. }
                 | Reason::ItemsRemoved { input, .. } => input,
                 reason => {
-                    causes.push(self.alone(stage, reason));
+                    causes.push(self.by_itself(stage, reason));
                     continue;
                 }
             };
-            let taken = decision.taken.iter().find(|taken| taken.producer() == input);
+            let taken = decision.basis.taken.iter().find(|taken| taken.producer() == input);
             causes.push(match taken {
-                Some(taken) => self.of_input(stage, taken, reason, grounds)?,
-                None => self.alone(stage, reason),
+                Some(taken) => self.of_input(stage, taken, reason, view)?,
+                None => self.by_itself(stage, reason),
             });
         }
         Ok(causes)
@@ -167,11 +92,11 @@ impl<'a> Causes<'a> {
 
     /// The causes behind reasons of a stage of whose inputs nothing is known.
     pub(crate) fn of_undecided(&self, stage: &LoadedStage, reasons: &[Reason]) -> Vec<Cause> {
-        reasons.iter().map(|reason| self.alone(stage, reason)).collect()
+        reasons.iter().map(|reason| self.by_itself(stage, reason)).collect()
     }
 
     /// A reason that needs no look at what was read.
-    pub(crate) fn alone(&self, stage: &LoadedStage, reason: &Reason) -> Cause {
+    pub(crate) fn by_itself(&self, stage: &LoadedStage, reason: &Reason) -> Cause {
         let because = |name: &str| self.found.get(name).cloned().unwrap_or_default();
         match reason {
             Reason::KindChanged { .. } => self.yours(stage, reason, None),
@@ -213,8 +138,8 @@ impl<'a> Causes<'a> {
         format!("{}, `skip:`", shown(&self.pipeline.file))
     }
 
-    fn of_input(&self, stage: &LoadedStage, taken: &Taken<'_>, reason: &Reason, grounds: &Grounds<'_>) -> Result<Cause> {
-        let before = self.before(stage, &taken.edge.reads.param, grounds)?;
+    fn of_input(&self, stage: &LoadedStage, taken: &Taken<'_>, reason: &Reason, view: &View<'_>) -> Result<Cause> {
+        let before = self.before(stage, &taken.edge.reads.param, view)?;
         let now = taken.tree.items(self.cache)?;
         let before_of = |name: &str| before.iter().find(|item| item.name == name);
         let now_of = |name: &str| now.iter().find(|item| item.name == name);
@@ -230,7 +155,7 @@ impl<'a> Causes<'a> {
                 let digest = |item: Option<&Item>| item.and_then(|item| item.fields.get(*field)).map(|artifact| artifact.digest);
                 let (old, new) = (digest(before_of(name)), digest(now_of(name)));
                 if old != new && changes.len() < TOLD {
-                    changes.push(self.change(name, field, old, new, grounds));
+                    changes.push(self.change(name, field, old, new, view));
                 }
             }
         }
@@ -246,12 +171,12 @@ impl<'a> Causes<'a> {
         };
         match reason {
             Reason::ItemsRemoved { .. } => {
-                if let Some(place) = self.left_out_at(stage, taken, &names, &before, grounds) {
+                if let Some(place) = self.left_out_at(stage, taken, &names, &before, view) {
                     return Ok(Cause { place: Some(place), changes, ..Cause::of(Some(Who::You), reason.clone()) });
                 }
             }
             // They may have been left out before, or not been there: that is not written down.
-            Reason::ItemsAdded { .. } if selects(taken) && self.was_known(&changes, grounds)? => {
+            Reason::ItemsAdded { .. } if selects(taken) && self.was_known(&changes, view)? => {
                 return Ok(Cause { changes, ..Cause::of(None, reason.clone()) });
             }
             _ => {}
@@ -262,7 +187,7 @@ impl<'a> Causes<'a> {
             (_, Some(change)) => {
                 let old = Side::of(before_of(&change.item), &change.field);
                 let new = Side::of(now_of(&change.item), &change.field);
-                self.between(&old, &new, &change.field, grounds, 0)?
+                self.between(&old, &new, &change.field, view, 0)?
             }
             (_, None) => Vec::new(),
         };
@@ -282,14 +207,14 @@ impl<'a> Causes<'a> {
         old: &ComponentList,
         new: &ComponentList,
         decision: &Decision<'_>,
-        grounds: &Grounds<'_>,
+        view: &View<'_>,
     ) -> Result<Vec<Cause>> {
-        let mut causes: Vec<Cause> = changed_params(old, new).iter().map(|reason| self.alone(stage, reason)).collect();
+        let mut causes: Vec<Cause> = changed_params(old, new).iter().map(|reason| self.by_itself(stage, reason)).collect();
         for Component { name, covered, .. } in new.section(Section::Input) {
             let before = old.get(Section::Input, name);
             let (Covered::Artifact(now), Some(Covered::Artifact(before))) = (covered, before) else { continue };
             if now != before {
-                causes.push(self.of_artifact(item, name, *before, *now, decision, grounds)?);
+                causes.push(self.of_artifact(item, name, *before, *now, decision, view)?);
             }
         }
         Ok(causes)
@@ -303,10 +228,10 @@ impl<'a> Causes<'a> {
         old: Digest,
         new: Digest,
         decision: &Decision<'_>,
-        grounds: &Grounds<'_>,
+        view: &View<'_>,
     ) -> Result<Cause> {
         let mut found = None;
-        for taken in &decision.taken {
+        for taken in &decision.basis.taken {
             for read in taken.tree.items(self.cache)? {
                 if let Some((field, _)) = read.fields.iter().find(|(_, artifact)| artifact.digest == new)
                     && (found.is_none() || read.name == item)
@@ -318,8 +243,8 @@ impl<'a> Causes<'a> {
         let Some((taken, read, field)) = found else {
             return Ok(Cause::of(None, Reason::InputChanged { input: name.to_string() }));
         };
-        let is_known = !grounds.unknown.contains(&new);
-        let changes = vec![self.change(&read.name, field, Some(old), is_known.then_some(new), grounds)];
+        let is_known = !view.unknown.contains(&new);
+        let changes = vec![self.change(&read.name, field, Some(old), is_known.then_some(new), view)];
         let reason = Reason::InputChanged { input: taken.producer().to_string() };
         let producer = match taken.edge.from {
             Producer::Input(_) => return Ok(Cause { changes, ..Cause::of(Some(Who::You), reason) }),
@@ -329,7 +254,7 @@ impl<'a> Causes<'a> {
             Some(causes) if !causes.is_empty() => causes.clone(),
             _ if is_known => {
                 let old = Side { digest: Some(old), hint: Hint::default() };
-                self.between(&old, &Side::of(Some(read), field), field, grounds, 0)?
+                self.between(&old, &Side::of(Some(read), field), field, view, 0)?
             }
             _ => Vec::new(),
         };
@@ -343,45 +268,38 @@ impl<'a> Causes<'a> {
         taken: &Taken<'_>,
         names: &[String],
         before: &[Item],
-        grounds: &Grounds<'_>,
+        view: &View<'_>,
     ) -> Option<String> {
         let gone = before.iter().filter(|item| names.contains(&item.name));
         if taken.edge.reads.shape == InputShape::Training && gone.clone().all(|item| is_skipped(item, &self.pipeline.skip)) {
             return Some(self.place_of_skip());
         }
         let Producer::Stage(producer) = taken.edge.from else { return None };
-        let row = grounds.lock.stages.get(&self.pipeline.stages[producer].name).and_then(|rows| rows.last())?;
+        let row = view.lock.stages.get(&self.pipeline.stages[producer].name).and_then(|rows| rows.last())?;
         let given = item_set::decode(&self.cache.read_list(&row.out).ok()?).ok()?;
         let gives_all = names.iter().all(|name| given.iter().any(|item| item.name == *name));
         (taken.edge.reads.reference.selector != Selector::All && gives_all).then(|| self.place_of(stage))
     }
 
     /// Whether any of the new contents stood somewhere before the present rows of the lock.
-    fn was_known(&self, changes: &[Change], grounds: &Grounds<'_>) -> Result<bool> {
-        let ledger = self.ledger(grounds)?;
-        let rows: Vec<Digest> = grounds.lock.stages.values().flatten().map(|row| row.key).collect();
+    fn was_known(&self, changes: &[Change], view: &View<'_>) -> Result<bool> {
+        let ledger = self.ledger(view)?;
+        let rows: Vec<Digest> = view.lock.stages.values().flatten().map(|row| row.key).collect();
         let is_older = |contents: &Contents| ledger.rows_of(&contents.digest).any(|row| !rows.contains(&row));
         Ok(changes.iter().filter_map(|change| change.new.as_ref()).any(is_older))
     }
 
     /// What the stage took under a param when it last ended.
-    fn before(&self, stage: &LoadedStage, param: &str, grounds: &Grounds<'_>) -> Result<Vec<Item>> {
-        let tree = match grounds.last_components(stage)?.as_ref().and_then(|old| old.get(Section::Input, param)) {
+    fn before(&self, stage: &LoadedStage, param: &str, view: &View<'_>) -> Result<Vec<Item>> {
+        let tree = match changes::last_components(view, stage)?.as_ref().and_then(|old| old.get(Section::Input, param)) {
             Some(Covered::Set { tree: Some(tree), .. }) => *tree,
             _ => return Ok(Vec::new()),
         };
         Ok(self.cache.read_list(&tree).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default())
     }
 
-    pub(crate) fn change(
-        &self,
-        item: &str,
-        field: &str,
-        old: Option<Digest>,
-        new: Option<Digest>,
-        grounds: &Grounds<'_>,
-    ) -> Change {
-        let file = new.and_then(|new| self.file_of(&new, item, field, grounds));
+    pub(crate) fn change(&self, item: &str, field: &str, old: Option<Digest>, new: Option<Digest>, view: &View<'_>) -> Change {
+        let file = new.and_then(|new| self.file_of(&new, item, field, view));
         let contents = |digest: Digest, file: Option<&PathBuf>| Contents { digest, text: self.text_of(&digest, field, file) };
         Change {
             item: item.to_string(),
@@ -393,14 +311,14 @@ impl<'a> Causes<'a> {
     }
 
     /// Where somebody put these contents: among the inputs, or in a folder of texts over what the machine wrote.
-    fn file_of(&self, digest: &Digest, item: &str, field: &str, grounds: &Grounds<'_>) -> Option<PathBuf> {
-        if let Some(path) = grounds.files().intake().place(self.pipeline, digest, Some(item)) {
+    fn file_of(&self, digest: &Digest, item: &str, field: &str, view: &View<'_>) -> Option<PathBuf> {
+        if let Some(path) = view.files.intake().place(self.pipeline, digest, Some(item)) {
             return Some(path);
         }
         for stage in &self.pipeline.stages {
             let Some(editable) = stage.stage.editable().filter(|editable| field.starts_with(editable.field)) else { continue };
-            let by_machine = texts::rows(grounds.lock, stage).values().flatten().any(|row| row.text == Some(*digest));
-            let editing = texts::read(self.pipeline, self.cache, grounds.lock, stage, &editable).ok()?;
+            let by_machine = view.lock.edit_rows(&stage.name).values().flatten().any(|row| row.text == Some(*digest));
+            let editing = texts::read(self.pipeline, self.cache, view.lock, stage, &editable).ok()?;
             if let (false, Some(path)) = (by_machine, editing.files_by_text().get(digest)) {
                 return Some(path.to_path_buf());
             }
@@ -424,8 +342,4 @@ impl<'a> Causes<'a> {
 fn selects(taken: &Taken<'_>) -> bool {
     let reads = &taken.edge.reads;
     reads.shape == InputShape::Training || reads.reference.selector != Selector::All
-}
-
-pub(crate) fn shown(path: &Path) -> String {
-    path.strip_prefix(".").unwrap_or(path).display().to_string()
 }

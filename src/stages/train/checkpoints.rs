@@ -10,7 +10,7 @@ use crate::engine::kind::stage::{Content, Context, Draft, Progress, Wish as Stag
 use crate::sd::lora::network::LoraNetwork;
 use crate::sd::training::batches::Batches;
 use crate::sd::training::run::{Checkpoint, Observer, StepReport, Wish};
-use crate::stages::train::TrainParams;
+use crate::stages::train::params::TrainParams;
 
 /// The engine, as the training sees it.
 pub struct Publisher<'a> {

@@ -1,4 +1,14 @@
 //! The kind `sample`: pictures drawn with a model and its LoRA checkpoints, and a sheet of all of them.
+//!
+//! ```text
+//! prompt_use        one prompt of the list, with settings of its own
+//! picture_settings  all settings of one picture, as they stand in its key
+//! sheet             which picture stands where in the sheet
+//! ```
+
+pub mod picture_settings;
+pub mod prompt_use;
+pub mod sheet;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,13 +16,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::engine::kind::input_use::{Companion, ImpliedInput};
 use crate::engine::kind::item::{Fields, Item};
-use crate::engine::kind::params::{ParamDoc, Params};
+use crate::engine::kind::params::Params;
 use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{
-    Companion, Content, Context, Draft, Effort, Files, Finding, Form, ImpliedInput, InputShape, InputUse, ItemStage, LoadScope,
-    Progress, Resolved, Stage, StageKind, Wish, Work, Worker,
+    Content, Context, Draft, Effort, Files, Finding, Form, ItemStage, Progress, Resolved, Stage, Wish, Work, Worker,
 };
+use crate::engine::kind::stage_kind::{LoadScope, StageKind};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::Node;
 use crate::sd::checkpoint::drawable;
@@ -22,13 +33,22 @@ use crate::sd::device;
 use crate::sd::diffusion::sampler::Sampler;
 use crate::sd::drawing::studio::{LoraFile, Studio};
 use crate::sd::training::instance_prompt::FILEWORDS;
-use crate::stages::headers;
-use crate::stages::linked::linked;
-use crate::stages::lora_use::{self, LoraUse};
-use crate::stages::picture_settings::PictureSettings;
-use crate::stages::prompt_use::{PromptSettings, PromptUse, check_grammar};
-use crate::stages::resize::Size;
-use crate::stages::sample_sheet::{ROW, Sheet};
+use crate::stages::sample::picture_settings::PictureSettings;
+use crate::stages::sample::prompt_use::{PromptSettings, PromptUse, check_grammar};
+use crate::stages::sample::sheet::{ROW, Sheet};
+use crate::stages::shared::headers;
+use crate::stages::shared::linked::linked;
+use crate::stages::shared::lora_use::{self, LoraUse};
+use crate::stages::shared::size::Size;
+
+pub const KIND: StageKind = StageKind {
+    name: "sample",
+    version: 2,
+    writes: &["image", "grid"],
+    passes_fields_on: false,
+    load,
+    ..StageKind::of::<SampleParams>()
+};
 
 crate::params! {
     /// Draws pictures to choose a checkpoint by: one per checkpoint, prompt, seed and strength, and a sheet of all of them.
@@ -37,14 +57,14 @@ crate::params! {
     /// gives there the same picture (with RNG: CPU). Only what is new is drawn: another prompt leaves the pictures of the others alone.
     pub struct SampleParams {
         /// The model to draw with: an input or another stage's model.
-        input base: Reference,
+        input base: Reference => One["model"],
         /// Decodes the pictures in place of the base's own VAE.
-        input vae: Option<Reference> = None,
+        input vae: Option<Reference> = None => One["model"],
         /// The LoRAs, each alone (`train`) or with a strength (`{ from: train, strength: 0.8 }`), used together. At most one of them may
         /// select several checkpoints: those are the columns.
-        input lora: Vec<LoraUse> = Vec::new(),
+        input lora: Vec<LoraUse> = Vec::new() => Many["lora"],
         /// Whose first caption, by name, stands for `[filewords]`; the pictures that the first LoRA was trained on unless given.
-        input images: Option<Reference> = None,
+        input images: Option<Reference> = None => Many["caption"],
         /// What to draw: texts in webui's grammar, or `{ text, negative, size, seed, steps, guidance, strength }`.
         result prompts: Vec<PromptUse>,
         /// What no picture shall show.
@@ -66,38 +86,10 @@ crate::params! {
     }
 }
 
-/// The kind.
-pub struct SampleKind;
-
-impl StageKind for SampleKind {
-    fn name(&self) -> &'static str {
-        "sample"
-    }
-
-    fn version(&self) -> u32 {
-        2
-    }
-
-    fn doc(&self) -> &'static str {
-        SampleParams::DOC
-    }
-
-    fn params(&self) -> Vec<ParamDoc> {
-        SampleParams::fields()
-    }
-
-    fn writes(&self) -> &'static [&'static str] {
-        &["image", "grid"]
-    }
-
-    fn passes_fields_on(&self) -> bool {
-        false
-    }
-
-    fn load(&self, node: &Node, _scope: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
-        let params = SampleParams::decode_params(node, diagnostics)?;
-        params.check(node, diagnostics).then(|| Box::new(params) as Box<dyn Stage>)
-    }
+/// Prompts and numbers must be such as can be drawn.
+fn load(node: &Node, _: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option<Box<dyn Stage>> {
+    let params = SampleParams::decode_params(node, diagnostics)?;
+    params.check(node, diagnostics).then(|| Box::new(params) as Box<dyn Stage>)
 }
 
 impl SampleParams {
@@ -168,18 +160,6 @@ impl Stage for SampleParams {
     /// None: what decides a picture stands in its own work, so that one prompt more draws only its own pictures.
     fn components(&self) -> Vec<(String, serde_json::Value)> {
         Vec::new()
-    }
-
-    fn inputs(&self) -> Vec<InputUse> {
-        let input = |(param, reference): (String, Reference)| {
-            let (reads, shape): (&[&str], _) = match param.as_str() {
-                "base" | "vae" => (&["model"], InputShape::One),
-                "images" => (&["caption"], InputShape::Many),
-                _ => (&["lora"], InputShape::Many),
-            };
-            InputUse { param, reference, reads, shape }
-        };
-        self.input_references().into_iter().map(input).collect()
     }
 
     fn implied_inputs(&self) -> Vec<ImpliedInput> {

@@ -3,10 +3,11 @@
 use anyhow::Context as _;
 use serde_json::json;
 
+use crate::engine::kind::input_use::Companion;
 use crate::engine::kind::item::Fields;
 use crate::engine::kind::params::{ParamValue, check_mapping};
 use crate::engine::kind::reference::Reference;
-use crate::engine::kind::stage::{Companion, Files, Resolved};
+use crate::engine::kind::stage::{Files, Resolved};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Node, Value};
 use crate::sd::lora::adapter_config::{self, AdapterConfig};

@@ -5,9 +5,10 @@ use anyhow::Result;
 
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::manifest::{Component, Covered, Section};
-use crate::engine::decide::decision::Grounds;
 use crate::engine::decide::reason::{Reason, changed_items, changed_params};
-use crate::engine::explain::causes::{Cause, Causes, Who, shown};
+use crate::engine::decide::view::View;
+use crate::engine::explain::cause::{Cause, Who, shown};
+use crate::engine::explain::causes::Causes;
 use crate::engine::explain::ledger::{Hint, Making};
 use crate::engine::kind::item::Item;
 use crate::engine::kind::item_set;
@@ -42,11 +43,11 @@ impl Side {
 
 impl Causes<'_> {
     /// Why a stage that has run gives other contents than before: the difference of what the records say of both, followed back.
-    pub(crate) fn between(&self, old: &Side, new: &Side, field: &str, grounds: &Grounds<'_>, depth: usize) -> Result<Vec<Cause>> {
+    pub(crate) fn between(&self, old: &Side, new: &Side, field: &str, view: &View<'_>, depth: usize) -> Result<Vec<Cause>> {
         if depth > DEEPEST || old.digest == new.digest {
             return Ok(Vec::new());
         }
-        let ledger = self.ledger(grounds)?;
+        let ledger = self.ledger(view)?;
         let making = |side: &Side| match side.digest {
             Some(digest) => ledger.making(&digest, &side.hint, &|_| false),
             None => Ok(None),
@@ -55,7 +56,7 @@ impl Causes<'_> {
         let (before, now) = match (before, now) {
             (Some(before), Some(now)) => (before, now),
             (before, now) if before.is_none() && now.is_none() || old.digest.is_some() && new.digest.is_some() => {
-                return Ok(vec![self.by_hand(old, new, field, grounds)?]);
+                return Ok(vec![self.by_hand(old, new, field, view)?]);
             }
             // New or gone: the way of what there is leads to what was put there or taken away.
             (before, now) => {
@@ -68,8 +69,8 @@ impl Causes<'_> {
                 let Some((digest, name)) = first else { return Ok(Vec::new()) };
                 let none = Side::default();
                 return match old.digest {
-                    Some(_) => self.between(&old.input(digest, &made), &none, &name, grounds, depth + 1),
-                    None => self.between(&none, &new.input(digest, &made), &name, grounds, depth + 1),
+                    Some(_) => self.between(&old.input(digest, &made), &none, &name, view, depth + 1),
+                    None => self.between(&none, &new.input(digest, &made), &name, view, depth + 1),
                 };
             }
         };
@@ -88,7 +89,7 @@ impl Causes<'_> {
                 }
                 _ => continue,
             };
-            causes.extend(self.between(&old, &new, &field, grounds, depth + 1)?);
+            causes.extend(self.between(&old, &new, &field, view, depth + 1)?);
         }
         Ok(causes)
     }
@@ -101,7 +102,7 @@ impl Causes<'_> {
         let name = now.place.as_ref().and_then(|place| place.stage.as_deref());
         let stage = name.and_then(|name| self.pipeline.stage(name));
         let cause = |reason: Reason| match (stage, &reason) {
-            (Some(stage), _) => self.alone(stage, &reason),
+            (Some(stage), _) => self.by_itself(stage, &reason),
             (None, Reason::VersionRaised { .. }) => Cause::of(Some(Who::Program), reason),
             (None, _) => Cause::of(Some(Who::You), reason),
         };
@@ -117,12 +118,12 @@ impl Causes<'_> {
     }
 
     /// Contents that no stage made were put there or taken away by somebody.
-    fn by_hand(&self, old: &Side, new: &Side, field: &str, grounds: &Grounds<'_>) -> Result<Cause> {
-        let ledger = self.ledger(grounds)?;
+    fn by_hand(&self, old: &Side, new: &Side, field: &str, view: &View<'_>) -> Result<Cause> {
+        let ledger = self.ledger(view)?;
         let shown_side = if new.digest.is_some() { new } else { old };
         let place = shown_side.digest.and_then(|digest| ledger.places(&digest).first());
         let name = shown_side.hint.item.clone().or_else(|| place.map(|place| place.item.clone())).unwrap_or_default();
-        let change = self.change(&name, field, old.digest, new.digest, grounds);
+        let change = self.change(&name, field, old.digest, new.digest, view);
         let items = vec![name.clone()];
         let photos = matches!(field, "image" | "photo");
         let file = change.file.as_ref().map(|file| shown(file));

@@ -6,7 +6,7 @@ use crate::engine::kind::params::{ParamValue, Params};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::{Node, Value};
 use crate::sd::prompt::emphasis;
-use crate::stages::resize::Size;
+use crate::stages::shared::size::Size;
 
 crate::params! {
     /// A prompt with settings of its own; what is not given is the stage's.

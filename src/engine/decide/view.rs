@@ -1,0 +1,23 @@
+//! What a decision rests on. Plain data; unaware of what is decided.
+
+use std::collections::HashSet;
+
+use crate::engine::cache::Cache;
+use crate::engine::cache::digest::Digest;
+use crate::engine::decide::files::ArtifactFiles;
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::lock_file::LockFile;
+
+/// The pipeline, the cache and the lock as one command sees them.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub pipeline: &'a Pipeline,
+    pub cache: &'a Cache,
+    pub files: &'a ArtifactFiles<'a>,
+    /// As it was when the run began.
+    pub lock: &'a LockFile,
+    /// Stages requested on the command line, and not only needed by others.
+    pub requested: &'a [usize],
+    /// Digests that stand for contents that are not known yet.
+    pub unknown: &'a HashSet<Digest>,
+}

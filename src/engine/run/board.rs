@@ -1,0 +1,112 @@
+//! How far each stage of a run is, and what it gives so far. Only the scheduler and the runner of a stage know it. Unaware of what a stage does.
+//!
+//! ```text
+//! waiting ──start──► running ──end──► ended
+//!    ▲                  │ publish: consumers that wait run on what is there
+//!    └── add_inline ────┘
+//! ```
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::engine::graph::pipeline::Producer;
+use crate::engine::graph::selection::Ask;
+use crate::engine::kind::item_tree::Given;
+use crate::engine::kind::stage::Form;
+use crate::engine::run::run_context::RunContext;
+
+/// One place for each stage of the pipeline.
+pub(crate) struct Board {
+    places: Mutex<Vec<Place>>,
+}
+
+/// How far a stage is.
+#[derive(Clone, Debug)]
+struct Place {
+    phase: Phase,
+    given: Given,
+    inline: Inline,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Running,
+    Ended,
+}
+
+/// What a stage did while one that it reads was still publishing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Inline {
+    pub(crate) ran: usize,
+    pub(crate) seconds: f64,
+}
+
+impl Board {
+    /// All stages wait.
+    pub(crate) fn new(stages: usize) -> Self {
+        let place = Place { phase: Phase::Waiting, given: Given::Nothing, inline: Inline::default() };
+        Self { places: Mutex::new(vec![place; stages]) }
+    }
+
+    fn places(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a stage waits and all that it reads has ended.
+    pub(crate) fn is_ready(&self, ctx: &RunContext<'_>, index: usize) -> bool {
+        let places = self.places();
+        places[index].phase == Phase::Waiting
+            && ctx.pipeline.producers(index).all(|producer| places[producer].phase == Phase::Ended)
+    }
+
+    pub(crate) fn start(&self, index: usize) {
+        self.places()[index].phase = Phase::Running;
+    }
+
+    /// From here on stages that read `index` may start.
+    pub(crate) fn end(&self, index: usize, given: Given) {
+        let place = &mut self.places()[index];
+        place.phase = Phase::Ended;
+        place.given = given;
+    }
+
+    /// What a stage that has not ended gives so far.
+    pub(crate) fn publish(&self, index: usize, given: Given) {
+        self.places()[index].given = given;
+    }
+
+    /// What a producer gives, as far as it is known.
+    pub(crate) fn given(&self, ctx: &RunContext<'_>, producer: Producer) -> Given {
+        match producer {
+            Producer::Input(index) => ctx.intake.given.get(&index).cloned().unwrap_or(Given::Nothing),
+            Producer::Stage(index) => self.places()[index].given.clone(),
+        }
+    }
+
+    pub(crate) fn inline(&self, index: usize) -> Inline {
+        self.places()[index].inline
+    }
+
+    pub(crate) fn add_inline(&self, index: usize, more: Inline) {
+        let inline = &mut self.places()[index].inline;
+        inline.ran += more.ran;
+        inline.seconds += more.seconds;
+    }
+
+    /// Stages that read `index`, are asked for and still wait, though all else that they read is there.
+    pub(crate) fn waiting_consumers(&self, ctx: &RunContext<'_>, index: usize) -> Vec<usize> {
+        let places = self.places();
+        let is_there =
+            |producer: usize| places[producer].phase == Phase::Ended && matches!(places[producer].given, Given::Whole(_));
+        ctx.needed
+            .iter()
+            .copied()
+            .filter(|&consumer| matches!(ctx.pipeline.stages[consumer].stage.form(), Form::Items(_)))
+            .filter(|&consumer| places[consumer].phase == Phase::Waiting)
+            // One that is forced runs once, in its own turn.
+            .filter(|&consumer| matches!(ctx.options.selection.ask(consumer), Ask::Complete))
+            .filter(|&consumer| ctx.pipeline.producers(consumer).any(|producer| producer == index))
+            .filter(|&consumer| ctx.pipeline.producers(consumer).all(|producer| producer == index || is_there(producer)))
+            .collect()
+    }
+}

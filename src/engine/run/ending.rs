@@ -1,0 +1,24 @@
+//! How a stage of a run ended. Unaware of how it ran.
+
+use crate::engine::kind::item_tree::Given;
+use crate::engine::run::events::{Counts, StageState};
+
+/// How a stage ended.
+pub(crate) struct Ending {
+    pub(crate) state: StageState,
+    pub(crate) given: Given,
+    pub(crate) counts: Counts,
+    pub(crate) note: Option<String>,
+    pub(crate) waits_for_user: bool,
+    pub(crate) came_out_the_same: bool,
+}
+
+impl Ending {
+    pub(crate) fn new(state: StageState, given: Given, counts: Counts) -> Self {
+        Self { state, given, counts, note: None, waits_for_user: false, came_out_the_same: false }
+    }
+
+    pub(crate) fn note(self, note: impl Into<String>) -> Self {
+        Self { note: Some(note.into()), ..self }
+    }
+}

@@ -1,0 +1,43 @@
+//! Waits for other processes: one that runs the same pipeline, or one that computes the same key. Unaware of what is run.
+
+use anyhow::Result;
+
+use crate::engine::cache::Cache;
+use crate::engine::cache::digest::Digest;
+use crate::engine::cache::locks::{KeyLock, PipelineLock};
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::run::control::Wishes;
+use crate::engine::run::events::{Event, Observer};
+use crate::engine::run::run_context::RunContext;
+
+/// Waits until no other process runs the pipeline; `None` if the user does not want to wait.
+pub(crate) fn wait_for_pipeline(
+    pipeline: &Pipeline,
+    cache: &Cache,
+    observer: &dyn Observer,
+    wishes: &Wishes,
+) -> Result<Option<PipelineLock>> {
+    let mut told = false;
+    let lock = cache.lock_pipeline(&pipeline.folder, &mut |holder| {
+        if let (false, Some(holder)) = (told, holder) {
+            let message = format!("waiting for process {} on {}, which runs this pipeline", holder.process, holder.host);
+            observer.event(Event::Said { stage: None, message });
+            told = true;
+        }
+        !wishes.interrupted()
+    })?;
+    if lock.is_some() {
+        cache.sweep_run_files(&pipeline.folder)?;
+    }
+    Ok(lock)
+}
+
+/// Waits until no other process computes `key`; `None` if the user does not want to wait.
+pub(crate) fn wait_for_key(ctx: &RunContext<'_>, stage: &str, key: &Digest) -> Result<Option<KeyLock>> {
+    if let Some(lock) = ctx.cache.try_lock_key(key)? {
+        return Ok(Some(lock));
+    }
+    let message = "another run is at it; waiting for its result".to_string();
+    ctx.scope.observer.event(Event::Said { stage: Some(stage.to_string()), message });
+    ctx.cache.lock_key(key, &mut || !ctx.scope.wishes.interrupted())
+}

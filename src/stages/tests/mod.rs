@@ -1,0 +1,3 @@
+//! Tests of stages that need what only the crate sees: faults of the disk. All others are in `tests/stages`.
+
+mod disturbed;
