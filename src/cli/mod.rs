@@ -1,69 +1,48 @@
-//! The commands. The only part of the program that prints or decides an exit code: 0 done, 1 a stage failed, 2 the pipeline file or the
-//! arguments are wrong.
+//! What does a command do, and how is it said? The only wing that prints or exits.
+//!
+//! Each room answers one question. A room imports those below it in this list, never one above it; `tests/tidy.rs` holds the table.
+//!
+//! ```text
+//! commands  what does each command do?
+//! walls     what may a command write, and which programs may it start?
+//! device    which device and which process run the networks?
+//! target    which pipeline, stages and cache is a command about?
+//! global    which options does every command take?
+//! networks  what does this program do with networks?
+//! exit      with which exit code does a command end?
+//! terminal  how is it printed?
+//! ```
+//!
+//! This file is the command line, and the way from it to a command.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::cli::terminal::{Paint, Painted, errors_take_colours, escaped, tell, tell_painted};
+#[cfg(feature = "nn")]
+use crate::cli::commands::{bench, self_test};
+use crate::cli::commands::{
+    check, completions, do_kind, doctor, edits, explain, fsck, gc, graph, init, libtorch, plan, restore, run, skip, stages,
+    status, stop, watch,
+};
+use crate::cli::exit::{WRONG, report};
+use crate::cli::global::Global;
+use crate::cli::networks::Networks;
+use crate::cli::terminal::output::{escaped, tell};
 use crate::cli::walls::Reach;
 use crate::computer::machine::walls::Programs;
-use crate::engine::graph::load::{self, load};
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::inputs::sources::{Surroundings, home_expanded};
-use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
-use crate::stages::KINDS;
 
-pub mod console;
-pub mod doctor;
-pub mod render;
+pub mod commands;
 pub mod terminal;
 
-#[cfg(feature = "nn")]
-mod admission;
-#[cfg(feature = "nn")]
-mod bench;
-#[cfg(feature = "libtorch")]
-mod best_device;
-mod cache_folder;
-mod check;
-mod check_photos;
-#[cfg(feature = "nn")]
-mod compared;
-mod completions;
-mod device_line;
-mod do_kind;
-mod edits;
-mod explain;
-mod fsck;
-mod gc;
-mod graph;
-mod init;
-mod keys;
-mod launch;
-mod libtorch;
-#[cfg(feature = "nn")]
+mod device;
+mod exit;
+mod global;
 mod networks;
-mod plan;
-mod progress_line;
-mod restore;
-mod run;
-mod run_status;
-mod selection;
-#[cfg(feature = "nn")]
-mod self_test;
-mod skip;
-mod stages;
-mod status;
-mod stop;
+mod target;
 mod walls;
-mod watch;
-#[cfg(feature = "libtorch")]
-mod worker;
-#[cfg(feature = "libtorch")]
-mod worker_end;
 
 /// Teaches Stable Diffusion a new concept: one file, one command, from photos to a usable LoRA.
 #[derive(Parser)]
@@ -159,178 +138,31 @@ impl Command {
             Self::Bench(arguments) => bench::run(arguments, global),
             #[cfg(feature = "nn")]
             Self::SelfTest(arguments) => self_test::run(arguments, global),
-            Self::Completions(arguments) => completions::run(arguments, global),
+            Self::Completions(arguments) => completions::run(arguments, &mut Cli::command()),
             Self::Stages(arguments) => stages::run(arguments, global),
         }
     }
 }
 
-/// What every command takes.
-#[derive(Args)]
-pub struct Global {
-    /// The folder of cached artifacts [env: LORAMILL_CACHE]
-    #[arg(long, global = true, value_name = "DIR")]
-    cache: Option<PathBuf>,
-    /// Say only what went wrong
-    #[arg(short, long, global = true)]
-    quiet: bool,
-    /// What this program does with networks; `None` if it leaves that to another.
-    #[cfg(feature = "nn")]
-    #[arg(skip)]
-    networks: Option<&'static networks::Networks>,
-}
-
-impl Global {
-    /// The cache that the user asks for, if any.
-    pub fn cache(&self) -> Option<PathBuf> {
-        let from_environment = || std::env::var_os("LORAMILL_CACHE").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-        let asked = self.cache.clone().or_else(from_environment)?;
-        // A shell leaves the `~` of `--cache=~/x` as it is.
-        let home = std::env::var("HOME").ok();
-        Some(asked.to_str().map(|text| home_expanded(text, home.as_deref())).unwrap_or(asked))
-    }
-
-    /// As on a command line.
-    #[cfg_attr(not(feature = "libtorch"), allow(dead_code, reason = "only a worker is given a command line"))]
-    pub fn written(&self) -> Vec<std::ffi::OsString> {
-        let cache = self.cache.iter().flat_map(|cache| ["--cache".into(), cache.clone().into()]);
-        cache.chain(self.quiet.then(|| "--quiet".into())).collect()
-    }
-
-    /// What computes on a device, for people; nothing in a program that opens no networks.
-    #[cfg(feature = "nn")]
-    pub fn describe_device(&self, device: &str) -> Option<String> {
-        self.networks.map(|networks| (networks.describe_device)(device))
-    }
-
-    #[cfg(not(feature = "nn"))]
-    pub const fn describe_device(&self, _: &str) -> Option<String> {
-        None
-    }
-
-    pub const fn is_quiet(&self) -> bool {
-        self.quiet
-    }
-
-    /// A line for the user, on stderr; kept back by `--quiet`.
-    pub fn say(&self, line: &str) {
-        if !self.quiet {
-            tell(&format!("{line}\n"));
-        }
-    }
-}
-
-/// What every command takes that reads a pipeline.
-#[derive(Args, Clone, Debug)]
-pub struct PipelineArguments {
-    /// The pipeline: a folder or its file [default: pipeline.yaml here]
-    #[arg(value_name = "PIPELINE")]
-    pipeline: Option<PathBuf>,
-    /// Another value for this time: `--set train.network.rank=16`
-    #[arg(long = "set", value_name = "PATH=VALUE")]
-    settings: Vec<String>,
-}
-
-impl PipelineArguments {
-    pub const fn new(pipeline: Option<PathBuf>, settings: Vec<String>) -> Self {
-        Self { pipeline, settings }
-    }
-
-    /// The pipeline, if it was named.
-    pub fn named(&self) -> Option<&Path> {
-        self.pipeline.as_deref()
-    }
-}
-
-/// Reads and checks the pipeline that the user means.
-///
-/// # Errors
-/// `WrongFile` with all that is wrong in it, `WrongArguments` if there is none.
-pub fn open(arguments: &PipelineArguments) -> anyhow::Result<Pipeline> {
-    let file = pipeline_file(arguments.pipeline.as_deref())?;
-    let mut diagnostics = Diagnostics::default();
-    let surroundings = Surroundings::of_process(&mut diagnostics);
-    let problems = match load(&file, &arguments.settings, &surroundings, KINDS) {
-        Ok(pipeline) if diagnostics.is_empty() => return Ok(pipeline),
-        Ok(_) => Vec::new(),
-        Err(problems) => problems,
-    };
-    Err(WrongFile(diagnostics.into_sorted().into_iter().chain(problems).collect()).into())
-}
-
-/// The pipeline that the user means, without a look at its photos; `None` if anything is wrong with it.
-pub fn glance(arguments: &PipelineArguments) -> Option<Pipeline> {
-    let file = pipeline_file(arguments.pipeline.as_deref()).ok()?;
-    let mut diagnostics = Diagnostics::default();
-    let surroundings = Surroundings::of_process(&mut diagnostics);
-    let pipeline = load::glance(&file, &arguments.settings, &surroundings, KINDS).ok()?;
-    diagnostics.is_empty().then_some(pipeline)
-}
-
-fn pipeline_file(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    const NAME: &str = "pipeline.yaml";
-    let wrong = |message: String| Err(WrongArguments(message).into());
-    let Some(given) = given else {
-        let here = PathBuf::from(NAME);
-        if here.exists() {
-            return Ok(here);
-        }
-        return wrong(format!("there is no `{NAME}` here: name a pipeline, or make one with `loramill init NAME`"));
-    };
-    if given.is_dir() {
-        let inside = given.join(NAME);
-        if inside.exists() {
-            return Ok(inside);
-        }
-        return wrong(format!("there is no `{NAME}` in `{}`", given.display()));
-    }
-    if given.exists() {
-        return Ok(given.to_path_buf());
-    }
-    let among_pipelines = Path::new("pipelines").join(given);
-    if among_pipelines.join(NAME).exists() {
-        return wrong(format!("there is no `{}`: did you mean `{}`?", given.display(), among_pipelines.display()));
-    }
-    wrong(format!("there is no `{}`", given.display()))
-}
-
-/// The exit code where the pipeline file or the arguments are wrong.
-pub const WRONG: u8 = 2;
-
-/// A file of the user's that is wrong: exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", render::problems(.0, false).to_string().trim_end())]
-pub struct WrongFile(pub Vec<Diagnostic>);
-
-/// Arguments that make no sense together: exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct WrongArguments(pub String);
-
 /// The program that people start. Where a library of a device takes long to load, it leaves networks to the worker.
 pub fn main() -> ExitCode {
-    #[cfg(all(feature = "nn", not(feature = "libtorch")))]
-    return obey(std::env::args_os(), Some(&networks::NETWORKS));
+    #[cfg(not(feature = "libtorch"))]
+    let networks = networks::opened_here();
+    // Not to refer to it keeps the library out of this program.
     #[cfg(feature = "libtorch")]
-    return obey(std::env::args_os(), None);
-    #[cfg(not(feature = "nn"))]
-    return obey(std::env::args_os());
+    let networks = None;
+    obey(std::env::args_os(), networks)
 }
 
 /// The worker.
-#[cfg(feature = "libtorch")]
 pub fn worker() -> ExitCode {
-    match worker::take_orders() {
-        Ok(()) => obey(std::env::args_os(), Some(&networks::NETWORKS)),
+    match device::orders::take() {
+        Ok(()) => obey(std::env::args_os(), networks::opened_here()),
         Err(error) => report(&error),
     }
 }
 
-fn obey(
-    arguments: impl IntoIterator<Item = OsString>,
-    #[cfg(feature = "nn")] networks: Option<&'static networks::Networks>,
-) -> ExitCode {
-    #[allow(unused_mut, reason = "a build without networks sets nothing")]
+fn obey(arguments: impl IntoIterator<Item = OsString>, networks: Option<&'static Networks>) -> ExitCode {
     let mut cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -343,11 +175,10 @@ fn obey(
             return ExitCode::from(WRONG);
         }
     };
-    #[cfg(feature = "nn")]
     if let Some(networks) = networks {
-        crate::stages::shared::linked::link(networks.stages);
-        cli.global.networks = Some(networks);
+        (networks.link)();
     }
+    cli.global.set_networks(networks);
     cli.command.reach(&cli.global).raise(&cli.command.programs());
     match cli.command.run(&cli.global) {
         Ok(code) => code,
@@ -355,36 +186,10 @@ fn obey(
     }
 }
 
-/// Says what went wrong, and gives the exit code for it.
-fn report(error: &anyhow::Error) -> ExitCode {
-    if let Some(WrongFile(problems)) = error.downcast_ref() {
-        tell_painted(&render::problems(problems, errors_take_colours()));
-        return ExitCode::from(WRONG);
-    }
-    complain(&format!("{error:#}"));
-    ExitCode::from(if error.is::<WrongArguments>() { WRONG } else { 1 })
-}
-
-/// Something went wrong that does not end the command; also told with `--quiet`.
-pub fn complain(problem: &str) {
-    let mut line = Painted::new(errors_take_colours());
-    line.paint(Paint::BoldRed, "error");
-    line.add(&format!(": {problem}\n"));
-    tell_painted(&line);
-}
-
-/// A path as the user would write it: without the `./` of a pipeline that lies here.
-pub fn shown(path: &Path) -> std::path::Display<'_> {
-    path.strip_prefix(".").unwrap_or(path).display()
-}
-
-/// `1 photo`, `24 photos`.
-pub fn counted(count: usize, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

@@ -6,8 +6,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cli::launch::needs_card;
-use crate::cli::{Global, cache_folder, pipeline_file};
+use crate::cli::device::names::needs_card;
+use crate::cli::device::orders::HAS_WORKER;
+use crate::cli::device::start;
+use crate::cli::global::Global;
+use crate::cli::target::cache_folder;
+use crate::cli::target::pipeline::folder_of;
 use crate::computer::machine::walls::{self, Programs};
 use crate::engine::gc::git_program;
 use crate::engine::inputs::project_bounds;
@@ -103,18 +107,7 @@ pub fn programs_to_look() -> Programs {
 
 /// What runs networks, where that is another program.
 fn worker() -> Option<PathBuf> {
-    #[cfg(feature = "libtorch")]
-    let worker = crate::cli::worker::program().ok();
-    #[cfg(not(feature = "libtorch"))]
-    let worker = None;
-    worker
-}
-
-/// The folder of a pipeline; `None` if there is none.
-pub fn folder_of(pipeline: Option<&Path>) -> Option<PathBuf> {
-    let file = pipeline_file(pipeline).ok()?;
-    let folder = file.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    Some(folder.to_path_buf())
+    if HAS_WORKER { start::program().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -154,10 +147,7 @@ mod tests {
     fn run_with_a_bug(project: &Path) {
         plant_a_bug(project);
         let arguments: [OsString; 4] = ["loramill".into(), "run".into(), project.into(), "--progress=plain".into()];
-        #[cfg(feature = "nn")]
         let _ = crate::cli::obey(arguments, None);
-        #[cfg(not(feature = "nn"))]
-        let _ = crate::cli::obey(arguments);
     }
 
     fn project(above: &Path) -> PathBuf {

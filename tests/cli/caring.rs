@@ -88,7 +88,7 @@ fn gc_says_what_would_go_and_deletes_it_only_if_asked_to() {
     let without = json(folder, &["gc", "--json", "--no-history"]);
     assert!(without["garbage"].as_array().expect("a list").iter().any(|part| part["kind"] == "resize"), "{without}");
     let (code, stdout, _) = said(&loramill(folder, &["gc", "--max-size", "1k"]));
-    assert!(code == 0 && stdout.contains("would be evicted") && stdout.contains("are left, more than 1.0 kB"), "{stdout}");
+    assert!(code == 0 && stdout.contains("would be evicted") && stdout.contains("remain, more than 1.0 kB"), "{stdout}");
     let (code, _, stderr) = said(&loramill(folder, &["gc", "--max-size", "much"]));
     assert!(code == 2 && stderr.contains("`much` is not a size"), "{stderr}");
 }
@@ -206,7 +206,7 @@ fn a_folder_that_is_no_cache_is_left_alone() {
     fs::create_dir_all(folder.path().join("cache/objects/ab")).expect("made");
     for arguments in [["gc", "--yes"], ["fsck", "--repair"]] {
         let (code, _, stderr) = said(&loramill(folder.path(), &arguments));
-        assert!(code == 2 && stderr.contains("is no cache of loramill"), "{stderr}");
+        assert!(code == 2 && stderr.contains("is not a loramill cache"), "{stderr}");
     }
     assert_eq!(fs::read_dir(folder.path().join("cache")).expect("there").count(), 1);
 }
@@ -299,7 +299,7 @@ fn a_cache_of_another_program_above_a_project_is_passed_over() {
     run(&project);
     assert!(project.join("cache/objects").is_dir());
     let (code, _, stderr) = said(&loramill(around.path(), &["gc", "--yes"]));
-    assert!(code == 2 && stderr.contains("is no cache of loramill"), "{stderr}");
+    assert!(code == 2 && stderr.contains("is not a loramill cache"), "{stderr}");
 }
 
 #[test]

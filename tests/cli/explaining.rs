@@ -118,7 +118,7 @@ fn a_stale_output_and_its_stage_say_who_changed_what() {
         );
     }
     let shown = explained(folder, &["explain", "out/resize/star-00.png"]);
-    assert!(shown.contains("\n  stale: `resize` would make it anew\n    you: `size` changed"), "{shown}");
+    assert!(shown.contains("\n  stale: `resize` would make it again\n    you: `size` changed"), "{shown}");
     let stage = json(folder, &["explain", "resize", "--json"]);
     assert_eq!((&stage["state"], &stage["causes"][0]["who"]), (&Value::from("dirty"), &Value::from("you")));
     assert_eq!((&stage["causes"][0]["old"][0], &stage["causes"][0]["new"][0]), (&Value::from(32), &Value::from(24)));

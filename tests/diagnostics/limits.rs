@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use loramill::cli::render::problems;
+use loramill::cli::terminal::render::problems;
 use loramill::engine::graph::load::load;
 
 use super::{kinds::KINDS, surroundings};

@@ -8,7 +8,7 @@ mod pipelines;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use loramill::cli::render::problems;
+use loramill::cli::terminal::render::problems;
 use loramill::engine::graph::load::load;
 use loramill::engine::graph::pipeline::Pipeline;
 use loramill::engine::inputs::sources::Surroundings;

@@ -31,7 +31,7 @@ fn loaded(text: &str, settings: &[&str]) -> Pipeline {
     fs::write(file.path(), text).expect("written");
     let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
     load(file.path(), &settings, &surroundings(), KINDS)
-        .map_err(|found| loramill::cli::render::problems(&found, false).to_string())
+        .map_err(|found| loramill::cli::terminal::render::problems(&found, false).to_string())
         .expect("a sound pipeline")
 }
 

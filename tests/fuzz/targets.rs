@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use loramill::cli::render;
+use loramill::cli::terminal::render;
 use loramill::engine::cache::Cache;
 use loramill::engine::cache::digest::Digest;
 use loramill::engine::cache::fsck::{Damage, Depth};

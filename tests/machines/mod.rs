@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use loramill::cli::doctor::{Detail, exit_code, text, to_json};
+use loramill::cli::commands::doctor::{Detail, exit_code, text, to_json};
 use loramill::computer::doctor::scrub::scrubbed;
 use loramill::computer::doctor::{Build, Diagnosis, Patient, SelfTest, State, examine};
 use loramill::computer::machine::Machine;

@@ -1,0 +1,57 @@
+//! The early end of a run: nothing changed since one that found nothing to do, which is known without listing a photo. Only spares time; a run
+//! without it does the same.
+
+use crate::cli::global::Global;
+use crate::cli::target::cache_folder::open_cache;
+use crate::cli::target::selection::SelectionArguments;
+use crate::cli::target::targets::TargetArguments;
+use crate::cli::terminal::console::Console;
+use crate::engine::cache::Cache;
+use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::graph::selection::Selection;
+use crate::engine::run::control::Wishes;
+use crate::engine::run::noop::{self, Footing, Repeated};
+use crate::engine::run::run_record::RunRecord;
+
+/// What is known before photos are listed.
+pub enum EarlyEnd {
+    /// The run is over. The pipeline does not know its photos.
+    NothingToDo(Box<Pipeline>, RunRecord),
+    /// The run must look at everything. With what it rests on, where a later run may end early after it.
+    No(Option<Footing>),
+}
+
+impl EarlyEnd {
+    pub fn footing(self) -> Option<Footing> {
+        match self {
+            Self::NothingToDo(..) => None,
+            Self::No(footing) => footing,
+        }
+    }
+}
+
+/// Reads the pipeline file and compares with what the run before left word of.
+///
+/// # Errors
+/// If the cache cannot be read. Whatever is wrong with the pipeline is found again, and said, where everything is looked at.
+pub fn look(
+    what: &TargetArguments,
+    which: &SelectionArguments,
+    console: &Console,
+    wishes: &Wishes,
+    global: &Global,
+) -> anyhow::Result<EarlyEnd> {
+    let Some((pipeline, selection, cache)) = glance(what, which, global) else { return Ok(EarlyEnd::No(None)) };
+    match noop::repeat(&pipeline, &cache, &selection, console, wishes)? {
+        Repeated::AtRest(record) => Ok(EarlyEnd::NothingToDo(Box::new(pipeline), record)),
+        Repeated::Changed => Ok(EarlyEnd::No(None)),
+        Repeated::Unknown => Ok(EarlyEnd::No(Footing::take(&pipeline, &cache, &selection)?)),
+    }
+}
+
+fn glance(what: &TargetArguments, which: &SelectionArguments, global: &Global) -> Option<(Pipeline, Selection, Cache)> {
+    let (pipeline, targets) = what.glance()?;
+    let selection = which.of(&pipeline, targets).ok()?;
+    let cache = open_cache(&pipeline, global).ok()?;
+    Some((pipeline, selection, cache))
+}

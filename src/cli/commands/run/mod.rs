@@ -1,0 +1,100 @@
+//! `loramill run`: builds what a pipeline lacks.
+//!
+//! `perform` is one run, for `watch` too. `early_end` spares it where nothing changed since a run that found nothing to do.
+
+pub(crate) mod arguments;
+mod early_end;
+pub(crate) mod perform;
+mod run_status;
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::cli::commands::plan;
+use crate::cli::commands::run::arguments::RunArguments;
+use crate::cli::commands::run::early_end::{EarlyEnd, look};
+use crate::cli::commands::run::perform::{Performed, Turn, summarise};
+use crate::cli::device::check::check_device;
+use crate::cli::device::request::this_command_line;
+use crate::cli::device::signals::listen_to_signals;
+use crate::cli::exit::INTERRUPTED;
+use crate::cli::global::Global;
+use crate::cli::target::cache_folder::open_cache;
+use crate::cli::target::pipeline::refuse_unusable;
+use crate::cli::target::selection::SelectionArguments;
+use crate::cli::target::targets::TargetArguments;
+use crate::cli::terminal::console::{Console, Verb};
+use crate::cli::walls::Reach;
+use crate::computer::machine::process::peak_memory;
+use crate::engine::cache::bytes::size;
+use crate::engine::run::control::Wishes;
+use crate::engine::run::run_record::RunRecord;
+
+/// Build what changed since the last run
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    what: TargetArguments,
+    #[command(flatten)]
+    which: SelectionArguments,
+    #[command(flatten)]
+    how: RunArguments,
+    /// Show what would run, without running it
+    #[arg(long)]
+    dry_run: bool,
+    /// Also print the peak memory
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+impl Arguments {
+    /// What the command may write.
+    pub fn reach(&self, global: &Global) -> Reach {
+        Reach::project(self.what.pipeline().as_deref(), global).unless_on_card(&self.how.device)
+    }
+}
+
+pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let wishes = Wishes::default();
+    listen_to_signals(&wishes)?;
+    if arguments.dry_run {
+        plan::print_plan(&arguments.what, &arguments.which, global)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let console = arguments.how.console(global.is_quiet());
+    let early_end = look(&arguments.what, &arguments.which, &console, &wishes, global)?;
+    if let EarlyEnd::NothingToDo(pipeline, record) = early_end {
+        console.close();
+        summarise(&console, &pipeline, &record);
+        return Ok(arguments.conclude(&console, &record));
+    }
+
+    let (pipeline, targets) = arguments.what.open()?;
+    let selection = arguments.which.of(&pipeline, targets)?;
+    check_device(&arguments.how.device, global)?;
+    let cache = open_cache(&pipeline, global)?;
+    if !arguments.how.keep_going {
+        refuse_unusable(&pipeline, &selection.needed(&pipeline))?;
+    }
+    let footing = early_end.footing();
+    let turn = Turn { pipeline: &pipeline, cache: &cache, selection, how: &arguments.how, written: this_command_line(), footing };
+    match turn.perform(&console, &wishes, global)? {
+        Performed::Here(record) => Ok(arguments.conclude(&console, &record)),
+        Performed::ByWorker(code) => Ok(code),
+    }
+}
+
+impl Arguments {
+    /// The last words of a run, and its exit code.
+    fn conclude(&self, console: &Console, record: &RunRecord) -> ExitCode {
+        if self.verbose {
+            console.line(Verb::Note, &format!("peak memory {}", peak_memory().map_or_else(|| "unknown".to_string(), size)));
+        }
+        match (record.interrupted, record.is_ok()) {
+            (true, _) => ExitCode::from(INTERRUPTED),
+            (false, true) => ExitCode::SUCCESS,
+            (false, false) => ExitCode::FAILURE,
+        }
+    }
+}

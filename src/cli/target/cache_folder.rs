@@ -1,0 +1,52 @@
+//! Which cache a command uses, and what is said of it. Unaware of what the command does there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::cli::exit::WrongArguments;
+use crate::cli::global::Global;
+use crate::cli::terminal::wording::shown;
+use crate::engine::cache::Cache;
+use crate::engine::cache::locate::is_ours;
+use crate::engine::graph::pipeline::Pipeline;
+
+/// The folder of the cache for a pipeline in `folder`; it need not be there.
+pub fn locate(folder: &Path, global: &Global) -> PathBuf {
+    Cache::locate(folder, global.cache().as_deref())
+}
+
+/// The cache for a pipeline in `folder`, which is made if it is not there.
+pub fn open_for(folder: &Path, global: &Global) -> anyhow::Result<Cache> {
+    open_at(&locate(folder, global), global)
+}
+
+/// The cache that belongs to a pipeline.
+pub fn open_cache(pipeline: &Pipeline, global: &Global) -> anyhow::Result<Cache> {
+    open_for(&pipeline.folder, global)
+}
+
+/// The cache in `root`. That it is another folder than its name says is told: the link is followed this once.
+pub fn open_at(root: &Path, global: &Global) -> anyhow::Result<Cache> {
+    let is_named = global.cache().is_some_and(|named| named == root);
+    let opened = if is_named { Cache::open_named(root) } else { Cache::open(root) };
+    let cache = opened.with_context(|| format!("opening the cache `{}`", root.display()))?;
+    if fs::symlink_metadata(root).is_ok_and(|found| found.is_symlink()) {
+        global.say(&format!("`{}` is a link: the cache is `{}`", shown(root), cache.root().display()));
+    }
+    Ok(cache)
+}
+
+/// The cache that a folder uses already.
+///
+/// # Errors
+/// There is none yet: then there is nothing to clean, and none is made.
+pub fn open_existing(folder: &Path, global: &Global) -> anyhow::Result<Cache> {
+    let root = locate(folder, global);
+    if !is_ours(&root) {
+        let text = format!("`{}` is not a loramill cache: name one with `--cache DIR`", root.display());
+        return Err(WrongArguments(text).into());
+    }
+    open_at(&root, global)
+}

@@ -1,0 +1,95 @@
+//! A pipeline and the stages of it that a command names. Unaware of what is done with them.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::exit::WrongFile;
+use crate::cli::target::pipeline::{PipelineArguments, glance, open, pipeline_file, split_names};
+use crate::cli::target::selection::stages_named;
+use crate::engine::graph::pipeline::{Pipeline, Producer};
+use crate::engine::inputs::input::Found;
+use crate::engine::inputs::picture_files::READ;
+use crate::engine::syntax::diagnostic::Diagnostics;
+
+/// A pipeline and stages of it.
+#[derive(Args, Clone, Debug)]
+pub struct TargetArguments {
+    /// The pipeline (a folder or its file; default: pipeline.yaml here), then stages to build with all they need [default: all that
+    /// are not `default: false`]
+    #[arg(value_name = "PIPELINE|STAGE")]
+    names: Vec<String>,
+    /// Override a value for this command: `--set train.network.rank=16`
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    settings: Vec<String>,
+}
+
+impl TargetArguments {
+    /// The pipeline, if one is named.
+    pub fn pipeline(&self) -> Option<PathBuf> {
+        split_names(&self.names).0
+    }
+
+    /// The pipeline, and the stages that are named.
+    ///
+    /// # Errors
+    /// `WrongFile`, or `WrongArguments` for a name that is no stage.
+    pub fn open(&self) -> anyhow::Result<(Pipeline, Vec<usize>)> {
+        let (pipeline, targets) = split_names(&self.names);
+        self.open_with(pipeline, targets)
+    }
+
+    /// As `open`, without a look at its photos; `None` if anything is wrong.
+    pub fn glance(&self) -> Option<(Pipeline, Vec<usize>)> {
+        let (pipeline, names) = split_names(&self.names);
+        let pipeline = glance(&PipelineArguments::new(pipeline, self.settings.clone()))?;
+        let targets = stages_named(&pipeline, names).ok()?;
+        Some((pipeline, targets))
+    }
+
+    /// The file of the pipeline, and the names of stages: told apart once, for who opens the pipeline again and again.
+    ///
+    /// # Errors
+    /// `WrongArguments` if there is no such file.
+    pub fn split(&self) -> anyhow::Result<(PathBuf, &[String])> {
+        let (pipeline, targets) = split_names(&self.names);
+        Ok((pipeline_file(pipeline.as_deref())?, targets))
+    }
+
+    /// As `open`, with what `split` gave.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_again(&self, file: &Path, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<usize>)> {
+        self.open_with(Some(file.to_path_buf()), targets)
+    }
+
+    /// As on a command line; names come last, since one may begin with a dash.
+    pub fn written(&self) -> Vec<String> {
+        let settings = self.settings.iter().map(|setting| format!("--set={setting}"));
+        settings.chain(["--".to_string()]).chain(self.names.iter().cloned()).collect()
+    }
+
+    fn open_with(&self, pipeline: Option<PathBuf>, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<usize>)> {
+        let pipeline = open(&PipelineArguments::new(pipeline, self.settings.clone()))?;
+        refuse_empty_folders(&pipeline)?;
+        let targets = stages_named(&pipeline, targets)?;
+        Ok((pipeline, targets))
+    }
+}
+
+/// A file may be sound before its photos are there; there is nothing to run then.
+fn refuse_empty_folders(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let mut diagnostics = Diagnostics::default();
+    for (index, input) in pipeline.inputs.iter().enumerate() {
+        let is_read = pipeline.stages.iter().flat_map(|stage| &stage.edges).any(|edge| edge.from == Producer::Input(index));
+        if let (true, Found::Photos { folder, files, skipped, .. }) = (is_read, &input.found)
+            && files.is_empty()
+            && skipped.is_empty()
+        {
+            let hint = format!("{READ} are read; looked in `{}`", folder.display());
+            diagnostics.report(&input.span, format!("`{}` holds no photos", input.written)).hint(hint);
+        }
+    }
+    if diagnostics.is_empty() { Ok(()) } else { Err(WrongFile(diagnostics.into_sorted()).into()) }
+}
