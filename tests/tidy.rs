@@ -1,5 +1,6 @@
 //! The rules of ARCHITECTURE.md and CONTRIBUTING.md that a machine can check.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -221,6 +222,60 @@ fn rooms_import_only_what_the_table_allows() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The path of a file as a module: `engine/run/items`, and `engine/run` of `engine/run/mod.rs`.
+fn module_of(path: &Path) -> PathBuf {
+    let path = path.with_extension("");
+    if path.ends_with("mod") { path.parent().expect("a mod.rs is in a folder").to_path_buf() } else { path }
+}
+
+#[test]
+fn the_methods_of_a_type_are_in_its_own_file_or_in_child_modules() {
+    let sources = sources();
+    let mut homes: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    let name_after = |line: &str, words: &[&str]| {
+        let line = line.trim_start();
+        // `pub`, `pub(super)`, `pub(in crate::stages)`
+        let line = match line.strip_prefix("pub") {
+            Some(rest) if rest.starts_with('(') => rest.split_once(") ").map_or(rest, |(_, rest)| rest),
+            Some(rest) => rest.trim_start(),
+            None => line,
+        };
+        let rest = words.iter().find_map(|word| line.strip_prefix(word))?;
+        Some(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>())
+    };
+    for (path, text) in &sources {
+        for line in without_tests(text).lines() {
+            if let Some(name) = name_after(line, &["struct ", "enum ", "union "]) {
+                homes.entry(name).or_default().push(module_of(path));
+            }
+        }
+    }
+    let mut wrong = Vec::new();
+    for (path, text) in &sources {
+        for line in without_tests(text).lines().filter(|line| line.starts_with("impl") && !line.contains(" for ")) {
+            let rest = line.trim_start_matches("impl");
+            // `impl<'a, T: Read> Name<'a, T> {`
+            let depth = |so_far: &mut i32, c: char| {
+                *so_far += i32::from(c == '<') - i32::from(c == '>');
+                Some((*so_far, c))
+            };
+            let end = if rest.starts_with('<') {
+                rest.chars().scan(0, depth).position(|(open, c)| open == 0 && c == '>').expect("the list ends") + 1
+            } else {
+                0
+            };
+            let name = name_after(&rest[end..], &[""]).expect("a type");
+            let own = module_of(path);
+            if let Some(homes) = homes.get(&name)
+                && !homes.iter().any(|home| own.starts_with(home))
+            {
+                wrong.push(format!("{}: methods of `{name}`, which is in {}", path.display(), homes[0].display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn no_arrow_of_the_table_leads_back() {
     for (place, (room, allowed)) in MAY_IMPORT.iter().enumerate() {
@@ -297,6 +352,25 @@ fn randomness_comes_from_random_rs_alone() {
 fn every_file_says_what_it_is() {
     for (path, text) in sources() {
         assert!(path == Path::new("main.rs") || text.starts_with("//! "), "{} does not open with what it is", path.display());
+    }
+}
+
+#[test]
+fn architecture_names_every_room_and_fits_a_page() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("readable");
+    for (number, line) in page.lines().enumerate() {
+        assert!(line.chars().count() <= 140, "ARCHITECTURE.md:{} has more than 140 columns", number + 1);
+        if line.trim_start().starts_with('|') {
+            assert!(
+                line.split('|').all(|cell| cell.chars().count() <= 200),
+                "ARCHITECTURE.md:{} has a cell of more than 200",
+                number + 1
+            );
+        }
+    }
+    for (room, _) in MAY_IMPORT.iter().filter(|(room, _)| room.contains('/')) {
+        let name = room.split('/').next_back().expect("there is a slash");
+        assert!(page.contains(&format!("`{name}")) || page.contains(&format!("{name}/")), "ARCHITECTURE.md does not name {room}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! The sizes of a Stable Diffusion 1.x model, worked out from the names and shapes in its file: SD 1.5 and a model a thousandth its size
 //! load by the same code. Unaware of how the networks compute.
 
+mod keys;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};

@@ -17,7 +17,6 @@ pub mod ckpt;
 pub mod drawable;
 pub mod family;
 pub mod key;
-pub mod keys;
 pub mod layout;
 
 pub mod metadata;

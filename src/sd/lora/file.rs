@@ -174,7 +174,7 @@ impl Lora {
             let name = layer_name(&address);
             let (down, up, alpha) = (factors.remove(&Part::Down), factors.remove(&Part::Up), factors.remove(&Part::Alpha));
             let read = || -> Result<(LoraModule, Option<f32>)> {
-                let mut module = LoraModule::assemble(down, up)?;
+                let mut module = assemble(down, up)?;
                 let alpha = match (&alpha, &address, config) {
                     (Some(alpha), ..) => Some(*alpha.to_f32()?.first().context("its alpha is empty")?),
                     (None, Address::Layer(path), Some(config)) => config.alpha(path, module.rank())?,
@@ -354,15 +354,13 @@ impl Sizes {
     }
 }
 
-impl LoraModule {
-    /// With alpha at the rank.
-    fn assemble(down: Option<TensorData>, up: Option<TensorData>) -> Result<Self> {
-        let shape = |tensor: &Option<TensorData>| tensor.as_ref().map(|tensor| tensor.shape.clone());
-        let sizes = Sizes::of(shape(&down).as_deref(), shape(&up).as_deref())?;
-        let values = |tensor: Option<TensorData>| tensor.map(|tensor| tensor.to_f32()).transpose().map(Option::unwrap_or_default);
-        let down = Matrix::new(sizes.rank, sizes.columns, values(down).context("its down factor")?);
-        let up = Matrix::new(sizes.outputs, sizes.rank, values(up).context("its up factor")?);
-        ensure!(down.values.iter().chain(&up.values).all(|value| value.is_finite()), NOT_FINITE);
-        Ok(Self { down, up, alpha: sizes.rank as f32, kernel: sizes.kernel })
-    }
+/// The factors of one layer, with alpha at the rank.
+fn assemble(down: Option<TensorData>, up: Option<TensorData>) -> Result<LoraModule> {
+    let shape = |tensor: &Option<TensorData>| tensor.as_ref().map(|tensor| tensor.shape.clone());
+    let sizes = Sizes::of(shape(&down).as_deref(), shape(&up).as_deref())?;
+    let values = |tensor: Option<TensorData>| tensor.map(|tensor| tensor.to_f32()).transpose().map(Option::unwrap_or_default);
+    let down = Matrix::new(sizes.rank, sizes.columns, values(down).context("its down factor")?);
+    let up = Matrix::new(sizes.outputs, sizes.rank, values(up).context("its up factor")?);
+    ensure!(down.values.iter().chain(&up.values).all(|value| value.is_finite()), NOT_FINITE);
+    Ok(LoraModule { down, up, alpha: sizes.rank as f32, kernel: sizes.kernel })
 }
