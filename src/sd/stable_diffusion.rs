@@ -50,6 +50,7 @@ impl StableDiffusion {
         Self { denoiser, vae }
     }
 
+    /// Where the weights of all three networks are.
     pub fn device(&self) -> &Device {
         self.denoiser.device()
     }
@@ -64,6 +65,7 @@ impl StableDiffusion {
         &mut self.denoiser
     }
 
+    /// From pictures to scaled latents and back. No LoRA adapts it.
     pub fn vae(&self) -> &Vae {
         &self.vae
     }

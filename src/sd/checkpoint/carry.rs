@@ -64,6 +64,7 @@ impl<'a> Carried<'a> {
         Ok(Self { file, dtype, infos, miscounted })
     }
 
+    /// Where the tensors come from.
     pub fn file(&self) -> &'a ModelFile {
         self.file
     }

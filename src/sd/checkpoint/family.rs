@@ -20,8 +20,9 @@ pub enum Family {
     Part(&'static str),
 }
 
-/// Empty tensors by which a file says what its UNet predicts: velocity; velocity at zero terminal SNR.
+/// The empty tensor by which a file says that its UNet predicts velocity.
 pub const V_PRED: &str = "v_pred";
+/// The empty tensor by which a file says, beside [`V_PRED`], that the last timestep of its noise schedule is pure noise.
 pub const ZTSNR: &str = "ztsnr";
 
 /// What a model's UNet predicts.

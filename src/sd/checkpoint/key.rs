@@ -1,8 +1,10 @@
 //! One tensor of a Stable Diffusion 1.x model by its names, LDM's and diffusers'. Unaware of which tensors there are.
 
-/// LDM's prefixes of the three networks in a single file.
+/// LDM's prefix of the UNet in a single file.
 pub const UNET_PREFIX: &str = "model.diffusion_model.";
+/// LDM's prefix of the VAE in a single file.
 pub const VAE_PREFIX: &str = "first_stage_model.";
+/// LDM's prefix of the text encoder in a single file of SD 1.x.
 pub const TEXT_PREFIX: &str = "cond_stage_model.transformer.";
 
 /// One tensor of a network.

@@ -70,6 +70,7 @@ pub struct Naming {
     pub style: Style,
 }
 
+/// Which program's names a file uses behind the prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Ldm,

@@ -81,6 +81,7 @@ impl ModelFile {
         Ok(Self { path: path.to_path_buf(), file, container, contents, checked })
     }
 
+    /// The path given to [`Self::open`], for messages: the tensors are read from the file that was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -90,6 +91,7 @@ impl ModelFile {
         Section { file: &self.file, at: start, end: u64::MAX }
     }
 
+    /// Told from the contents when the file was opened.
     pub fn container(&self) -> Container {
         self.container
     }

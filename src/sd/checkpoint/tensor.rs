@@ -84,6 +84,7 @@ impl Dtype {
         }
     }
 
+    /// The type that a safetensors header calls `name`; `None` if it is unknown here.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
@@ -106,6 +107,7 @@ impl Dtype {
         })
     }
 
+    /// The type of a storage class of PyTorch's pickles: `F16` of `HalfStorage`. `None` if it is unknown here.
     pub fn from_storage(class: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|dtype| dtype.storage() == Some(class))
     }
@@ -207,6 +209,7 @@ impl TensorData {
         Ok(Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes })
     }
 
+    /// Type and shape, as headers list them.
     pub fn info(&self) -> TensorInfo {
         TensorInfo { dtype: self.dtype, shape: self.shape.clone() }
     }

@@ -42,6 +42,10 @@ pub enum NotATemplate {
 }
 
 impl Template {
+    /// Spaces around the name of a place do not count.
+    ///
+    /// # Errors
+    /// If a place is unknown, or a brace is neither doubled nor part of a place.
     pub fn parse(text: &str) -> Result<Self, NotATemplate> {
         let mut parts = Vec::new();
         let mut plain = String::new();
@@ -70,6 +74,7 @@ impl Template {
         &self.text
     }
 
+    /// Whether `place` occurs in the template. Texts beside photos are only read for a template that asks for [`Place::Sidecar`].
     pub fn asks_for(&self, place: Place) -> bool {
         self.parts.contains(&Part::Place(place))
     }

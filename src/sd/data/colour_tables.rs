@@ -80,6 +80,7 @@ impl<'p> ColourTables<'p> {
         })
     }
 
+    /// Device numbers of a colour: 4 for inks, otherwise 3.
     pub fn channels(&self) -> usize {
         self.channels
     }

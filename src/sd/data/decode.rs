@@ -42,6 +42,7 @@ pub enum Background {
 }
 
 impl Background {
+    /// What stages lay transparent parts over unless their params say otherwise.
     pub const WHITE: Self = Self::Colour([255; 3]);
 }
 

@@ -17,6 +17,7 @@ pub struct Area {
 }
 
 impl Area {
+    /// All of `picture`.
     pub fn whole(picture: &RgbImage) -> Self {
         Self { left: 0.0, top: 0.0, width: picture.width().into(), height: picture.height().into() }
     }

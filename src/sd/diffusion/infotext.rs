@@ -25,15 +25,18 @@ pub struct Infotext {
 }
 
 impl Infotext {
+    /// Begins without pairs. An empty `negative` is left out of the text.
     pub fn new(prompt: impl Into<String>, negative: impl Into<String>) -> Self {
         Self { prompt: prompt.into(), negative: negative.into(), pairs: Vec::new() }
     }
 
+    /// Adds `key: value` behind the other pairs.
     pub fn pair(mut self, key: &str, value: impl ToString) -> Self {
         self.pairs.push((key.to_string(), value.to_string()));
         self
     }
 
+    /// The value of the first pair with this key, spelled as webui spells it: `CFG scale`.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.pairs.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
     }

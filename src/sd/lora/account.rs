@@ -78,6 +78,7 @@ pub struct Account {
     pub not_said: Vec<&'static str>,
 }
 
+/// What kind of model a file holds, told by the names of its tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelKind {
     Lora(Outline),

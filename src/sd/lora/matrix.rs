@@ -22,14 +22,20 @@ impl Matrix {
         Self { rows, columns, values }
     }
 
+    /// Every value begins at 0.
     pub fn zeros(rows: usize, columns: usize) -> Self {
         Self::new(rows, columns, vec![0.0; rows * columns])
     }
 
+    /// The `columns` values of a row.
+    ///
+    /// # Panics
+    /// If there are not that many rows.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.columns..][..self.columns]
     }
 
+    /// A copy with rows and columns exchanged: `[columns, rows]`.
     pub fn transposed(&self) -> Self {
         let mut values = Vec::with_capacity(self.values.len());
         for column in 0..self.columns {
@@ -69,6 +75,7 @@ impl Matrix {
         product
     }
 
+    /// The largest absolute value: 0 for an empty matrix; NaN does not count.
     pub fn largest(&self) -> f32 {
         self.values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
     }

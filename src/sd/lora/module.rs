@@ -15,6 +15,7 @@ pub struct LoraModule {
 }
 
 impl LoraModule {
+    /// The inner dimension of `up · down`.
     pub fn rank(&self) -> usize {
         self.up.columns
     }

@@ -65,6 +65,7 @@ impl LoraNetwork {
         self.alpha / self.rank as f64
     }
 
+    /// Values of all factors together.
     pub fn parameter_count(&self) -> usize {
         self.factors.iter().map(|factor| factor.values.len()).sum()
     }

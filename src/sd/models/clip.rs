@@ -11,6 +11,7 @@ use crate::sd::ops::activation::activate;
 use crate::sd::ops::arguments::{Activation, Mask};
 use crate::sd::ops::attention::attention;
 
+/// The structure of a text model. SD 1.x has that of OpenAI's CLIP ViT-L/14.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClipTextConfig {
     /// 768 in SD 1.x.
@@ -26,6 +27,7 @@ pub struct ClipTextConfig {
     pub activation: Activation,
 }
 
+/// Token and position embeddings, transformer layers with causal attention, and a final layer norm.
 #[derive(Debug)]
 pub struct ClipTextModel {
     /// `[vocabulary, width]`.
@@ -38,6 +40,10 @@ pub struct ClipTextModel {
 }
 
 impl ClipTextModel {
+    /// Takes the weights below `text_model` from `source`. No layer has an adapter yet.
+    ///
+    /// # Errors
+    /// If `source` lacks a tensor or has one of another shape.
     pub fn init(config: &ClipTextConfig, mut source: Source) -> Result<Self> {
         let mut source = source.at("text_model");
         let mut embeddings = source.at("embeddings");

@@ -25,6 +25,10 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// Takes `weight`, `[outputs, inputs]`, and `bias`, `[outputs]`, from `source`.
+    ///
+    /// # Errors
+    /// If `source` lacks a tensor or has one of another shape.
     pub fn init(mut source: Source, inputs: usize, outputs: usize) -> Result<Self> {
         Ok(Self { weight: source.tensor("weight", [outputs, inputs])?, bias: source.tensor("bias", [outputs])? })
     }
@@ -71,6 +75,10 @@ pub struct AdaptedLinear {
 }
 
 impl AdaptedLinear {
+    /// Takes `weight`, `[outputs, inputs]`, and `bias`, `[outputs]`, if the layer adds one, from `source`. It has no adapter yet.
+    ///
+    /// # Errors
+    /// If `source` lacks a tensor or has one of another shape.
     pub fn init(mut source: Source, inputs: usize, outputs: usize, with_bias: WithBias, projection: Projection) -> Result<Self> {
         let weight = source.tensor("weight", [outputs, inputs])?;
         let bias = match with_bias {
@@ -103,14 +111,17 @@ impl AdaptedLinear {
         self.adapter = adapter;
     }
 
+    /// What [`Self::set_adapter`] set, its factors in the type of the weights.
     pub fn adapter(&self) -> Option<&Adapter> {
         self.adapter.as_ref()
     }
 
+    /// Channels of what goes in.
     pub fn inputs(&self) -> usize {
         self.weight.dims()[1]
     }
 
+    /// Channels of what comes out.
     pub fn outputs(&self) -> usize {
         self.weight.dims()[0]
     }
@@ -136,6 +147,10 @@ pub struct Convolution {
 }
 
 impl Convolution {
+    /// Takes `weight`, `[outputs, inputs, size, size]`, and `bias`, `[outputs]`, from `source`; `size` is that of `placement`.
+    ///
+    /// # Errors
+    /// If `source` lacks a tensor or has one of another shape.
     pub fn init(mut source: Source, inputs: usize, outputs: usize, placement: Placement) -> Result<Self> {
         let weight = source.tensor("weight", [outputs, inputs, placement.size, placement.size])?;
         Ok(Self { kernel: Kernel::new(weight, source.tensor("bias", [outputs])?, placement) })
@@ -152,6 +167,7 @@ impl Convolution {
     }
 }
 
+/// Layer normalisation over the channels of each token, with a frozen weight and bias.
 #[derive(Debug)]
 pub struct LayerNorm {
     weight: Tensor<1>,
@@ -162,15 +178,21 @@ impl LayerNorm {
     /// The epsilon of every layer norm in CLIP and the UNet.
     const EPSILON: f64 = 1e-5;
 
+    /// Takes `weight` and `bias`, each `[width]`, from `source`.
+    ///
+    /// # Errors
+    /// If `source` lacks a tensor or has one of another shape.
     pub fn init(mut source: Source, width: usize) -> Result<Self> {
         Ok(Self { weight: source.tensor("weight", [width])?, bias: source.tensor("bias", [width])? })
     }
 
+    /// `[.., width]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         layer_norm(x, &self.weight, &self.bias, Self::EPSILON)
     }
 }
 
+/// Group normalisation with a frozen weight and bias, followed by SiLU if it was built with [`Then::Silu`].
 #[derive(Debug)]
 pub struct GroupNorm {
     weight: Tensor<1>,
@@ -180,10 +202,15 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
+    /// Takes `weight` and `bias`, each `[channels]`, from `source`. `channels` is a multiple of the number of groups.
+    ///
+    /// # Errors
+    /// If `source` lacks a tensor or has one of another shape.
     pub fn init(mut source: Source, channels: usize, groups: Groups, then: Then) -> Result<Self> {
         Ok(Self { weight: source.tensor("weight", [channels])?, bias: source.tensor("bias", [channels])?, groups, then })
     }
 
+    /// Of what goes in and comes out.
     pub fn channels(&self) -> usize {
         self.weight.dims()[0]
     }

@@ -10,6 +10,7 @@ use crate::sd::models::weights::Source;
 use crate::sd::ops::arguments::{Groups, Placement, Then};
 use crate::sd::ops::upsample::upsample;
 
+/// Two 3×3 convolutions, each behind a group norm with SiLU; the UNet adds the time embedding between them. The input is added to the result.
 #[derive(Debug)]
 pub struct ResnetBlock {
     norm1: GroupNorm,
@@ -87,6 +88,7 @@ impl Downsample {
         Ok(Self { conv: Convolution::init(source.at("conv"), channels, channels, placement)? })
     }
 
+    /// `[batch, height, width, channels]` to `[batch, height / 2, width / 2, channels]`, for even sizes.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.conv.forward(x)
     }
@@ -99,10 +101,15 @@ pub struct Upsample {
 }
 
 impl Upsample {
+    /// A 3×3 convolution that keeps the number of channels.
+    ///
+    /// # Errors
+    /// If `source` lacks a tensor or has one of another shape.
     pub fn init(mut source: Source, channels: usize) -> Result<Self> {
         Ok(Self { conv: Convolution::same(source.at("conv"), channels, channels)? })
     }
 
+    /// `[batch, height, width, channels]` to `[batch, 2 height, 2 width, channels]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.conv.forward(upsample(x))
     }

@@ -39,6 +39,7 @@ impl Heads {
     }
 }
 
+/// A group norm, `proj_in`, one transformer block and `proj_out`. The input is added to the result.
 #[derive(Debug)]
 pub struct Transformer {
     norm: GroupNorm,
@@ -51,6 +52,13 @@ impl Transformer {
     /// The epsilon of the group norm before a transformer, unlike that in a residual block.
     const EPSILON: f64 = 1e-6;
 
+    /// Takes the weights from `source`. No layer has an adapter yet.
+    ///
+    /// - `channels`: of what goes in and comes out
+    /// - `groups`: of the group norm
+    ///
+    /// # Errors
+    /// If `source` lacks a tensor or has one of another shape.
     pub fn init(mut source: Source, channels: usize, groups: usize, config: &TransformerConfig) -> Result<Self> {
         let groups = Groups { count: groups, epsilon: Self::EPSILON };
         let projection = |source: Source| AdaptedLinear::init(source, channels, channels, WithBias::Yes, config.projection);

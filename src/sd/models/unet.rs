@@ -13,6 +13,7 @@ use crate::sd::models::weights::Source;
 use crate::sd::ops::activation::activate;
 use crate::sd::ops::arguments::{Activation, Groups, Then};
 
+/// The structure of a UNet: its levels, and what all its transformers share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnetConfig {
     /// 4; 9 in a model for inpainting.
@@ -39,6 +40,7 @@ impl UnetConfig {
 /// The epsilon of the group norms outside transformers.
 const EPSILON: f64 = 1e-5;
 
+/// Levels on the way down, a middle, and levels on the way up, which take the feature maps that the way down left.
 #[derive(Debug)]
 pub struct Unet {
     config: UnetConfig,
@@ -53,6 +55,10 @@ pub struct Unet {
 }
 
 impl Unet {
+    /// Takes the weights from `source`. No layer has an adapter yet.
+    ///
+    /// # Errors
+    /// If `source` lacks a tensor or has one of another shape.
     pub fn init(config: &UnetConfig, mut source: Source) -> Result<Self> {
         let (first, last) = (config.channels[0], config.channels[config.channels.len() - 1]);
         let time_embedding = TimeEmbedding::init(source.at("time_embedding"), first, config.time_width())?;
@@ -128,6 +134,7 @@ impl Unet {
         self.parameter_count
     }
 
+    /// The structure it was built with. It says which latents and contexts fit.
     pub fn config(&self) -> &UnetConfig {
         &self.config
     }
@@ -234,6 +241,10 @@ pub struct MidBlock {
 }
 
 impl MidBlock {
+    /// `channels`: of the coarsest level.
+    ///
+    /// # Errors
+    /// If `source` lacks a tensor or has one of another shape.
     pub fn init(config: &UnetConfig, mut source: Source, channels: usize) -> Result<Self> {
         Ok(Self {
             first: resnet(config, source.at("resnets.0"), channels, channels)?,
@@ -242,6 +253,7 @@ impl MidBlock {
         })
     }
 
+    /// `x` as `[batch, height, width, channels]`, `time` as in [`ResnetBlock::forward`], `context` as in [`Transformer::forward`].
     pub fn forward(&self, x: Tensor<4>, time: &Tensor<2>, context: &Tensor<3>) -> Tensor<4> {
         pass(self.segments(), x, time, context, &mut Vec::new())
     }

@@ -11,6 +11,7 @@ use crate::sd::models::weights::Source;
 use crate::sd::ops::arguments::{Groups, Mask, Then};
 use crate::sd::ops::attention::attention;
 
+/// The structure of a VAE: the decoder has the levels of the encoder in reverse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VaeConfig {
     /// Of each level, from the finest: 128, 256, 512, 512 in SD 1.x.
@@ -28,6 +29,7 @@ const PICTURE_CHANNELS: usize = 3;
 /// The epsilon of every group norm in the VAE.
 const EPSILON: f64 = 1e-6;
 
+/// Encoder and decoder, each with a 1×1 convolution on the side of the latents.
 #[derive(Debug)]
 pub struct AutoencoderKl {
     config: VaeConfig,
@@ -40,6 +42,10 @@ pub struct AutoencoderKl {
 }
 
 impl AutoencoderKl {
+    /// Takes the weights of encoder and decoder from `source`.
+    ///
+    /// # Errors
+    /// If `source` lacks a tensor or has one of another shape.
     pub fn init(config: &VaeConfig, mut source: Source) -> Result<Self> {
         let latent = config.latent_channels;
         Ok(Self {
@@ -74,6 +80,7 @@ impl AutoencoderKl {
         1 << (self.config.channels.len() - 1)
     }
 
+    /// The structure it was built with.
     pub fn config(&self) -> &VaeConfig {
         &self.config
     }

@@ -14,6 +14,7 @@ pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<
     Tensor::from_dispatch(<Dispatch as ActivationRoute>::activate(x.into_dispatch(), activation))
 }
 
+/// Routes [`activate`] to the backend of its tensor. The route through `Autodiff` also records the derivative.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait ActivationRoute: Backend {
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;

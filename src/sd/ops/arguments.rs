@@ -27,6 +27,7 @@ pub enum Mask {
 }
 
 impl Mask {
+    /// Whether a query must not look at the keys after its own place.
     pub(crate) fn is_causal(self) -> bool {
         match self {
             Self::Open => false,
@@ -93,6 +94,7 @@ impl From<Option<&Tensor<1>>> for Bias<Dispatch> {
 }
 
 impl<B: Backend, C: CheckpointStrategy> Bias<Autodiff<B, C>> {
+    /// The same bias for the backend inside of autodiff. It is frozen, so no gradient is lost.
     pub(crate) fn without_autodiff(self) -> Bias<B> {
         match self {
             Self::Given(bias) => Bias::Given(bias.into_primitive()),

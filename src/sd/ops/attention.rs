@@ -24,6 +24,7 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize, mask: M
     Tensor::from_dispatch(<Dispatch as AttentionRoute>::attention(q, k, v, heads, mask))
 }
 
+/// Routes [`attention`] to the backend of its tensors. The route through `Autodiff` also records the derivative.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait AttentionRoute: Backend {
     fn attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, heads: usize, mask: Mask)

@@ -40,6 +40,8 @@ pub fn conv2d(x: Tensor<4>, kernel: &Kernel) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as ConvolutionRoute>::conv2d(x, weight, bias, kernel.placement))
 }
 
+/// Routes [`conv2d`], and the layout of its kernel in [`Kernel::new`], to the backend of its tensors. The route through `Autodiff` also records
+/// the derivative by `x`.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait ConvolutionRoute: Backend {
     fn lay_out(weight: FloatTensor<Self>) -> FloatTensor<Self>;

@@ -15,6 +15,7 @@ pub fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as GegluRoute>::geglu(x.into_dispatch()))
 }
 
+/// Routes [`geglu`] to the backend of its tensor. The route through `Autodiff` also records the derivative.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait GegluRoute: Backend {
     fn geglu(x: FloatTensor<Self>) -> FloatTensor<Self>;

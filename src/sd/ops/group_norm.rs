@@ -23,6 +23,7 @@ pub fn group_norm<const D: usize>(x: Tensor<D>, weight: &Tensor<1>, bias: &Tenso
     Tensor::from_dispatch(<Dispatch as GroupNormRoute>::group_norm(x.into_dispatch(), weight, bias, groups, then))
 }
 
+/// Routes [`group_norm`] to the backend of its tensors. The route through `Autodiff` also records the derivative by `x`.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait GroupNormRoute: Backend {
     fn group_norm(
@@ -85,6 +86,7 @@ impl<B: GroupNormKernel, C: CheckpointStrategy> GroupNormRoute for Autodiff<B, C
     }
 }
 
+/// What the derivative of a group norm is computed from: the inputs of [`group_norm`], and the statistics if the forward pass kept them.
 #[derive(Clone, Debug)]
 pub(crate) struct Remembered<B: GroupNormKernel> {
     pub(crate) x: FloatTensor<B>,

@@ -19,6 +19,7 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: &Tensor<1>, bias: &Tenso
     Tensor::from_dispatch(<Dispatch as LayerNormRoute>::layer_norm(x.into_dispatch(), weight, bias, epsilon))
 }
 
+/// Routes [`layer_norm`] to the backend of its tensors. The route through `Autodiff` also records the derivative by `x`.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait LayerNormRoute: Backend {
     fn layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;

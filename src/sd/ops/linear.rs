@@ -41,6 +41,7 @@ pub fn adapted_linear<const D: usize>(
     Tensor::from_dispatch(<Dispatch as LinearRoute>::adapted_linear(x.into_dispatch(), weight, bias, down, up, scale))
 }
 
+/// Routes [`linear`] and [`adapted_linear`] to the backend of their tensors. The route through `Autodiff` also records the derivatives.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait LinearRoute: Backend {
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, #[extension_type] bias: Bias<Self>) -> FloatTensor<Self>;

@@ -13,6 +13,7 @@ pub fn upsample(x: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as UpsampleRoute>::upsample(x.into_dispatch()))
 }
 
+/// Routes [`upsample`] to the backend of its tensor. The route through `Autodiff` also records the derivative.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Cube: cfg(cube), Autodiff)]
 pub(crate) trait UpsampleRoute: Backend {
     fn upsample(x: FloatTensor<Self>) -> FloatTensor<Self>;

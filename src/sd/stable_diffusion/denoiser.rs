@@ -54,10 +54,12 @@ impl Denoiser {
         Self { text_encoder: None, unet, device: device.clone() }
     }
 
+    /// Where the weights of both networks are.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
+    /// With the adapters that were set through [`Self::networks`].
     pub fn unet(&self) -> &Unet {
         &self.unet
     }
@@ -79,6 +81,7 @@ impl Denoiser {
         Ok(())
     }
 
+    /// Replaces the text encoder, or adds one to a model [`Self::of_unet`]. Its weights must be on [`Self::device`].
     pub fn put_text_encoder(&mut self, text_encoder: ClipTextModel) {
         self.text_encoder = Some(text_encoder);
     }

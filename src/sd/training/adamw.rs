@@ -32,6 +32,7 @@ pub struct Moments {
 }
 
 impl Moments {
+    /// The moments before the first step, for a tensor of `length` values.
     pub fn zeros(length: usize) -> Self {
         Self { mean: vec![0.0; length], square: vec![0.0; length] }
     }

@@ -32,6 +32,7 @@ impl LossScale {
         Ok(Self { factor, steps })
     }
 
+    /// What the loss is multiplied by, and its gradients are divided by: a power of two, at least 1.
     pub fn factor(&self) -> f32 {
         self.factor
     }

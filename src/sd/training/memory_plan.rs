@@ -47,6 +47,7 @@ const ON_PROCESSOR: u64 = 300 << 20;
 const ON_CARD: u64 = 800 << 20;
 
 impl MemoryPlan {
+    /// With UNet and text encoder both in the type of the UNet.
     pub fn of(model: &Denoiser, network: &LoraNetwork, load: &Load) -> Self {
         Self::in_type(model, network, load, model.unet().dtype())
     }
@@ -88,6 +89,7 @@ impl MemoryPlan {
         }
     }
 
+    /// In bytes: the three parts together.
     pub fn total(&self) -> u64 {
         self.weights + self.activations + self.others
     }

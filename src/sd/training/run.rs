@@ -118,6 +118,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The checkpoint after `seen` images, where an epoch has `images` of them.
     pub fn at(seen: u64, images: u64) -> Self {
         let epoch = seen.is_multiple_of(images).then_some(seen / images);
         let name = epoch.map_or_else(|| format!("s{seen:08}"), |epoch| format!("e{epoch:03}"));

@@ -16,6 +16,7 @@ pub struct Saver {
 }
 
 impl Saver {
+    /// Begins with no state on its way and [`Self::took`] at zero.
     pub fn new(folder: &StateFolder) -> Self {
         Self { folder: folder.clone(), writing: None, took: Duration::ZERO }
     }

@@ -45,6 +45,7 @@ pub struct TrainingState {
 pub struct StateFolder(PathBuf);
 
 impl StateFolder {
+    /// Touches no file yet. The other methods return an error unless `folder` exists.
     pub fn new(folder: &Path) -> Self {
         Self(folder.to_path_buf())
     }

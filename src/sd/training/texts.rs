@@ -23,6 +23,7 @@ pub struct Text {
 }
 
 impl Texts {
+    /// Applies the template to `caption` and fills exactly `rows` rows of 77 tokens: a short text is followed by empty rows, a long one is cut.
     pub fn of(&self, caption: &str) -> Text {
         let text = self.prompt.text(caption);
         let mut chunks = filled(&Tokenizer::clip().encode(&text), self.rows, Padding::End);
