@@ -54,6 +54,7 @@ impl Global {
         self.networks.map(|networks| (networks.describe_device)(device))
     }
 
+    /// Whether `--quiet` was given: standard error then has only errors. Standard output stays the same.
     pub const fn is_quiet(&self) -> bool {
         self.quiet
     }

@@ -60,6 +60,7 @@ impl Reach {
         Self::Below(vec![cache_folder::locate(folder, global)])
     }
 
+    /// The command may also write below these. `Everything` stays as it is.
     pub fn and(self, further: impl IntoIterator<Item = PathBuf>) -> Self {
         match self {
             Self::Everything => Self::Everything,

@@ -14,6 +14,8 @@ use crate::engine::syntax::tree::{Node, Value};
 use crate::sd::data::captions::{self, NotATemplate, Place, Template};
 use crate::{choice, params};
 
+/// An item stage on the CPU, one piece of work per picture. Its key covers the sources of the text and not the pixels, so another
+/// crop keeps the caption.
 pub const KIND: StageKind = StageKind {
     name: "caption",
     version: 1,

@@ -24,6 +24,8 @@ use crate::stages::shared::headers;
 use crate::stages::shared::lora_use;
 use crate::stages::shared::model_output::{Container, FileDtype, draft_of};
 
+/// An item stage on the CPU, one piece of work per model or LoRA. A piece writes either `model` or `lora`; in diffusers' layout a
+/// model becomes one output per network.
 pub const KIND: StageKind = StageKind {
     name: "convert",
     // 2: lists of positions are whole numbers from 0; the strength and metadata of LoRAs.

@@ -22,6 +22,7 @@ use crate::sd::lora::file::LoraNames;
 use crate::stages::shared::headers;
 use crate::stages::shared::model_output::{FileDtype, draft_of};
 
+/// An item stage on the CPU, one piece of work per tuned model.
 pub const KIND: StageKind = StageKind {
     name: "extract",
     version: 2,

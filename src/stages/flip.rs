@@ -14,6 +14,7 @@ use crate::sd::data::decode::Background;
 use crate::sd::data::{captions, encode};
 use crate::stages::shared::photo_use::{self, cover_photo};
 
+/// An item stage on the CPU, one piece of work per picture. Each piece has two outputs: the picture as it was and its mirror.
 pub const KIND: StageKind = StageKind { name: "flip", version: 1, writes: &["image"], ..StageKind::of::<FlipParams>() };
 
 /// What the mirror of `IMG_1` adds to its name.

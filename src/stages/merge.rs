@@ -24,6 +24,8 @@ use crate::stages::shared::headers;
 use crate::stages::shared::lora_use::{self, LoraUse};
 use crate::stages::shared::model_output::{Container, FileDtype, draft_of};
 
+/// An item stage on the CPU, one piece of work per selected checkpoint. Its outputs are evicted once every reader has run,
+/// unless the stage says `keep: true`.
 pub const KIND: StageKind = StageKind {
     name: "merge",
     // 2: lists of positions are whole numbers from 0; the strength and metadata of LoRAs.

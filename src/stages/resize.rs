@@ -16,6 +16,7 @@ use crate::stages::shared::photo_use::{self, cover_photo};
 use crate::stages::shared::size::{LARGEST, Size};
 use crate::{choice, params};
 
+/// An item stage on the CPU, one piece of work per picture. Every output is encoded again, also where the size was right.
 pub const KIND: StageKind = StageKind { name: "resize", version: 1, writes: &["image"], load, ..StageKind::of::<ResizeParams>() };
 
 params! {

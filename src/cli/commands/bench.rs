@@ -81,6 +81,8 @@ impl PrecisionArgument {
     }
 }
 
+/// Prints the time of a step and the peak memory of this process, which measures nothing else. Where a worker opens the networks,
+/// it does all of this and its exit code is returned.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let device = match prepare(&arguments.device, &Request::of_this_process(Work::Benchmark), global)? {
         Ready::Here(device) => device,

@@ -39,6 +39,11 @@ pub struct Arguments {
     photos: bool,
 }
 
+/// Prints a summary if the pipeline can run; notes and warnings go to standard error and do not change the exit code. Opens no
+/// cache.
+///
+/// # Errors
+/// `WrongFile` with all problems of the file and of the files it names. With `--photos`, if some cannot be read: exit code 1.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&arguments.pipeline)?;
     let all: Vec<usize> = (0..pipeline.stages.len()).collect();

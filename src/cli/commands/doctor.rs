@@ -37,6 +37,11 @@ pub struct Arguments {
     json: bool,
 }
 
+/// Examines this computer. With libtorch it also computes on each card, in a process of its own. Exit codes are those of
+/// `exit_code`.
+///
+/// # Errors
+/// `WrongFile` if the user's `loramill/config.yaml` is wrong.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let mut diagnostics = Diagnostics::default();
     let models = Surroundings::of_process(&mut diagnostics).models;
@@ -79,6 +84,7 @@ const BUILD: Build = Build {
     vulkan: cfg!(feature = "vulkan"),
 };
 
+/// A card that was not tested counts as working: 0.
 pub const fn exit_code(state: State) -> u8 {
     match state {
         State::Ok | State::Unverified => 0,
@@ -98,6 +104,7 @@ pub enum Detail {
     Report,
 }
 
+/// One line per device, then the checks from the worst state to the best, then how many are in each state.
 pub fn text(diagnosis: &Diagnosis, detail: Detail, colours: bool) -> Painted {
     let mut text = Painted::new(colours);
     let width = diagnosis.devices.iter().map(|verdict| verdict.device.len()).max().unwrap_or(0);

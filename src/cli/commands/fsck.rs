@@ -49,6 +49,8 @@ impl Arguments {
     }
 }
 
+/// Exit code 1 if damage is left, or results may have been made from damaged bytes and `--repair` is not given. Without
+/// `--repair` nothing is changed.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let here = arguments.folder.clone().unwrap_or_else(|| PathBuf::from("."));
     let cache = open_existing(&here, global)?;

@@ -61,6 +61,11 @@ impl Arguments {
     }
 }
 
+/// Without `--yes` this deletes nothing and prints what it would delete; only `--forget` takes effect at once.
+///
+/// # Errors
+/// `WrongArguments` if there is no cache here, or it does not know a folder of `--forget`. With `--yes`, if not all that must be
+/// kept can be read: then nothing is deleted.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let here = arguments.folder.clone().unwrap_or_else(|| PathBuf::from("."));
     let cache = open_existing(&here, global)?;

@@ -23,6 +23,7 @@ pub struct Arguments {
     dot: bool,
 }
 
+/// Prints a table, or DOT for Graphviz. Opens no cache, so it does not say what is stale.
 pub fn run(arguments: &Arguments, _global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&arguments.pipeline)?;
     print(&if arguments.dot { dot(&pipeline) } else { tree(&pipeline) })?;

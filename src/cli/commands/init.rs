@@ -23,6 +23,10 @@ pub struct Arguments {
     concept: String,
 }
 
+/// Keeps files that are there already. Prints the commands to run next.
+///
+/// # Errors
+/// `WrongArguments` if the concept cannot name a folder.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let concept = arguments.concept.as_str();
     let is_usable = concept.starts_with(|c: char| c.is_alphanumeric())

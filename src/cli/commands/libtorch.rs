@@ -78,6 +78,8 @@ impl From<Processor> for Flavour {
     }
 }
 
+/// Prints the commands to run next, or with `--json` the state of the folder. A folder that is complete is left as it is and
+/// gives exit code 0.
 pub fn run(arguments: &Arguments, global: &Global) -> Result<ExitCode> {
     let release = release(arguments.flavour.into(), std::env::consts::ARCH)?;
     let flavour = release.flavour.word();

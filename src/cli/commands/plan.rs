@@ -47,6 +47,7 @@ impl Arguments {
     }
 }
 
+/// Prints the plan and runs nothing. Exit code 0 also when stages are stale; with `--exit-code` it is then 3.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let is_fresh = if arguments.json {
         let (_, plan) = planned(&arguments.what, &arguments.which, global)?;

@@ -18,6 +18,11 @@ pub struct Arguments {
     device: String,
 }
 
+/// Prints how far the device and the embedded backend are apart at most. Where a worker opens the networks, its exit code is
+/// returned.
+///
+/// # Errors
+/// If an operation differs; the message names it.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let device = match prepare(&arguments.device, &Request::of_this_process(Work::SelfTest), global)? {
         Ready::Here(device) => device,

@@ -37,6 +37,10 @@ impl Arguments {
     }
 }
 
+/// Takes effect from the next run on. Photos that are skipped already are reported, and are no error.
+///
+/// # Errors
+/// `WrongArguments` if there is no such photo. If `skip:` has a form that cannot be extended; the file is then unchanged.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let (pipeline, items) = split_names(&arguments.names);
     let what = PipelineArguments::new(pipeline, Vec::new());

@@ -27,6 +27,10 @@ pub struct Arguments {
     schema: bool,
 }
 
+/// Prints the list of kinds, the page of one, or the JSON schema. Reads no pipeline.
+///
+/// # Errors
+/// `WrongArguments` if there is no such kind.
 pub fn run(arguments: &Arguments, _global: &Global) -> anyhow::Result<ExitCode> {
     let text = match &arguments.kind {
         _ if arguments.schema => schema::text(KINDS),

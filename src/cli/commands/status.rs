@@ -40,6 +40,7 @@ impl Arguments {
     }
 }
 
+/// Prints the state of every stage, also of those that run on demand alone. Exit code 0 also when stages are stale.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&arguments.pipeline)?;
     let cache = open_cache(&pipeline, global)?;

@@ -23,6 +23,10 @@ impl Arguments {
     }
 }
 
+/// Returns at once: the training ends at its next step.
+///
+/// # Errors
+/// If no process runs the pipeline.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&arguments.pipeline)?;
     let cache = open_cache(&pipeline, global)?;

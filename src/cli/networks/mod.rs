@@ -44,6 +44,7 @@ pub fn opened_here() -> Option<&'static Networks> {
     Some(&NETWORKS)
 }
 
+/// `None`: this build has no networks.
 #[cfg(not(feature = "nn"))]
 pub const fn opened_here() -> Option<&'static Networks> {
     None

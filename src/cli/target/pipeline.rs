@@ -24,6 +24,7 @@ pub struct PipelineArguments {
 }
 
 impl PipelineArguments {
+    /// The arguments as if they had been written; `None` is the `pipeline.yaml` here. Nothing is opened.
     pub const fn new(pipeline: Option<PathBuf>, settings: Vec<String>) -> Self {
         Self { pipeline, settings }
     }

@@ -42,6 +42,8 @@ impl Format {
     }
 }
 
+/// Several threads may use it at once. Bars and lines go to standard error, JSON lines to standard output. With `--quiet` there
+/// are no bars, and of the lines only failures; JSON lines stay.
 pub struct Console {
     form: Form,
     quiet: bool,

@@ -36,10 +36,13 @@ pub fn hearing_keys<T>(console: &Console, wishes: &Wishes, work: impl FnOnce() -
 pub struct TerminalBefore(Option<Termios>);
 
 impl TerminalBefore {
+    /// Reads the settings of standard input. If that is no terminal, `restore` does nothing.
     pub fn note() -> Self {
         Self(tcgetattr(io::stdin()).ok())
     }
 
+    /// For when the other program was killed or crashed. Does nothing in the background, where the terminal would stop this
+    /// process.
     pub fn restore(&self) {
         let stdin = io::stdin();
         if let (Some(before), false) = (&self.0, is_in_background(&stdin)) {

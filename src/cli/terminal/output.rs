@@ -100,14 +100,17 @@ pub struct Painted {
 }
 
 impl Painted {
+    /// Starts empty. Without `colours`, `paint` adds plain text.
     pub const fn new(colours: bool) -> Self {
         Self { text: String::new(), colours }
     }
 
+    /// Appends the text, escaped and without colours.
     pub fn add(&mut self, text: &str) {
         self.text.push_str(&escaped(text));
     }
 
+    /// Appends the text, escaped; with colours if this text takes them.
     pub fn paint(&mut self, paint: Paint, text: &str) {
         if self.colours {
             let _ = write!(self.text, "\u{1b}[{}m{}\u{1b}[0m", paint.code(), escaped(text));
@@ -116,6 +119,7 @@ impl Painted {
         }
     }
 
+    /// Whether there is nothing to print.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
     }

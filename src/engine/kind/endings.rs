@@ -17,14 +17,17 @@ const LONGEST_ENDING: usize = 40;
 pub struct Endings(Vec<String>);
 
 impl Endings {
+    /// `.txt` alone: what applies where no stage sets `endings`.
     pub fn usual() -> Self {
         Self(vec![".txt".to_string()])
     }
 
+    /// At least one, each with its dot, in the order of the pipeline file.
     pub fn list(&self) -> &[String] {
         &self.0
     }
 
+    /// For a message: `.txt` or `.caption`, each in backticks.
     pub(crate) fn told(&self) -> String {
         self.0.iter().map(|ending| format!("`{ending}`")).collect::<Vec<_>>().join(" or ")
     }

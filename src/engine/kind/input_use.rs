@@ -14,6 +14,7 @@ pub struct InputUse {
     pub shape: InputShape,
 }
 
+/// How many items an input must have. Another number is an error when the items are known, which may be in the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputShape {
     /// Exactly one item is expected: a model file, a file of boxes.

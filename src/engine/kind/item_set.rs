@@ -26,6 +26,7 @@ pub struct ItemView<'a, 'b> {
     pub attributes: &'b [(&'a str, &'a str)],
 }
 
+/// A field of an [`ItemView`] with its artifact. `size` is in bytes; `extension` has no dot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldView<'a> {
     pub name: &'a str,
@@ -158,6 +159,7 @@ fn read_words<'a>(reader: &mut Reader<'a>) -> Result<Vec<&'a str>> {
 }
 
 impl FieldView<'_> {
+    /// The same, independent of the tree: copies the extension.
     pub fn artifact(&self) -> Artifact {
         Artifact { digest: self.digest, size: self.size, extension: self.extension.into() }
     }

@@ -10,6 +10,7 @@ use crate::engine::cache::digest::Digest;
 use crate::engine::kind::item::{Item, ItemSet};
 use crate::engine::kind::item_set;
 
+/// `digest` is that of the encoded tree, `count` the number of items. Clones share the items: they are read from the cache once.
 #[derive(Clone, Debug)]
 pub struct ItemTree {
     pub digest: Digest,

@@ -135,6 +135,7 @@ pub enum Reached {
     },
 }
 
+/// A stage that another one brings along. It is called `<owner>/<name>`.
 pub struct SubStage {
     /// Without the owner's name: `latents`.
     pub name: &'static str,
@@ -185,6 +186,7 @@ impl Resolved {
     }
 }
 
+/// How a stage is run and cached: piece by piece, or as a whole.
 pub enum Form<'a> {
     Items(&'a dyn ItemStage),
     Whole(&'a dyn WholeStage),
@@ -296,6 +298,7 @@ pub struct Epochs {
 }
 
 impl Epochs {
+    /// Whether the stage publishes after this epoch; the first epoch is 1.
     pub fn contain(self, epoch: u64) -> bool {
         (1..=self.last).contains(&epoch) && (epoch.is_multiple_of(self.every) || epoch == self.last)
     }
@@ -320,6 +323,7 @@ pub struct Draft {
     pub attributes: BTreeMap<String, String>,
 }
 
+/// What a field of a draft holds. An `extension` has no dot.
 #[derive(Clone, Debug)]
 pub enum Content {
     Bytes {
@@ -338,15 +342,18 @@ pub enum Content {
 }
 
 impl Draft {
+    /// Starts without origin, fields and attributes.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), origin: None, fields: BTreeMap::new(), attributes: BTreeMap::new() }
     }
 
+    /// Adds a field, or replaces the one of this name.
     pub fn field(mut self, name: &str, content: Content) -> Self {
         self.fields.insert(name.to_string(), content);
         self
     }
 
+    /// Adds an attribute, or replaces the one of this name. The value is kept as text.
     pub fn attribute(mut self, name: &str, value: impl ToString) -> Self {
         self.attributes.insert(name.to_string(), value.to_string());
         self

@@ -21,6 +21,7 @@ use crate::sd::data::encode;
 use crate::stages::shared::photo_use;
 use crate::{choice, params};
 
+/// An item stage on the CPU, one piece of work per photo.
 pub const KIND: StageKind = StageKind { name: "crop", version: 2, writes: &["image"], load, ..StageKind::of::<CropParams>() };
 
 params! {

@@ -41,6 +41,7 @@ use crate::stages::shared::linked::linked;
 use crate::stages::shared::lora_use::{self, LoraUse};
 use crate::stages::shared::size::Size;
 
+/// An item stage on the device, one piece of work per picture. The sheet is a further output, made of the pictures.
 pub const KIND: StageKind = StageKind {
     name: "sample",
     version: 2,

@@ -17,6 +17,7 @@ crate::choice! {
 }
 
 impl Container {
+    /// The format of the file. `ckpt` and `pt` are one format and differ only in the extension.
     pub fn target(self) -> Target {
         match self {
             Self::Safetensors => Target::Safetensors,

@@ -24,6 +24,7 @@ use crate::stages::shared::linked::linked;
 use crate::stages::shared::photo_use::{self, cover_photo};
 use crate::stages::train::networks;
 
+/// An item stage on the device, one piece of work per picture. `train` adds one as its sub-stage; a pipeline may also name it.
 pub const KIND: StageKind = StageKind { name: "latents", version: 1, writes: &["latent"], ..StageKind::of::<LatentsParams>() };
 
 /// Of the one tensor in the file.

@@ -52,6 +52,7 @@ use crate::stages::train::latents::LatentsParams;
 use crate::stages::train::networks::Precision;
 use crate::stages::train::params::{Compat, ScheduleParam, TrainParams, check};
 
+/// A whole stage on the device. It publishes each checkpoint while it runs, and resumes from its state after an interruption.
 pub const KIND: StageKind = StageKind {
     name: "train",
     version: 2,

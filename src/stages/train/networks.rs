@@ -29,6 +29,7 @@ choice! {
 }
 
 impl Precision {
+    /// The type that weights are rounded to, in the networks and in the checkpoint files.
     pub fn dtype(self) -> Dtype {
         match self {
             Self::Fp16 => Dtype::F16,

@@ -53,6 +53,11 @@ pub struct Arguments {
     progress: Option<Format>,
 }
 
+/// Raises its own walls once it has made the folder of `--output`. Results stay in the cache until `gc`, so the same command runs
+/// nothing again. Exit code 1 if the stage failed, 130 if the user interrupted it.
+///
+/// # Errors
+/// `WrongArguments` or `WrongFile` if the kind or its params are wrong. If a file of an output's name has other contents.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let names = || KINDS.iter().map(|kind| kind.name);
     let Some(kind) = KINDS.iter().find(|kind| kind.name == arguments.kind) else {

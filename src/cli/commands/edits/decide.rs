@@ -64,34 +64,41 @@ pub struct PruneArguments {
 }
 
 impl AcceptArguments {
+    /// The pipeline and the items as written, for `split_items`.
     pub fn names(&self) -> &[String] {
         &self.items.names
     }
 }
 
 impl MergeArguments {
+    /// The pipeline and the items as written, for `split_items`, and what `--device` names.
     pub fn names_and_device(&self) -> (&[String], &str) {
         (&self.items.names, &self.device)
     }
 }
 
 impl DropArguments {
+    /// The pipeline and the items as written, for `split_items`.
     pub fn names(&self) -> &[String] {
         &self.items.names
     }
 }
 
 impl PruneArguments {
+    /// The pipeline and the items as written, for `split_items`.
     pub fn names(&self) -> &[String] {
         &self.items.names
     }
 }
 
+/// Records in the lock file that the texts are up to date. The texts stay as they are. Exit code 1 if one was refused.
 pub fn accept(arguments: &AcceptArguments, global: &Global) -> anyhow::Result<ExitCode> {
     let all = arguments.all.then_some(Provenance::Stale);
     decide(&arguments.items, all, Decision::Accept, "auto", global)
 }
 
+/// Runs the stage on items of which the machine's text is not known. Exit code 1 if a text could not be merged; it then stays as
+/// it is.
 pub fn merge(arguments: &MergeArguments, global: &Global) -> anyhow::Result<ExitCode> {
     let form = match (arguments.tags, arguments.prose) {
         (true, _) => Form::Tags,
@@ -102,6 +109,8 @@ pub fn merge(arguments: &MergeArguments, global: &Global) -> anyhow::Result<Exit
     decide(&arguments.items, all, Decision::Merge(form), &arguments.device, global)
 }
 
+/// Moves texts of people to `displaced/` in the cache, and writes the machine's where it is known; else the next run does. Exit
+/// code 1 if one was refused. With `--gone` only the lock file changes.
 pub fn drop(arguments: &DropArguments, global: &Global) -> anyhow::Result<ExitCode> {
     if arguments.gone {
         return lost::give_up(&arguments.items, global);
@@ -109,6 +118,7 @@ pub fn drop(arguments: &DropArguments, global: &Global) -> anyhow::Result<ExitCo
     decide(&arguments.items, None, Decision::Drop, "auto", global)
 }
 
+/// Moves texts without a photo to `displaced/` in the cache. Exit code 1 if a text that is named has its photo.
 pub fn prune(arguments: &PruneArguments, global: &Global) -> anyhow::Result<ExitCode> {
     decide(&arguments.items, Some(Provenance::Orphan), Decision::Prune, "auto", global)
 }

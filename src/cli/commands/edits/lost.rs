@@ -20,11 +20,13 @@ pub struct RestoreArguments {
 }
 
 impl RestoreArguments {
+    /// The pipeline as written, for `split_items`. Items are refused later, with a message.
     pub fn names(&self) -> &[String] {
         &self.items.names
     }
 }
 
+/// Exit code 1 if a text could not be written; the others are. That no text is gone is no error.
 pub fn restore(arguments: &RestoreArguments, global: &Global) -> anyhow::Result<ExitCode> {
     let texts = open(&arguments.items, global)?;
     let mut all_done = true;
@@ -50,6 +52,7 @@ pub fn restore(arguments: &RestoreArguments, global: &Global) -> anyhow::Result<
     Ok(if all_done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// For `edits drop --gone`. Changes the lock file, and no text; the next run writes the machine's texts.
 pub fn give_up(items: &ItemArguments, global: &Global) -> anyhow::Result<ExitCode> {
     let texts = open(items, global)?;
     let mut any = false;

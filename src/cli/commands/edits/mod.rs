@@ -63,6 +63,8 @@ impl Arguments {
     }
 }
 
+/// Decisions take the lock of the pipeline, and wait for a run that holds it. Exit code 1 if a text was refused; the others are
+/// settled all the same.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     match &arguments.what {
         What::List(arguments) => show::list(arguments, global),

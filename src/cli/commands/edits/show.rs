@@ -56,23 +56,28 @@ pub struct DiffArguments {
 }
 
 impl ListArguments {
+    /// `None` is the `pipeline.yaml` here.
     pub fn pipeline(&self) -> Option<&Path> {
         self.pipeline.as_deref().map(Path::new)
     }
 }
 
 impl ShowArguments {
+    /// The pipeline and the items as written, for `split_items`, and what `--device` names.
     pub fn names_and_device(&self) -> (&[String], &str) {
         (&self.items.names, &self.device)
     }
 }
 
 impl DiffArguments {
+    /// The pipeline and the items as written, for `split_items`.
     pub fn names(&self) -> &[String] {
         &self.items.names
     }
 }
 
+/// Prints the texts of people, stage by stage; with `--all` or as JSON also those of the machine. What to do about stale texts
+/// and orphans goes to standard error.
 pub fn list(arguments: &ListArguments, global: &Global) -> anyhow::Result<ExitCode> {
     let names: Vec<String> = arguments.pipeline.iter().cloned().collect();
     let (texts, _) = Texts::open(&names, global)?;
@@ -188,6 +193,10 @@ fn stage_json(stage: &StageTexts, cache: &Cache) -> anyhow::Result<serde_json::V
     Ok(json!({ "stage": stage.stage, "folder": shown(&stage.folder).to_string(), "texts": texts, "lost": lost }))
 }
 
+/// With `--new` it runs the stage on items of which the machine's text is not known. Neither texts nor the lock file change.
+///
+/// # Errors
+/// `WrongArguments` if no item is named, or there is no such text.
 pub fn show(arguments: &ShowArguments, global: &Global) -> anyhow::Result<ExitCode> {
     let (texts, items) = Texts::open(&arguments.items.names, global)?;
     if items.is_empty() {
@@ -250,6 +259,7 @@ fn heading(text: &SurveyedText) -> String {
     format!("{}: {}{file}\n", text.name, text.provenance.word())
 }
 
+/// Without items it prints all texts that are edited or stale. Exit code 0 also when they differ.
 pub fn diff(arguments: &DiffArguments, global: &Global) -> anyhow::Result<ExitCode> {
     let (texts, items) = Texts::open(&arguments.items.names, global)?;
     let mut asked = Vec::new();

@@ -44,6 +44,10 @@ impl Arguments {
     }
 }
 
+/// Runs nothing. A file is explained without its pipeline if that cannot be read, with a note on standard error.
+///
+/// # Errors
+/// `WrongArguments` if a name is no stage, item or file, or may be several stages.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let (given, names) = pipeline_among(&arguments.names);
     let open_it = || open(&PipelineArguments::new(given.clone(), arguments.settings.clone()));

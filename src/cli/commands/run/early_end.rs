@@ -22,6 +22,7 @@ pub enum EarlyEnd {
 }
 
 impl EarlyEnd {
+    /// The snapshot to record if the run finds nothing to do; `None` if none was taken.
     pub fn footing(self) -> Option<Footing> {
         match self {
             Self::NothingToDo(..) => None,

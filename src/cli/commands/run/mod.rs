@@ -55,6 +55,11 @@ impl Arguments {
     }
 }
 
+/// Exit code 0 if no stage failed, also where one waits for the user; 1 if one did; 130 if the user interrupted the run. With
+/// `--dry-run` it prints the plan and runs nothing; the exit code is 0 also when stages are stale.
+///
+/// # Errors
+/// `WrongFile` or `WrongArguments` before anything runs. If the run cannot continue.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let wishes = Wishes::default();
     listen_to_signals(&wishes)?;

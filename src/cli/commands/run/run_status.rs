@@ -31,6 +31,7 @@ struct Noted {
 }
 
 impl<'a> RunStatus<'a> {
+    /// Starts without a note: the first is written when a stage starts. `folder` is that of the pipeline; events go on to `next`.
     pub fn new(cache: &'a Cache, folder: &'a Path, next: &'a dyn Observer) -> Self {
         Self { cache, folder, next, noted: Mutex::default() }
     }

@@ -77,6 +77,11 @@ impl Arguments {
     }
 }
 
+/// Returns when the user interrupts: exit code 0 if it was waiting for a change, 130 if a run was going on. A failed stage does
+/// not end the watch.
+///
+/// # Errors
+/// If the first run has wrong arguments, or a folder cannot be listened to.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     check_device(&arguments.how.device, global)?;
     let (file, targets) = arguments.what.split()?;
