@@ -90,6 +90,11 @@ impl<'a> Segment<'a> {
         matches!(self.part, Part::Transformer(transformer) if transformer.is_adapted())
     }
 
+    /// Whether it attends to the context.
+    pub fn reads_context(&self) -> bool {
+        matches!(self.part, Part::Transformer(_))
+    }
+
     /// - `x`: `[batch, height, width, channels]`
     /// - `skip`: of the same height and width; if and only if [`Self::takes_skip`]
     /// - `time`, `context`: as for the whole UNet

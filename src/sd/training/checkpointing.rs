@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use burn::tensor::Tensor;
 
 use crate::sd::lora::targets::Placed;
+use crate::sd::models::segment::Segment;
 use crate::sd::models::unet::Unet;
 
 /// What a UNet is asked, without gradients; all of one type, in which the loss and the gradients are.
@@ -73,7 +74,9 @@ pub fn gradients(
 
     // 3. backward, each segment by itself
     let segments = unet.segments();
-    let first = segments.iter().position(|segment| segment.is_adapted()).unwrap_or(segments.len());
+    // Below the first segment that learns, or lets the text encoder learn, no gradient is asked for.
+    let learns = |segment: &Segment<'_>| segment.is_adapted() || (context_learns && segment.reads_context());
+    let first = segments.iter().position(learns).unwrap_or(segments.len());
     let mut factors: Vec<Option<Tensor<2>>> = vec![None; placed.factors().len()];
     let mut of_context: Option<Tensor<3>> = None;
     let mut of_skips: Vec<Option<Tensor<4>>> = vec![None; skips.len()];

@@ -65,6 +65,7 @@ mod step {
     use loramill::sd::checkpoint::model_file::ModelFile;
     use loramill::sd::lora::network::LoraNetwork;
     use loramill::sd::lora::targets;
+    use loramill::sd::lora::network::Target;
     use loramill::sd::stable_diffusion::{Denoiser, Precisions};
     use loramill::sd::training::adamw::{AdamW, Moments, clip_norm};
     use loramill::sd::training::batches::{Batches, Draw};
@@ -91,7 +92,11 @@ mod step {
     fn network(model: &Mutex<Denoiser>) -> LoraNetwork {
         let mut model = model.lock().unwrap();
         let (unet, text_encoder) = model.networks();
-        let targets = [targets::of_unet(unet), targets::of_text_encoder(text_encoder.unwrap())].concat();
+        drawn([targets::of_unet(unet), targets::of_text_encoder(text_encoder.unwrap())].concat())
+    }
+
+    /// With factors that are not zero.
+    fn drawn(targets: Vec<Target>) -> LoraNetwork {
         let mut network = LoraNetwork::new(targets, RANK, ALPHA, 0);
         for factor in &mut network.factors {
             factor.values = draw(&factor.name, &factor.shape, 0.1);
@@ -225,6 +230,27 @@ mod step {
             for (plain, checkpointed) in plain.1.iter().zip(&checkpointed.1) {
                 assert_near_in_norm("a factor's gradient", checkpointed, plain, 1e-5);
             }
+        }
+    }
+    }
+
+    on_each_device! {
+    fn a_text_encoder_that_learns_alone_has_the_same_gradients_checkpointed() {
+        use loramill::sd::training::run::Objective;
+
+        let examples = examples(&Fixture::read("training"));
+        let batches = Batches { seed: 3, images: 2, per_step: 2 };
+        let step = |checkpointing| {
+            let model = tiny_sd();
+            let network = drawn(targets::of_text_encoder(model.lock().unwrap().networks().1.unwrap()));
+            let denoising = Denoising::new(&model, &examples, batches, 1, true).unwrap();
+            denoising.with_checkpointing(checkpointing).gradients(&network, &batches.step(0), 0.5).unwrap()
+        };
+        let (plain, checkpointed) = (step(false), step(true));
+        assert_eq!(plain.0, checkpointed.0);
+        assert!(plain.1.iter().flatten().any(|value| *value != 0.0));
+        for (plain, checkpointed) in plain.1.iter().zip(&checkpointed.1) {
+            assert_near_in_norm("a factor's gradient", checkpointed, plain, 1e-5);
         }
     }
     }
