@@ -1,4 +1,4 @@
-//! What the worker is told by the `loramill` that starts it, and how it hears from it afterwards. The worker's side of `worker`.
+//! What the `loramill` that starts the worker hands to it, and how a stop request reaches it afterwards. The worker's side of `worker`.
 //!
 //! It has the terminal of who started it. Ctrl-C reaches both: the worker leaves that to the other, which passes a request to stop on once, as
 //! SIGTERM. The end of the other reaches it as SIGUSR1.

@@ -29,7 +29,7 @@ pub struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// `from`: where the count stood when it was first heard, `elapsed` ago.
+    /// `from`: where the count stood at the first report, `elapsed` ago.
     pub fn of(progress: &Progress, from: u64, elapsed: Duration) -> Self {
         let Progress { done, total, .. } = *progress;
         let unit = if progress.unit.is_empty() { String::new() } else { format!(" {}", progress.unit) };

@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_millis(300);
 const QUIET_WHEN_POLLED: Duration = Duration::from_millis(2200);
 /// A file that was made and never written to may have been linked there, and nobody will close it.
 const UNWRITTEN: Duration = Duration::from_secs(2);
-/// After this time the user is told what is waited for.
+/// After this time a line says what is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
