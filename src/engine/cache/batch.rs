@@ -206,7 +206,7 @@ impl<'a> Batch<'a> {
         objects.iter().try_for_each(|(place, _)| place.open(OFlags::RDONLY)?.sync_all())
     }
 
-    /// Whether the object must be written. Of two threads with the same contents one is told no: it may go on, because its record
+    /// Whether the object must be written. Of two threads with the same contents one gets false: it may continue, because its record
     /// cannot be written before the object of the other is.
     fn is_new(&self, stored: &Stored) -> Result<bool> {
         let mut pending = self.pending();

@@ -70,7 +70,7 @@ impl Writer {
     }
 }
 
-/// A file that says what it is and knows when it is damaged: a header, what the writer was told after it, and a checksum of both.
+/// A file that says what it is and knows when it is damaged: a header, what was written after it, and a checksum of both.
 pub(crate) fn sealed(header: &[u8; 16], write: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.bytes.extend_from_slice(header);

@@ -160,7 +160,7 @@ impl Cache {
             };
             checkup.problems.push(Problem::of(place.to_path_buf(), Damage::Notes(is_wrong.to_string())));
         }
-        // What cannot be read was told.
+        // What cannot be read was reported.
         let evicted = self.evicted().unwrap_or_default();
         let mut missing: Vec<PathBuf> = named
             .by_digest

@@ -9,8 +9,8 @@
 //! displaced/       files that made room for others in the user's folders, for 30 days; displaced-ages on how many of them something ran
 //! outputs/         what was written into `out/` folders
 //! locks/  roots/   who works on what; which repositories use this cache
-//! runs/            how far a run is, the wish that it stop, and what it rests on
-//! evicted          objects that were let go though something names them
+//! runs/            how far a run is, the request that it stop, and what it needs
+//! evicted          objects that were evicted though something names them
 //! damaged          objects that were damaged and went
 //! ```
 
@@ -100,7 +100,7 @@ pub struct Cache {
     files: StatIndex,
     texts: StatIndex,
     workspace: OnceLock<Workspace>,
-    /// What the run of this process rests on, while there is one.
+    /// What the run of this process needs, while there is one.
     uses: Mutex<Option<Uses>>,
     /// Objects that were found damaged.
     damaged: Mutex<Vec<Digest>>,

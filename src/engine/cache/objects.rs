@@ -75,7 +75,7 @@ impl Objects {
         FileType::from_raw_mode(found.st_mode).is_file().then_some(found)
     }
 
-    /// Before one that was made anew takes the place of one of another size: results may rest on that.
+    /// Before one that was made anew takes the place of one of another size: results may have been made from that.
     pub(crate) fn note_if_damaged(&self, digest: &Digest, size: u64) {
         if let Some(found) = self.stat(digest).filter(|found| found.st_size as u64 != size) {
             self.note_damaged(digest, &found);

@@ -1,4 +1,4 @@
-//! Where something lies, told so that no link in a cache leads elsewhere: the folder of the cache is opened once, and all below it is
+//! Where something lies, written so that no link in a cache leads elsewhere: the folder of the cache is opened once, and all below it is
 //! reached from there without following a link, and cannot lead above it. Unaware of what lies where.
 //!
 //! Places outside of any cache are as a person names them: links on the way are theirs, and only the last name is not followed.
@@ -28,7 +28,7 @@ const NO_LINKS: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYML
 /// A link was put in the place of a folder while the kernel walked: it asks to be asked again.
 const ATTEMPTS: usize = 16;
 
-/// Whether the kernel has told that it does not walk so.
+/// Set when the kernel has answered that it does not walk so.
 static WALKS_ALONE: AtomicBool = AtomicBool::new(false);
 
 /// A folder that is held open, with the path under which it was found.
@@ -103,7 +103,7 @@ impl Root {
                 }
                 opened => opened,
             }
-            // What is no folder, and a link to one, are told alike.
+            // What is no folder, and a link to one, are reported alike.
             .map_err(|error| match error {
                 Errno::LOOP => leads_elsewhere(),
                 Errno::NOTDIR if is_link(&folder, name) => leads_elsewhere(),

@@ -72,7 +72,7 @@ struct State {
     tail: BTreeSet<FramePlace>,
     /// All frames before this offset are known; it is the end of a frame.
     known: u64,
-    /// What `stat` told of the log when a search found no frame after `known`.
+    /// What `stat` said of the log when a search found no frame after `known`.
     fruitless: Option<FileStat>,
 }
 

@@ -1,4 +1,4 @@
-//! Notes between the process that runs a pipeline and others that ask about it: how far it is, and the wish that it stop.
+//! Notes between the process that runs a pipeline and others that ask about it: how far it is, and the request that it stop.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -61,7 +61,7 @@ fn told_as(error: io::Error, remedy: String, trying: &str, path: &Path) -> Error
 #[derive(Debug, thiserror::Error)]
 #[error("{error}{remedy}")]
 struct Answer {
-    // Named as its source it would be told twice.
+    // Named as its source it would be printed twice.
     error: io::Error,
     remedy: String,
 }

@@ -1,4 +1,4 @@
-//! Notes of what a run rests on, so that nothing of it is deleted meanwhile: the run's half of the agreement that `sweep` describes.
+//! Notes of what a run needs, so that nothing of it is deleted meanwhile: the run's half of the agreement that `sweep` describes.
 //! Unaware of who deletes and why.
 //!
 //! `runs/<pipeline>.uses` begins with the folder of the pipeline; digests of 32 bytes follow.
@@ -39,7 +39,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// That the run rests on this object, or on the result of this key.
+    /// That the run needs this object, or the result of this key.
     pub(crate) fn note(&self, digest: Digest) {
         if let Some(noted) = &self.noted {
             noted.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
@@ -58,7 +58,7 @@ impl Cache {
         self.with_lease(|_| Ok(()))
     }
 
-    /// The run has ended well, and the lock names all that it rests on. What earlier runs have noted goes too if this one was of the
+    /// The run has ended well, and the lock names all that it needs. What earlier runs have noted is removed too if this one was of the
     /// whole pipeline; else all notes stay.
     pub fn end_uses(&self, of_the_whole: bool) -> Result<()> {
         let Some(uses) = self.uses().take() else { return Ok(()) };

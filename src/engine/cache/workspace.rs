@@ -16,7 +16,7 @@ use crate::engine::cache::trouble::disk_trouble;
 pub(crate) struct Workspace {
     _lock: FileLock,
     folder: Place,
-    /// Open since before the first file was written, so that `syncfs` on it reports every error that befell them.
+    /// Open since before the first file was written, so that `syncfs` on it reports every error in writing them.
     handle: File,
     next: AtomicU64,
 }
