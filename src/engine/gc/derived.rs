@@ -1,4 +1,4 @@
-//! What was made from objects that turned out to be damaged, since they were: it may rest on wrong bytes though its own are as they were
+//! What was made from objects that turned out to be damaged, since they were: it may be made from wrong bytes though its own are as they were
 //! written. Unaware of how the damage was found and of what becomes of it.
 //!
 //! Since every byte is looked at before it is used nothing can be made from a damaged object; earlier versions did, and somebody may read a

@@ -6,7 +6,7 @@
 //!                                                        the rest ──collect──► deleted
 //! ```
 //!
-//! What cannot be read is a problem that stops the collection, and never an empty answer. `cost` says what goes first where a cache must shrink,
+//! What cannot be read is a problem that stops the collection, and never an empty answer. `cost` says what is evicted first where a cache must shrink,
 //! `git` asks the program `git` without trusting the repository. Imports `decide`, `lock_file`, `kind` and `cache`.
 
 pub mod git;
