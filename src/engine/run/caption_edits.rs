@@ -61,7 +61,7 @@ impl CaptionEdits<'_> {
         Ok(settled)
     }
 
-    /// Brings back the texts of people that count no more without anybody's wish: those of a stage that had another name from its folder,
+    /// Restores the texts of people that no longer count although nobody decided so: those of a stage that had another name from its folder,
     /// those that are gone as runs used them. What became of each; nothing if none is lost.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ use crate::engine::run::guard::guarded;
 use crate::engine::run::run_context::RunContext;
 use crate::engine::run::waiting::wait_for_key;
 
-/// One item stage at work.
+/// One item stage that is running.
 pub(crate) struct ItemRunner<'a, 'r> {
     pub(crate) ctx: &'a RunContext<'r>,
     pub(crate) index: usize,

@@ -42,7 +42,7 @@ pub(crate) struct Done {
     pub(crate) outputs: BTreeMap<usize, Vec<Output>>,
     pub(crate) ran: usize,
     pub(crate) failed: Vec<String>,
-    /// What befell those that failed when they ran, by place.
+    /// The errors of those that failed when they ran, by place.
     errors: BTreeMap<usize, String>,
     /// Places of those that were done here, by this process.
     made: HashSet<usize>,
@@ -78,7 +78,7 @@ impl Done {
 const NAP: Duration = Duration::from_millis(20);
 
 /// Runs what is dirty in `plan` and writes texts; if nothing failed, also what the stage makes of all outputs together, and its row.
-/// `inline`: what it did before its own turn. A piece of work that fails is told in the ending, and is no error.
+/// `inline`: what it did before its own turn. A piece of work that fails is reported in the ending, and is no error.
 pub(crate) fn run(
     ctx: &RunContext<'_>,
     index: usize,

@@ -36,7 +36,7 @@ const HEADER: &[u8; 16] = b"loramill-still2\n";
 /// Of a million files; what is larger says nothing.
 const LARGEST: u64 = 256 << 20;
 
-/// What a run rests on, as it was before the run looked at it.
+/// A snapshot of what a run reads, taken before the run looked at it.
 pub struct Footing {
     /// Stands for all that decides a run but lies in no file: program, pipeline, stages, places.
     request: Digest,
@@ -131,7 +131,7 @@ pub fn repeat(
 }
 
 impl Footing {
-    /// Looks at every file that a run of `selection` will look at, before it does. `None` where nothing can be told from that: something
+    /// Looks at every file that a run of `selection` will look at, before it does. `None` where that would show nothing: something
     /// is forced or left out, a path is no text, or a file is so young that it may change without its times telling.
     pub fn take(glanced: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Option<Self>> {
         let Some(request) = request(glanced, cache, selection)? else { return Ok(None) };
@@ -142,7 +142,7 @@ impl Footing {
         Ok(all.then_some(Self { request, watched }))
     }
 
-    /// Writes down that a run found nothing to do, and what it rested on.
+    /// Writes down that a run found nothing to do, with the snapshot of what it read.
     pub fn keep(self, pipeline: &Pipeline, cache: &Cache, record: &RunRecord) -> Result<()> {
         if !record.is_ok() || !record.did_nothing() {
             return Ok(());
@@ -346,7 +346,7 @@ pub struct Hearing<'a> {
 }
 
 impl<'a> Hearing<'a> {
-    /// Has heard nothing yet. `next` is told every event.
+    /// Has heard nothing yet. `next` gets every event.
     pub fn new(next: &'a dyn Observer, pipeline: &'a Pipeline) -> Self {
         Self { next, remarks: &pipeline.photo_remarks, heard: AtomicBool::new(false) }
     }

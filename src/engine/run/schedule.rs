@@ -29,7 +29,7 @@ use crate::engine::run::run_record::{RunRecord, StageReport};
 use crate::engine::run::stage::StageRunner;
 use crate::engine::run::waiting::wait_for_pipeline;
 
-/// The note of a stage that never had its turn: it follows from what is told of another.
+/// The note of a stage that never had its turn: it follows from what is reported of another.
 pub const NOT_STARTED: &str = "not started, because another stage failed";
 
 /// Builds the targets.

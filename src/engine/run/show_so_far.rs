@@ -77,7 +77,7 @@ pub(crate) fn items_done(works: &ItemPlan<'_>, outputs: &BTreeMap<usize, Vec<Out
     items
 }
 
-/// An item stage of the device at work, whose pictures come one by one.
+/// An item stage of the device that is running, whose pictures come one by one.
 pub(crate) struct Showing<'a, 'r> {
     ctx: &'a RunContext<'r>,
     work: ItemWork<'a>,

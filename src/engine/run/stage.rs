@@ -74,7 +74,7 @@ impl<'a> StageRunner<'a> {
                 came_out_the_same: ending.came_out_the_same,
             });
         }
-        // Only now may a stage that reads this one start: whoever watches is told of an end before what follows from it.
+        // Only now may a stage that reads this one start: observers get the end of a stage before what follows from it.
         self.board.end(index, ending.given);
         StageReport {
             name: stage.name.clone(),
@@ -216,7 +216,7 @@ impl<'a> StageRunner<'a> {
             let given = |producer| self.given(producer);
             let Decision { basis, verdict } = decision::decide(&self.ctx.view(&files), consumer, &given, Ask::Complete)?;
             let Verdict::Items(plan) = &verdict else { return Ok(0) };
-            // What was evicted comes back in the consumer's own turn: nothing else is made while this stage runs.
+            // What was evicted is restored in the consumer's own turn: nothing else is made while this stage runs.
             if plan.waits_for_decision().is_some() || !missing(self.ctx, inputs_of_dirty(plan)).is_empty() {
                 return Ok(0);
             }
