@@ -192,7 +192,7 @@ impl<'a> Experience<'a> {
     }
 }
 
-/// `None` where the work is of several sorts, or cannot be told.
+/// `None` where the work is of several sorts, or is not known.
 fn of_works(stage: &LoadedStage, works: &ItemPlan<'_>, item_size: Option<f64>) -> Option<ToDo> {
     let Form::Items(form) = stage.stage.form() else { return None };
     let mut to_do: Option<ToDo> = None;

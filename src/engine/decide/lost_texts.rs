@@ -1,4 +1,4 @@
-//! Texts of people that count no more without anybody's wish: their folder is gone, or their stage has another name. The engine puts no
+//! Texts of people that no longer count although nobody decided so: their folder is gone, or their stage has another name. The engine puts no
 //! machine's text in their place before a person has said so. Unaware of how that is said.
 
 use std::collections::BTreeSet;

@@ -218,7 +218,7 @@ impl Again {
     }
 }
 
-/// Sees each decision of a plan in turn: the index of the stage, the decision, what it means, and what it rests on.
+/// Sees each decision of a plan in turn: the index of the stage, the decision, what it means, and what it was made from.
 pub type See<'s> = dyn FnMut(usize, &Decision<'_>, &PlannedStage, &View<'_>) -> Result<()> + 's;
 
 /// Decides stage after stage.

@@ -49,7 +49,7 @@ pub enum SettledText {
     Replaced { kept: Option<PathBuf> },
     /// There is no file any more; it is kept where it says.
     TakenAway { kept: PathBuf },
-    /// The file holds what is told here; mine is kept where it says, unless somebody had just removed it.
+    /// The file holds `text`; mine is kept where it says, unless somebody had just removed it.
     Merged { text: String, kept: Option<PathBuf> },
     /// It was so already: says how.
     Nothing(&'static str),

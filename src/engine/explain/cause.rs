@@ -154,7 +154,7 @@ pub fn describe(causes: &[Cause], indent: usize) -> String {
             continue;
         }
         let _ = writeln!(text, "{margin}{who}{}{place}", cause.describe());
-        // What an upstream stage gives is told by what stands behind it.
+        // What an upstream stage gives is described by what stands behind it.
         let is_told_below = !cause.because.is_empty() && matches!(cause.who, Some(Who::Upstream { .. }));
         if !is_told_below {
             for change in &cause.changes {

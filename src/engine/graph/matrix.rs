@@ -78,7 +78,7 @@ impl Axis {
     }
 }
 
-/// The path of a key, with places in the file where these can be told.
+/// The path of a key, with places in the file where these are known.
 fn path(name: &str, place: &Span, diagnostics: &mut Diagnostics) -> Option<Vec<Segment>> {
     let is_as_written = place.source.text.get(place.start..place.end) == Some(name);
     let source = Arc::new(Source { name: place.source.name.clone(), text: name.to_string() });

@@ -17,7 +17,7 @@ use crate::engine::syntax::diagnostic::Diagnostics;
 
 /// What other programs put captions into: sd-scripts of kohya-ss takes `.caption` by default, its taggers write `.txt`.
 const KNOWN: &[&str] = &[".caption", ".captions", ".cap", ".tags", ".tag", ".txt"];
-/// Of more texts only the number is told.
+/// Of more texts only the number is printed.
 const TOLD: usize = 5;
 
 /// Gives the photos of all inputs their texts. What is worth a word goes to `remarks`; two texts for one photo are an error.

@@ -68,7 +68,7 @@ impl Variants {
     pub fn of(sketches: &[Sketch<'_>], diagnostics: &mut Diagnostics) -> Self {
         let mut variants = Self { axes: named_axes(sketches), stages: BTreeMap::new() };
         let Some(order) = order(sketches) else {
-            // A cycle is told of where stages are joined, once and not for each variant.
+            // A cycle is reported where stages are joined, once and not for each variant.
             variants.axes.clear();
             variants.stages = sketches.iter().map(|sketch| (sketch.name.to_string(), OfStage::single())).collect();
             return variants;

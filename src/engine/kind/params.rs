@@ -198,7 +198,7 @@ pub fn check_mapping(node: &Node, known: &[&str], diagnostics: &mut Diagnostics)
     Some(())
 }
 
-/// Reports a field that must be there and is not, unless an unknown key seems to be meant for it: that was told.
+/// Reports a field that must be there and is not, unless an unknown key seems to be meant for it: that was reported.
 pub fn report_missing(node: &Node, field: &str, known: &[&str], diagnostics: &mut Diagnostics) {
     let Value::Map(entries) = &node.value else { return };
     let is_mistyped = |name: &str| !known.contains(&name) && nearest(name, known.iter().copied()) == Some(field);

@@ -233,7 +233,7 @@ pub trait ItemStage: Send + Sync {
         vec![work.name.clone()]
     }
 
-    /// How much work one piece is; `None` if that cannot be told. `item_size`: of what the stage takes, where settings say it.
+    /// How much work one piece is; `None` if that is not known. `item_size`: of what the stage takes, where settings say it.
     fn effort(&self, _work: &Work, _item_size: Option<f64>) -> Option<Effort> {
         Some(Effort::default())
     }
@@ -265,7 +265,7 @@ pub trait WholeStage: Send + Sync {
     /// What it will publish, by name and attributes, as far as that is known before it runs.
     fn forecast(&self, inputs: &Resolved) -> Vec<(String, BTreeMap<String, String>)>;
 
-    /// How much work a run from the start is; `None` if that cannot be told yet. Of a kind that does not say so, as much as it publishes.
+    /// How much work a run from the start is; `None` if that is not known yet. Of a kind that does not say so, as much as it publishes.
     /// `item_size`: of what the stage takes, where settings say it.
     fn effort(&self, inputs: &Resolved, _item_size: Option<f64>) -> Option<Effort> {
         Some(Effort { amount: self.forecast(inputs).len().max(1) as f64, ..Effort::default() })
@@ -308,7 +308,7 @@ impl Epochs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     Done,
-    /// At the user's wish, and that is a result: "stopped at epoch 43 of 100".
+    /// At the user's request, and that is a result: "stopped at epoch 43 of 100".
     Stopped(String),
     /// To go on later: nothing is recorded.
     Interrupted,

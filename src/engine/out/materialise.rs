@@ -284,7 +284,7 @@ impl<'a> Work<'a> {
             *folder = folder.held().map_err(|error| user_disk_trouble(error, "opening", folder))?;
         }
         let this = &*self;
-        // Each is looked at before the first failure is told: all that is damaged is found at once.
+        // Each is looked at before the first failure is reported: all that is damaged is found at once.
         let written: Vec<Result<Entry>> = missing.par_iter().map(|(path, want)| this.write(path, want)).collect();
         let written: Vec<Entry> = written.into_iter().collect::<Result<_>>()?;
         self.make_durable(missing)?;

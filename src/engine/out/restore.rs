@@ -118,7 +118,7 @@ fn keeps(cache: &Cache, name: &str, row: &StageRow, pipeline: Option<&Pipeline>,
     Ok(kinds.iter().find(|known| known.name == kind).is_none_or(|kind| kind.keeps))
 }
 
-/// The fields that a stage shows in `out/`; the reason if that cannot be told.
+/// The fields that a stage shows in `out/`; the reason if they are not known.
 fn fields(
     cache: &Cache,
     name: &str,

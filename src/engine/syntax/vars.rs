@@ -298,7 +298,7 @@ fn declared_environment(root: &Node, diagnostics: &mut Diagnostics) -> Vec<Strin
     names
 }
 
-/// Where `written` stands inside a node, where that can be told; else the whole node.
+/// Where `written` stands inside a node, where that is known; else the whole node.
 fn place_of(written: &str, node: &Node) -> Span {
     let text = &node.span.source.text[node.span.start..node.span.end];
     match text.find(written) {

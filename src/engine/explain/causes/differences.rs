@@ -13,7 +13,7 @@ use crate::engine::explain::ledger::{Hint, Making};
 use crate::engine::kind::item::Item;
 use crate::engine::kind::item_set;
 
-/// A longer way back is told as far as this.
+/// A longer way back is described as far as this.
 const DEEPEST: usize = 20;
 
 /// One side of a difference.
