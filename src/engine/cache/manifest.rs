@@ -12,7 +12,7 @@ pub enum Purpose {
     Work,
     /// All outputs of a stage: what its row in the lock is found by.
     Stage,
-    /// What may resume an interrupted run.
+    /// What an interrupted run is resumed by.
     State,
     /// Items made of all outputs of a stage together.
     Finish,

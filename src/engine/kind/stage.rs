@@ -272,7 +272,7 @@ pub trait WholeStage: Send + Sync {
     }
 
     /// How far the state in a folder goes, where `is_published` tells by their names which outputs are there. A state that a run would
-    /// not take up does not count.
+    /// not resume from does not count.
     fn reached(&self, _inputs: &Resolved, _state: &Path, _is_published: &dyn Fn(&str) -> bool) -> Reached {
         Reached::Untold
     }
@@ -282,8 +282,8 @@ pub trait WholeStage: Send + Sync {
         None
     }
 
-    /// Names of components that do not change what an interrupted run has done so far: the state of a run that differs only in these is
-    /// taken up. `epochs` where the schedule does not depend on the horizon.
+    /// Names of components that do not change what an interrupted run has done so far: a run that differs only in these resumes from
+    /// its state. `epochs` where the schedule does not depend on the horizon.
     fn horizon_components(&self) -> &'static [&'static str] {
         &[]
     }
