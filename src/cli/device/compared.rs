@@ -1,7 +1,8 @@
-//! That a device gave the embedded backend's numbers: what a comparison depends on, and the note that it was passed. Unaware of what is compared.
+//! That a device gave the embedded backend's numbers: what a comparison depends on, and the note that it was passed. Unaware of
+//! what is compared.
 //!
-//! Notes lie in `loramill/self-tests` of the user's folder for caches, which may be deleted at any time. A comparison that failed leaves none:
-//! what made it fail may have been mended.
+//! Notes lie in `loramill/self-tests` of the user's folder for caches, which may be deleted at any time. A comparison that failed
+//! leaves none: what made it fail may have been mended.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -10,8 +10,8 @@
 //! orders   what the worker gets: device, stop     signals  Ctrl-C       request  what a command asks for
 //! ```
 //!
-//! A build without libtorch has no worker, one without networks uses no device; the code is the same, and `orders::HAS_WORKER` and `names` tell them
-//! apart. Imports `global`, `exit` and `terminal`, never a command.
+//! A build without libtorch has no worker, one without networks uses no device; the code is the same, and `orders::HAS_WORKER`
+//! and `names` tell them apart. Imports `global`, `exit` and `terminal`, never a command.
 
 pub(crate) mod names;
 pub(crate) mod orders;

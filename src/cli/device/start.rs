@@ -1,5 +1,5 @@
-//! A process that opens networks, ready to be started: the worker, or this program again where there is none, with what the library of a device
-//! reads from the environment only while it is loaded. Unaware of what the process is asked for.
+//! A process that opens networks, ready to be started: the worker, or this program again where there is none, with what the
+//! library of a device reads from the environment only while it is loaded. Unaware of what the process is asked for.
 
 use std::env;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Shows a run as it goes on: bars on a terminal, plain lines in a pipe, JSON lines for another program. Unaware of how stages are run.
+//! Shows a run as it goes on: bars on a terminal, plain lines in a pipe, JSON lines for another program. Unaware of how stages
+//! are run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _};
@@ -308,7 +309,8 @@ impl Verb {
     }
 }
 
-/// `     Done train in 2m 10s`. Of several lines only the first stands at the margin: a name with a line feed in it begins no line of ours.
+/// `     Done train in 2m 10s`. Of several lines only the first stands at the margin: a name with a line feed in it begins no line
+/// of ours.
 fn line(verb: Verb, text: &str, colours: bool) -> Painted {
     let mut line = Painted::new(colours);
     line.paint(verb.paint(), &format!("{:>9}", verb.word()));

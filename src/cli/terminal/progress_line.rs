@@ -1,4 +1,5 @@
-//! How far a stage is, in one line: all there is to say in a pipe, and on a terminal what fits, of which the time left goes last. Unaware of terminals.
+//! How far a stage is, in one line: all there is to say in a pipe, and on a terminal what fits, of which the time left goes last.
+//! Unaware of terminals.
 
 use std::time::Duration;
 

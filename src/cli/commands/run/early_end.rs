@@ -1,5 +1,5 @@
-//! The early end of a run: nothing changed since one that found nothing to do, which is known without listing a photo. Only spares time; a run
-//! without it does the same.
+//! The early end of a run: nothing changed since one that found nothing to do, which is known without listing a photo. Only
+//! spares time; a run without it does the same.
 
 use crate::cli::global::Global;
 use crate::cli::target::cache_folder::open_cache;

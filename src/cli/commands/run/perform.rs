@@ -1,5 +1,5 @@
-//! One run of a pipeline, in this process or in the worker, with all that goes on beside it: what is shown, `loramill stop`, the keys. For `run` and,
-//! again and again, for `watch`.
+//! One run of a pipeline, in this process or in the worker, with all that goes on beside it: what is shown, `loramill stop`, the
+//! keys. For `run` and, again and again, for `watch`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

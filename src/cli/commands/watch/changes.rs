@@ -1,5 +1,5 @@
-//! What changed since the last run, and whether all of it is written to its end: nobody writes any more, and it has been quiet for a
-//! moment. Unaware of where events come from and of what a run reads.
+//! What changed since the last run, and whether all of it is written to its end: nobody writes any more, and it has been quiet
+//! for a moment. Unaware of where events come from and of what a run reads.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
