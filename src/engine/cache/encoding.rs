@@ -1,6 +1,6 @@
-//! A compact binary encoding: little-endian base-128 numbers, texts with their length, digests as they are. The same values always give
-//! the same bytes. Reading checks every length against what is left, so that damaged bytes are an error and never a panic or a huge
-//! allocation. Unaware of what the bytes describe.
+//! A compact binary encoding: little-endian base-128 numbers, texts with their length, digests as they are. The same values
+//! always give the same bytes. Reading checks every length against what is left, so that damaged bytes are an error and never a
+//! panic or a huge allocation. Unaware of what the bytes describe.
 
 use std::collections::BTreeMap;
 

@@ -26,7 +26,8 @@ const LONGEST: u64 = 256 << 20;
 /// Set when the user wants the process to end.
 static GIVEN_UP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Whoever waits for a lock gives up once `wish` is set: a handler that catches a signal takes from it what would have ended the wait.
+/// Whoever waits for a lock gives up once `wish` is set: a handler that catches a signal takes from it what would have ended the
+/// wait.
 pub fn give_up_on(wish: Arc<AtomicBool>) {
     // A second command in one process has the same flag.
     let _ = GIVEN_UP.set(wish);

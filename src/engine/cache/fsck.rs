@@ -1,4 +1,5 @@
-//! Whether a cache is sound, and what to do where it is not. Unaware of what the artifacts mean; forms that can be checked are given.
+//! Whether a cache is sound, and what to do where it is not. Unaware of what the artifacts mean; forms that can be checked are
+//! given.
 //!
 //! Nothing is ever made up: what is damaged is taken away, so that it is a miss and the next run makes it again.
 
@@ -200,8 +201,8 @@ impl Cache {
         damaged.filter_map(|problem| self.object_named(&problem.path)).collect()
     }
 
-    /// Takes away what is damaged, and puts logs and indices right. What is wrong with the result of a run is a miss from then on. Damage that
-    /// runs met before is forgotten.
+    /// Takes away what is damaged, and puts logs and indices right. What is wrong with the result of a run is a miss from then
+    /// on. Damage that runs met before is forgotten.
     pub fn repair(&self, checkup: &mut Checkup) -> Result<()> {
         let collector = self.begin_collecting()?;
         let exclusive = collector.exclusive()?;

@@ -87,8 +87,8 @@ impl Objects {
         let _ = met_damage::note(&self.notes, digest, FileStat::from(found).modified);
     }
 
-    /// Whether a folder of objects is one, and no link to a folder. Asked of the kernel once: what is opened or removed is found without
-    /// following links in any case.
+    /// Whether a folder of objects is one, and no link to a folder. Asked of the kernel once: what is opened or removed is found
+    /// without following links in any case.
     fn is_part(&self, number: u8, name: &str) -> bool {
         let (word, bit) = (&self.parts[usize::from(number / 64)], 1u64 << (number % 64));
         if word.load(Ordering::Relaxed) & bit != 0 {
@@ -126,7 +126,8 @@ impl Objects {
         self.open(digest).and_then(|file| regular_file::read_open(&file, LARGEST_LIST)).ok()
     }
 
-    /// Reads every byte of an object that is about to be used. A damaged one is taken away, so that it counts as missing from now on.
+    /// Reads every byte of an object that is about to be used. A damaged one is taken away, so that it counts as missing from now
+    /// on.
     pub(crate) fn check(&self, digest: &Digest) -> Result<FileStat> {
         let read = self.open(digest).and_then(|file| {
             let stat = FileStat::from(&file.metadata()?);
@@ -177,8 +178,8 @@ impl Objects {
         }
     }
 
-    /// Moves a durable file to its place, of which this process has just written or read every byte; `source` must be on the same file
-    /// system.
+    /// Moves a durable file to its place, of which this process has just written or read every byte; `source` must be on the same
+    /// file system.
     pub(crate) fn adopt(&self, source: &Place, digest: &Digest, size: u64) -> io::Result<()> {
         let place = self.place(digest);
         match source.rename(&place) {

@@ -1,10 +1,10 @@
-//! Where something lies, written so that no link in a cache leads elsewhere: the folder of the cache is opened once, and all below it is
-//! reached from there without following a link, and cannot lead above it. Unaware of what lies where.
+//! Where something lies, written so that no link in a cache leads elsewhere: the folder of the cache is opened once, and all
+//! below it is reached from there without following a link, and cannot lead above it. Unaware of what lies where.
 //!
 //! Places outside of any cache are as a person names them: links on the way are theirs, and only the last name is not followed.
 //!
-//! The kernel does the walk in one call (`openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`, Linux 5.6). Where it, or the guard of
-//! a container, does not know that call, each step is opened on its own, and none of them may be a link.
+//! The kernel does the walk in one call (`openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`, Linux 5.6). Where it, or the
+//! guard of a container, does not know that call, each step is opened on its own, and none of them may be a link.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -251,7 +251,8 @@ impl Place {
         regular_file::open_as(around, Path::new(name), Links::Refused, flags)
     }
 
-    /// A file that is there, below a cache, in one call. `None` if the kernel cannot, or where there is something to tell: the longer way does.
+    /// A file that is there, below a cache, in one call. `None` if the kernel cannot, or where there is something to tell: the
+    /// longer way does.
     fn open_at_once(&self, flags: OFlags) -> Option<OwnedFd> {
         let root = self.root.as_ref().filter(|_| self.around.is_none() && !flags.contains(OFlags::CREATE))?;
         let below = self.path.strip_prefix(root.path()).ok().filter(|_| !WALKS_ALONE.load(Ordering::Relaxed))?;

@@ -12,7 +12,8 @@ use crate::engine::cache::encoding::{Reader, Writer};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     pub key: Digest,
-    /// What the key was made of, in the order of the manifest: names and canonical values. `explain` is the difference of two such lists.
+    /// What the key was made of, in the order of the manifest: names and canonical values. `explain` is the difference of two
+    /// such lists.
     pub components: Vec<(String, String)>,
     pub outputs: Vec<Output>,
     /// How long it took.

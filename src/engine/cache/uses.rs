@@ -58,8 +58,8 @@ impl Cache {
         self.with_lease(|_| Ok(()))
     }
 
-    /// The run has ended well, and the lock names all that it needs. What earlier runs have noted is removed too if this one was of the
-    /// whole pipeline; else all notes stay.
+    /// The run has ended well, and the lock names all that it needs. What earlier runs have noted is removed too if this one was
+    /// of the whole pipeline; else all notes stay.
     pub fn end_uses(&self, of_the_whole: bool) -> Result<()> {
         let Some(uses) = self.uses().take() else { return Ok(()) };
         if !uses.path.is_there() || (uses.goes_on && !of_the_whole) {
@@ -77,7 +77,8 @@ impl Cache {
         uses.path.remove().map_err(|error| disk_trouble(error, "removing", &uses.path))
     }
 
-    /// Does `work` under a lease: nothing is deleted from the cache meanwhile. Only runs take leases: to others a deleted object is a miss.
+    /// Does `work` under a lease: nothing is deleted from the cache meanwhile. Only runs take leases: to others a deleted object
+    /// is a miss.
     pub(crate) fn with_lease<T>(&self, work: impl FnOnce(&Lease) -> Result<T>) -> Result<T> {
         if self.uses().is_none() {
             return work(&Lease::default());

@@ -1,5 +1,5 @@
-//! Where a process writes before its files get their place: `tmp/<number>/`, guarded by a lock, so that others can tell what a dead
-//! process left behind. Unaware of what is written.
+//! Where a process writes before its files get their place: `tmp/<number>/`, guarded by a lock, so that others can tell what a
+//! dead process left behind. Unaware of what is written.
 
 use std::fs::File;
 use std::io::ErrorKind;
