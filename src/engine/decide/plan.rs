@@ -1,5 +1,5 @@
-//! What a run would do, without running anything: the same decision as in a run, with stand-ins for what nobody knows yet. Hashes inputs
-//! and reads the cache.
+//! What a run would do, without running anything: the same decision as in a run, with stand-ins for what nobody knows yet. Hashes
+//! inputs and reads the cache.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What must be restored so that a stage can run: outputs of stages that do not keep theirs, with what it takes to make them again,
-//! and so on up to what is here. `plan` says it, a run does it. Unaware of how.
+//! What must be restored so that a stage can run: outputs of stages that do not keep theirs, with what it takes to make them
+//! again, and so on up to what is here. `plan` says it, a run does it. Unaware of how.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
