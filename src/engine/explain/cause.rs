@@ -1,5 +1,5 @@
-//! A cause: who changed something that a stage is made of, in which file, and how `explain` says it. What differs is a `Reason`, which words
-//! itself. Unaware of how causes are found.
+//! A cause: who changed something that a stage is made of, in which file, and how `explain` says it. What differs is a `Reason`,
+//! which words itself. Unaware of how causes are found.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -131,8 +131,8 @@ impl Contents {
     }
 }
 
-/// Causes as lines for a person, indented by so many spaces: who changed what in which file, and below it what made an upstream stage give something
-/// else.
+/// Causes as lines for a person, indented by so many spaces: who changed what in which file, and below it what made an upstream
+/// stage give something else.
 pub fn describe(causes: &[Cause], indent: usize) -> String {
     let mut text = String::new();
     let margin = " ".repeat(indent);

@@ -1,5 +1,6 @@
-//! The way that contents came: what made them, of what, and what made that, up to what was read from disk. Contents that were made in one
-//! way are described together, so that the way of a thousand pictures is as long as that of one. Unaware of how it is shown.
+//! The way that contents came: what made them, of what, and what made that, up to what was read from disk. Contents that were
+//! made in one way are described together, so that the way of a thousand pictures is as long as that of one. Unaware of how it is
+//! shown.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};

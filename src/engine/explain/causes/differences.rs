@@ -1,5 +1,5 @@
-//! Why contents are others than before although the stage that gives them has run since: the difference of what the records say of both,
-//! followed back to what somebody put there or took away. Unaware of stages that have yet to run.
+//! Why contents are others than before although the stage that gives them has run since: the difference of what the records say
+//! of both, followed back to what somebody put there or took away. Unaware of stages that have yet to run.
 
 use anyhow::Result;
 
