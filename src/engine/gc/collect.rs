@@ -1,11 +1,11 @@
 //! What of a cache may be deleted, and its deletion. Unaware of how that is printed.
 //!
-//! Kept is what any lock file names that can still be reached (`roots`), what runs that go on or were interrupted need (`sweep`), what
-//! unfinished trainings have published, and their states. The state of a training that has ended is kept while a lock in a work tree
-//! names its result: more epochs would go on from there.
+//! Kept is what any lock file names that can still be reached (`roots`), what runs that go on or were interrupted need (`sweep`),
+//! what unfinished trainings have published, and their states. The state of a training that has ended is kept while a lock in a
+//! work tree names its result: more epochs would go on from there.
 //!
-//! With a size to come down to, what is named is evicted too, if it can be made again: by `Worth`, and among equals by bytes for each second
-//! that it takes. Never what a pipeline needs whose run goes on, and never what no record says how to make.
+//! With a size to come down to, what is named is evicted too, if it can be made again: by `Worth`, and among equals by bytes for
+//! each second that it takes. Never what a pipeline needs whose run goes on, and never what no record says how to make.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -98,8 +98,8 @@ impl Collected {
     }
 }
 
-/// Finds out what may be deleted, and deletes it if that is asked for. `here`: a folder whose repository counts even if the cache does not know
-/// it. With problems nothing is deleted.
+/// Finds out what may be deleted, and deletes it if that is asked for. `here`: a folder whose repository counts even if the cache
+/// does not know it. With problems nothing is deleted.
 pub fn collect(cache: &Cache, here: &Path, options: &CollectOptions, worth: &dyn Fn(&str) -> Worth) -> Result<Collected> {
     if !options.delete {
         let roots = Roots::read(cache, here, options.history)?;
