@@ -29,7 +29,8 @@ pub struct AxisValue {
     node: Node,
 }
 
-/// The axes that `node` gives to `stage`. `params` are those that the stage gives without it; `reserved` are keys that are no params.
+/// The axes that `node` gives to `stage`. `params` are those that the stage gives without it; `reserved` are keys that are no
+/// params.
 pub fn read(stage: &str, node: &Node, params: &Node, reserved: &[&str], diagnostics: &mut Diagnostics) -> Vec<Axis> {
     let Value::Map(entries) = &node.value else {
         diagnostics

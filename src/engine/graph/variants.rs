@@ -1,5 +1,6 @@
-//! Which variants each stage has, and which of them a reference takes. A stage has the axes of its own matrix and those of the stages it
-//! reads; references that carry the same axis are joined, different axes are crossed. Unaware of YAML and of what an axis varies.
+//! Which variants each stage has, and which of them a reference takes. A stage has the axes of its own matrix and those of the
+//! stages it reads; references that carry the same axis are joined, different axes are crossed. Unaware of YAML and of what an
+//! axis varies.
 
 use std::collections::BTreeMap;
 
