@@ -1,5 +1,5 @@
-//! Evicts from the cache the outputs that their stages do not keep, once all stages that read them have done so. What `out/` shows stays
-//! there. Keeps to the agreement that `sweep` describes. Unaware of how they are restored.
+//! Evicts from the cache the outputs that their stages do not keep, once all stages that read them have done so. What `out/`
+//! shows stays there. Keeps to the agreement that `sweep` describes. Unaware of how they are restored.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;

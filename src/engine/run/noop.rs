@@ -1,5 +1,6 @@
-//! Whether anything changed since a run that found nothing to do. If not, there is nothing to do again, and it is known without listing a
-//! photo or reading a tree. Unaware of what the files mean: the same program, the same pipeline and unchanged files give the same run.
+//! Whether anything changed since a run that found nothing to do. If not, there is nothing to do again, and it is known without
+//! listing a photo or reading a tree. Unaware of what the files mean: the same program, the same pipeline and unchanged files
+//! give the same run.
 //!
 //! `runs/<pipeline>.standstill` in the cache may be deleted at any time: then the next run looks at everything.
 
@@ -131,8 +132,8 @@ pub fn repeat(
 }
 
 impl Footing {
-    /// Looks at every file that a run of `selection` will look at, before it does. `None` where that would show nothing: something
-    /// is forced or left out, a path is no text, or a file is so young that it may change without its times telling.
+    /// Looks at every file that a run of `selection` will look at, before it does. `None` where that would show nothing:
+    /// something is forced or left out, a path is no text, or a file is so young that it may change without its times telling.
     pub fn take(glanced: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Option<Self>> {
         let Some(request) = request(glanced, cache, selection)? else { return Ok(None) };
         let clock = cache.clock()?;
@@ -168,8 +169,8 @@ fn file_of(pipeline: &Pipeline, cache: &Cache) -> Result<Place> {
     cache.run_file(&pipeline.folder, "standstill")
 }
 
-/// All that decides a run and lies in none of the files that are watched. `None` for a run whose outcome is not that of the file as it
-/// stands.
+/// All that decides a run and lies in none of the files that are watched. `None` for a run whose outcome is not that of the file
+/// as it stands.
 fn request(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Option<Digest>> {
     let needed = selection.needed(pipeline);
     let is_plain = needed.iter().all(|stage| matches!(selection.ask(*stage), Ask::Complete));
@@ -200,8 +201,8 @@ fn request(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result<
     Ok(Some(Digest::of(&writer.bytes)))
 }
 
-/// The files that a run reads, the folders in which it looks for them, and those of the store, in which an object cannot come or go
-/// without a trace. What lies in `out/` has a list of its own.
+/// The files that a run reads, the folders in which it looks for them, and those of the store, in which an object cannot come or
+/// go without a trace. What lies in `out/` has a list of its own.
 fn watched(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Option<Vec<Watched>> {
     let needed = selection.needed(pipeline);
     let stages = || needed.iter().map(|&index| &pipeline.stages[index]);

@@ -22,8 +22,8 @@ const INPUT_OUTPUT_ERROR: i32 = 5;
 #[error("{0:#}")]
 pub struct MayPass(pub anyhow::Error);
 
-/// Whether a failure is transient: a stage says so, or the system was short of something or did not answer. What is wrong with an input
-/// stays wrong.
+/// Whether a failure is transient: a stage says so, or the system was short of something or did not answer. What is wrong with an
+/// input stays wrong.
 pub fn may_pass(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<MayPass>() || answer(cause).is_some_and(is_passing))
 }

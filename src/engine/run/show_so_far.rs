@@ -1,5 +1,6 @@
-//! Shows in `out/` what a stage has made so far, the moment it is durable: from its first output on the folder is that of this result, and holds
-//! nothing of the one before. What cannot be shown yet is said, and shown when the stage ends. Unaware of how outputs are made.
+//! Shows in `out/` what a stage has made so far, the moment it is durable: from its first output on the folder is that of this
+//! result, and holds nothing of the one before. What cannot be shown yet is said, and shown when the stage ends. Unaware of how
+//! outputs are made.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

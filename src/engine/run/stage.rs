@@ -1,4 +1,5 @@
-//! Runs one stage, from the decision to its end: schedule → stage → items or whole → the kind's own work. Unaware of which stage comes next.
+//! Runs one stage, from the decision to its end: schedule → stage → items or whole → the kind's own work. Unaware of which stage
+//! comes next.
 
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -207,8 +208,8 @@ impl<'a> StageRunner<'a> {
         }
     }
 
-    /// Runs what a consumer lacks of what has been published so far. If that fails, the stage that publishes goes on; the consumer tries
-    /// again when its own turn comes.
+    /// Runs what a consumer lacks of what has been published so far. If that fails, the stage that publishes goes on; the
+    /// consumer tries again when its own turn comes.
     fn run_inline(&self, consumer: usize) {
         let started = Instant::now();
         let outcome = guarded(|| {

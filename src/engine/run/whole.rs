@@ -1,5 +1,5 @@
-//! Runs a stage as a whole. What it publishes is durable and shown at once; then a callback gets it, before the stage continues. Unaware
-//! of when the stage's turn comes and of who reads it.
+//! Runs a stage as a whole. What it publishes is durable and shown at once; then a callback gets it, before the stage continues.
+//! Unaware of when the stage's turn comes and of who reads it.
 
 use std::fs;
 use std::path::Path;
