@@ -1,5 +1,5 @@
-//! With which exit code does a command end, and what does it say when it fails? 0 done, 1 a stage failed or something is wrong on this computer,
-//! 2 the pipeline file or the arguments are wrong, 130 interrupted.
+//! With which exit code does a command end, and what does it say when it fails? 0 done, 1 a stage failed or something is wrong on
+//! this computer, 2 the pipeline file or the arguments are wrong, 130 interrupted.
 //!
 //! Unaware of the commands; `plan --exit-code` and `doctor` have codes of their own beside these.
 

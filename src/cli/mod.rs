@@ -1,6 +1,7 @@
 //! What does a command do, and how is it said? The only wing that prints or exits.
 //!
-//! Each room answers one question. A room imports those below it in this list, never one above it; `tests/tidy.rs` holds the table.
+//! Each room answers one question. A room imports those below it in this list, never one above it; `tests/tidy.rs` holds the
+//! table.
 //!
 //! ```text
 //! commands  what does each command do?

@@ -1,5 +1,5 @@
-//! What each command may write, and the walls that are raised around it before it reads anything of a project: a project may be a stranger's, and a
-//! mistake in what reads it must not reach further than the project. Unaware of how the kernel keeps them.
+//! What each command may write, and the walls that are raised around it before it reads anything of a project: a project may be a
+//! stranger's, and a mistake in what reads it must not reach further than the project. Unaware of how the kernel keeps them.
 //!
 //! Commands that compute on a card have none: drivers write and start what they need.
 

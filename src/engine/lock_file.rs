@@ -6,8 +6,8 @@
 //! stage train key=<digest> out=<digest> n=10
 //! ```
 //!
-//! Rows are sorted, and a union merge of two versions is a legal file: a name may then have several rows. Conflict markers are stepped
-//! over, and rows of a kind that is not known are kept as they are.
+//! Rows are sorted, and a union merge of two versions is a legal file: a name may then have several rows. Conflict markers are
+//! stepped over, and rows of a kind that is not known are kept as they are.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,6 +1,7 @@
 //! The engine: reads a pipeline file, decides what is up to date, runs what is not. Knows nothing of images, tensors or models.
 //!
-//! Each room answers one question. A room imports those below it in this list, never one above it; `tests/tidy.rs` holds the table.
+//! Each room answers one question. A room imports those below it in this list, never one above it; `tests/tidy.rs` holds the
+//! table.
 //!
 //! ```text
 //! explain     why is this stale, and what made it?

@@ -132,7 +132,8 @@ fn load(node: &Node, _: &LoadScope<'_>, diagnostics: &mut Diagnostics) -> Option
 }
 
 impl Stage for ResizeParams {
-    /// Without the one of `size` and `buckets` that nothing depends on, and without what `cover_photo` puts into the keys that it concerns.
+    /// Without the one of `size` and `buckets` that nothing depends on, and without what `cover_photo` puts into the keys that it
+    /// concerns.
     fn components(&self) -> Vec<(String, serde_json::Value)> {
         let unused = if self.buckets.is_some() { "size" } else { "buckets" };
         let mut components = self.results();

@@ -108,14 +108,14 @@ fn absent(pipeline: &Pipeline) -> Vec<String> {
     notes
 }
 
-/// What the models are that stages read: told by their headers.
+/// What the models are that stages read, as their headers say.
 fn models(pipeline: &Pipeline) -> Vec<String> {
     let mut notes = Vec::new();
     for (index, input) in pipeline.inputs.iter().enumerate() {
         let Found::File(path) = &input.found else { continue };
         let mut edges = pipeline.stages.iter().flat_map(|stage| &stage.edges);
         let is_model = edges.any(|edge| edge.from == Producer::Input(index) && edge.reads.reads.first() == Some(&"model"));
-        // What cannot be read was told before.
+        // What cannot be read was reported before.
         let Some(file) = is_model.then(|| ModelFile::open(path).ok()).flatten() else { continue };
         let predicts = Predicts::of(&file).ok().flatten().map(|predicts| format!(", {predicts}")).unwrap_or_default();
         notes.push(format!("`{}` is {}{predicts}", input.name, Family::of(&file)));

@@ -1,4 +1,5 @@
-//! `loramill check --photos`: opens every photo and says which cannot be read, and which are not used as they are stored. Unaware of stages.
+//! `loramill check --photos`: opens every photo and says which cannot be read, and which are not used as they are stored. Unaware
+//! of stages.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! `loramill doctor`: what works on this computer, what does not, and what to do.
 //!
-//! Exit code: 0 if all that matters here is OK, or only not proven; 1 if something works slower or with less; 2 if something does not work,
-//! which may be one card of two.
+//! Exit code: 0 if all that matters here is OK, or only not proven; 1 if something works slower or with less; 2 if something does
+//! not work, which may be one card of two.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -120,7 +120,7 @@ fn text(cache: &Cache, checkup: &Checkup, derived: &[Derived], depth: Depth) -> 
     text
 }
 
-/// What may rest on damaged bytes; it is not damaged itself and stays.
+/// What may have been made from damaged bytes; it is not damaged itself and stays.
 fn derived_text(cache: &Cache, derived: &[Derived]) -> String {
     let mut text = String::new();
     let below = |digest: &Digest| cache.path(digest).strip_prefix(cache.root()).map(|path| path.display().to_string());

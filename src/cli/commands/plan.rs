@@ -22,7 +22,7 @@ use crate::engine::graph::pipeline::Pipeline;
 /// Something is not fresh, with `--exit-code`.
 const DIRTY: u8 = 3;
 
-/// What takes less than this many seconds is not told.
+/// Estimates below this many seconds are not printed.
 const TOLD: f64 = 1.0;
 
 /// Show what a run would do, and why

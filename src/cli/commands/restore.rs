@@ -51,8 +51,8 @@ impl Arguments {
 /// Takes the lock of the pipeline, and waits for a run that holds it. Prints to standard error only.
 ///
 /// # Errors
-/// If the lock file names no results, or not all of them can be shown; the others are then restored. Items that were not kept do not
-/// count.
+/// If the lock file names no results, or not all of them can be shown; the others are then restored. Items that were not kept do
+/// not count.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let (revision, given) = arguments.split();
     let given = given.map(PathBuf::from);

@@ -1,4 +1,5 @@
-//! `loramill self-test`: compares a device with the embedded backend. `doctor` and `auto` start it for each card, by `device::probe`.
+//! `loramill self-test`: compares a device with the embedded backend. `doctor` and `auto` start it for each card, by
+//! `device::probe`.
 
 use std::process::ExitCode;
 

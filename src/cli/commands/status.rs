@@ -20,7 +20,7 @@ use crate::engine::edits::Provenance;
 use crate::engine::explain::text_status::{StageTexts, text_status};
 use crate::engine::graph::selection::Selection;
 
-/// Of more texts only the number is told: `loramill edits list` names them.
+/// Of more texts only the number is printed: `loramill edits list` names them.
 const LISTED: usize = 10;
 
 /// Show what is up to date, what is stale and which texts people edited

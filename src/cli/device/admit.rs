@@ -1,5 +1,5 @@
-//! Whether a run may compute on a device: on one that is to be compared first, only after it gave the embedded backend's numbers, in a process of its
-//! own. Unaware of what is compared, and of how that is remembered.
+//! Whether a run may compute on a device: on one that is to be compared first, only after it gave the embedded backend's numbers,
+//! in a process of its own. Unaware of what is compared, and of how that is remembered.
 
 use std::env;
 

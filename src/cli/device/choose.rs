@@ -1,5 +1,5 @@
-//! What `auto` stands for: the first card that computes what the processor computes, else the processor. Unaware of how that is compared, and of how
-//! it is remembered.
+//! What `auto` stands for: the first card that computes what the processor computes, else the processor. Unaware of how that is
+//! compared, and of how it is remembered.
 
 use std::path::Path;
 
@@ -13,7 +13,8 @@ use crate::computer::machine::libtorch::Flavour;
 /// The processor, by libtorch.
 const PROCESSOR: &str = "libtorch:cpu";
 
-/// The best device of this computer for `program`. `say` is told of a test that takes a while, and of cards that do not pass.
+/// The best device of this computer for `program`. `say` gets a line about a test that takes a while, and about each card that
+/// does not pass.
 pub fn choose(host: &Host, machine: &Machine, program: &Path, say: &dyn Fn(&str)) -> String {
     let cards = candidates(machine);
     if cards.is_empty() && has_card(machine) {

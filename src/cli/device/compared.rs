@@ -1,7 +1,8 @@
-//! That a device gave the embedded backend's numbers: what a comparison rests on, and the note that it was passed. Unaware of what is compared.
+//! That a device gave the embedded backend's numbers: what a comparison depends on, and the note that it was passed. Unaware of
+//! what is compared.
 //!
-//! Notes lie in `loramill/self-tests` of the user's folder for caches, which may be deleted at any time. A comparison that failed leaves none:
-//! what made it fail may have been mended.
+//! Notes lie in `loramill/self-tests` of the user's folder for caches, which may be deleted at any time. A comparison that failed
+//! leaves none: what made it fail may have been mended.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -39,7 +40,7 @@ impl Compared {
     }
 
     /// - `notes`: the folder of notes
-    /// - `identity`: all that the outcome rests on
+    /// - `identity`: all that the outcome depends on
     pub fn new(notes: Option<&Path>, identity: String) -> Self {
         Self { note: notes.map(|notes| notes.join(Digest::of(identity.as_bytes()).to_hex())), identity }
     }
@@ -58,7 +59,7 @@ impl Compared {
     }
 }
 
-/// All that the outcome rests on, line by line.
+/// All that the outcome depends on, line by line.
 fn identity(device: &str, host: &Host, machine: &Machine, program: &Path) -> String {
     let Machine { system, amd, nvidia, rocm, vulkan, libtorch, environment, .. } = machine;
     let mut text = format!("{device}\nkernel {}\n", system.kernel);

@@ -1,5 +1,6 @@
-//! Who does a command that opens networks: this program, or the worker beside it, which links the library of a device. Loading one takes longer
-//! than most commands, and a driver that breaks down takes its process with it. Unaware of how a worker is started and how it ends.
+//! Who does a command that opens networks: this program, or the worker beside it, which links the library of a device. Loading
+//! one takes longer than most commands, and a driver that breaks down takes its process with it. Unaware of how a worker is
+//! started and how it ends.
 
 use std::process::ExitCode;
 
@@ -23,12 +24,12 @@ pub enum Ready {
     Done(ExitCode),
 }
 
-/// Makes the device that is asked for ready: has the worker do the command if this program leaves networks to it, and has a device compared that
-/// must be. Does neither for a run that opens no network.
+/// Makes the device that is asked for ready: has the worker do the command if this program leaves networks to it, and has a
+/// device compared that must be. Does neither for a run that opens no network.
 ///
 /// # Errors
-/// `WrongArguments` if this build or the machine has no such device, or it computes wrong numbers. If the worker cannot be started, or did not end by
-/// itself.
+/// `WrongArguments` if this build or the machine has no such device, or it computes wrong numbers. If the worker cannot be
+/// started, or did not end by itself.
 pub fn prepare(asked: &str, request: &Request<'_>, global: &Global) -> Result<Ready> {
     let device = device_for(asked);
     let leaves_networks = HAS_WORKER && global.networks().is_none();

@@ -1,4 +1,5 @@
-//! What the name of a device means in this build: whether it is known, what `auto` stands for, whether it may be a card. Loads no library.
+//! What the name of a device means in this build: whether it is known, what `auto` stands for, whether it may be a card. Loads no
+//! library.
 
 use std::path::Path;
 

@@ -1,7 +1,8 @@
-//! What the worker is told by the `loramill` that starts it, and how it hears from it afterwards. The worker's side of `worker`.
+//! What the `loramill` that starts the worker hands to it, and how a stop request reaches it afterwards. The worker's side of
+//! `worker`.
 //!
-//! It has the terminal of who started it. Ctrl-C reaches both: the worker leaves that to the other, which passes a request to stop on once, as
-//! SIGTERM. The end of the other reaches it as SIGUSR1.
+//! It has the terminal of who started it. Ctrl-C reaches both: the worker leaves that to the other, which passes a request to
+//! stop on once, as SIGTERM. The end of the other reaches it as SIGUSR1.
 
 use std::env;
 use std::io;
@@ -60,8 +61,9 @@ pub fn take() -> Result<()> {
     Ok(())
 }
 
-/// Hears who started it: SIGTERM is a request to stop, and any more of them the same request, since a group of processes may get it too. SIGUSR1
-/// says that the other is gone, once for each of its threads: without a request before, it is one; after one, nobody waits any longer.
+/// Hears who started it: SIGTERM is a request to stop, and any more of them the same request, since a group of processes may get
+/// it too. SIGUSR1 says that the other is gone, once for each of its threads: without a request before, it is one; after one,
+/// nobody waits any longer.
 pub fn listen_to_starter(asked: &Arc<AtomicBool>) -> io::Result<()> {
     let was_asked = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGTERM, Arc::clone(&was_asked))?;

@@ -1,5 +1,5 @@
-//! The self-test of a card, in a process of its own: what a wrong driver does to a process is anyone's guess. Unaware of what is compared, and of
-//! who wants to know.
+//! The self-test of a card, in a process of its own: what a wrong driver does to a process is anyone's guess. Unaware of what is
+//! compared, and of who wants to know.
 
 use std::io::Read as _;
 use std::process::Stdio;

@@ -1,5 +1,5 @@
-//! A process that opens networks, ready to be started: the worker, or this program again where there is none, with what the library of a device
-//! reads from the environment only while it is loaded. Unaware of what the process is asked for.
+//! A process that opens networks, ready to be started: the worker, or this program again where there is none, with what the
+//! library of a device reads from the environment only while it is loaded. Unaware of what the process is asked for.
 
 use std::env;
 use std::path::PathBuf;
@@ -45,7 +45,7 @@ fn libraries() -> Result<Vec<String>> {
     Ok(told.lines().filter_map(|line| line.split_once("=> ")?.1.rsplit_once(" (")).map(|(path, _)| path.to_string()).collect())
 }
 
-/// A process for `device`, not yet started. `say` is told what a person wants to know of its environment.
+/// A process for `device`, not yet started. `say` gets the lines about its environment that are for people.
 ///
 /// # Errors
 /// If there is no such program, or the machine has no such device.

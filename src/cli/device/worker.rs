@@ -1,5 +1,5 @@
-//! The worker, from the side of the `loramill` that starts it: the program that links the library of a device is started with the command in its
-//! place, and waited for. Unaware of what it does. `orders` is the worker's own side.
+//! The worker, from the side of the `loramill` that starts it: the program that links the library of a device is started with the
+//! command in its place, and waited for. Unaware of what it does. `orders` is the worker's own side.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;

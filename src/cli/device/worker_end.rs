@@ -1,4 +1,4 @@
-//! What a person is told of a worker that did not end by itself: what ran, how much memory it had, what would need less.
+//! What is printed about a worker that did not end by itself: what ran, how much memory it had, what would need less.
 
 use anyhow::{Error, Result, anyhow};
 use signal_hook::consts::SIGKILL;

@@ -27,7 +27,7 @@ pub fn open_cache(pipeline: &Pipeline, global: &Global) -> anyhow::Result<Cache>
     open_for(&pipeline.folder, global)
 }
 
-/// The cache in `root`. That it is another folder than its name says is told: the link is followed this once.
+/// The cache in `root`. If that is a link, it is followed this once, and a line names the folder behind it.
 pub fn open_at(root: &Path, global: &Global) -> anyhow::Result<Cache> {
     let is_named = global.cache().is_some_and(|named| named == root);
     let opened = if is_named { Cache::open_named(root) } else { Cache::open(root) };

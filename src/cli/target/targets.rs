@@ -47,7 +47,7 @@ impl TargetArguments {
         Some((pipeline, targets))
     }
 
-    /// The file of the pipeline, and the names of stages: told apart once, for who opens the pipeline again and again.
+    /// The file of the pipeline, and the names of stages: split once, for a caller that opens the pipeline again and again.
     ///
     /// # Errors
     /// `WrongArguments` if there is no such file.

@@ -1,4 +1,5 @@
-//! Shows a run as it goes on: bars on a terminal, plain lines in a pipe, JSON lines for another program. Unaware of how stages are run.
+//! Shows a run as it goes on: bars on a terminal, plain lines in a pipe, JSON lines for another program. Unaware of how stages
+//! are run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _};
@@ -20,7 +21,7 @@ use crate::engine::run::schedule::NOT_STARTED;
 /// In a pipe a running stage says how far it is this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// JSON lines tell of the progress of a stage this often at most.
+/// JSON lines report the progress of a stage this often at most.
 const JSON_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How progress is written.
@@ -47,13 +48,13 @@ impl Format {
 pub struct Console {
     form: Form,
     quiet: bool,
-    /// When JSON lines last told of a stage's progress.
+    /// When JSON lines last reported a stage's progress.
     told: Mutex<BTreeMap<String, Instant>>,
     running: Mutex<BTreeMap<String, Running>>,
     following: Mutex<Following>,
 }
 
-/// What only follows from an error that was told.
+/// What only follows from an error that was printed.
 #[derive(Default)]
 struct Following {
     /// The errors of single items: `star-05: it is no picture`.
@@ -72,7 +73,7 @@ struct Running {
     bar: Option<ProgressBar>,
     started: Instant,
     said: Instant,
-    /// Where the count stood when it was first heard: an interrupted stage does not begin at zero, and the rate must not count that.
+    /// Where the count stood at the first report: an interrupted stage does not begin at zero, and the rate must not count that.
     from: Option<u64>,
 }
 
@@ -109,7 +110,7 @@ impl Console {
             Form::Json => {}
             Form::Plain => tell_painted(&line(verb, text, false)),
             Form::Terminal { bars, colours } => {
-                // A terminal that has gone away cannot be told so.
+                // A terminal that has gone away cannot show an error.
                 let _ = bars.println(line(verb, text, *colours).to_string().trim_end_matches('\n'));
             }
         }
@@ -125,7 +126,7 @@ impl Console {
         }
     }
 
-    /// Steps come by the hundred a second; the last of a stage is always told.
+    /// Steps come by the hundred a second; the last of a stage is always printed.
     fn is_too_soon(&self, event: &Event) -> bool {
         let Event::Progress { stage, progress } = event else { return false };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,7 +193,7 @@ impl Console {
         self.following.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an event only follows from an error that was told: stages that did not start are named together.
+    /// Whether an event only follows from an error that was printed: stages that did not start are named together.
     fn follows(&self, event: &Event) -> bool {
         if let Event::StageFinished { stage, state: StageState::Blocked, note: Some(note), .. } = event
             && note == NOT_STARTED
@@ -308,7 +309,8 @@ impl Verb {
     }
 }
 
-/// `     Done train in 2m 10s`. Of several lines only the first stands at the margin: a name with a line feed in it begins no line of ours.
+/// `     Done train in 2m 10s`. Of several lines only the first stands at the margin: a name with a line feed in it begins no line
+/// of ours.
 fn line(verb: Verb, text: &str, colours: bool) -> Painted {
     let mut line = Painted::new(colours);
     line.paint(verb.paint(), &format!("{:>9}", verb.word()));

@@ -1,4 +1,5 @@
-//! Says once in a run which device runs its networks, when the first stage that opens one must run. Unaware of how the device was chosen.
+//! Says once in a run which device runs its networks, when the first stage that opens one must run. Unaware of how the device was
+//! chosen.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,7 +1,8 @@
-//! The keys of a run on a terminal: `q` ends a training with what it has, `s` saves and samples now. Unaware of how a training does that.
+//! The keys of a run on a terminal: `q` ends a training with what it has, `s` saves and samples now. Unaware of how a training
+//! does that.
 //!
-//! Keys come one by one only while the terminal hands them over unread by line; what it was set to comes back at the end of the run, and
-//! at the first Ctrl-C, since the second ends the program on the spot.
+//! Keys come one by one only while the terminal hands them over unread by line; what it was set to is restored at the end of the
+//! run, and at the first Ctrl-C, since the second ends the program on the spot.
 
 use std::io::{self, IsTerminal as _, Stdin};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,8 +1,8 @@
 //! What reaches the terminal: the one file that writes to standard output and standard error. Unaware of what is said.
 //!
-//! Names of photos, items, tensors and modules, captions, and what other programs say come from files that anybody may have made, and a terminal
-//! obeys what it is sent. So that no place can forget it, whatever is written is escaped here, and colours are put around it here. A line feed
-//! and a tab are written as they are.
+//! Names of photos, items, tensors and modules, captions, and what other programs say come from files that anybody may have made,
+//! and a terminal obeys what it is sent. So that no place can forget it, whatever is written is escaped here, and colours are put
+//! around it here. A line feed and a tab are written as they are.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -10,9 +10,9 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-/// Whether a terminal, or who reads, is led by a character: controls (ESC, which begins all sequences, and C1, which are such beginnings alone),
-/// those that turn or end the direction of what follows, and those that are not seen. After Unicode's list for programs' sources
-/// (<https://www.unicode.org/reports/tr55/>).
+/// Whether a terminal, or who reads, is led by a character: controls (ESC, which begins all sequences, and C1, which are such
+/// beginnings alone), those that turn or end the direction of what follows, and those that are not seen. After Unicode's list for
+/// programs' sources (<https://www.unicode.org/reports/tr55/>).
 const fn leads(character: char) -> bool {
     matches!(
         character,

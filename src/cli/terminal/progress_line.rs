@@ -1,4 +1,5 @@
-//! How far a stage is, in one line: all there is to say in a pipe, and on a terminal what fits, of which the time left goes last. Unaware of terminals.
+//! How far a stage is, in one line: all there is to say in a pipe, and on a terminal what fits, of which the time left goes last.
+//! Unaware of terminals.
 
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// `from`: where the count stood when it was first heard, `elapsed` ago.
+    /// `from`: where the count stood at the first report, `elapsed` ago.
     pub fn of(progress: &Progress, from: u64, elapsed: Duration) -> Self {
         let Progress { done, total, .. } = *progress;
         let unit = if progress.unit.is_empty() { String::new() } else { format!(" {}", progress.unit) };

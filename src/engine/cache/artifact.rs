@@ -1,5 +1,5 @@
-//! An artifact: contents in the store, with what is needed to find and to name them; and artifacts by the name of their field. Unaware of
-//! what they mean.
+//! An artifact: contents in the store, with what is needed to find and to name them; and artifacts by the name of their field.
+//! Unaware of what they mean.
 
 use std::ops::{Deref, DerefMut, Index};
 

@@ -1,4 +1,5 @@
-//! Replaces a whole file so that a reader, a kill or a full disk sees the old or the new one and nothing between. Unaware of contents.
+//! Replaces a whole file so that a reader, a kill or a full disk sees the old or the new one and nothing between. Unaware of
+//! contents.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,7 +17,8 @@ use crate::engine::cache::file_lock;
 use crate::engine::cache::place::Place;
 use crate::engine::cache::trouble::{disk_trouble, user_disk_trouble};
 
-/// Of a name in bytes, that something may be put before. Most file systems take names of 255; eCryptfs, which encrypts home folders, 143.
+/// Of a name in bytes, that something may be put before. Most file systems take names of 255; eCryptfs, which encrypts home
+/// folders, 143.
 const LONGEST: usize = 120;
 
 /// Writes `bytes` beside `place`, makes them durable and renames.
@@ -29,8 +31,8 @@ pub(crate) fn replace_users(place: impl Into<Place>, bytes: &[u8]) -> Result<()>
     replace_as(&place.into(), bytes, Durability::Synced, user_disk_trouble)
 }
 
-/// As `replace`, but after a power cut the file may be the old one, or empty: for what is of use only while the machine is up, or is known
-/// by a checksum.
+/// As `replace`, but after a power cut the file may be the old one, or empty: for what is of use only while the machine is up, or
+/// is known by a checksum.
 pub(crate) fn replace_unsynced(place: impl Into<Place>, bytes: &[u8]) -> Result<()> {
     replace_as(&place.into(), bytes, Durability::Unsynced, disk_trouble)
 }
@@ -62,8 +64,8 @@ fn replace_as(place: &Place, bytes: &[u8], durability: Durability, told: Told) -
 
 /// A file on its way to the place of another. Dropped before that, it is removed.
 ///
-/// It has one name for each place, so that what a kill leaves makes room for the next one, and it is locked while it is written, so that two
-/// writers wait for each other.
+/// It has one name for each place, so that what a kill leaves makes room for the next one, and it is locked while it is written,
+/// so that two writers wait for each other.
 pub(crate) struct Replacement {
     pub(crate) file: File,
     place: Place,

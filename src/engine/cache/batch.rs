@@ -1,8 +1,8 @@
-//! Writes objects and records so that a record never names an object that a power cut could take away, and does so in batches: one
-//! `syncfs` for some hundred objects. Unaware of what stages are.
+//! Writes objects and records so that a record never names an object that a power cut could take away, and does so in batches:
+//! one `syncfs` for some hundred objects. Unaware of what stages are.
 //!
-//! Objects are written to `tmp/`. `flush` makes all of them durable at once, moves them to their places, then appends the records that
-//! were queued. Any number of threads may use one batch, and any number of batches may be open.
+//! Objects are written to `tmp/`. `flush` makes all of them durable at once, moves them to their places, then appends the records
+//! that were queued. Any number of threads may use one batch, and any number of batches may be open.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -206,8 +206,8 @@ impl<'a> Batch<'a> {
         objects.iter().try_for_each(|(place, _)| place.open(OFlags::RDONLY)?.sync_all())
     }
 
-    /// Whether the object must be written. Of two threads with the same contents one is told no: it may go on, because its record
-    /// cannot be written before the object of the other is.
+    /// Whether the object must be written. Of two threads with the same contents one gets false: it may continue, because its
+    /// record cannot be written before the object of the other is.
     fn is_new(&self, stored: &Stored) -> Result<bool> {
         let mut pending = self.pending();
         pending.check()?;

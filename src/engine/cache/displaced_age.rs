@@ -1,5 +1,5 @@
-//! For how long displaced files have been kept, counted in days on which pipelines ran. A clock that jumps makes nothing old: whatever it
-//! says, a run adds one day at most. Unaware of where the files lie.
+//! For how long displaced files have been kept, counted in days on which pipelines ran. A clock that jumps makes nothing old:
+//! whatever it says, a run adds one day at most. Unaware of where the files lie.
 
 use std::collections::BTreeMap;
 
@@ -51,8 +51,8 @@ impl Ages {
         true
     }
 
-    /// Whether runs of at least 10 days have found the file. `name`: as it lies among the displaced, with its number in front; a file
-    /// without a number is never old.
+    /// Whether runs of at least 10 days have found the file. `name`: as it lies among the displaced, with its number in front; a
+    /// file without a number is never old.
     pub(crate) fn is_old(&self, name: &str) -> bool {
         number(name).and_then(|number| self.days.get(number)).is_some_and(|days| *days >= RUN_DAYS)
     }

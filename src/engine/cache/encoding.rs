@@ -1,6 +1,6 @@
-//! A compact binary encoding: little-endian base-128 numbers, texts with their length, digests as they are. The same values always give
-//! the same bytes. Reading checks every length against what is left, so that damaged bytes are an error and never a panic or a huge
-//! allocation. Unaware of what the bytes describe.
+//! A compact binary encoding: little-endian base-128 numbers, texts with their length, digests as they are. The same values
+//! always give the same bytes. Reading checks every length against what is left, so that damaged bytes are an error and never a
+//! panic or a huge allocation. Unaware of what the bytes describe.
 
 use std::collections::BTreeMap;
 
@@ -70,7 +70,7 @@ impl Writer {
     }
 }
 
-/// A file that says what it is and knows when it is damaged: a header, what the writer was told after it, and a checksum of both.
+/// A file that says what it is and knows when it is damaged: a header, what was written after it, and a checksum of both.
 pub(crate) fn sealed(header: &[u8; 16], write: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.bytes.extend_from_slice(header);

@@ -1,7 +1,8 @@
-//! Digests of files, read in pieces into memory of our own: a file that somebody cuts short under a memory map would end the process.
+//! Digests of files, read in pieces into memory of our own: a file that somebody cuts short under a memory map would end the
+//! process.
 //!
-//! BLAKE3 is a tree. Of a large file each thread reads and hashes pieces of its own, which then are still in its cache, and the digests of
-//! pieces are joined to that of the whole.
+//! BLAKE3 is a tree. Of a large file each thread reads and hashes pieces of its own, which then are still in its cache, and the
+//! digests of pieces are joined to that of the whole.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -50,8 +51,8 @@ pub(crate) enum CopyError {
     Writing(io::Error),
 }
 
-/// Hashes what is written through it. Of large pieces one thread takes the digest while another writes: neither waits for the other, and
-/// nobody has to read the file again.
+/// Hashes what is written through it. Of large pieces one thread takes the digest while another writes: neither waits for the
+/// other, and nobody has to read the file again.
 pub struct HashingWriter<W> {
     inner: W,
     hasher: blake3::Hasher,

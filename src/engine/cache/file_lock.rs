@@ -16,7 +16,7 @@ use crate::engine::cache::trouble::disk_trouble;
 
 /// How long a waiter sleeps between two attempts: it must be able to hear Ctrl-C in between.
 const NAP: Duration = Duration::from_millis(50);
-/// After a wish to end, a lock that is only held for a moment is still waited for: what is to be saved needs it.
+/// After a request to end, a lock that is only held for a moment is still waited for: what is to be saved needs it.
 const LAST_PATIENCE: Duration = Duration::from_secs(3);
 /// How long it sleeps at first where the lock is held for milliseconds.
 const SHORT_NAP: Duration = Duration::from_micros(200);
@@ -26,9 +26,10 @@ const LONGEST: u64 = 256 << 20;
 /// Set when the user wants the process to end.
 static GIVEN_UP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Whoever waits for a lock gives up once `wish` is set: a handler that catches a signal takes from it what would have ended the wait.
+/// Whoever waits for a lock gives up once `wish` is set: a handler that catches a signal takes from it what would have ended the
+/// wait.
 pub fn give_up_on(wish: Arc<AtomicBool>) {
-    // A second command in one process has the same wish.
+    // A second command in one process has the same flag.
     let _ = GIVEN_UP.set(wish);
 }
 

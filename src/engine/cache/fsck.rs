@@ -1,4 +1,5 @@
-//! Whether a cache is sound, and what to do where it is not. Unaware of what the artifacts mean; forms that can be checked are given.
+//! Whether a cache is sound, and what to do where it is not. Unaware of what the artifacts mean; forms that can be checked are
+//! given.
 //!
 //! Nothing is ever made up: what is damaged is taken away, so that it is a miss and the next run makes it again.
 
@@ -160,7 +161,7 @@ impl Cache {
             };
             checkup.problems.push(Problem::of(place.to_path_buf(), Damage::Notes(is_wrong.to_string())));
         }
-        // What cannot be read was told.
+        // What cannot be read was reported.
         let evicted = self.evicted().unwrap_or_default();
         let mut missing: Vec<PathBuf> = named
             .by_digest
@@ -200,8 +201,8 @@ impl Cache {
         damaged.filter_map(|problem| self.object_named(&problem.path)).collect()
     }
 
-    /// Takes away what is damaged, and puts logs and indices right. What is wrong with the result of a run is a miss from then on. Damage that
-    /// runs met before is forgotten.
+    /// Takes away what is damaged, and puts logs and indices right. What is wrong with the result of a run is a miss from then
+    /// on. Damage that runs met before is forgotten.
     pub fn repair(&self, checkup: &mut Checkup) -> Result<()> {
         let collector = self.begin_collecting()?;
         let exclusive = collector.exclusive()?;

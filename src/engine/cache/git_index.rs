@@ -1,7 +1,7 @@
 //! Whether git tracks something below a folder: read from git's own list, without git. Unaware of why it is asked.
 //!
-//! The list is `index` in the folder of git: <https://git-scm.com/docs/index-format>, versions 2 to 4, with names of objects in SHA-1 or
-//! SHA-256, and in two files where git has split it.
+//! The list is `index` in the folder of git: <https://git-scm.com/docs/index-format>, versions 2 to 4, with names of objects in
+//! SHA-1 or SHA-256, and in two files where git has split it.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read, Seek, SeekFrom};
@@ -29,8 +29,8 @@ const EXTENDED: u16 = 0x4000;
 const OBJECT_NAMES: [usize; 2] = [20, LONGEST_OBJECT_NAME];
 const LONGEST_OBJECT_NAME: usize = 32;
 
-/// The first file below `folder`, which must be an absolute path without links above it, that the git repository around it tracks and that
-/// is not expected; `""` stands for `folder` itself, tracked as a file or a link.
+/// The first file below `folder`, which must be an absolute path without links above it, that the git repository around it tracks
+/// and that is not expected; `""` stands for `folder` itself, tracked as a file or a link.
 ///
 /// # Errors
 /// There is a list, and it cannot be read.

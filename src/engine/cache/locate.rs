@@ -28,8 +28,8 @@ const LONGEST_TAG: u64 = 4 << 10;
 pub(crate) const LONGEST_PATH: u64 = 64 << 10;
 
 impl Cache {
-    /// The folder of the cache for a pipeline: `explicit` if given, else the nearest `cache/` upward that is tagged as one of loramill, else
-    /// one beside the git root, else one beside the pipeline. It need not exist.
+    /// The folder of the cache for a pipeline: `explicit` if given, else the nearest `cache/` upward that is tagged as one of
+    /// loramill, else one beside the git root, else one beside the pipeline. It need not exist.
     pub fn locate(pipeline_folder: &Path, explicit: Option<&Path>) -> PathBuf {
         if let Some(explicit) = explicit {
             return explicit.to_path_buf();
@@ -56,7 +56,8 @@ impl Cache {
         atomic::replace(&path, text)
     }
 
-    /// The cache for a pipeline whose folder goes when the command ends: it is not registered as a repository that uses the cache.
+    /// The cache for a pipeline whose folder goes when the command ends: it is not registered as a repository that uses the
+    /// cache.
     pub fn for_a_passing_pipeline(mut self) -> Self {
         self.is_passing = true;
         self
@@ -114,7 +115,8 @@ fn tag_of(cache: &Path) -> Option<Vec<u8>> {
     Some(tag)
 }
 
-/// Marks the folder as a cache of loramill by a `CACHEDIR.TAG`, which also keeps backup programs out. Replaces the tag of another program.
+/// Marks the folder as a cache of loramill by a `CACHEDIR.TAG`, which also keeps backup programs out. Replaces the tag of another
+/// program.
 pub(crate) fn tag(root: &Root) -> Result<()> {
     if is_ours(root.path()) { Ok(()) } else { atomic::replace(root.place(TAG), TAG_TEXT.as_bytes()) }
 }

@@ -1,7 +1,7 @@
 //! Who works on what: one process at a time computes a key, and one runs a pipeline. The kernel releases the locks of the dead.
 //!
-//! Keys that are computed many at a time are claimed together: `locks/claim-<number>` lists them, and is locked as long as that lasts. Who
-//! holds a claim waits for no other, so that nobody waits in a circle.
+//! Keys that are computed many at a time are claimed together: `locks/claim-<number>` lists them, and is locked as long as that
+//! lasts. Who holds a claim waits for no other, so that nobody waits in a circle.
 
 use std::collections::HashSet;
 use std::fs;
@@ -50,8 +50,8 @@ impl Cache {
         Ok(FileLock::wait(self.key_lock(key), true, go_on)?.map(KeyLock))
     }
 
-    /// Claims those of `keys` that no other process, and no other thread of this one, has claimed. Also the others: those are computed
-    /// elsewhere at this time. Waits for none of them.
+    /// Claims those of `keys` that no other process, and no other thread of this one, has claimed. Also the others: those are
+    /// computed elsewhere at this time. Waits for none of them.
     pub fn claim(&self, keys: &[Digest]) -> Result<(Claim, HashSet<Digest>)> {
         let folder = self.place("locks");
         // Held for the moment in which claims are compared.

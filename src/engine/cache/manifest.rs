@@ -1,5 +1,5 @@
-//! What a key covers, as an ordered list. One walk over it has two renderings: the key, and the components that `explain` compares.
-//! Unaware of what the components mean.
+//! What a key covers, as an ordered list. One walk over it has two renderings: the key, and the components that `explain`
+//! compares. Unaware of what the components mean.
 //!
 //! Each entry enters the hash as section, name, a tag and its bytes, all length-prefixed: no two lists give the same stream.
 
@@ -12,7 +12,7 @@ pub enum Purpose {
     Work,
     /// All outputs of a stage: what its row in the lock is found by.
     Stage,
-    /// What an interrupted run may be taken up by.
+    /// What an interrupted run is resumed by.
     State,
     /// Items made of all outputs of a stage together.
     Finish,
@@ -66,8 +66,8 @@ pub enum Covers<'a> {
     /// A canonical value. Objects count by their sorted names.
     Value(&'a serde_json::Value),
     Artifact(Digest),
-    /// Items in an order that their contents decide; `members` is the digest over what is read of them, `tree` the object that lists
-    /// them with their names, and not in the key.
+    /// Items in an order that their contents decide; `members` is the digest over what is read of them, `tree` the object that
+    /// lists them with their names, and not in the key.
     Set {
         members: Digest,
         count: u64,
@@ -85,7 +85,8 @@ pub trait Rendering {
 pub struct KeyHash(blake3::Hasher);
 
 impl KeyHash {
-    /// Begins with no entry. The purpose is the context of BLAKE3's key derivation: the same entries give another key for another purpose.
+    /// Begins with no entry. The purpose is the context of BLAKE3's key derivation: the same entries give another key for another
+    /// purpose.
     pub fn new(purpose: Purpose) -> Self {
         Self(blake3::Hasher::new_derive_key(purpose.context()))
     }

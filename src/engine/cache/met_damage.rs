@@ -1,5 +1,5 @@
-//! Which objects turned out to be damaged and went, and when their files had been written, so that what was made from them can be named
-//! afterwards. Unaware of what was made.
+//! Which objects turned out to be damaged and went, and when their files had been written, so that what was made from them can be
+//! named afterwards. Unaware of what was made.
 //!
 //! `damaged` has a line for each: digest and nanoseconds since 1970. A line that a power cut has left unfinished says nothing.
 

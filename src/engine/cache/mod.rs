@@ -9,8 +9,8 @@
 //! displaced/       files that made room for others in the user's folders, for 30 days; displaced-ages on how many of them something ran
 //! outputs/         what was written into `out/` folders
 //! locks/  roots/   who works on what; which repositories use this cache
-//! runs/            how far a run is, the wish that it stop, and what it rests on
-//! evicted          objects that were let go though something names them
+//! runs/            how far a run is, the request that it stop, and what it needs
+//! evicted          objects that were evicted though something names them
 //! damaged          objects that were damaged and went
 //! ```
 
@@ -100,7 +100,7 @@ pub struct Cache {
     files: StatIndex,
     texts: StatIndex,
     workspace: OnceLock<Workspace>,
-    /// What the run of this process rests on, while there is one.
+    /// What the run of this process needs, while there is one.
     uses: Mutex<Option<Uses>>,
     /// Objects that were found damaged.
     damaged: Mutex<Vec<Digest>>,
@@ -187,8 +187,8 @@ impl Cache {
         self.objects.peek(digest).filter(|bytes| Digest::of(bytes) == *digest)
     }
 
-    /// Reads every byte of an object that is about to be used through its path, and says what `stat` tells of it: equal values later mean that
-    /// these bytes are there still. A damaged one is removed.
+    /// Reads every byte of an object that is about to be used through its path, and says what `stat` tells of it: equal values
+    /// later mean that these bytes are there still. A damaged one is removed.
     pub(crate) fn check_object(&self, digest: &Digest) -> Result<FileStat> {
         self.note_damage(self.objects.check(digest))
     }
@@ -266,8 +266,8 @@ impl Cache {
         }
     }
 
-    /// As `digest_file`, for many files at once, in the order given, each with the most bytes that it may have: a larger one is an error and
-    /// is not read.
+    /// As `digest_file`, for many files at once, in the order given, each with the most bytes that it may have: a larger one is
+    /// an error and is not read.
     pub fn digest_files(&self, paths: &[(&Path, u64)]) -> Vec<Result<(Digest, u64)>> {
         let known: Vec<_> = paths
             .par_iter()
@@ -357,8 +357,8 @@ impl Cache {
         Ok(folder.to_path_buf())
     }
 
-    /// Moves a file that made room for another out of the user's folder, to be kept for 30 days under a name that ends in `name`. Returns
-    /// where it is now.
+    /// Moves a file that made room for another out of the user's folder, to be kept for 30 days under a name that ends in `name`.
+    /// Returns where it is now.
     pub(crate) fn displace(&self, place: impl Into<Place>, name: &str) -> Result<PathBuf> {
         let (place, folder) = (place.into(), self.place("displaced"));
         faults::pass("displace.folder")

@@ -75,7 +75,7 @@ impl Objects {
         FileType::from_raw_mode(found.st_mode).is_file().then_some(found)
     }
 
-    /// Before one that was made anew takes the place of one of another size: results may rest on that.
+    /// Before one that was made anew takes the place of one of another size: results may have been made from that.
     pub(crate) fn note_if_damaged(&self, digest: &Digest, size: u64) {
         if let Some(found) = self.stat(digest).filter(|found| found.st_size as u64 != size) {
             self.note_damaged(digest, &found);
@@ -87,8 +87,8 @@ impl Objects {
         let _ = met_damage::note(&self.notes, digest, FileStat::from(found).modified);
     }
 
-    /// Whether a folder of objects is one, and no link to a folder. Asked of the kernel once: what is opened or removed is found without
-    /// following links in any case.
+    /// Whether a folder of objects is one, and no link to a folder. Asked of the kernel once: what is opened or removed is found
+    /// without following links in any case.
     fn is_part(&self, number: u8, name: &str) -> bool {
         let (word, bit) = (&self.parts[usize::from(number / 64)], 1u64 << (number % 64));
         if word.load(Ordering::Relaxed) & bit != 0 {
@@ -126,7 +126,8 @@ impl Objects {
         self.open(digest).and_then(|file| regular_file::read_open(&file, LARGEST_LIST)).ok()
     }
 
-    /// Reads every byte of an object that is about to be used. A damaged one is taken away, so that it counts as missing from now on.
+    /// Reads every byte of an object that is about to be used. A damaged one is taken away, so that it counts as missing from now
+    /// on.
     pub(crate) fn check(&self, digest: &Digest) -> Result<FileStat> {
         let read = self.open(digest).and_then(|file| {
             let stat = FileStat::from(&file.metadata()?);
@@ -177,8 +178,8 @@ impl Objects {
         }
     }
 
-    /// Moves a durable file to its place, of which this process has just written or read every byte; `source` must be on the same file
-    /// system.
+    /// Moves a durable file to its place, of which this process has just written or read every byte; `source` must be on the same
+    /// file system.
     pub(crate) fn adopt(&self, source: &Place, digest: &Digest, size: u64) -> io::Result<()> {
         let place = self.place(digest);
         match source.rename(&place) {

@@ -1,10 +1,10 @@
-//! Where something lies, told so that no link in a cache leads elsewhere: the folder of the cache is opened once, and all below it is
-//! reached from there without following a link, and cannot lead above it. Unaware of what lies where.
+//! Where something lies, written so that no link in a cache leads elsewhere: the folder of the cache is opened once, and all
+//! below it is reached from there without following a link, and cannot lead above it. Unaware of what lies where.
 //!
 //! Places outside of any cache are as a person names them: links on the way are theirs, and only the last name is not followed.
 //!
-//! The kernel does the walk in one call (`openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`, Linux 5.6). Where it, or the guard of
-//! a container, does not know that call, each step is opened on its own, and none of them may be a link.
+//! The kernel does the walk in one call (`openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`, Linux 5.6). Where it, or the
+//! guard of a container, does not know that call, each step is opened on its own, and none of them may be a link.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -28,7 +28,7 @@ const NO_LINKS: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYML
 /// A link was put in the place of a folder while the kernel walked: it asks to be asked again.
 const ATTEMPTS: usize = 16;
 
-/// Whether the kernel has told that it does not walk so.
+/// Set when the kernel has answered that it does not walk so.
 static WALKS_ALONE: AtomicBool = AtomicBool::new(false);
 
 /// A folder that is held open, with the path under which it was found.
@@ -103,7 +103,7 @@ impl Root {
                 }
                 opened => opened,
             }
-            // What is no folder, and a link to one, are told alike.
+            // What is no folder, and a link to one, are reported alike.
             .map_err(|error| match error {
                 Errno::LOOP => leads_elsewhere(),
                 Errno::NOTDIR if is_link(&folder, name) => leads_elsewhere(),
@@ -251,7 +251,8 @@ impl Place {
         regular_file::open_as(around, Path::new(name), Links::Refused, flags)
     }
 
-    /// A file that is there, below a cache, in one call. `None` if the kernel cannot, or where there is something to tell: the longer way does.
+    /// A file that is there, below a cache, in one call. `None` if the kernel cannot, or where there is something to tell: the
+    /// longer way does.
     fn open_at_once(&self, flags: OFlags) -> Option<OwnedFd> {
         let root = self.root.as_ref().filter(|_| self.around.is_none() && !flags.contains(OFlags::CREATE))?;
         let below = self.path.strip_prefix(root.path()).ok().filter(|_| !WALKS_ALONE.load(Ordering::Relaxed))?;

@@ -1,10 +1,10 @@
-//! The record log: one file of frames, each with a checksum of its own, that grows only. Any number of processes append and read at
-//! once. Unaware of objects.
+//! The record log: one file of frames, each with a checksum of its own, that grows only. Any number of processes append and read
+//! at once. Unaware of objects.
 //!
 //! The log is a header and frames. What a kill or a power cut left at the end is cut off by the next
-//! writer; a damaged frame in the middle is stepped over. `record-index` maps the first 8 bytes of a key to places in the log, so that
-//! opening reads no frame that the index covers; it may be deleted at any time. Cleaning puts a new file in the place of the log; whoever
-//! has the old one open notices by its inode.
+//! writer; a damaged frame in the middle is stepped over. `record-index` maps the first 8 bytes of a key to places in the log, so
+//! that opening reads no frame that the index covers; it may be deleted at any time. Cleaning puts a new file in the place of the
+//! log; whoever has the old one open notices by its inode.
 
 mod frame;
 mod upkeep;
@@ -72,7 +72,7 @@ struct State {
     tail: BTreeSet<FramePlace>,
     /// All frames before this offset are known; it is the end of a frame.
     known: u64,
-    /// What `stat` told of the log when a search found no frame after `known`.
+    /// What `stat` said of the log when a search found no frame after `known`.
     fruitless: Option<FileStat>,
 }
 
@@ -383,8 +383,8 @@ fn new_header(path: &Place) -> Vec<u8> {
     header
 }
 
-/// The places and how much of the log they cover; `None` if the index is missing, damaged, or of another log or another state of this one,
-/// as when an older log was put back.
+/// The places and how much of the log they cover; `None` if the index is missing, damaged, or of another log or another state of
+/// this one, as when an older log was put back.
 fn read_index(path: &Place, identity: &[u8; 16], log: &LogFile) -> Option<(Vec<FramePlace>, u64)> {
     let mut index = path.open(OFlags::RDONLY).ok()?;
     let size = index.metadata().ok().map(|metadata| metadata.len()).filter(|size| *size <= LARGEST_INDEX)?;

@@ -12,12 +12,13 @@ use crate::engine::cache::encoding::{Reader, Writer};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     pub key: Digest,
-    /// What the key was made of, in the order of the manifest: names and canonical values. `explain` is the difference of two such lists.
+    /// What the key was made of, in the order of the manifest: names and canonical values. `explain` is the difference of two
+    /// such lists.
     pub components: Vec<(String, String)>,
     pub outputs: Vec<Output>,
     /// How long it took.
     pub seconds: f64,
-    /// Why it ended before its end, at the user's wish: "stopped at epoch 43 of 100".
+    /// How the user ended it early: "stopped at epoch 43 of 100".
     pub ended: Option<String>,
     /// Things that do not decide the result but may explain it: device, build, threads.
     pub facts: BTreeMap<String, String>,
@@ -32,7 +33,7 @@ pub struct Output {
     pub attributes: BTreeMap<String, String>,
 }
 
-/// The name of an output, told so that it follows when the piece of work it came from gets another name: names are in no key.
+/// The name of an output, written so that it follows when the piece of work it came from gets another name: names are in no key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OutputName {
     /// The name of the piece of work with this text after it: `-flip`, or nothing.

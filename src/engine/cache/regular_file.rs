@@ -1,5 +1,6 @@
-//! Opens and reads files that somebody else may have put there, so that nothing in their place stops or exhausts the reader: no named pipe
-//! that nobody writes to, no device without an end, no file larger than its reader expects. Unaware of what the files say.
+//! Opens and reads files that somebody else may have put there, so that nothing in their place stops or exhausts the reader: no
+//! named pipe that nobody writes to, no device without an end, no file larger than its reader expects. Unaware of what the files
+//! say.
 //!
 //! An error tells what lies there and what to do; who asked adds the path.
 

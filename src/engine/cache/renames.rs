@@ -25,8 +25,8 @@ pub(crate) fn rename_new(from: impl Into<Place>, to: impl Into<Place>) -> io::Re
     }
 }
 
-/// Exchanges two files in one step, where the file system can: an error for which `is_unsupported` holds says that it cannot. False if
-/// one of them is not there.
+/// Exchanges two files in one step, where the file system can: an error for which `is_unsupported` holds says that it cannot.
+/// False if one of them is not there.
 pub(crate) fn exchange(one: impl Into<Place>, other: impl Into<Place>) -> io::Result<bool> {
     faults::pass("rename.exchange")?;
     match one.into().rename_with(&other.into(), RenameFlags::EXCHANGE) {

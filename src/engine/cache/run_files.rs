@@ -1,4 +1,4 @@
-//! Notes between the process that runs a pipeline and others that ask about it: how far it is, and the wish that it stop.
+//! Notes between the process that runs a pipeline and others that ask about it: how far it is, and the request that it stop.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,7 +16,8 @@ use crate::engine::cache::{Cache, atomic};
 const LONGEST_STATUS: u64 = 1 << 20;
 
 impl Cache {
-    /// `runs/<id>.<what>`; the id stands for the folder with all links in its path resolved. An error if that folder is not there.
+    /// `runs/<id>.<what>`; the id stands for the folder with all links in its path resolved. An error if that folder is not
+    /// there.
     pub(crate) fn run_file(&self, pipeline_folder: &Path, what: &str) -> Result<Place> {
         let folder = fs::canonicalize(pipeline_folder).with_context(|| format!("looking for `{}`", pipeline_folder.display()))?;
         let id = Digest::of(folder.as_os_str().as_encoded_bytes()).short();

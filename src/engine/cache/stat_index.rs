@@ -1,8 +1,8 @@
-//! Remembers what a file contained by what `stat` says of it, so that an unchanged file is not read again. May be deleted at any time.
-//! Unaware of which files matter.
+//! Remembers what a file contained by what `stat` says of it, so that an unchanged file is not read again. May be deleted at any
+//! time. Unaware of which files matter.
 //!
-//! A file that was written within the granularity of its file system's clock before it was hashed could be written once more and show
-//! the same times. Such a file is not remembered: it is hashed again next time.
+//! A file that was written within the granularity of its file system's clock before it was hashed could be written once more and
+//! show the same times. Such a file is not remembered: it is hashed again next time.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -147,16 +147,16 @@ impl StatIndex {
         (entry.stat == *stat).then_some((entry.digest, entry.size))
     }
 
-    /// Remembers what a file contained that had this `stat` before and after it was read. `now`: the time of its file system before
-    /// it was read, in nanoseconds since 1970.
+    /// Remembers what a file contained that had this `stat` before and after it was read. `now`: the time of its file system
+    /// before it was read, in nanoseconds since 1970.
     pub(crate) fn learn(&self, stat: FileStat, now: i64, digest: Digest, size: u64) {
         if !stat.is_racy(now) {
             self.learned().insert((stat.device, stat.inode), Entry { stat, digest, size });
         }
     }
 
-    /// Writes what was learned, beside what other processes learned meanwhile. Files that are read again in less time than the index
-    /// is written are left to be read again.
+    /// Writes what was learned, beside what other processes learned meanwhile. Files that are read again in less time than the
+    /// index is written are left to be read again.
     pub(crate) fn save(&self) -> Result<()> {
         let learned = self.learned().clone();
         let to_read: u64 = learned.values().map(|entry| entry.size + COST_OF_A_FILE).sum();

@@ -1,17 +1,18 @@
-//! Deleting from a cache that others use at the same time, so that no run loses what it rests on. Unaware of what is worth keeping.
+//! Deleting from a cache that others use at the same time, so that no run loses what it needs. Unaware of what is worth keeping.
 //!
-//! What a `pipeline.lock` names is safe because whoever collects reads every lock. A run that goes on also rests on what no lock names
-//! yet: results it has made, and results it has found here under their keys. So:
+//! What a `pipeline.lock` names is safe because whoever collects reads every lock. A run that goes on also needs what no lock
+//! names yet: results it has made, and results it has found here under their keys. So:
 //!
-//! - A run *notes* in `runs/<pipeline>.uses` every key whose result it takes, and every object and key that it makes. Finding a result and
-//!   noting it happens under one *lease*: a shared lock, which many runs hold side by side.
-//! - Whoever deletes takes the *exclusive lock*: no lease lasts meanwhile. Only then the notes are read, and once more the locks in the work trees, and
-//!   what they name is spared. A run has found a result before that, and the note is seen; or it looks afterwards, and meets a miss.
-//! - A row that the lock file holds when a run begins needs no note, since whoever collects reads that lock. Eviction takes even what
-//!   locks name, so it spares every pipeline whose run goes on; a run begins with a lease, and cannot slip past.
-//! - Notes outlive a run that was interrupted: what it made is kept, because the next one goes on from there. They go when a run has ended
-//!   well, and with it those of earlier runs if it was of the whole pipeline, for then the lock names all results. While somebody
-//!   collects they are put aside as `.used` instead: the lock may have been read before it had these rows.
+//! - A run *notes* in `runs/<pipeline>.uses` every key whose result it takes, and every object and key that it makes. Finding a
+//!   result and noting it happens under one *lease*: a shared lock, which many runs hold side by side.
+//! - Whoever deletes takes the *exclusive lock*: no lease lasts meanwhile. Only then the notes are read, and once more the locks
+//!   in the work trees, and what they name is spared. A run has found a result before that, and the note is seen; or it looks
+//!   afterwards, and meets a miss.
+//! - A row that the lock file holds when a run begins needs no note, since whoever collects reads that lock. Eviction takes even
+//!   what locks name, so it spares every pipeline whose run goes on; a run begins with a lease, and cannot slip past.
+//! - Notes outlive a run that was interrupted: what it made is kept, because the next one goes on from there. They go when a run
+//!   has ended well, and with it those of earlier runs if it was of the whole pipeline, for then the lock names all results.
+//!   While somebody collects they are put aside as `.used` instead: the lock may have been read before it had these rows.
 //!
 //! A run that finds everything fresh takes one lease and notes nothing. Commands that only read take none: what is deleted under
 //! their hands is a miss to them.
@@ -68,10 +69,10 @@ pub struct ExclusiveLock<'a> {
 }
 
 impl Cache {
-    /// Begins to find out what may go.
+    /// Begins to find out what may be deleted.
     ///
     /// # Errors
-    /// Another process is at it.
+    /// Another process is collecting.
     pub fn begin_collecting(&self) -> Result<Collector<'_>> {
         let started = Instant::now();
         match self.try_collecting(&mut || started.elapsed() < PATIENCE)? {
@@ -80,10 +81,10 @@ impl Cache {
         }
     }
 
-    /// As `begin_collecting`, waiting as long as `go_on` says; `None` if another process is at it then.
+    /// As `begin_collecting`, waiting as long as `go_on` says; `None` if another process is still collecting then.
     pub(crate) fn try_collecting(&self, go_on: &mut dyn FnMut() -> bool) -> Result<Option<Collector<'_>>> {
         let Some(lock) = FileLock::wait(self.collecting_lock(), false, go_on)? else { return Ok(None) };
-        // Put aside while an earlier collector was at work.
+        // Put aside while an earlier collector was running.
         for path in list(&self.place("runs"))?.iter().filter(|path| path.extension().is_some_and(|extension| extension == "used"))
         {
             remove(path)?;
@@ -107,7 +108,7 @@ impl Cache {
         Ok(all)
     }
 
-    /// Objects that were let go on purpose though something names them.
+    /// Objects that were evicted on purpose though something names them.
     pub fn evicted(&self) -> Result<HashSet<Digest>> {
         let path = self.evicted_place();
         match path.read(LARGEST) {
@@ -142,7 +143,7 @@ impl Cache {
 }
 
 impl<'a> Collector<'a> {
-    /// Waits until no turn goes on; runs wait from then on until the result is dropped.
+    /// Waits until nobody holds the lease; runs wait from then on until the result is dropped.
     pub fn exclusive(&self) -> Result<ExclusiveLock<'a>> {
         Ok(ExclusiveLock { cache: self.cache, _lock: FileLock::take(self.cache.sweep_lock())? })
     }
@@ -159,8 +160,8 @@ impl ExclusiveLock<'_> {
         }
     }
 
-    /// Removes objects that something still names, and says so beforehand. A kill in between leaves objects that are here and that
-    /// nobody would miss.
+    /// Removes objects that something still names, and says so beforehand. A kill in between leaves objects that are here and
+    /// that nobody would miss.
     pub(crate) fn evict(&self, digests: &HashSet<Digest>) -> Result<()> {
         self.write_evicted(&self.cache.evicted()?.union(digests).copied().collect())?;
         for digest in digests {
@@ -184,7 +185,8 @@ impl ExclusiveLock<'_> {
         remove(&noted.path)
     }
 
-    /// Replaces the list of objects that were let go on purpose. Written before they go: what is missing must never look like a loss.
+    /// Replaces the list of objects that were evicted on purpose. Written before they are deleted: what is missing must never
+    /// look like a loss.
     pub fn write_evicted(&self, digests: &HashSet<Digest>) -> Result<()> {
         let path = self.cache.evicted_place();
         if digests.is_empty() {
@@ -215,7 +217,7 @@ impl ExclusiveLock<'_> {
         }
         for path in list(&self.cache.place("locks"))? {
             if path != self.cache.sweep_lock() && path != self.cache.collecting_lock() {
-                // A lock that nobody holds goes when it is let go of.
+                // A lock that nobody holds is removed when it is released.
                 drop(FileLock::attempt(&path, true)?);
             }
         }

@@ -15,7 +15,8 @@ const OR_ELSEWHERE: &str = " or name another place with `--cache DIR`";
 const CREATING: &str = "creating";
 const THEN: &str = ", then run again: what is done stays done";
 
-/// `error` as a sentence: what was tried (`writing`), on which path of the cache, and what the user can do about a full or a broken disk.
+/// `error` as a sentence: what was tried (`writing`), on which path of the cache, and what the user can do about a full or a
+/// broken disk.
 pub(crate) fn disk_trouble(error: io::Error, trying: &str, path: &Path) -> Error {
     trouble(error, trying, path, OR_ELSEWHERE)
 }
@@ -61,7 +62,7 @@ fn told_as(error: io::Error, remedy: String, trying: &str, path: &Path) -> Error
 #[derive(Debug, thiserror::Error)]
 #[error("{error}{remedy}")]
 struct Answer {
-    // Named as its source it would be told twice.
+    // Named as its source it would be printed twice.
     error: io::Error,
     remedy: String,
 }
@@ -71,8 +72,8 @@ pub(crate) fn answer<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option
     cause.downcast_ref().or_else(|| Some(&cause.downcast_ref::<Answer>()?.error))
 }
 
-/// An error of a stage as a sentence. Kinds and their libraries know nothing of caches: where a disk is full and they do not say what to do
-/// about it, this does.
+/// An error of a stage as a sentence. Kinds and their libraries know nothing of caches: where a disk is full and they do not say
+/// what to do about it, this does.
 pub(crate) fn told(error: &Error) -> String {
     let text = format!("{error:#}");
     let mut causes = error.chain().filter_map(answer);

@@ -1,5 +1,5 @@
-//! Whether a folder may be used as a cache: it may have come with somebody else's repository, or belong to somebody else. What does not look
-//! as loramill leaves it is refused before anything in it is read or removed. Unaware of what the artifacts are.
+//! Whether a folder may be used as a cache: it may have come with somebody else's repository, or belong to somebody else. What
+//! does not look as loramill leaves it is refused before anything in it is read or removed. Unaware of what the artifacts are.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -59,8 +59,8 @@ pub(crate) fn enter(path: &Path, named: Named) -> Result<Root> {
     Ok(root)
 }
 
-/// As git asks of a repository (`safe.directory`): what lies there decides what this user's runs take for results. A superuser that `sudo`
-/// made may use what belongs to the user who asked for it.
+/// As git asks of a repository (`safe.directory`): what lies there decides what this user's runs take for results. A superuser
+/// that `sudo` made may use what belongs to the user who asked for it.
 fn check_owner(root: &Root, named: Named) -> Result<()> {
     let owner = rustix::fs::fstat(root.folder()).with_context(|| format!("reading `{}`", root.path().display()))?.st_uid;
     let me = geteuid();

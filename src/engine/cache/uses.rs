@@ -1,4 +1,4 @@
-//! Notes of what a run rests on, so that nothing of it is deleted meanwhile: the run's half of the agreement that `sweep` describes.
+//! Notes of what a run needs, so that nothing of it is deleted meanwhile: the run's half of the agreement that `sweep` describes.
 //! Unaware of who deletes and why.
 //!
 //! `runs/<pipeline>.uses` begins with the folder of the pipeline; digests of 32 bytes follow.
@@ -39,7 +39,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// That the run rests on this object, or on the result of this key.
+    /// That the run needs this object, or the result of this key.
     pub(crate) fn note(&self, digest: Digest) {
         if let Some(noted) = &self.noted {
             noted.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
@@ -58,8 +58,8 @@ impl Cache {
         self.with_lease(|_| Ok(()))
     }
 
-    /// The run has ended well, and the lock names all that it rests on. What earlier runs have noted goes too if this one was of the
-    /// whole pipeline; else all notes stay.
+    /// The run has ended well, and the lock names all that it needs. What earlier runs have noted is removed too if this one was
+    /// of the whole pipeline; else all notes stay.
     pub fn end_uses(&self, of_the_whole: bool) -> Result<()> {
         let Some(uses) = self.uses().take() else { return Ok(()) };
         if !uses.path.is_there() || (uses.goes_on && !of_the_whole) {
@@ -77,7 +77,8 @@ impl Cache {
         uses.path.remove().map_err(|error| disk_trouble(error, "removing", &uses.path))
     }
 
-    /// Does `work` under a lease: nothing is deleted from the cache meanwhile. Only runs take leases: to others a deleted object is a miss.
+    /// Does `work` under a lease: nothing is deleted from the cache meanwhile. Only runs take leases: to others a deleted object
+    /// is a miss.
     pub(crate) fn with_lease<T>(&self, work: impl FnOnce(&Lease) -> Result<T>) -> Result<T> {
         if self.uses().is_none() {
             return work(&Lease::default());

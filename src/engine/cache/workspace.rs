@@ -1,5 +1,5 @@
-//! Where a process writes before its files get their place: `tmp/<number>/`, guarded by a lock, so that others can tell what a dead
-//! process left behind. Unaware of what is written.
+//! Where a process writes before its files get their place: `tmp/<number>/`, guarded by a lock, so that others can tell what a
+//! dead process left behind. Unaware of what is written.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -16,7 +16,7 @@ use crate::engine::cache::trouble::disk_trouble;
 pub(crate) struct Workspace {
     _lock: FileLock,
     folder: Place,
-    /// Open since before the first file was written, so that `syncfs` on it reports every error that befell them.
+    /// Open since before the first file was written, so that `syncfs` on it reports every error in writing them.
     handle: File,
     next: AtomicU64,
 }

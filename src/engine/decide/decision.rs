@@ -1,5 +1,5 @@
-//! Decides what of a stage is there already and what must run. `plan` asks it without running anything, a run asks it for each stage whose
-//! inputs are there: what a plan says is what a run does. Unaware of how stages are run.
+//! Decides what of a stage is there already and what must run. `plan` asks it without running anything, a run asks it for each
+//! stage whose inputs are there: what a plan says is what a run does. Unaware of how stages are run.
 
 use anyhow::{Context as _, Result, bail};
 
@@ -76,8 +76,8 @@ fn decide_items<'a>(
     };
     let texts = editing.as_ref().map(|editing| editing.contents_digest());
     let key = if complete { Some(row_key(stage, identity, taken, texts)) } else { None };
-    // What the machine wrote is told from what a person wrote by the rows of the lock. A kill, a damaged lock or a merge may have taken
-    // some or put others beside them: they are written with the works, though none of these may have to run.
+    // What the machine wrote is told from what a person wrote by the rows of the lock. A kill, a damaged lock or a merge may have
+    // taken some or put others beside them: they are written with the works, though none of these may have to run.
     let rows_must_be_written = editable.is_some() && view.pipeline.settings.is_empty();
     let mut lost = Vec::new();
     if let Some(key) = key
@@ -123,7 +123,8 @@ fn decide_items<'a>(
     Ok(Verdict::Items(ItemPlan { form, key, works, reasons }))
 }
 
-/// Why the works called `dirty` must run: what changed since the last run, outputs that are lost, or that they never had a result.
+/// Why the works called `dirty` must run: what changed since the last run, outputs that are lost, or that they never had a
+/// result.
 fn reasons_to_run(mut changed: Vec<Reason>, lost: Vec<String>, dirty: &[&str], total: usize) -> Vec<Reason> {
     if !lost.is_empty() {
         changed.push(Reason::OutputsLost { total, items: lost });

@@ -1,6 +1,6 @@
-//! How long a run would take, by what like work took before: so much for each unit of its amount, and a range where it is not known how much
-//! there is to do. Of what nothing like it was measured, nothing is known. Unaware of other machines: what was recorded elsewhere counts as if it
-//! had run here.
+//! How long a run would take, by what like work took before: so much for each unit of its amount, and a range where it is not
+//! known how much there is to do. Of what nothing like it was measured, nothing is known. Unaware of other machines: what was
+//! recorded elsewhere counts as if it had run here.
 
 use std::collections::BTreeMap;
 use std::thread::available_parallelism;
@@ -192,7 +192,7 @@ impl<'a> Experience<'a> {
     }
 }
 
-/// `None` where the work is of several sorts, or cannot be told.
+/// `None` where the work is of several sorts, or is not known.
 fn of_works(stage: &LoadedStage, works: &ItemPlan<'_>, item_size: Option<f64>) -> Option<ToDo> {
     let Form::Items(form) = stage.stage.form() else { return None };
     let mut to_do: Option<ToDo> = None;
@@ -243,7 +243,8 @@ fn by_kind(results: &Results) -> BTreeMap<(String, String), f64> {
             add(ending, published.max(1) as f64);
         }
     }
-    // Records come in no order, and sums of floating-point numbers depend on theirs: the same records are to give the same estimate.
+    // Records come in no order, and sums of floating-point numbers depend on theirs: the same records are to give the same
+    // estimate.
     took.values_mut().for_each(|took| took.sort_unstable_by(f64::total_cmp));
     took.into_iter().filter_map(|(kind, took)| Some((kind, mean(&took)?))).collect()
 }

@@ -8,9 +8,9 @@
 //! | state | as the whole stage, without what only moves its end |
 //! | finish | kind and version, that of `finish`, components, the digests of all outputs, sorted by content |
 //!
-//! Never in a key: paths, times, the names of stages, variants and inputs, the device, the number of threads, how the file is laid out. Names of
-//! items are in the row of an item stage because its tree holds them; that row only saves looking up its works, which renaming never
-//! makes run again.
+//! Never in a key: paths, times, the names of stages, variants and inputs, the device, the number of threads, how the file is
+//! laid out. Names of items are in the row of an item stage because its tree holds them; that row only saves looking up its
+//! works, which renaming never makes run again.
 
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::manifest::{Covers, KeyHash, Purpose, Rendering, Section};
@@ -97,8 +97,8 @@ pub fn render_inputs(inputs: &[KeyedInput<'_>], into: &mut impl Rendering) {
     }
 }
 
-/// The key of the row of an item stage. Names are in it, because the tree holds them, and what people wrote, because it takes the place
-/// of what the machine did.
+/// The key of the row of an item stage. Names are in it, because the tree holds them, and what people wrote, because it takes the
+/// place of what the machine did.
 pub fn row_key(stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>], texts: Option<Digest>) -> Digest {
     let mut hash = KeyHash::new(Purpose::Stage);
     render_row(stage, identity, taken, &mut hash);

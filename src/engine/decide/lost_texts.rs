@@ -1,5 +1,5 @@
-//! Texts of people that count no more without anybody's wish: their folder is gone, or their stage has another name. The engine puts no
-//! machine's text in their place before a person has said so. Unaware of how that is said.
+//! Texts of people that no longer count although nobody decided so: their folder is gone, or their stage has another name. The
+//! engine puts no machine's text in their place before a person has said so. Unaware of how that is said.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -91,7 +91,8 @@ fn former_stages<'l>(pipeline: &Pipeline, lock: &'l LockFile) -> impl Iterator<I
     names.into_iter().map(String::as_str)
 }
 
-/// What can be seen of lost texts without a cache and without running anything: by the lock, the folders and the names of the photos.
+/// What can be seen of lost texts without a cache and without running anything: by the lock, the folders and the names of the
+/// photos.
 ///
 /// # Errors
 /// If the lock or a folder cannot be read.

@@ -8,9 +8,9 @@
 //! Kept       stale, but left as it was: the command does not ask for it
 //! ```
 //!
-//! `decision` gives one of these for one stage; `plan` asks it of every stage with stand-ins for what is not known, a run asks it when the
-//! inputs of the stage are there. `keys` has the table of what each key covers, `reason` the reasons, worded in one place. Reads the cache,
-//! the lock and the folders of texts; writes nothing. Imports every room below it.
+//! `decision` gives one of these for one stage; `plan` asks it of every stage with stand-ins for what is not known, a run asks it
+//! when the inputs of the stage are there. `keys` has the table of what each key covers, `reason` the reasons, worded in one
+//! place. Reads the cache, the lock and the folders of texts; writes nothing. Imports every room below it.
 
 pub mod results;
 

@@ -1,4 +1,5 @@
-//! From the outputs of a key to items: names that follow the piece of work, fields that passed it by. Unaware of where they are kept.
+//! From the outputs of a key to items: names that follow the piece of work, fields that passed it by. Unaware of where they are
+//! kept.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! What a run would do, without running anything: the same decision as in a run, with stand-ins for what nobody knows yet. Hashes inputs
-//! and reads the cache.
+//! What a run would do, without running anything: the same decision as in a run, with stand-ins for what nobody knows yet. Hashes
+//! inputs and reads the cache.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -218,7 +218,7 @@ impl Again {
     }
 }
 
-/// Sees each decision of a plan in turn: the index of the stage, the decision, what it means, and what it rests on.
+/// Sees each decision of a plan in turn: the index of the stage, the decision, what it means, and what it was made from.
 pub type See<'s> = dyn FnMut(usize, &Decision<'_>, &PlannedStage, &View<'_>) -> Result<()> + 's;
 
 /// Decides stage after stage.

@@ -1,5 +1,5 @@
-//! Why something must run: reasons as data, worded in one place. They are the difference between what the last run recorded and what
-//! is there now, never a guess. Unaware of how stages are run.
+//! Why something must run: reasons as data, worded in one place. They are the difference between what the last run recorded and
+//! what is there now, never a guess. Unaware of how stages are run.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -301,8 +301,8 @@ fn kind_of(list: &ComponentList) -> Option<(String, u64)> {
     })
 }
 
-/// What changed between the items that a stage took and those that it would take now, in the fields it reads. Items that only have
-/// other names are no difference.
+/// What changed between the items that a stage took and those that it would take now, in the fields it reads. Items that only
+/// have other names are no difference.
 pub fn changed_items(input: &str, reads: &[&str], old: &[Item], new: &[Item]) -> Vec<Reason> {
     let before: HashMap<&str, &Item> = old.iter().map(|item| (item.name.as_str(), item)).collect();
     let now: HashMap<&str, &Item> = new.iter().map(|item| (item.name.as_str(), item)).collect();

@@ -1,5 +1,5 @@
-//! What must be brought back so that a stage can run: outputs of stages that do not keep theirs, with what it takes to make them again,
-//! and so on up to what is here. `plan` says it, a run does it. Unaware of how.
+//! What must be restored so that a stage can run: outputs of stages that do not keep theirs, with what it takes to make them
+//! again, and so on up to what is here. `plan` says it, a run does it. Unaware of how.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -20,7 +20,7 @@ use crate::engine::kind::item_tree::Given;
 use crate::engine::kind::stage::{Form, Work};
 use crate::engine::out::shown::{self, Shown};
 
-/// What is to be brought back of one stage.
+/// What is to be restored of one stage.
 pub(crate) struct RestorePlan {
     /// Index of the stage.
     pub(crate) stage: usize,
@@ -30,7 +30,7 @@ pub(crate) struct RestorePlan {
     pub(crate) from_out: Vec<(Artifact, Shown)>,
     /// Items that must be made again.
     pub(crate) items: Vec<Item>,
-    /// The pieces of work of an item stage that give them, as far as they can be told before what they read is here.
+    /// The pieces of work of an item stage that give them, as far as they are known before what they read is here.
     pub(crate) works: Vec<KeyedWork>,
 }
 
@@ -63,7 +63,7 @@ fn is_at_hand(view: &View<'_>, artifact: &Artifact) -> bool {
         || view.cache.contains(digest, artifact.size)
 }
 
-/// What to bring back so that the stage at `reader` can read `needed`, each stage after those it needs itself. What no stage made
+/// What to restore so that the stage at `reader` can read `needed`, each stage after those it needs itself. What no stage made
 /// that does not keep its outputs is left alone. `distrusted`: what `out/` only seems to show.
 pub(crate) fn plan(
     view: &View<'_>,
@@ -117,7 +117,7 @@ pub(crate) fn plan(
     Ok(plans)
 }
 
-/// What to bring back so that the stage at `reader` can read all that it takes.
+/// What to restore so that the stage at `reader` can read all that it takes.
 pub(crate) fn plan_all(view: &View<'_>, reader: usize, give: &Give<'_>) -> Result<Vec<RestorePlan>> {
     let mut needed = Vec::new();
     for edge in &view.pipeline.stages[reader].edges {

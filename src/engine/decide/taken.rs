@@ -1,5 +1,5 @@
-//! The inputs of a stage as it takes them: what its edges lead to, after selection, as far as it is there. Unaware of keys and of what is
-//! fresh.
+//! The inputs of a stage as it takes them: what its edges lead to, after selection, as far as it is there. Unaware of keys and of
+//! what is fresh.
 
 use anyhow::Result;
 

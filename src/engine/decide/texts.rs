@@ -1,5 +1,5 @@
-//! Where an editable stage meets what people wrote: their text takes the place of the machine's in the items that consumers see, and an
-//! item that a person wrote is not run. Unaware of how texts are kept; that is `edits`.
+//! Where an editable stage meets what people wrote: their text takes the place of the machine's in the items that consumers see,
+//! and an item that a person wrote is not run. Unaware of how texts are kept; that is `edits`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -54,8 +54,8 @@ pub fn read<'c>(
     Ok(editing.setting_aside(pipeline.skipped_photos()))
 }
 
-/// Puts right what a killed run left in the folder of a stage's texts, if it has one; returns what the user should know. Under the lock
-/// of the pipeline.
+/// Puts right what a killed run left in the folder of a stage's texts, if it has one; returns what the user should know. Under
+/// the lock of the pipeline.
 pub fn recover(pipeline: &Pipeline, cache: &Cache, lock: &LockFile, stage: &LoadedStage) -> Result<Vec<String>> {
     let Some(editable) = stage.stage.editable() else { return Ok(Vec::new()) };
     Editing::recover(cache, &folder(pipeline, stage, &editable), editable.extension, lock.edit_rows(&stage.name))
@@ -96,9 +96,9 @@ impl TakenTexts {
         Ok(taken)
     }
 
-    /// Whether the file of a text says what was taken from it, whoever wrote it; of a folder, whether all its files do. Of a file that is gone
-    /// it is true if there is nothing that it would say. `None` if it lies in no folder of texts. Folders are compared as `absolute` gives
-    /// them.
+    /// Whether the file of a text says what was taken from it, whoever wrote it; of a folder, whether all its files do. Of a file
+    /// that is gone it is true if there is nothing that it would say. `None` if it lies in no folder of texts. Folders are
+    /// compared as `absolute` gives them.
     pub fn is_as_taken(&self, path: &Path, absolute: &dyn Fn(&Path) -> PathBuf) -> Option<bool> {
         for (folder, extension, texts) in &self.folders {
             let folder = absolute(folder);
@@ -156,8 +156,8 @@ pub fn text_of<'o>(editable: &Editable, outputs: &'o [Output]) -> Option<&'o Art
     outputs.first().and_then(|output| output.fields.get(editable.field))
 }
 
-/// All pieces of work of an editable stage as the machine alone would see them: which text it has made and which not, whatever people
-/// wrote. `None` if they are not known before other stages have run.
+/// All pieces of work of an editable stage as the machine alone would see them: which text it has made and which not, whatever
+/// people wrote. `None` if they are not known before other stages have run.
 pub fn machine_works(stage: &LoadedStage, decision: &Decision<'_>, view: &View<'_>) -> Result<Option<Vec<KeyedWork>>> {
     let Form::Items(form) = stage.stage.form() else { return Ok(None) };
     let works = match &decision.verdict {
@@ -180,8 +180,8 @@ pub fn lost(
     lost_texts::find((view.pipeline, view.cache, view.lock), stage, editable, own, &items)
 }
 
-/// Lets what people wrote decide which pieces of work must run. `compares`: texts of which nothing tells who wrote them are compared with what
-/// the machine says, where that costs next to nothing.
+/// Lets what people wrote decide which pieces of work must run. `compares`: texts of which nothing tells who wrote them are
+/// compared with what the machine says, where that costs next to nothing.
 pub fn judge(editing: &Editing<'_>, editable: &Editable, works: &mut [KeyedWork], ask: Ask<'_>, compares: bool) {
     let known = items(&*works, |_, keyed| made(editable, keyed));
     let judgements = editing.judge(&known);

@@ -72,8 +72,8 @@ pub struct KeyedWork {
     pub state: WorkState,
 }
 
-/// Whether a piece of work must run. A fresh one has its outputs; an unknown one depends on an input that is not there yet, or on a
-/// person's decision.
+/// Whether a piece of work must run. A fresh one has its outputs; an unknown one depends on an input that is not there yet, or on
+/// a person's decision.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkState {
     Fresh(Vec<Output>),

@@ -1,4 +1,4 @@
-//! What a decision rests on. Plain data; unaware of what is decided.
+//! What a decision is made from. Plain data; unaware of what is decided.
 
 use std::collections::HashSet;
 

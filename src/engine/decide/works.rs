@@ -1,4 +1,5 @@
-//! The pieces of work of an item stage with their keys, and which of them have a result in the cache. Unaware of why any of them must run.
+//! The pieces of work of an item stage with their keys, and which of them have a result in the cache. Unaware of why any of them
+//! must run.
 
 use std::collections::HashSet;
 

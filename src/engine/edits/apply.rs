@@ -48,8 +48,8 @@ pub struct AppliedItem {
 }
 
 impl Editing<'_> {
-    /// Puts right what a killed run left in the folder, and returns what the user should know. For runs only, under the lock of the
-    /// pipeline, before `read`.
+    /// Puts right what a killed run left in the folder, and returns what the user should know. For runs only, under the lock of
+    /// the pipeline, before `read`.
     pub fn recover(cache: &Cache, folder: &Path, extension: &str, rows: &EditRows) -> Result<Vec<String>> {
         let left_behind = folder::left_behind(folder, extension)?;
         if left_behind.is_empty() {
@@ -59,8 +59,8 @@ impl Editing<'_> {
         replace::recover(cache, &left_behind, |digest| machines.contains(digest))
     }
 
-    /// Moves texts, writes those of the machine and puts those of people into `batch`. For runs only, under the lock of the pipeline,
-    /// after the records of the items are durable. Items whose machine text is missing keep what they have.
+    /// Moves texts, writes those of the machine and puts those of people into `batch`. For runs only, under the lock of the
+    /// pipeline, after the records of the items are durable. Items whose machine text is missing keep what they have.
     pub fn apply(mut self, items: &[EditableItem], batch: &Batch<'_>) -> Result<Applied> {
         let (mut moves, mut notes) = self.move_texts(items)?;
         for _ in 0..ROUNDS {
@@ -81,7 +81,8 @@ impl Editing<'_> {
         anyhow::bail!("the files in `{}` change all the time: run again when they are quiet", self.folder.display())
     }
 
-    /// Puts texts of people into `batch` and leaves their files alone: for a run that does not own the folder and reads them all the same.
+    /// Puts texts of people into `batch` and leaves their files alone: for a run that does not own the folder and reads them all
+    /// the same.
     ///
     /// # Errors
     /// If one of them has changed since it was read.

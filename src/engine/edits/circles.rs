@@ -1,8 +1,8 @@
 //! Photos that changed places: which text goes to which name where none of the names is free. Reads nothing and writes nothing.
 //!
-//! A text follows the contents of its photo. Who swaps two photos may have swapped their texts as well: a text that lies under the new name
-//! already is known by what the lock says of its photo, and stays. What was changed since the last run is known by nothing, and goes where
-//! its photo went.
+//! A text follows the contents of its photo. Who swaps two photos may have swapped their texts as well: a text that lies under
+//! the new name already is known by what the lock says of its photo, and stays. What was changed since the last run is known by
+//! nothing, and goes where its photo went.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! Texts of people that runs used and that are gone all at once, with their folder or with most of what lay in it. A single text that is
-//! deleted is none of them: that means to write it again. Unaware of what a run makes of it.
+//! Texts of people that runs used and that are gone all at once, with their folder or with most of what lay in it. A single text
+//! that is deleted is none of them: that means to write it again. Unaware of what a run makes of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -124,8 +124,8 @@ impl Editing<'_> {
         Ok(outcomes)
     }
 
-    /// Moves the texts of `former`, a stage that is no more, into this folder. Under the lock of the pipeline. What became of those of people,
-    /// and of those that could not be moved; rows of the lock follow by the same names.
+    /// Moves the texts of `former`, a stage that is no more, into this folder. Under the lock of the pipeline. What became of
+    /// those of people, and of those that could not be moved; rows of the lock follow by the same names.
     pub fn take_over(&self, former: &Editing<'_>) -> Result<Vec<(String, SettledText)>> {
         let mut outcomes = Vec::new();
         let mut files = Vec::new();

@@ -1,8 +1,9 @@
-//! Brings together what a person and the machine made of the same text: tags between commas as sets, prose word by word. Pure: unaware of
-//! files and of who decides.
+//! Brings together what a person and the machine made of the same text: tags between commas as sets, prose word by word. Pure:
+//! unaware of files and of who decides.
 //!
-//! Both ways are three-way merges: what one side changed against the text that both started from is taken, what both changed in the same
-//! place and not alike is a conflict. Sets have none. Words are compared without the space before them, which goes with its word.
+//! Both ways are three-way merges: what one side changed against the text that both started from is taken, what both changed in
+//! the same place and not alike is a conflict. Sets have none. Words are compared without the space before them, which goes with
+//! its word.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -188,7 +189,8 @@ fn joined(words: &[Word<'_>]) -> String {
     text.trim().to_string()
 }
 
-/// For each word of `old` its place in `new`: a longest common subsequence. Of texts too long for that only the ends are compared.
+/// For each word of `old` its place in `new`: a longest common subsequence. Of texts too long for that only the ends are
+/// compared.
 fn matches(old: &[Word<'_>], new: &[Word<'_>]) -> Vec<Option<usize>> {
     /// Cells of the table, 4 bytes each: 2000 by 2000 words, where a caption has less than a hundred.
     const LARGEST: usize = 4_000_000;

@@ -1,7 +1,8 @@
 //! The human layer over machine output: texts beside the pipeline that anyone may edit. No human byte is ever lost.
 //!
-//! A stage with an editable field writes `captions/<item>.txt`. A file there is the machine's if its normalised text is the one that the
-//! lock row names, or the output of the item's present key; anything else is a person's and wins. The engine calls, in this order:
+//! A stage with an editable field writes `captions/<item>.txt`. A file there is the machine's if its normalised text is the one
+//! that the lock row names, or the output of the item's present key; anything else is a person's and wins. The engine calls, in
+//! this order:
 //!
 //! ```text
 //! Editing::read(..)        looks at the folder; writes nothing. For plan and status, and first thing in a run
@@ -14,11 +15,11 @@
 //!   .settle(items, ..)     what a person decides about texts of theirs: keep, give up, merge, put away; then the lock as after `apply`
 //! ```
 //!
-//! `EditableItem::machine` is the output of the item's present key, from its record, already in the form of `text::normalise`: what a stage
-//! gives must be brought into that form before it is recorded.
+//! `EditableItem::machine` is the output of the item's present key, from its record, already in the form of `text::normalise`:
+//! what a stage gives must be brought into that form before it is recorded.
 //!
-//! A file of the user's is only ever replaced by atomic exchange; what came out is read, and goes back if it is not what was expected.
-//! What made room is kept in the cache under `displaced/`.
+//! A file of the user's is only ever replaced by atomic exchange; what came out is read, and goes back if it is not what was
+//! expected. What made room is kept in the cache under `displaced/`.
 
 pub mod lost;
 pub mod merge;

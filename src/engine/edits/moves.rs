@@ -1,8 +1,8 @@
 //! Which texts belong to photos that have another name now. Reads nothing and writes nothing.
 //!
-//! A text follows its photo, but only to a name that is free: where no text lies, or the machine's text about another photo, or one
-//! that itself moves away, or the same text: a move that was interrupted may leave it under both names. Where photos changed places, with a
-//! text under each name, `circles` says which text goes where.
+//! A text follows its photo, but only to a name that is free: where no text lies, or the machine's text about another photo, or
+//! one that itself moves away, or the same text: a move that was interrupted may leave it under both names. Where photos changed
+//! places, with a text under each name, `circles` says which text goes where.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -1,9 +1,10 @@
-//! Puts texts into the user's folder so that nothing of the user's is ever overwritten, also not what is written at the same moment, and
-//! so that a kill at any point loses nothing. Unaware of items and of rows.
+//! Puts texts into the user's folder so that nothing of the user's is ever overwritten, also not what is written at the same
+//! moment, and so that a kill at any point loses nothing. Unaware of items and of rows.
 //!
-//! A text is written to `.loramill-new-…`, made durable, renamed to `.loramill-swap-<its digest>-<name>`, and only then exchanged with the
-//! file that it replaces. What comes out lies under the swap name: if it is what was expected, it is displaced; if not, it goes back.
-//! A name that would be too long with all that before it keeps its own in a folder: `.loramill-swap-<its digest>/<name>`.
+//! A text is written to `.loramill-new-…`, made durable, renamed to `.loramill-swap-<its digest>-<name>`, and only then exchanged
+//! with the file that it replaces. What comes out lies under the swap name: if it is what was expected, it is displaced; if not,
+//! it goes back. A name that would be too long with all that before it keeps its own in a folder:
+//! `.loramill-swap-<its digest>/<name>`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -247,7 +248,8 @@ pub(crate) fn take_away(cache: &Cache, target: &Path, expected: &Digest) -> Resu
     Ok(TakenAway::Kept(cache.displace(&aside, &file_name)?))
 }
 
-/// Puts right what a killed run left behind. `is_machines` tells the texts that the machine wrote. Returns what the user should know.
+/// Puts right what a killed run left behind. `is_machines` tells the texts that the machine wrote. Returns what the user should
+/// know.
 pub(crate) fn recover(cache: &Cache, left_behind: &[PathBuf], is_machines: impl Fn(&Digest) -> bool) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for left in left_behind {

@@ -1,5 +1,5 @@
-//! Carries out what a person decides about texts: to keep their own, to take the machine's, to bring both together, to put one away that
-//! has no photo any more. Unaware of how the person says so.
+//! Carries out what a person decides about texts: to keep their own, to take the machine's, to bring both together, to put one
+//! away that has no photo any more. Unaware of how the person says so.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ pub enum SettledText {
     Replaced { kept: Option<PathBuf> },
     /// There is no file any more; it is kept where it says.
     TakenAway { kept: PathBuf },
-    /// The file holds what is told here; mine is kept where it says, unless somebody had just removed it.
+    /// The file holds `text`; mine is kept where it says, unless somebody had just removed it.
     Merged { text: String, kept: Option<PathBuf> },
     /// It was so already: says how.
     Nothing(&'static str),
@@ -68,8 +68,8 @@ struct Change {
 }
 
 impl Editing<'_> {
-    /// Decides about the texts that are named. Under the lock of the pipeline, after `recover`; the lock file is written after it. Texts of
-    /// renamed photos move to them first, as in a run.
+    /// Decides about the texts that are named. Under the lock of the pipeline, after `recover`; the lock file is written after
+    /// it. Texts of renamed photos move to them first, as in a run.
     pub fn settle(mut self, items: &[EditableItem], names: &[String], decision: Decision) -> Result<Settled> {
         let (moves, notes) = self.move_texts(items)?;
         let survey: BTreeMap<String, SurveyedText> =

@@ -1,4 +1,5 @@
-//! The text of a caption file: the one form that keys and comparisons use, and what keeps a file from being one. Unaware of items.
+//! The text of a caption file: the one form that keys and comparisons use, and what keeps a file from being one. Unaware of
+//! items.
 
 use std::fmt;
 
@@ -50,7 +51,8 @@ pub fn normalise(bytes: &[u8]) -> Result<String, Unusable> {
     Ok(text)
 }
 
-/// Control characters that no editor puts into a text. UTF-16 without a byte order mark has them in place of the high bytes of its letters.
+/// Control characters that no editor puts into a text. UTF-16 without a byte order mark has them in place of the high bytes of
+/// its letters.
 fn is_foreign(letter: char) -> bool {
     letter < ' ' && !matches!(letter, '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }

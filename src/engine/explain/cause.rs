@@ -1,5 +1,5 @@
-//! A cause: who changed something that a stage is made of, in which file, and how `explain` says it. What differs is a `Reason`, which words
-//! itself. Unaware of how causes are found.
+//! A cause: who changed something that a stage is made of, in which file, and how `explain` says it. What differs is a `Reason`,
+//! which words itself. Unaware of how causes are found.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -131,8 +131,8 @@ impl Contents {
     }
 }
 
-/// Causes as lines for a person, indented by so many spaces: who changed what in which file, and below it what made an upstream stage give something
-/// else.
+/// Causes as lines for a person, indented by so many spaces: who changed what in which file, and below it what made an upstream
+/// stage give something else.
 pub fn describe(causes: &[Cause], indent: usize) -> String {
     let mut text = String::new();
     let margin = " ".repeat(indent);
@@ -154,7 +154,7 @@ pub fn describe(causes: &[Cause], indent: usize) -> String {
             continue;
         }
         let _ = writeln!(text, "{margin}{who}{}{place}", cause.describe());
-        // What an upstream stage gives is told by what stands behind it.
+        // What an upstream stage gives is described by what stands behind it.
         let is_told_below = !cause.because.is_empty() && matches!(cause.who, Some(Who::Upstream { .. }));
         if !is_told_below {
             for change in &cause.changes {

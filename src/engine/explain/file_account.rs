@@ -1,5 +1,5 @@
-//! What a file is: the output of a stage, a text, an object of the cache, or a copy of one that lies anywhere. Says what made it and
-//! whether the pipeline at hand would make the same now. Unaware of how it is shown, and of what formats say of themselves.
+//! What a file is: the output of a stage, a text, an object of the cache, or a copy of one that lies anywhere. Says what made it
+//! and whether the pipeline at hand would make the same now. Unaware of how it is shown, and of what formats say of themselves.
 
 use std::collections::HashMap;
 use std::fs;

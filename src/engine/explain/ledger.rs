@@ -1,5 +1,6 @@
-//! Who made which contents, by the records of a cache: from a digest to the record that gave it, to all that its key covers, and to the
-//! names under which it was known. Reads the whole record log when it is first asked. Unaware of what a pipeline would make now.
+//! Who made which contents, by the records of a cache: from a digest to the record that gave it, to all that its key covers, and
+//! to the names under which it was known. Reads the whole record log when it is first asked. Unaware of what a pipeline would
+//! make now.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -172,8 +173,8 @@ impl<'a> Ledger<'a> {
         })
     }
 
-    /// How contents were made, by the likeliest of the records that say so; `None` if no record does. `is_passed` leaves out records: those
-    /// that read what is being explained.
+    /// How contents were made, by the likeliest of the records that say so; `None` if no record does. `is_passed` leaves out
+    /// records: those that read what is being explained.
     pub fn making(&self, digest: &Digest, hint: &Hint, is_passed: &dyn Fn(&Making) -> bool) -> Result<Option<Making>> {
         let Some(keys) = self.makers.get(digest) else { return Ok(None) };
         let by_hint = hint.key.filter(|key| keys.contains(key));

@@ -5,7 +5,8 @@
 //! file ──────────file_account──► the record that gave it ─origin─► what made its inputs, up to the photos
 //! ```
 //!
-//! `ledger` reads the whole record log once and answers who made which contents. Reads only. Imports every room below it but `run`.
+//! `ledger` reads the whole record log once and answers who made which contents. Reads only. Imports every room below it but
+//! `run`.
 
 pub mod ledger;
 pub mod origin;

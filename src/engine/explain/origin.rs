@@ -1,5 +1,6 @@
-//! The way that contents came: what made them, of what, and what made that, up to what was read from disk. Contents that were made in one
-//! way are told together, so that the way of a thousand pictures is as long as that of one. Unaware of how it is shown.
+//! The way that contents came: what made them, of what, and what made that, up to what was read from disk. Contents that were
+//! made in one way are described together, so that the way of a thousand pictures is as long as that of one. Unaware of how it is
+//! shown.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -137,7 +138,7 @@ impl Tracer<'_> {
                 groups.len() - 1
             });
             if making.is_none() && groups[place].1.is_empty() {
-                // The maker of what no stage made is told by its first member.
+                // The maker of what no stage made is described by its first member.
                 groups[place].0 = wanted.field.clone().unwrap_or_default();
             }
             groups[place].1.push((member, making));

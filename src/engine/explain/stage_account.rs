@@ -1,5 +1,5 @@
-//! What the key of a stage, or of one of its items, covers, and how that differs from what the last run recorded. Unaware of how it is
-//! shown.
+//! What the key of a stage, or of one of its items, covers, and how that differs from what the last run recorded. Unaware of how
+//! it is shown.
 
 use std::path::PathBuf;
 
@@ -209,7 +209,8 @@ fn of_item(
     Ok(Explanation { name: format!("{}/{item}", stage.name), state, reasons, causes, yours, rows })
 }
 
-/// What the last run recorded of an item: params in the row of the stage, the rest in the record of the item's key. `None` if there is no record.
+/// What the last run recorded of an item: params in the row of the stage, the rest in the record of the item's key. `None` if
+/// there is no record.
 fn recorded_of_item(view: &View<'_>, stage: &LoadedStage, item: &str) -> Result<Option<ComponentList>> {
     let Some(row) = view.lock.stages.get(&stage.name).and_then(|rows| rows.last()) else { return Ok(None) };
     let before = view.cache.read_list(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();

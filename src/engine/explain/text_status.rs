@@ -22,7 +22,7 @@ pub struct StageTexts {
     pub is_quick: bool,
     /// In the order of the names. Items that have no text yet are among them.
     pub texts: Vec<SurveyedText>,
-    /// Texts of people that count no more without anybody's wish.
+    /// Texts of people that no longer count although nobody decided so.
     pub lost: Option<LostTexts>,
 }
 

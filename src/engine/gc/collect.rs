@@ -1,11 +1,11 @@
-//! What of a cache may go, and its going. Unaware of how that is said.
+//! What of a cache may be deleted, and its deletion. Unaware of how that is printed.
 //!
-//! Kept is what any lock file names that can still be reached (`roots`), what runs that go on or were interrupted rest on (`sweep`), what
-//! unfinished trainings have published, and their states. The state of a training that has ended is kept while a lock in a work tree
-//! names its result: more epochs would go on from there.
+//! Kept is what any lock file names that can still be reached (`roots`), what runs that go on or were interrupted need (`sweep`),
+//! what unfinished trainings have published, and their states. The state of a training that has ended is kept while a lock in a
+//! work tree names its result: more epochs would go on from there.
 //!
-//! With a size to come down to, what is named goes too, if it can be made again: by `Worth`, and among equals by bytes for each second
-//! that it takes. Never what pipelines rest on whose run goes on, and never what no record says how to make.
+//! With a size to come down to, what is named is evicted too, if it can be made again: by `Worth`, and among equals by bytes for
+//! each second that it takes. Never what a pipeline needs whose run goes on, and never what no record says how to make.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -56,7 +56,7 @@ impl Amount {
     }
 }
 
-/// What goes, or would.
+/// What is deleted, or would be.
 #[derive(Clone, Debug, Default)]
 pub struct Collected {
     /// Bytes of the whole cache beforehand.
@@ -74,20 +74,20 @@ pub struct Collected {
     pub oldest_unfinished: Option<Duration>,
     /// What nothing needs, by the kind of stage that made it; `""` for lists and for texts of people.
     pub garbage: BTreeMap<String, Amount>,
-    /// What is needed and goes for the sake of the size, by kind.
+    /// What is needed and evicted for the sake of the size, by kind.
     pub evicted: BTreeMap<String, Amount>,
     /// States of trainings that have ended, or that nobody goes on with.
     pub old_states: Amount,
     /// Files that were displaced more than 30 days ago.
     pub old_displaced: Amount,
-    /// Bytes of what goes that have a second name in an `out/` folder: they are free when that is gone too.
+    /// Bytes of what is deleted that have a second name in an `out/` folder: they are free when that is deleted too.
     pub linked: u64,
-    /// Whether it is gone.
+    /// Whether it has been deleted.
     pub deleted: bool,
 }
 
 impl Collected {
-    /// Of all that goes.
+    /// Of all that is deleted.
     pub fn freed(&self) -> Amount {
         let groups = self.garbage.values().chain(self.evicted.values());
         groups.chain([&self.old_states, &self.old_displaced]).fold(Amount::default(), |sum, part| Amount {
@@ -98,8 +98,8 @@ impl Collected {
     }
 }
 
-/// Finds out what may go, and deletes it if that is asked for. `here`: a folder whose repository counts even if the cache does not know
-/// it. With problems nothing is deleted.
+/// Finds out what may be deleted, and deletes it if that is asked for. `here`: a folder whose repository counts even if the cache
+/// does not know it. With problems nothing is deleted.
 pub fn collect(cache: &Cache, here: &Path, options: &CollectOptions, worth: &dyn Fn(&str) -> Worth) -> Result<Collected> {
     if !options.delete {
         let roots = Roots::read(cache, here, options.history)?;
@@ -218,7 +218,7 @@ impl Plan {
         cache.forget_old_displaced()?;
         exclusive.remove_dead_scratch()?;
 
-        // A record stays while its outputs are here, or were let go though something still leads to it.
+        // A record stays while its outputs are here, or were evicted though something still leads to it.
         evict.extend(&self.evicted);
         let here: HashSet<Digest> = cache.stored_objects()?.objects.iter().map(|object| object.digest).collect();
         let mut missing = HashSet::new();
@@ -242,7 +242,7 @@ fn noted(cache: &Cache, options: &CollectOptions) -> Result<(Vec<Noted>, Vec<Not
     let mut old = Vec::new();
     for noted in cache.noted()? {
         let is_old = options.unfinished.is_some_and(|limit| noted.age >= limit);
-        // Put aside by a collector that is at work, or was killed: a look that deletes nothing can do without.
+        // Put aside by a collector that is running, or was killed: a look that deletes nothing can do without.
         let is_over = noted.put_aside && !options.delete;
         if is_over {
             continue;
@@ -302,7 +302,7 @@ impl Unfinished {
     }
 }
 
-/// What a run that goes on, or the next that goes on from an interrupted one, rests on.
+/// What a run that goes on, or the next that resumes an interrupted one, needs.
 fn pinned(
     cache: &Cache,
     roots: &Roots,

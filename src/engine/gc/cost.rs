@@ -69,7 +69,7 @@ impl<'a> Groups<'a> {
         amounts
     }
 
-    /// Objects of at least `bytes` in all, those first that are worth least; fewer if not enough may go.
+    /// Objects of at least `bytes` in all, those first that are worth least; fewer if not enough may be evicted.
     pub(crate) fn cheapest(
         &self,
         bytes: u64,

@@ -1,8 +1,8 @@
-//! What was made from objects that turned out to be damaged, since they were: it may rest on wrong bytes though its own are as they were
-//! written. Unaware of how the damage was found and of what becomes of it.
+//! What was made from objects that turned out to be damaged, since they were: it may be made from wrong bytes though its own are
+//! as they were written. Unaware of how the damage was found and of what becomes of it.
 //!
-//! Since every byte is looked at before it is used nothing can be made from a damaged object; earlier versions did, and somebody may read a
-//! disk that gives other bytes at times.
+//! Since every byte is looked at before it is used nothing can be made from a damaged object; earlier versions did, and somebody
+//! may read a disk that gives other bytes at times.
 
 use std::collections::{HashMap, HashSet};
 
@@ -37,9 +37,9 @@ struct Told {
     gave: Option<Digest>,
 }
 
-/// Results that took one of `damaged`, or one that runs met and took away since the last repair, or a result that did, and are younger than
-/// the damage; the oldest first. An object is damaged at the latest since its file was written: one that rotted without a writing may have
-/// been so from the first day.
+/// Results that took one of `damaged`, or one that runs met and took away since the last repair, or a result that did, and are
+/// younger than the damage; the oldest first. An object is damaged at the latest since its file was written: one that rotted
+/// without a writing may have been so from the first day.
 pub fn derived_since(cache: &Cache, damaged: &[Digest]) -> Result<Vec<Derived>> {
     let here = damaged.iter().filter_map(|digest| Some((*digest, written_at(cache, digest)?)));
     let mut since: HashMap<Digest, i64> = HashMap::new();
@@ -85,8 +85,8 @@ pub fn derived_since(cache: &Cache, damaged: &[Digest]) -> Result<Vec<Derived>> 
     Ok(found.into_iter().flatten().filter(|derived| seen.insert(derived.key)).collect())
 }
 
-/// Files in `out/` folders that are copies of these objects, or of those that runs met damaged since the last repair, are no longer believed
-/// to be what they were written as: the next run writes them anew.
+/// Files in `out/` folders that are copies of these objects, or of those that runs met damaged since the last repair, are no
+/// longer believed to be what they were written as: the next run writes them anew.
 pub fn distrust_copies(cache: &Cache, damaged: &[Digest]) -> Result<()> {
     let met = cache.met_damage().into_iter().map(|(digest, _)| digest);
     manifest::distrust(cache, &damaged.iter().copied().chain(met).collect())
@@ -110,7 +110,8 @@ fn told(record: &Record) -> Told {
     Told { derived: Derived { kind, key: record.key, objects }, inputs, trees, gave }
 }
 
-/// What a stage gave as a whole has no record but the list; pieces of work have records of their own, which tell better what each took.
+/// What a stage gave as a whole has no record but the list; pieces of work have records of their own, which tell better what each
+/// took.
 fn list_outputs(cache: &Cache, results: &mut [Told]) {
     let alone: HashSet<Digest> = results.iter().flat_map(|told| &told.derived.objects).copied().collect();
     for told in results {

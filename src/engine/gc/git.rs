@@ -1,5 +1,5 @@
-//! What git knows of lock files: those of any commit that can still be reached, of the index, and of other work trees. Asks the program
-//! `git`; reads only. Unaware of what a lock says.
+//! What git knows of lock files: those of any commit that can still be reached, of the index, and of other work trees. Asks the
+//! program `git`; reads only. Unaware of what a lock says.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -74,8 +74,8 @@ impl Repository<'_> {
         Ok(trees)
     }
 
-    /// Shows the text of every lock file that was committed and can be reached from a branch, a tag, the stash, a reflog, the `HEAD` of
-    /// a work tree, or what an operation that is under way in one of `trees` keeps apart.
+    /// Shows the text of every lock file that was committed and can be reached from a branch, a tag, the stash, a reflog, the
+    /// `HEAD` of a work tree, or what an operation that is under way in one of `trees` keeps apart.
     pub fn each_committed_lock(&self, trees: &[PathBuf], see: &mut dyn FnMut(&[u8])) -> Result<()> {
         let mut apart = Vec::new();
         for tree in trees.iter().filter(|tree| tree.is_dir()) {
@@ -225,7 +225,8 @@ fn complaint(mut stderr: ChildStderr) -> Vec<u8> {
     said
 }
 
-/// Ends git if it waits for the other end of a pipe that is not ours, and says so: a repository may hold one where git expects a file.
+/// Ends git if it waits for the other end of a pipe that is not ours, and says so: a repository may hold one where git expects a
+/// file.
 fn end_if_still(process: Pid, is_over: &Receiver<()>) -> bool {
     let place = PathBuf::from(format!("/proc/{}/wchan", process.as_raw_nonzero()));
     let mut still = Duration::ZERO;

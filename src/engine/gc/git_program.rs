@@ -1,5 +1,5 @@
-//! Starts `git` in a repository of somebody who is not trusted, so that nothing of its configuration starts another program. Unaware of what
-//! git is asked.
+//! Starts `git` in a repository of somebody who is not trusted, so that nothing of its configuration starts another program.
+//! Unaware of what git is asked.
 //!
 //! Ways of git to start a program that were considered, and what is done about them:
 //!
@@ -58,7 +58,8 @@ const SETTINGS: &[&str] = &[
     "maintenance.auto=false",
 ];
 
-/// In bytes, packs and the index not counted, which are mapped. Git reads some files below `.git` to their end, which a device has not.
+/// In bytes, packs and the index not counted, which are mapped. Git reads some files below `.git` to their end, which a device
+/// has not.
 pub(crate) const LARGEST_HEAP: u64 = 400 << 20;
 
 /// Starts `git -C folder arguments…`, with pipes to its input, output and errors.

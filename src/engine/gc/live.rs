@@ -1,5 +1,5 @@
-//! Which objects and keys of a cache something still needs: what is reached from the digests that locks and notes name. Unaware of where
-//! those come from and of what becomes of the rest.
+//! Which objects and keys of a cache something still needs: what is reached from the digests that locks and notes name. Unaware
+//! of where those come from and of what becomes of the rest.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,8 +29,8 @@ impl<'a> Live<'a> {
         Self { cache, results, here, objects, keys, followed, waiting: Vec::new(), damaged: Vec::new() }
     }
 
-    /// Reaches all that `digests` lead to, each an object, a key, or nothing that is here. Of the results of a key those count that are
-    /// reached in another way too, or all if none is.
+    /// Reaches all that `digests` lead to, each an object, a key, or nothing that is here. Of the results of a key those count
+    /// that are reached in another way too, or all if none is.
     pub(crate) fn reach(&mut self, digests: impl IntoIterator<Item = Digest>) {
         for digest in digests {
             self.object(digest);

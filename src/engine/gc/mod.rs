@@ -6,8 +6,9 @@
 //!                                                        the rest ──collect──► deleted
 //! ```
 //!
-//! What cannot be read is a problem that stops the collection, and never an empty answer. `cost` says what goes first where a cache must shrink,
-//! `git` asks the program `git` without trusting the repository. Imports `decide`, `lock_file`, `kind` and `cache`.
+//! What cannot be read is a problem that stops the collection, and never an empty answer. `cost` says what is evicted first where
+//! a cache must shrink, `git` asks the program `git` without trusting the repository. Imports `decide`, `lock_file`, `kind` and
+//! `cache`.
 
 pub mod git;
 pub(crate) mod git_program;

@@ -1,8 +1,8 @@
-//! The lock files that say what of a cache is needed: of the work trees, and of the history, of every repository that uses it. Unaware of
-//! what the digests in them stand for.
+//! The lock files that say what of a cache is needed: of the work trees, and of the history, of every repository that uses it.
+//! Unaware of what the digests in them stand for.
 //!
-//! What cannot be read is a problem that says what to do, and never an empty answer: an unplugged disk names nothing, and all that it
-//! would name would be deleted.
+//! What cannot be read is a problem that says what to do, and never an empty answer: an unplugged disk names nothing, and all
+//! that it would name would be deleted.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
@@ -203,7 +203,8 @@ pub fn known_roots(cache: &Cache, here: &Path) -> anyhow::Result<BTreeSet<PathBu
     Ok(roots)
 }
 
-/// Everything but the insides of git and caches of ours: the tag of another program's cache says nothing of a pipeline in or below it.
+/// Everything but the insides of git and caches of ours: the tag of another program's cache says nothing of a pipeline in or
+/// below it.
 fn may_hold_locks(entry: &DirEntry) -> bool {
     if !entry.file_type().is_dir() || entry.depth() == 0 {
         return true;

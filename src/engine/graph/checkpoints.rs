@@ -1,5 +1,5 @@
-//! Whether the checkpoints that references and `pick` choose will be there: a stage that publishes as it goes says after which epochs, before
-//! it has seen its inputs. Unaware of what a checkpoint is.
+//! Whether the checkpoints that references and `pick` choose will be there: a stage that publishes as it goes says after which
+//! epochs, before it has seen its inputs. Unaware of what a checkpoint is.
 
 use crate::engine::graph::pipeline::{LoadedStage, Producer};
 use crate::engine::kind::reference::Selector;
@@ -7,8 +7,8 @@ use crate::engine::kind::stage::{Epochs, Form};
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::engine::syntax::tree::Span;
 
-/// Reports every choice of an epoch after which nothing is saved. `pick` is the epoch that the file picks, with its place. Each stage comes
-/// after those it reads.
+/// Reports every choice of an epoch after which nothing is saved. `pick` is the epoch that the file picks, with its place. Each
+/// stage comes after those it reads.
 pub(crate) fn check(stages: &[LoadedStage], pick: Option<(u64, &Span)>, diagnostics: &mut Diagnostics) {
     let sources = sources(stages);
     for edge in stages.iter().flat_map(|stage| &stage.edges) {

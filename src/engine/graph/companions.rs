@@ -1,5 +1,5 @@
-//! Inputs that no line of a pipeline names: a file that belongs to another by lying beside it, as peft's `adapter_config.json` does. It
-//! becomes an input as any other, so that it is in keys, in the lock and under `graph`. Unaware of what such files say.
+//! Inputs that no line of a pipeline names: a file that belongs to another by lying beside it, as peft's `adapter_config.json`
+//! does. It becomes an input as any other, so that it is in keys, in the lock and under `graph`. Unaware of what such files say.
 
 use std::collections::BTreeMap;
 use std::fs;

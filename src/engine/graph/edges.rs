@@ -106,7 +106,7 @@ impl<'a> Joining<'a> {
     fn report_unknown(&self, index: usize, reference: &Reference, diagnostics: &mut Diagnostics) {
         let name = &reference.name;
         let stage = &self.stages[index];
-        // A variant that is missing was told of where it could not be made.
+        // A variant that is missing was reported where it could not be made.
         if self.failed.any || self.failed.names.contains(name) || self.variants.has(name) {
             return;
         }

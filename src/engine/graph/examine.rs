@@ -1,5 +1,5 @@
-//! Looks into files that inputs name before anything runs: stages say of which they cannot be what they are read as. Unaware of what is in
-//! them.
+//! Looks into files that inputs name before anything runs: stages say of which they cannot be what they are read as. Unaware of
+//! what is in them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -9,8 +9,8 @@ use crate::engine::inputs::input::Found;
 use crate::engine::kind::stage::Finding;
 use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
 
-/// What the stages at `stages` cannot use among the files that are here, each at its reference. Variants that read the same files are
-/// asked once.
+/// What the stages at `stages` cannot use among the files that are here, each at its reference. Variants that read the same files
+/// are asked once.
 pub fn examine(pipeline: &Pipeline, stages: &[usize]) -> Vec<Diagnostic> {
     let mut diagnostics = Diagnostics::default();
     let mut asked: HashMap<(&str, BTreeMap<String, PathBuf>), Vec<Finding>> = HashMap::new();

@@ -32,7 +32,8 @@ const DEFAULT_SEED: u64 = 42;
 /// Entries under `vars`, `inputs` or `stages`: more than a person writes, few enough to compare each with each.
 const MAX_NAMES: usize = 1000;
 
-/// Reads `file`, applies the settings that were given by `--set` and checks everything that can be checked without running a stage.
+/// Reads `file`, applies the settings that were given by `--set` and checks everything that can be checked without running a
+/// stage.
 pub fn load(
     file: &Path,
     given: &[String],

@@ -1,5 +1,5 @@
-//! From `stages:` of a pipeline file to stages: kind found, params typed, one stage for each variant. Unaware of inputs and of the order to run
-//! in.
+//! From `stages:` of a pipeline file to stages: kind found, params typed, one stage for each variant. Unaware of inputs and of
+//! the order to run in.
 
 use std::collections::BTreeMap;
 

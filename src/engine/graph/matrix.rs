@@ -29,7 +29,8 @@ pub struct AxisValue {
     node: Node,
 }
 
-/// The axes that `node` gives to `stage`. `params` are those that the stage gives without it; `reserved` are keys that are no params.
+/// The axes that `node` gives to `stage`. `params` are those that the stage gives without it; `reserved` are keys that are no
+/// params.
 pub fn read(stage: &str, node: &Node, params: &Node, reserved: &[&str], diagnostics: &mut Diagnostics) -> Vec<Axis> {
     let Value::Map(entries) = &node.value else {
         diagnostics
@@ -78,7 +79,7 @@ impl Axis {
     }
 }
 
-/// The path of a key, with places in the file where these can be told.
+/// The path of a key, with places in the file where these are known.
 fn path(name: &str, place: &Span, diagnostics: &mut Diagnostics) -> Option<Vec<Segment>> {
     let is_as_written = place.source.text.get(place.start..place.end) == Some(name);
     let source = Arc::new(Source { name: place.source.name.clone(), text: name.to_string() });

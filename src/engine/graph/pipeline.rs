@@ -1,4 +1,5 @@
-//! A pipeline that is known to be sound: inputs, stages with their params, and who reads whom. Unaware of YAML and of what is fresh.
+//! A pipeline that is known to be sound: inputs, stages with their params, and who reads whom. Unaware of YAML and of what is
+//! fresh.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -56,10 +57,11 @@ pub struct LoadedStage {
     pub keep: bool,
     /// The stage it belongs to, if it is not written in the file.
     pub owner: Option<String>,
-    /// The `result` params as the file gives them, by name; a sub-stage has those of its owner. What an item stage does not list among its
-    /// components enters the keys of its works, and so the row of the stage must cover it.
+    /// The `result` params as the file gives them, by name; a sub-stage has those of its owner. What an item stage does not list
+    /// among its components enters the keys of its works, and so the row of the stage must cover it.
     pub written: Vec<(String, serde_json::Value)>,
-    /// What it reads, in the order of `Stage::inputs`; what a reference collects has an edge for each variant, one after the other.
+    /// What it reads, in the order of `Stage::inputs`; what a reference collects has an edge for each variant, one after the
+    /// other.
     pub edges: Vec<Edge>,
     /// The fields its items have.
     pub carries: Vec<&'static str>,

@@ -1,5 +1,5 @@
-//! Which items a stage takes of what it names: the selector, what `skip:` leaves out, and a file in the place of the field it stands for.
-//! Unaware of where items come from and of what is fresh.
+//! Which items a stage takes of what it names: the selector, what `skip:` leaves out, and a file in the place of the field it
+//! stands for. Unaware of where items come from and of what is fresh.
 
 use crate::engine::inputs::input::Skip;
 use crate::engine::kind::input_use::{InputShape, InputUse};

@@ -1,4 +1,5 @@
-//! What a run is asked for: which stages, which of them again though they are fresh, and which it leaves out. Unaware of what is fresh.
+//! What a run is asked for: which stages, which of them again though they are fresh, and which it leaves out. Unaware of what is
+//! fresh.
 
 use std::collections::{BTreeMap, BTreeSet};
 

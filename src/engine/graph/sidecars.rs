@@ -1,8 +1,8 @@
 //! Which texts beside the photos of a folder belong to which photo, and which to none. Looks at names alone.
 //!
-//! The text of `IMG_1.jpg` is `IMG_1` with one of the endings that a stage asks for, `.txt` unless it says otherwise. Names are compared in
-//! NFC and letter by letter; a text whose name differs in case only is no photo's, but where it lies beside one that fits, nobody can say
-//! which of the two is meant.
+//! The text of `IMG_1.jpg` is `IMG_1` with one of the endings that a stage asks for, `.txt` unless it says otherwise. Names are
+//! compared in NFC and letter by letter; a text whose name differs in case only is no photo's, but where it lies beside one that
+//! fits, nobody can say which of the two is meant.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::engine::syntax::diagnostic::Diagnostics;
 
 /// What other programs put captions into: sd-scripts of kohya-ss takes `.caption` by default, its taggers write `.txt`.
 const KNOWN: &[&str] = &[".caption", ".captions", ".cap", ".tags", ".tag", ".txt"];
-/// Of more texts only the number is told.
+/// Of more texts only the number is printed.
 const TOLD: usize = 5;
 
 /// Gives the photos of all inputs their texts. What is worth a word goes to `remarks`; two texts for one photo are an error.
@@ -78,8 +78,8 @@ pub struct Pairs {
     unread: BTreeMap<&'static str, usize>,
 }
 
-/// Sets the text of each photo of a folder. `skipped`: the names of photos that are left out, whose texts are nobody else's; `beside`: the
-/// files that are no pictures.
+/// Sets the text of each photo of a folder. `skipped`: the names of photos that are left out, whose texts are nobody else's;
+/// `beside`: the files that are no pictures.
 pub fn pair(folder: &Path, files: &mut [InputFile], skipped: &BTreeSet<String>, beside: &[PathBuf], endings: &[String]) -> Pairs {
     let mut pairs = Pairs::default();
     files.iter_mut().for_each(|file| file.sidecar = None);
@@ -173,8 +173,8 @@ fn of_a_photo_with_its_ending(
     Some(format!("the text of `{}` is called `{right}{ending}`", name_of(&file.image)))
 }
 
-/// The path of a text below the folder without `ending`, as items are called; `None` if it ends otherwise. Endings are compared without
-/// regard to case.
+/// The path of a text below the folder without `ending`, as items are called; `None` if it ends otherwise. Endings are compared
+/// without regard to case.
 fn stem(folder: &Path, path: &Path, ending: &str) -> Option<String> {
     let below = path.strip_prefix(folder).unwrap_or(path);
     let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();

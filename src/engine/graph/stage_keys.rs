@@ -28,7 +28,8 @@ pub struct StageKeys {
     pub limit: Option<u64>,
     /// Further attempts after a failure that may pass.
     pub retry: u32,
-    /// Whether its outputs stay in the cache when they have been read, and the place where it says so. `None`: as its kind has it.
+    /// Whether its outputs stay in the cache when they have been read, and the place where it says so. `None`: as its kind has
+    /// it.
     pub keep: Option<(bool, Span)>,
 }
 

@@ -1,4 +1,5 @@
-//! One variant of a stage: a value for each axis, and how it is called. Unaware of which variants there are. None of it is in a key.
+//! One variant of a stage: a value for each axis, and how it is called. Unaware of which variants there are. None of it is in a
+//! key.
 
 use crate::engine::cache::digest::Digest;
 use crate::engine::graph::matrix::Axis;
@@ -60,8 +61,8 @@ impl Variant {
     }
 }
 
-/// Where the outputs of a stage or variant of that name lie below `out/`: `train[rank=8]` in `train/rank=8`. For names in a lock, whose
-/// pipeline may be another by now; `None` if it can be the name of no variant.
+/// Where the outputs of a stage or variant of that name lie below `out/`: `train[rank=8]` in `train/rank=8`. For names in a lock,
+/// whose pipeline may be another by now; `None` if it can be the name of no variant.
 pub fn folder_of_name(name: &str) -> Option<String> {
     let Some((stage, label)) = name.split_once('[') else { return Some(name.to_string()) };
     let label = label.strip_suffix(']').filter(|label| label.contains('='))?;

@@ -1,5 +1,6 @@
-//! Which variants each stage has, and which of them a reference takes. A stage has the axes of its own matrix and those of the stages it
-//! reads; references that carry the same axis are joined, different axes are crossed. Unaware of YAML and of what an axis varies.
+//! Which variants each stage has, and which of them a reference takes. A stage has the axes of its own matrix and those of the
+//! stages it reads; references that carry the same axis are joined, different axes are crossed. Unaware of YAML and of what an
+//! axis varies.
 
 use std::collections::BTreeMap;
 
@@ -68,7 +69,7 @@ impl Variants {
     pub fn of(sketches: &[Sketch<'_>], diagnostics: &mut Diagnostics) -> Self {
         let mut variants = Self { axes: named_axes(sketches), stages: BTreeMap::new() };
         let Some(order) = order(sketches) else {
-            // A cycle is told of where stages are joined, once and not for each variant.
+            // A cycle is reported where stages are joined, once and not for each variant.
             variants.axes.clear();
             variants.stages = sketches.iter().map(|sketch| (sketch.name.to_string(), OfStage::single())).collect();
             return variants;

@@ -58,7 +58,8 @@ impl Input {
     }
 }
 
-/// Which items are left out: photos from the first stage on, what a stage makes under a name of its own (`IMG_1-flip`) from training.
+/// Which items are left out: photos from the first stage on, what a stage makes under a name of its own (`IMG_1-flip`) from
+/// training.
 #[derive(Clone, Debug, Default)]
 pub struct Skip {
     /// As written.
@@ -67,7 +68,8 @@ pub struct Skip {
 }
 
 impl Skip {
-    /// `name` is that of an item; one that descends from a skipped photo under another name (`IMG_1-flip`) is the caller's to ask for.
+    /// `name` is that of an item; one that descends from a skipped photo under another name (`IMG_1-flip`) is the caller's to ask
+    /// for.
     pub fn takes(&self, name: &str) -> bool {
         self.globs.is_match(name)
     }

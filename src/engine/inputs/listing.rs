@@ -83,9 +83,10 @@ pub fn list(folder: &Path) -> anyhow::Result<Vec<InputFile>> {
     if problems.is_empty() { Ok(listing.files) } else { Err(problems.swap_remove(0).into()) }
 }
 
-/// What lies below `folder`, and everything that is wrong with it. Passed over are hidden files and folders, those in which systems keep thumbnails
-/// and what was deleted, and photos of whose names `is_skipped` is true. Links are followed: people keep photos elsewhere. Other files that lie outside of the project are
-/// left out, unless a photo's link leads to the same folder: their text would be copied into the project.
+/// What lies below `folder`, and everything that is wrong with it. Passed over are hidden files and folders, those in which
+/// systems keep thumbnails and what was deleted, and photos of whose names `is_skipped` is true. Links are followed: people keep
+/// photos elsewhere. Other files that lie outside of the project are left out, unless a photo's link leads to the same folder:
+/// their text would be copied into the project.
 pub fn survey(folder: &Path, is_skipped: &(dyn Fn(&str) -> bool + Sync)) -> (Listing, Vec<Unusable>) {
     let mut listing = Listing::default();
     let mut problems = Vec::new();

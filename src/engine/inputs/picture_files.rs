@@ -1,7 +1,7 @@
 //! Which files are pictures: by the ends of their names, and where these say little by their first bytes. Decodes nothing.
 //!
-//! TIFF and BMP are read because `image` brings their decoders in Rust. AVIF and HEIC need C libraries, dav1d and libheif, which nobody has
-//! who has only Rust: they are counted, and the note names a program that converts them.
+//! TIFF and BMP are read because `image` brings their decoders in Rust. AVIF and HEIC need C libraries, dav1d and libheif, which
+//! nobody has who has only Rust: they are counted, and the note names a program that converts them.
 
 use std::ffi::OsStr;
 use std::io::Read as _;
@@ -123,7 +123,8 @@ const OTHER_FILES: &[&str] = &[
 /// Endings of files that editors and browsers keep beside a file that they write, and of copies.
 pub const PASSING: &[&str] = &["swp", "swo", "swx", "tmp", "temp", "part", "crdownload", "download", "bak", "orig", "kate-swp"];
 
-/// Folders in which systems keep thumbnails and what was deleted: of Synology and QNAP, of macOS' archives, of Windows, of Linux's file systems.
+/// Folders in which systems keep thumbnails and what was deleted: of Synology and QNAP, of macOS' archives, of Windows, of
+/// Linux's file systems.
 const JUNK_FOLDERS: &[&str] = &[
     "@eadir",
     "@tmp",
@@ -282,7 +283,8 @@ pub fn is_junk_folder(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| JUNK_FOLDERS.contains(&name.to_lowercase().as_str()))
 }
 
-/// Of a folder called as kohya's scripts want it, `10_concept`: how often each of its pictures is taken, and the rest of the name.
+/// Of a folder called as kohya's scripts want it, `10_concept`: how often each of its pictures is taken, and the rest of the
+/// name.
 pub fn repeats_of(folder: &str) -> Option<(u32, &str)> {
     let (number, concept) = folder.split_once('_')?;
     // Four digits are a year.

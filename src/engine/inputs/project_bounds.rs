@@ -1,7 +1,8 @@
-//! Whether what loramill reads and writes beside a pipeline lies there. A link in its place would lead a run to files of others, so one that leads
-//! out of the project is refused before anything is read. Unaware of what is written.
+//! Whether what loramill reads and writes beside a pipeline lies there. A link in its place would lead a run to files of others,
+//! so one that leads out of the project is refused before anything is read. Unaware of what is written.
 //!
-//! The project is the repository around the pipeline, or its folder if there is none. What lies deeper is reached without following links.
+//! The project is the repository around the pipeline, or its folder if there is none. What lies deeper is reached without
+//! following links.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! What an input names: a folder of photos, a file, `model://name` or `hf://org/repo/file@revision`. Looks at names and sizes and fetches
-//! nothing.
+//! What an input names: a folder of photos, a file, `model://name` or `hf://org/repo/file@revision`. Looks at names and sizes and
+//! fetches nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;

@@ -33,8 +33,8 @@ impl InputUse {
         references.into_iter().map(|(param, reference)| Self { param, reference, reads, shape }).collect()
     }
 
-    /// The field under which an input that is one file is given: `file` if that is read, else the field that must be there. So a plain
-    /// file stands in for the `model` or `lora` of a stage.
+    /// The field under which an input that is one file is given: `file` if that is read, else the field that must be there. So a
+    /// plain file stands in for the `model` or `lora` of a stage.
     pub fn field_of_file(&self) -> &'static str {
         if self.reads.contains(&"file") { "file" } else { self.reads.first().copied().unwrap_or("file") }
     }

@@ -13,7 +13,8 @@ use crate::engine::cache::digest::Digest;
 pub struct Item {
     /// Path below the input without extension, NFC, `/` kept. In no key.
     pub name: String,
-    /// The name of the item this one descends from, where it has another name than that: `IMG_1-flip` descends from `IMG_1`. In no key.
+    /// The name of the item this one descends from, where it has another name than that: `IMG_1-flip` descends from `IMG_1`. In
+    /// no key.
     pub origin: Option<String>,
     pub fields: Fields,
     /// Facts about the item that selectors and labels use: `epoch`, `step`, `strength`, `prompt`. They follow from the key.

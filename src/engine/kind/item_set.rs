@@ -1,5 +1,5 @@
-//! A set of items as bytes: the tree object of a stage. Equal sets give equal bytes, so that the digest of a tree tells whether a stage
-//! put out the same as before. Unaware of where trees are kept.
+//! A set of items as bytes: the tree object of a stage. Equal sets give equal bytes, so that the digest of a tree tells whether a
+//! stage put out the same as before. Unaware of where trees are kept.
 
 use std::collections::HashMap;
 use std::io::Read as _;

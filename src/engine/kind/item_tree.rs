@@ -1,5 +1,5 @@
-//! A set of items with the digest of the tree that lists them. The items are read from the cache when they are first asked for, so that a
-//! stage whose inputs did not change reads none. Unaware of stages.
+//! A set of items with the digest of the tree that lists them. The items are read from the cache when they are first asked for,
+//! so that a stage whose inputs did not change reads none. Unaware of stages.
 
 use std::sync::{Arc, OnceLock};
 

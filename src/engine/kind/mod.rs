@@ -8,8 +8,8 @@
 //! Item       what flows from stage to stage: a name, fields with artifacts, attributes
 //! ```
 //!
-//! A stage sees its `Work` or its resolved inputs, and no path of the project. The kinds themselves are in `src/stages`. Imports `syntax`,
-//! `inputs` and `cache`.
+//! A stage sees its `Work` or its resolved inputs, and no path of the project. The kinds themselves are in `src/stages`. Imports
+//! `syntax`, `inputs` and `cache`.
 
 pub(crate) mod names;
 

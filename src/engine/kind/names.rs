@@ -1,5 +1,5 @@
-//! Which names may become part of a path: those in a pipeline file are checked when it is read, and those that come from a lock, a list in
-//! the cache or a record pass the same check before anything is written under them. Unaware of what is named.
+//! Which names may become part of a path: those in a pipeline file are checked when it is read, and those that come from a lock,
+//! a list in the cache or a record pass the same check before anything is written under them. Unaware of what is named.
 
 /// Whether a stage or an input may be called so: a letter, a digit or `_`, then these and `-`.
 pub(crate) fn is_name(name: &str) -> bool {
@@ -7,8 +7,8 @@ pub(crate) fn is_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_alphanumeric() || first == '_') && name.chars().all(is_part)
 }
 
-/// Whether a lock may name a stage so: as in a pipeline file, with the values of its variant (`train[rank=8]`) or the stage that it belongs to
-/// (`train/latents`).
+/// Whether a lock may name a stage so: as in a pipeline file, with the values of its variant (`train[rank=8]`) or the stage that
+/// it belongs to (`train/latents`).
 pub(crate) fn is_stage_of_a_lock(name: &str) -> bool {
     let base = name.split(['[', '/']).next().unwrap_or_default();
     is_name(base) && is_plain_path(name)

@@ -1,4 +1,5 @@
-//! The values that a params struct may hold: scalars, optional values, lists, and words of a choice. Unaware of which params there are.
+//! The values that a params struct may hold: scalars, optional values, lists, and words of a choice. Unaware of which params
+//! there are.
 
 use serde_json::json;
 

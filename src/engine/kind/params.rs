@@ -1,9 +1,9 @@
-//! Params structs: declared once by `params!`, from which come decoding with all errors at once, what enters a key, what is read of
-//! inputs, and the reference page. Unaware of which kinds exist.
+//! Params structs: declared once by `params!`, from which come decoding with all errors at once, what enters a key, what is read
+//! of inputs, and the reference page. Unaware of which kinds exist.
 //!
 //! Every field is marked with its role, and a field without one does not compile:
-//! - `input`: names other stages or inputs; in the key by the digests of what is read of them. `=> Many["image", "caption"]` says what: a shape
-//!   of `InputShape`, and the fields as in `InputUse::reads`;
+//! - `input`: names other stages or inputs; in the key by the digests of what is read of them. `=> Many["image", "caption"]` says
+//!   what: a shape of `InputShape`, and the fields as in `InputUse::reads`;
 //! - `result`: in the key by its canonical value;
 //! - `execution`: changes cost only, in no key.
 
@@ -41,7 +41,8 @@ pub trait Params: Declared + Sized {
 
     fn fields() -> Vec<ParamDoc>;
 
-    /// Reads a mapping; unknown keys, wrong types and missing fields are all reported. The key `kind` is the engine's and skipped.
+    /// Reads a mapping; unknown keys, wrong types and missing fields are all reported. The key `kind` is the engine's and
+    /// skipped.
     fn decode_params(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self>;
 }
 
@@ -198,7 +199,7 @@ pub fn check_mapping(node: &Node, known: &[&str], diagnostics: &mut Diagnostics)
     Some(())
 }
 
-/// Reports a field that must be there and is not, unless an unknown key seems to be meant for it: that was told.
+/// Reports a field that must be there and is not, unless an unknown key seems to be meant for it: that was reported.
 pub fn report_missing(node: &Node, field: &str, known: &[&str], diagnostics: &mut Diagnostics) {
     let Value::Map(entries) = &node.value else { return };
     let is_mistyped = |name: &str| !known.contains(&name) && nearest(name, known.iter().copied()) == Some(field);

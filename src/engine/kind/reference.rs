@@ -1,5 +1,5 @@
-//! How a param names what a stage reads: an input or a stage, which of its variants, and which of its items. `train[rank=8]@20`. Unaware of
-//! which there are.
+//! How a param names what a stage reads: an input or a stage, which of its variants, and which of its items. `train[rank=8]@20`.
+//! Unaware of which there are.
 
 use std::fmt;
 

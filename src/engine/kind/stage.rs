@@ -1,7 +1,8 @@
 //! What the engine asks of a stage, and what it gives to one. Unaware of any particular kind.
 //!
-//! A stage takes one of two forms. An *item stage* says which pieces of work there are, each with all that decides its result, and does
-//! one at a time: pieces are cached one by one. A *whole stage* runs once over all its inputs and publishes items as it goes.
+//! A stage takes one of two forms. An *item stage* says which pieces of work there are, each with all that decides its result,
+//! and does one at a time: pieces are cached one by one. A *whole stage* runs once over all its inputs and publishes items as it
+//! goes.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +18,8 @@ use crate::engine::kind::stage_kind::StageKind;
 
 /// A stage with its params.
 pub trait Stage: Declared + Send + Sync {
-    /// The `result` params, dotted names and canonical values, in the order of the names. Those of an item stage enter every item's
-    /// key: what differs from item to item belongs into `Work::values` instead.
+    /// The `result` params, dotted names and canonical values, in the order of the names. Those of an item stage enter every
+    /// item's key: what differs from item to item belongs into `Work::values` instead.
     fn components(&self) -> Vec<(String, serde_json::Value)> {
         self.results()
     }
@@ -35,24 +36,24 @@ pub trait Stage: Declared + Send + Sync {
         false
     }
 
-    /// What to change in its settings, from cheap to costly, where it needs more memory than there is; of what is chosen already, nothing.
-    /// "`checkpointing: true`"
+    /// What to change in its settings, from cheap to costly, where it needs more memory than there is; of what is chosen already,
+    /// nothing. "`checkpointing: true`"
     fn memory_savers(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Told once, before anything is asked for: the kinds of the stages that read this one. What follows from it belongs among the
-    /// components, or it is in no key.
+    /// Told once, before anything is asked for: the kinds of the stages that read this one. What follows from it belongs among
+    /// the components, or it is in no key.
     fn read_by(&mut self, _kinds: &BTreeSet<&'static str>) {}
 
-    /// What it reads because a stage that it reads does so: the captions of the training whose LoRA it draws with. Not written in the
-    /// file.
+    /// What it reads because a stage that it reads does so: the captions of the training whose LoRA it draws with. Not written in
+    /// the file.
     fn implied_inputs(&self) -> Vec<ImpliedInput> {
         Vec::new()
     }
 
-    /// What it cannot use among the files that inputs name, as far as their first bytes tell: found before anything runs. `files` are
-    /// those that are here, by the param that reads them.
+    /// What it cannot use among the files that inputs name, as far as their first bytes tell: found before anything runs. `files`
+    /// are those that are here, by the param that reads them.
     fn examine(&self, _files: &BTreeMap<String, PathBuf>) -> Vec<Finding> {
         Vec::new()
     }
@@ -192,8 +193,8 @@ pub enum Form<'a> {
     Whole(&'a dyn WholeStage),
 }
 
-/// One piece of work of an item stage. Kind, version, the stage's components, `values` and the digests of `inputs` are its key: a worker
-/// sees nothing else, so that nothing can change a result without changing the key.
+/// One piece of work of an item stage. Kind, version, the stage's components, `values` and the digests of `inputs` are its key: a
+/// worker sees nothing else, so that nothing can change a result without changing the key.
 #[derive(Clone, Debug)]
 pub struct Work {
     /// Names the outputs and the progress line. In no key.
@@ -225,7 +226,8 @@ impl Work {
 
 /// A stage whose pieces of work are cached one by one.
 pub trait ItemStage: Send + Sync {
-    /// The pieces of work, in the order to do them. Called again when more inputs are there; must give the same pieces then, and more.
+    /// The pieces of work, in the order to do them. Called again when more inputs are there; must give the same pieces then, and
+    /// more.
     fn expand(&self, inputs: &Resolved, files: &dyn Files) -> anyhow::Result<Vec<Work>>;
 
     /// The names of the outputs of one piece, as far as they are known before it runs: what `plan` counts with.
@@ -233,7 +235,7 @@ pub trait ItemStage: Send + Sync {
         vec![work.name.clone()]
     }
 
-    /// How much work one piece is; `None` if that cannot be told. `item_size`: of what the stage takes, where settings say it.
+    /// How much work one piece is; `None` if that is not known. `item_size`: of what the stage takes, where settings say it.
     fn effort(&self, _work: &Work, _item_size: Option<f64>) -> Option<Effort> {
         Some(Effort::default())
     }
@@ -246,7 +248,8 @@ pub trait ItemStage: Send + Sync {
         1
     }
 
-    /// Items made of all outputs together, once they are complete: the grid. Keyed by the components and the digests of `outputs`.
+    /// Items made of all outputs together, once they are complete: the grid. Keyed by the components and the digests of
+    /// `outputs`.
     fn finish(&self, _outputs: &[Item], _files: &dyn Files) -> anyhow::Result<Vec<Draft>> {
         Ok(Vec::new())
     }
@@ -265,14 +268,14 @@ pub trait WholeStage: Send + Sync {
     /// What it will publish, by name and attributes, as far as that is known before it runs.
     fn forecast(&self, inputs: &Resolved) -> Vec<(String, BTreeMap<String, String>)>;
 
-    /// How much work a run from the start is; `None` if that cannot be told yet. Of a kind that does not say so, as much as it publishes.
-    /// `item_size`: of what the stage takes, where settings say it.
+    /// How much work a run from the start is; `None` if that is not known yet. Of a kind that does not say so, as much as it
+    /// publishes. `item_size`: of what the stage takes, where settings say it.
     fn effort(&self, inputs: &Resolved, _item_size: Option<f64>) -> Option<Effort> {
         Some(Effort { amount: self.forecast(inputs).len().max(1) as f64, ..Effort::default() })
     }
 
-    /// How far the state in a folder goes, where `is_published` tells by their names which outputs are there. A state that a run would
-    /// not take up does not count.
+    /// How far the state in a folder goes, where `is_published` tells by their names which outputs are there. A state that a run
+    /// would not resume from does not count.
     fn reached(&self, _inputs: &Resolved, _state: &Path, _is_published: &dyn Fn(&str) -> bool) -> Reached {
         Reached::Untold
     }
@@ -282,8 +285,8 @@ pub trait WholeStage: Send + Sync {
         None
     }
 
-    /// Names of components that do not change what an interrupted run has done so far: the state of a run that differs only in these is
-    /// taken up. `epochs` where the schedule does not depend on the horizon.
+    /// Names of components that do not change what an interrupted run has done so far: a run that differs only in these resumes
+    /// from its state. `epochs` where the schedule does not depend on the horizon.
     fn horizon_components(&self) -> &'static [&'static str] {
         &[]
     }
@@ -308,7 +311,7 @@ impl Epochs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     Done,
-    /// At the user's wish, and that is a result: "stopped at epoch 43 of 100".
+    /// At the user's request, and that is a result: "stopped at epoch 43 of 100".
     Stopped(String),
     /// To go on later: nothing is recorded.
     Interrupted,
@@ -385,8 +388,8 @@ pub trait Context: Files {
     /// Makes an output durable and visible to consumers, and runs those that wait for it before it returns.
     fn publish(&self, draft: Draft) -> anyhow::Result<()>;
 
-    /// Where a whole stage keeps what it needs to go on after a kill. The same folder for the same state key; the stage replaces files in
-    /// it atomically. Removed when the stage is done.
+    /// Where a whole stage keeps what it needs to go on after a kill. The same folder for the same state key; the stage replaces
+    /// files in it atomically. Removed when the stage is done.
     fn state(&self) -> anyhow::Result<&Path>;
 
     /// Things kept in memory from stage to stage while a run lasts: loaded networks. Made by `make` if `key` is not there.
@@ -405,7 +408,8 @@ pub trait Context: Files {
     fn wish(&self) -> Wish;
 }
 
-/// What the user wants of a running stage. `sd/training/run` has the same four words of its own, because training knows no pipeline.
+/// What the user wants of a running stage. `sd/training/run` has the same four words of its own, because training knows no
+/// pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     GoOn,

@@ -16,11 +16,11 @@ pub struct StageKind {
     pub version: u32,
     /// Fields that its items carry: `image`, `caption`, `lora`, `model`. A consumer that reads another is an error at load.
     pub writes: &'static [&'static str],
-    /// The fields of the items it reads that it does not write pass on to its outputs, as `Work::of_item` carries them. Untrue of a kind
-    /// whose outputs are other things than its inputs: `sample`, `merge`. A kind that runs as a whole passes nothing on.
+    /// The fields of the items it reads that it does not write pass on to its outputs, as `Work::of_item` carries them. Untrue of
+    /// a kind whose outputs are other things than its inputs: `sample`, `merge`. A kind that runs as a whole passes nothing on.
     pub passes_fields_on: bool,
-    /// Its outputs stay in the cache when all stages that read them have done so, unless a stage says `keep: false`. Untrue of a kind
-    /// whose outputs are large and quickly made again: `merge`.
+    /// Its outputs stay in the cache when all stages that read them have done so, unless a stage says `keep: false`. Untrue of a
+    /// kind whose outputs are large and quickly made again: `merge`.
     pub keeps: bool,
     /// What its results are worth when a cache must shrink.
     pub worth: Worth,
@@ -53,8 +53,8 @@ pub enum Worth {
 }
 
 impl StageKind {
-    /// A kind whose params are `P` and that is otherwise as most are; it has no name yet, no version and no fields. Any params are a stage
-    /// that their types allow: a kind with further rules has its own `load`.
+    /// A kind whose params are `P` and that is otherwise as most are; it has no name yet, no version and no fields. Any params
+    /// are a stage that their types allow: a kind with further rules has its own `load`.
     pub const fn of<P: Params + Stage + 'static>() -> Self {
         Self {
             name: "",

@@ -1,5 +1,5 @@
-//! Folders below `out/` that show a stage in a shape that it has no more: `out/train/` of before it had variants, `out/train/rank=4/` of a value
-//! that was taken out of the matrix. Unaware of what is in them.
+//! Folders below `out/` that show a stage in a shape that it has no more: `out/train/` of before it had variants,
+//! `out/train/rank=4/` of a value that was taken out of the matrix. Unaware of what is in them.
 
 use std::collections::BTreeSet;
 use std::fs;

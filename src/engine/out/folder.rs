@@ -37,8 +37,8 @@ pub(crate) fn is_stage_shown(pipeline: &Pipeline, cache: &Cache, index: usize, t
     fields.is_empty() || is_shown(cache, &out_folder(pipeline), &stage.folder(), tree, &fields)
 }
 
-/// What the folder of a stage below `out/` is to show of `tree`: all of it, or, of a stage that does not keep its outputs, what is in the
-/// cache or in the folder.
+/// What the folder of a stage below `out/` is to show of `tree`: all of it, or, of a stage that does not keep its outputs, what
+/// is in the cache or in the folder.
 pub(crate) fn tree_to_show(pipeline: &Pipeline, cache: &Cache, index: usize, tree: &ItemTree) -> Result<ItemTree> {
     let stage = &pipeline.stages[index];
     if stage.keep || is_stage_shown(pipeline, cache, index, &tree.digest) {

@@ -1,5 +1,5 @@
-//! What a run wrote into one folder below `out/`: path, contents and `stat` of each file. Lies in the cache; without it files are hashed
-//! again. Unaware of items.
+//! What a run wrote into one folder below `out/`: path, contents and `stat` of each file. Lies in the cache; without it files are
+//! hashed again. Unaware of items.
 
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read as _};
@@ -142,8 +142,8 @@ impl Manifest {
     }
 }
 
-/// Files in `out/` folders that are copies of these objects, which turned out to be damaged, are no longer believed to be what they were
-/// written as: the next run writes them anew.
+/// Files in `out/` folders that are copies of these objects, which turned out to be damaged, are no longer believed to be what
+/// they were written as: the next run writes them anew.
 pub(crate) fn distrust(cache: &Cache, damaged: &HashSet<Digest>) -> Result<()> {
     for place in list(&cache.place("outputs"))? {
         let mut manifest = Manifest::read(&place);

@@ -44,8 +44,9 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Makes `<out>/<stage>/` show `fields` of `items`; `tree` is the digest of their tree. Files that an earlier call wrote and that are no
-/// longer wanted go; files that a person changed go to `<out>/.yours/`; other files stay. For runs only, under the lock of the pipeline.
+/// Makes `<out>/<stage>/` show `fields` of `items`; `tree` is the digest of their tree. Files that an earlier call wrote and that
+/// are no longer wanted go; files that a person changed go to `<out>/.yours/`; other files stay. For runs only, under the lock of
+/// the pipeline.
 pub fn materialise(cache: &Cache, out: &Path, stage: &str, tree: &Digest, items: &[Item], fields: &[&str]) -> Result<Report> {
     let folder = out.join(stage);
     let manifest_place = Manifest::place(cache, &folder);
@@ -68,8 +69,8 @@ pub fn materialise(cache: &Cache, out: &Path, stage: &str, tree: &Digest, items:
     Ok(work.report())
 }
 
-/// Takes away what an earlier call wrote into `<out>/<folder>/`, which no stage shows any more. What a person changed goes to `<out>/.yours/`;
-/// what lies there alone, because its stage keeps nothing, stays. Under the lock of the pipeline.
+/// Takes away what an earlier call wrote into `<out>/<folder>/`, which no stage shows any more. What a person changed goes to
+/// `<out>/.yours/`; what lies there alone, because its stage keeps nothing, stays. Under the lock of the pipeline.
 pub(crate) fn withdraw(cache: &Cache, out: &Path, folder: &str) -> Result<Report> {
     let manifest_place = Manifest::place(cache, &out.join(folder));
     let manifest = Manifest::read(&manifest_place);
@@ -284,7 +285,7 @@ impl<'a> Work<'a> {
             *folder = folder.held().map_err(|error| user_disk_trouble(error, "opening", folder))?;
         }
         let this = &*self;
-        // Each is looked at before the first failure is told: all that is damaged is found at once.
+        // Each is looked at before the first failure is reported: all that is damaged is found at once.
         let written: Vec<Result<Entry>> = missing.par_iter().map(|(path, want)| this.write(path, want)).collect();
         let written: Vec<Entry> = written.into_iter().collect::<Result<_>>()?;
         self.make_durable(missing)?;
@@ -396,7 +397,8 @@ impl<'a> Work<'a> {
         Ok(Entry { path: path.to_string(), digest: want.digest, stat: FileStat::from(&stat), linked })
     }
 
-    /// A reflink, else a hard link of a large object, else a copy; whichever it is, all its bytes are looked at. True if it is a hard link.
+    /// A reflink, else a hard link of a large object, else a copy; whichever it is, all its bytes are looked at. True if it is a
+    /// hard link.
     fn copy(&self, want: &Wanted, target: &Place) -> Result<bool> {
         let source = self.cache.open_object(&want.digest).map_err(|error| match error.kind() {
             ErrorKind::NotFound => io::Error::other("its object is missing in the cache: run again to make it anew"),

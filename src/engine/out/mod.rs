@@ -7,8 +7,8 @@
 //!            └ not in it, or changed since           a person's: set aside to `displaced`, and said
 //! ```
 //!
-//! `materialise` brings a folder to what a tree lists, `shown` finds in it what the cache has not kept, `restore` fills it from a lock file
-//! alone. Imports `graph`, `lock_file`, `kind` and `cache`.
+//! `materialise` brings a folder to what a tree lists, `shown` finds in it what the cache has not kept, `restore` fills it from a
+//! lock file alone. Imports `graph`, `lock_file`, `kind` and `cache`.
 
 pub(crate) mod earlier_shapes;
 pub(crate) mod manifest;

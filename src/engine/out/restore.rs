@@ -1,5 +1,5 @@
-//! Rebuilds `out/` from a lock file alone: what it names and the cache still has. Runs nothing, and changes neither the lock nor the
-//! texts beside the pipeline. Unaware of where the lock comes from.
+//! Rebuilds `out/` from a lock file alone: what it names and the cache still has. Runs nothing, and changes neither the lock nor
+//! the texts beside the pipeline. Unaware of where the lock comes from.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -44,8 +44,8 @@ impl RestoredStage {
     }
 }
 
-/// Shows each stage of the lock as it ended, in the order of the names. `pipeline` is the file as it stands, if it can be read: it knows
-/// best which texts people edit. For use under the lock of the pipeline.
+/// Shows each stage of the lock as it ended, in the order of the names. `pipeline` is the file as it stands, if it can be read:
+/// it knows best which texts people edit. For use under the lock of the pipeline.
 pub fn restore(
     cache: &Cache,
     out: &Path,
@@ -118,7 +118,7 @@ fn keeps(cache: &Cache, name: &str, row: &StageRow, pipeline: Option<&Pipeline>,
     Ok(kinds.iter().find(|known| known.name == kind).is_none_or(|kind| kind.keeps))
 }
 
-/// The fields that a stage shows in `out/`; the reason if that cannot be told.
+/// The fields that a stage shows in `out/`; the reason if they are not known.
 fn fields(
     cache: &Cache,
     name: &str,

@@ -29,7 +29,8 @@ pub(crate) struct Shown {
     linked: bool,
 }
 
-/// The files of a folder that a run put there and that are still there, by their paths below it. Those that somebody touched are read.
+/// The files of a folder that a run put there and that are still there, by their paths below it. Those that somebody touched are
+/// read.
 pub(crate) fn files_in(cache: &Cache, folder: &Path) -> BTreeMap<String, Shown> {
     let mut files = BTreeMap::new();
     for entry in Manifest::read(Manifest::place(cache, folder)).entries {

@@ -1,4 +1,5 @@
-//! How far each stage of a run is, and what it gives so far. Only the scheduler and the runner of a stage know it. Unaware of what a stage does.
+//! How far each stage of a run is, and what it gives so far. Only the scheduler and the runner of a stage know it. Unaware of
+//! what a stage does.
 //!
 //! ```text
 //! waiting ──start──► running ──end──► ended

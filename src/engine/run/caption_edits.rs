@@ -1,5 +1,5 @@
-//! What people decide about the texts of an editable stage, carried out under the lock of the pipeline: folder first, lock file after it.
-//! Unaware of how they say so and of how texts are kept; that is `edits`.
+//! What people decide about the texts of an editable stage, carried out under the lock of the pipeline: folder first, lock file
+//! after it. Unaware of how they say so and of how texts are kept; that is `edits`.
 
 use std::collections::BTreeSet;
 
@@ -33,11 +33,12 @@ pub struct CaptionEdits<'a> {
 }
 
 impl CaptionEdits<'_> {
-    /// Decides about the texts that are named of the stage at `index`. To merge a stale one, the machine is asked first where it has not
-    /// been yet.
+    /// Decides about the texts that are named of the stage at `index`. To merge a stale one, the machine is asked first where it
+    /// has not been yet.
     ///
     /// # Errors
-    /// What concerns all of them: a cache or a folder that cannot be written, a stage that fails. What concerns one text is in the answer.
+    /// What concerns all of them: a cache or a folder that cannot be written, a stage that fails. What concerns one text is in
+    /// the answer.
     pub fn settle(&self, index: usize, names: &[String], decision: Decision) -> Result<Settled> {
         let (_held, mut lock) = self.begin(index)?;
         let stage = &self.pipeline.stages[index];
@@ -61,8 +62,8 @@ impl CaptionEdits<'_> {
         Ok(settled)
     }
 
-    /// Brings back the texts of people that count no more without anybody's wish: those of a stage that had another name from its folder,
-    /// those that are gone as runs used them. What became of each; nothing if none is lost.
+    /// Restores the texts of people that no longer count although nobody decided so: those of a stage that had another name from
+    /// its folder, those that are gone as runs used them. What became of each; nothing if none is lost.
     ///
     /// # Errors
     /// What concerns all of them: a cache or a folder that cannot be written.
@@ -89,7 +90,8 @@ impl CaptionEdits<'_> {
         Ok(restored)
     }
 
-    /// The machine's texts may take the place of those of people that count no more. No file is touched. Returns what was given up.
+    /// The machine's texts may take the place of those of people that count no more. No file is touched. Returns what was given
+    /// up.
     ///
     /// # Errors
     /// If the lock file cannot be written.
@@ -136,8 +138,8 @@ impl CaptionEdits<'_> {
         self.directed.observer.event(Event::Said { stage, message });
     }
 
-    /// What the machine says now of one item of the stage at `index`; it is asked where it has not been yet. Neither the folder of texts nor
-    /// the lock file changes.
+    /// What the machine says now of one item of the stage at `index`; it is asked where it has not been yet. Neither the folder
+    /// of texts nor the lock file changes.
     pub fn ask_machine(&self, index: usize, name: &str) -> Result<Artifact> {
         let Directed { observer, wishes, .. } = self.directed;
         let Some(_lock) = wait_for_pipeline(self.pipeline, self.cache, observer, wishes)? else { bail!("interrupted") };

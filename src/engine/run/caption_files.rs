@@ -1,5 +1,5 @@
-//! Brings the folder of a stage's texts and its items together: what people wrote goes into the items, what the machine wrote into the folder.
-//! Unaware of how texts are kept; that is `edits`.
+//! Brings the folder of a stage's texts and its items together: what people wrote goes into the items, what the machine wrote
+//! into the folder. Unaware of how texts are kept; that is `edits`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -16,8 +16,8 @@ use crate::engine::run::commit::take_edit_rows;
 use crate::engine::run::events::Event;
 use crate::engine::run::run_context::RunContext;
 
-/// Brings the folder of texts and the items together: what people wrote goes into the items, what the machine wrote into the folder.
-/// Returns what stands for the folder then, if it was touched.
+/// Brings the folder of texts and the items together: what people wrote goes into the items, what the machine wrote into the
+/// folder. Returns what stands for the folder then, if it was touched.
 pub(crate) fn write_texts(
     ctx: &RunContext<'_>,
     index: usize,

@@ -1,5 +1,5 @@
-//! What a stage that ended leaves behind, in this order: its tree and record in the cache, its outputs in `out/`, its row in the lock.
-//! Unaware of how it came to its end.
+//! What a stage that ended leaves behind, in this order: its tree and record in the cache, its outputs in `out/`, its row in the
+//! lock. Unaware of how it came to its end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -125,8 +125,8 @@ pub(crate) fn write_row(ctx: &RunContext<'_>, index: usize, key: Digest, tree: &
     Ok(())
 }
 
-/// After a run of everything: rows of stages and inputs that the file no longer has go, and those of inputs say what was read, whatever
-/// a merge or a damaged lock says.
+/// After a run of everything: rows of stages and inputs that the file no longer has go, and those of inputs say what was read,
+/// whatever a merge or a damaged lock says.
 pub(crate) fn settle_rows(ctx: &RunContext<'_>, reports: &[StageReport]) -> Result<()> {
     let all_ended = reports.len() == ctx.needed.len()
         && reports.iter().all(|report| matches!(report.state, StageState::Cached | StageState::Ran));

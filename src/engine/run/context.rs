@@ -1,4 +1,4 @@
-//! What a running stage sees of the world: its artifacts, a scratch folder, the user's wishes. Unaware of why the stage runs.
+//! What a running stage sees of the world: its artifacts, a scratch folder, the user's requests. Unaware of why the stage runs.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};

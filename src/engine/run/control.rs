@@ -26,7 +26,7 @@ impl Wishes {
         Arc::clone(&self.interrupt)
     }
 
-    /// End the running stage with what it has. False if no stage is running that could: the wish is for none that comes later.
+    /// End the running stage with what it has. False if no stage is running that could: the request is for none that comes later.
     pub fn stop(&self) -> bool {
         self.wish(&self.stop)
     }
@@ -52,7 +52,7 @@ impl Wishes {
         self.interrupt.load(Ordering::SeqCst)
     }
 
-    /// For a stage that asks between two steps. `SaveNow` is told once.
+    /// For a stage that asks between two steps. `SaveNow` is returned once.
     pub fn told(&self) -> Wish {
         if self.interrupted() {
             Wish::Interrupt
@@ -70,7 +70,7 @@ impl Wishes {
         self.heard.store(true, Ordering::SeqCst);
     }
 
-    /// A wish to stop is for the stage that runs at the time, not for the next.
+    /// A stop request is for the stage that runs at the time, not for the next.
     pub fn stage_ended(&self) {
         for flag in [&self.heard, &self.stop, &self.save_now] {
             flag.store(false, Ordering::SeqCst);

@@ -41,7 +41,7 @@ pub struct Counts {
     pub failed: usize,
 }
 
-/// What a watcher is told. Stages have their full names; times are in seconds.
+/// What an observer gets. Stages have their full names; times are in seconds.
 #[derive(Clone, Debug)]
 pub enum Event {
     RunStarted {
@@ -108,7 +108,7 @@ pub enum Event {
     },
 }
 
-/// Is told of events as they happen, from several threads.
+/// Gets events as they happen, from several threads.
 pub trait Observer: Sync {
     fn event(&self, event: Event);
 }

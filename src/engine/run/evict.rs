@@ -1,5 +1,5 @@
-//! Lets outputs go from the cache that their stages do not keep, once all stages that read them have done so. What `out/` shows stays
-//! there. Keeps to the agreement that `sweep` describes. Unaware of how they come back.
+//! Evicts from the cache the outputs that their stages do not keep, once all stages that read them have done so. What `out/`
+//! shows stays there. Keeps to the agreement that `sweep` describes. Unaware of how they are restored.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -143,7 +143,7 @@ fn needed_by_others(ctx: &RunContext<'_>, unkept: &[Unkept]) -> Result<HashSet<D
     Ok(spared)
 }
 
-/// What runs of other pipelines rest on: what they noted, and what their locks name while they go on.
+/// What runs of other pipelines need: what they noted, and what their locks name while they go on.
 fn used_by_other_runs(ctx: &RunContext<'_>, folder: &Path, roots: &Roots) -> Result<HashSet<Digest>> {
     let others = ctx.cache.noted()?.into_iter().filter(|noted| noted.folder != folder);
     let mut used: HashSet<Digest> = others.flat_map(|noted| noted.digests).collect();

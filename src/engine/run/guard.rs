@@ -36,7 +36,8 @@ pub struct OutOfMemory(String);
 /// The line of a message that says so: a backend panics where a library reports it, in these words.
 ///
 /// - `CUDA out of memory. Tried to allocate 2.00 GiB.`, `HIP out of memory`: c10/cuda/CUDACachingAllocator.cpp
-/// - `DefaultCPUAllocator: not enough memory: you tried to allocate 64 bytes.`, `can't allocate memory`: c10/core/impl/alloc_cpu.cpp
+/// - `DefaultCPUAllocator: not enough memory: you tried to allocate 64 bytes.`, `can't allocate memory`:
+///   c10/core/impl/alloc_cpu.cpp
 fn out_of_memory(message: &str) -> Option<&str> {
     const WORDS: [&str; 3] = ["out of memory", "not enough memory", "can't allocate memory"];
     // An error that was unwrapped is written as in source: `Err` value: Torch("CUDA out of memory.\nException raised from …")`.

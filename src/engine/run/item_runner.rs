@@ -1,5 +1,5 @@
-//! Does one piece of work of an item stage: under its lock, with what it reads unchanged, and records what came of it. Unaware of which pieces
-//! must run.
+//! Does one piece of work of an item stage: under its lock, with what it reads unchanged, and records what came of it. Unaware of
+//! which pieces must run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -25,7 +25,7 @@ use crate::engine::run::guard::guarded;
 use crate::engine::run::run_context::RunContext;
 use crate::engine::run::waiting::wait_for_key;
 
-/// One item stage at work.
+/// One item stage that is running.
 pub(crate) struct ItemRunner<'a, 'r> {
     pub(crate) ctx: &'a RunContext<'r>,
     pub(crate) index: usize,
@@ -113,7 +113,8 @@ impl ItemRunner<'_, '_> {
         files.check_unchanged()?;
         let mut outputs = Vec::with_capacity(drafts.len());
         for mut draft in drafts {
-            // The record outlives the names of photos: that an output descends from what the work descends from is the work's to say.
+            // The record outlives the names of photos: that an output descends from what the work descends from is the work's to
+            // say.
             if draft.origin.is_some() && draft.origin == work.work.origin {
                 draft.origin = (draft.name != work.work.name).then(|| work.work.name.clone());
             }

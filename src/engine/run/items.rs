@@ -1,8 +1,8 @@
-//! Runs the pieces of work of an item stage that have no result yet: on the CPU side by side, on the device one at a time. Unaware of
-//! when the stage's turn comes.
+//! Runs the pieces of work of an item stage that have no result yet: on the CPU side by side, on the device one at a time.
+//! Unaware of when the stage's turn comes.
 //!
-//! `run` runs the stage and commits it; `run_dirty` runs each piece once though several items share it; `run_claimed` leaves to other
-//! processes what they are at; `run_batch` computes.
+//! `run` runs the stage and commits it; `run_dirty` runs each piece once though several items share it; `run_claimed` leaves to
+//! other processes what they are at; `run_batch` computes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
@@ -42,7 +42,7 @@ pub(crate) struct Done {
     pub(crate) outputs: BTreeMap<usize, Vec<Output>>,
     pub(crate) ran: usize,
     pub(crate) failed: Vec<String>,
-    /// What befell those that failed when they ran, by place.
+    /// The errors of those that failed when they ran, by place.
     errors: BTreeMap<usize, String>,
     /// Places of those that were done here, by this process.
     made: HashSet<usize>,
@@ -50,7 +50,8 @@ pub(crate) struct Done {
 }
 
 impl Done {
-    /// Adds what became of the works at these places. Without an outcome one was not begun: because of an interruption, if there is one.
+    /// Adds what became of the works at these places. Without an outcome one was not begun: because of an interruption, if there
+    /// is one.
     fn take(&mut self, plan: &ItemPlan<'_>, results: Vec<(usize, Option<Result<Vec<Output>>>)>, is_interrupted: bool) {
         for (place, result) in results {
             match result {
@@ -77,8 +78,8 @@ impl Done {
 /// How long a stage sleeps between two looks at what is done elsewhere.
 const NAP: Duration = Duration::from_millis(20);
 
-/// Runs what is dirty in `plan` and writes texts; if nothing failed, also what the stage makes of all outputs together, and its row.
-/// `inline`: what it did before its own turn. A piece of work that fails is told in the ending, and is no error.
+/// Runs what is dirty in `plan` and writes texts; if nothing failed, also what the stage makes of all outputs together, and its
+/// row. `inline`: what it did before its own turn. A piece of work that fails is reported in the ending, and is no error.
 pub(crate) fn run(
     ctx: &RunContext<'_>,
     index: usize,

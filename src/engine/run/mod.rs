@@ -6,10 +6,10 @@
 //!     items: claimed ──► made ──► recorded      whole: published one by one
 //! ```
 //!
-//! `schedule` starts the stages whose producers have ended: those of the CPU side by side, those of the device one at a time. `items` and `whole`
-//! run one stage, `item_runner` one piece of work. What a stage leaves is written in the order of `commit`: objects, record, `out/`, row of the
-//! lock. `noop` ends a run early where nothing changed since a run that had nothing to do. `events` is all that somebody who watches is told.
-//! Imports every room below it.
+//! `schedule` starts the stages whose producers have ended: those of the CPU side by side, those of the device one at a time.
+//! `items` and `whole` run one stage, `item_runner` one piece of work. What a stage leaves is written in the order of `commit`:
+//! objects, record, `out/`, row of the lock. `noop` ends a run early where nothing changed since a run that had nothing to do.
+//! `events` is all that observers get. Imports every room below it.
 
 pub mod control;
 pub mod events;

@@ -1,5 +1,6 @@
-//! Whether anything changed since a run that found nothing to do. If not, there is nothing to do again, and it is known without listing a
-//! photo or reading a tree. Unaware of what the files mean: the same program, the same pipeline and unchanged files give the same run.
+//! Whether anything changed since a run that found nothing to do. If not, there is nothing to do again, and it is known without
+//! listing a photo or reading a tree. Unaware of what the files mean: the same program, the same pipeline and unchanged files
+//! give the same run.
 //!
 //! `runs/<pipeline>.standstill` in the cache may be deleted at any time: then the next run looks at everything.
 
@@ -36,7 +37,7 @@ const HEADER: &[u8; 16] = b"loramill-still2\n";
 /// Of a million files; what is larger says nothing.
 const LARGEST: u64 = 256 << 20;
 
-/// What a run rests on, as it was before the run looked at it.
+/// A snapshot of what a run reads, taken before the run looked at it.
 pub struct Footing {
     /// Stands for all that decides a run but lies in no file: program, pipeline, stages, places.
     request: Digest,
@@ -131,8 +132,8 @@ pub fn repeat(
 }
 
 impl Footing {
-    /// Looks at every file that a run of `selection` will look at, before it does. `None` where nothing can be told from that: something
-    /// is forced or left out, a path is no text, or a file is so young that it may change without its times telling.
+    /// Looks at every file that a run of `selection` will look at, before it does. `None` where that would show nothing:
+    /// something is forced or left out, a path is no text, or a file is so young that it may change without its times telling.
     pub fn take(glanced: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Option<Self>> {
         let Some(request) = request(glanced, cache, selection)? else { return Ok(None) };
         let clock = cache.clock()?;
@@ -142,7 +143,7 @@ impl Footing {
         Ok(all.then_some(Self { request, watched }))
     }
 
-    /// Writes down that a run found nothing to do, and what it rested on.
+    /// Writes down that a run found nothing to do, with the snapshot of what it read.
     pub fn keep(self, pipeline: &Pipeline, cache: &Cache, record: &RunRecord) -> Result<()> {
         if !record.is_ok() || !record.did_nothing() {
             return Ok(());
@@ -168,8 +169,8 @@ fn file_of(pipeline: &Pipeline, cache: &Cache) -> Result<Place> {
     cache.run_file(&pipeline.folder, "standstill")
 }
 
-/// All that decides a run and lies in none of the files that are watched. `None` for a run whose outcome is not that of the file as it
-/// stands.
+/// All that decides a run and lies in none of the files that are watched. `None` for a run whose outcome is not that of the file
+/// as it stands.
 fn request(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Option<Digest>> {
     let needed = selection.needed(pipeline);
     let is_plain = needed.iter().all(|stage| matches!(selection.ask(*stage), Ask::Complete));
@@ -200,8 +201,8 @@ fn request(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result<
     Ok(Some(Digest::of(&writer.bytes)))
 }
 
-/// The files that a run reads, the folders in which it looks for them, and those of the store, in which an object cannot come or go
-/// without a trace. What lies in `out/` has a list of its own.
+/// The files that a run reads, the folders in which it looks for them, and those of the store, in which an object cannot come or
+/// go without a trace. What lies in `out/` has a list of its own.
 fn watched(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Option<Vec<Watched>> {
     let needed = selection.needed(pipeline);
     let stages = || needed.iter().map(|&index| &pipeline.stages[index]);
@@ -346,7 +347,7 @@ pub struct Hearing<'a> {
 }
 
 impl<'a> Hearing<'a> {
-    /// Has heard nothing yet. `next` is told every event.
+    /// Has heard nothing yet. `next` gets every event.
     pub fn new(next: &'a dyn Observer, pipeline: &'a Pipeline) -> Self {
         Self { next, remarks: &pipeline.photo_remarks, heard: AtomicBool::new(false) }
     }

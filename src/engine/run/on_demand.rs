@@ -1,5 +1,5 @@
-//! Runs single pieces of work of an item stage because somebody asks for them. Their results are recorded in the cache; lock file, `out/`
-//! and folders of texts stay as they are. Unaware of what they are asked for.
+//! Runs single pieces of work of an item stage because somebody asks for them. Their results are recorded in the cache; lock
+//! file, `out/` and folders of texts stay as they are. Unaware of what they are asked for.
 
 use std::collections::{BTreeSet, HashSet};
 

@@ -1,5 +1,5 @@
-//! Brings outputs back that their stages did not keep, for a stage that must run: from `out/`, or made again. Lock file, records of stages
-//! and `out/` stay as they are, because nothing new is made. Unaware of which stages keep nothing.
+//! Restores outputs that their stages did not keep, for a stage that must run: from `out/`, or made again. Lock file, records of
+//! stages and `out/` stay as they are, because nothing new is made. Unaware of which stages keep nothing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! Tries again what may go well another time. Unaware of what is tried.
+//! Tries again after transient failures. Unaware of what is tried.
 
 use std::io::{self, ErrorKind};
 use std::thread;
@@ -22,8 +22,8 @@ const INPUT_OUTPUT_ERROR: i32 = 5;
 #[error("{0:#}")]
 pub struct MayPass(pub anyhow::Error);
 
-/// Whether another attempt may go well: a stage says so, or the system was short of something or did not answer. What is wrong with an input
-/// stays wrong.
+/// Whether a failure is transient: a stage says so, or the system was short of something or did not answer. What is wrong with an
+/// input stays wrong.
 pub fn may_pass(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<MayPass>() || answer(cause).is_some_and(is_passing))
 }
@@ -52,7 +52,7 @@ fn is_passing(error: &io::Error) -> bool {
     kinds.contains(&error.kind()) || error.raw_os_error() == Some(INPUT_OUTPUT_ERROR)
 }
 
-/// Does `work`, up to `retries` times again after failures that may pass. `is_over` ends it, `tell` hears of each further attempt by its
+/// Does `work`, up to `retries` times again after transient failures. `is_over` ends it, `tell` gets each further attempt by its
 /// number, before its pause.
 ///
 /// # Errors

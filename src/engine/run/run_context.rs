@@ -1,4 +1,5 @@
-//! What all stages of one run have in common: the pipeline, the cache, what was read, and who watches. Unaware of how far the run is.
+//! What all stages of one run have in common: the pipeline, the cache, what was read, and who watches. Unaware of how far the run
+//! is.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -108,7 +109,8 @@ impl<'a> RunContext<'a> {
         facts
     }
 
-    /// Does `work` of a stage, again where its `retry:` says so and the failure may pass. `item` is what is tried, if it is one of several.
+    /// Does `work` of a stage, again where its `retry:` says so and the failure may pass. `item` is what is tried, if it is one
+    /// of several.
     pub(crate) fn attempts<T>(&self, index: usize, item: Option<&str>, work: impl FnMut() -> Result<T>) -> Result<T> {
         let stage = &self.pipeline.stages[index];
         let tell = |attempt: u32, error: &anyhow::Error| {

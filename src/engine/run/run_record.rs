@@ -1,4 +1,4 @@
-//! What a run did. Unaware of how it is told.
+//! What a run did. Unaware of how it is printed.
 
 use crate::engine::run::events::{Counts, StageState};
 

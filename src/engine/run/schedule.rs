@@ -1,5 +1,5 @@
-//! Runs what a pipeline lacks: stages whose inputs are there, those of the CPU side by side, those of the device one at a time. Unaware of
-//! what a stage computes and of who watches.
+//! Runs what a pipeline lacks: stages whose inputs are there, those of the CPU side by side, those of the device one at a time.
+//! Unaware of what a stage computes and of who watches.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::mpsc;
@@ -29,13 +29,14 @@ use crate::engine::run::run_record::{RunRecord, StageReport};
 use crate::engine::run::stage::StageRunner;
 use crate::engine::run::waiting::wait_for_pipeline;
 
-/// The note of a stage that never had its turn: it follows from what is told of another.
+/// The note of a stage that never had its turn: it follows from what is reported of another.
 pub const NOT_STARTED: &str = "not started, because another stage failed";
 
 /// Builds the targets.
 ///
 /// # Errors
-/// Only what concerns the run as a whole: an input that cannot be read, a cache that cannot be written. What a stage meets is in the record.
+/// Only what concerns the run as a whole: an input that cannot be read, a cache that cannot be written. What a stage meets is in
+/// the record.
 pub fn run(
     pipeline: &Pipeline,
     cache: &Cache,

@@ -1,5 +1,6 @@
-//! Shows in `out/` what a stage has made so far, the moment it is durable: from its first output on the folder is that of this result, and holds
-//! nothing of the one before. What cannot be shown yet is said, and shown when the stage ends. Unaware of how outputs are made.
+//! Shows in `out/` what a stage has made so far, the moment it is durable: from its first output on the folder is that of this
+//! result, and holds nothing of the one before. What cannot be shown yet is said, and shown when the stage ends. Unaware of how
+//! outputs are made.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -77,7 +78,7 @@ pub(crate) fn items_done(works: &ItemPlan<'_>, outputs: &BTreeMap<usize, Vec<Out
     items
 }
 
-/// An item stage of the device at work, whose pictures come one by one.
+/// An item stage of the device that is running, whose pictures come one by one.
 pub(crate) struct Showing<'a, 'r> {
     ctx: &'a RunContext<'r>,
     work: ItemWork<'a>,

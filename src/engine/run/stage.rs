@@ -1,4 +1,5 @@
-//! Runs one stage, from the decision to its end: schedule → stage → items or whole → the kind's own work. Unaware of which stage comes next.
+//! Runs one stage, from the decision to its end: schedule → stage → items or whole → the kind's own work. Unaware of which stage
+//! comes next.
 
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -74,7 +75,7 @@ impl<'a> StageRunner<'a> {
                 came_out_the_same: ending.came_out_the_same,
             });
         }
-        // Only now may a stage that reads this one start: whoever watches is told of an end before what follows from it.
+        // Only now may a stage that reads this one start: observers get the end of a stage before what follows from it.
         self.board.end(index, ending.given);
         StageReport {
             name: stage.name.clone(),
@@ -207,8 +208,8 @@ impl<'a> StageRunner<'a> {
         }
     }
 
-    /// Runs what a consumer lacks of what has been published so far. If that fails, the stage that publishes goes on; the consumer tries
-    /// again when its own turn comes.
+    /// Runs what a consumer lacks of what has been published so far. If that fails, the stage that publishes goes on; the
+    /// consumer tries again when its own turn comes.
     fn run_inline(&self, consumer: usize) {
         let started = Instant::now();
         let outcome = guarded(|| {
@@ -216,7 +217,7 @@ impl<'a> StageRunner<'a> {
             let given = |producer| self.given(producer);
             let Decision { basis, verdict } = decision::decide(&self.ctx.view(&files), consumer, &given, Ask::Complete)?;
             let Verdict::Items(plan) = &verdict else { return Ok(0) };
-            // What was evicted comes back in the consumer's own turn: nothing else is made while this stage runs.
+            // What was evicted is restored in the consumer's own turn: nothing else is made while this stage runs.
             if plan.waits_for_decision().is_some() || !missing(self.ctx, inputs_of_dirty(plan)).is_empty() {
                 return Ok(0);
             }

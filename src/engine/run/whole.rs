@@ -1,5 +1,5 @@
-//! Runs a stage as a whole. What it publishes is durable and shown at once; then whoever asked for it is told, before the stage goes on. Unaware
-//! of when the stage's turn comes and of who reads it.
+//! Runs a stage as a whole. What it publishes is durable and shown at once; then a callback gets it, before the stage continues.
+//! Unaware of when the stage's turn comes and of who reads it.
 
 use std::fs;
 use std::path::Path;
@@ -174,7 +174,7 @@ pub(crate) fn keep_only_what_is_read(resolved: &mut Resolved, basis: &Basis<'_>)
 /// What all of a whole stage takes, by a run that went on where an interrupted one had done so much of it.
 fn took(elapsed: Duration, done: f64, effort: Option<Effort>) -> Took {
     let seconds = elapsed.as_secs_f64();
-    // Of too small a rest nothing can be told but that it took at least this.
+    // Too small a remainder shows only that it took at least this.
     if done > 0.9 { Took { seconds, effort: None } } else { Took { seconds: seconds / (1.0 - done), effort } }
 }
 

@@ -4,8 +4,8 @@
 //! bytes ─yaml─► Tree ─vars─► Tree without `${…}` ─settings─► Tree with `--set`
 //! ```
 //!
-//! Every key and value keeps its place in the file, so that a message can point at it. Problems are collected in `diagnostic`, because all of
-//! them are to come at once. Nothing here knows what a key means. Imports no other room.
+//! Every key and value keeps its place in the file, so that a message can point at it. Problems are collected in `diagnostic`,
+//! because all of them are to come at once. Nothing here knows what a key means. Imports no other room.
 
 pub mod diagnostic;
 pub mod tree;

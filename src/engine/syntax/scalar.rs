@@ -1,5 +1,5 @@
-//! What one scalar means and the one way to spell it: YAML 1.2's core schema in, one spelling out. `1e-4` is a number, `yes` is text.
-//! Unaware of trees and of what a value is for.
+//! What one scalar means and the one way to spell it: YAML 1.2's core schema in, one spelling out. `1e-4` is a number, `yes` is
+//! text. Unaware of trees and of what a value is for.
 
 use crate::engine::syntax::tree::Value;
 
@@ -47,8 +47,8 @@ fn too_large(text: &str) -> String {
     format!("`{shown}{rest}` does not fit in 64 bits")
 }
 
-/// The spelling that all ways to write a scalar have in common: `1e-4` and `0.0001` give `0.0001`, `4.0` gives `4`. Text that could be taken
-/// for something else is quoted. `None` for lists and mappings.
+/// The spelling that all ways to write a scalar have in common: `1e-4` and `0.0001` give `0.0001`, `4.0` gives `4`. Text that
+/// could be taken for something else is quoted. `None` for lists and mappings.
 pub fn spelling(value: &Value) -> Option<String> {
     match value {
         Value::Null => Some("null".to_string()),

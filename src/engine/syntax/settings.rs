@@ -11,8 +11,8 @@ use crate::engine::syntax::yaml::{self, span};
 /// Top-level keys of a pipeline file, in the order of the reference.
 pub const TOP_LEVEL: &[&str] = &["concept", "trigger", "seed", "skip", "pick", "env", "vars", "inputs", "stages"];
 
-/// Applies one `--set`, written `train.network.rank=16`: the value is YAML, missing keys are made, and a path that does not begin with a
-/// top-level key begins with the name of a stage.
+/// Applies one `--set`, written `train.network.rank=16`: the value is YAML, missing keys are made, and a path that does not begin
+/// with a top-level key begins with the name of a stage.
 pub fn set(root: &mut Node, setting: &str, diagnostics: &mut Diagnostics) {
     let source = Arc::new(Source { name: "--set".into(), text: setting.to_string() });
     let Some(equals) = setting.find('=') else {
@@ -53,8 +53,8 @@ pub fn set(root: &mut Node, setting: &str, diagnostics: &mut Diagnostics) {
     put(root, &path, value, diagnostics);
 }
 
-/// The path to where a stage keeps the value: an axis of its matrix has its own path as one key, and is set whether `matrix` is named or
-/// not. `train.network.rank=16` leaves one variant of a training whose matrix varies the rank.
+/// The path to where a stage keeps the value: an axis of its matrix has its own path as one key, and is set whether `matrix` is
+/// named or not. `train.network.rank=16` leaves one variant of a training whose matrix varies the rank.
 fn through_matrix(root: &Node, path: Vec<Segment>) -> Vec<Segment> {
     let [Segment::Key(stages), Segment::Key(stage), rest @ ..] = path.as_slice() else { return path };
     let names_matrix = matches!(rest.first(), Some(Segment::Key(key)) if key.name == "matrix");

@@ -1,5 +1,5 @@
-//! Turns the events of the YAML parser into a tree: keys that are given once, aliases put in where they stand, and nothing beyond the limits
-//! of `spec`. Unaware of files and of what the keys mean.
+//! Turns the events of the YAML parser into a tree: keys that are given once, aliases put in where they stand, and nothing beyond
+//! the limits of `spec`. Unaware of files and of what the keys mean.
 
 use std::collections::HashMap;
 use std::sync::Arc;

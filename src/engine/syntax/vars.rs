@@ -1,4 +1,5 @@
-//! Variables: puts `${name}` into the tree before anything reads it, and leaves in it where a value came from. Unaware of stage kinds.
+//! Variables: puts `${name}` into the tree before anything reads it, and leaves in it where a value came from. Unaware of stage
+//! kinds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
@@ -16,8 +17,8 @@ pub type Environment<'e> = dyn Fn(&str) -> Option<String> + 'e;
 /// Longer than any prompt.
 const MAX_EXPANDED_TEXT: usize = 64 << 10;
 
-/// Puts the variables in, everywhere but in `vars` and `env` themselves. `environment` answers for `${env.NAME}`. Returns the places of the
-/// values that could not be completed: what else is wrong with those is only a consequence.
+/// Puts the variables in, everywhere but in `vars` and `env` themselves. `environment` answers for `${env.NAME}`. Returns the
+/// places of the values that could not be completed: what else is wrong with those is only a consequence.
 pub fn expand(root: &mut Node, environment: &Environment<'_>, diagnostics: &mut Diagnostics) -> Vec<Span> {
     let mut variables = Variables::collect(root, environment, diagnostics);
     let names: Vec<String> = variables.written.keys().cloned().collect();
@@ -298,7 +299,7 @@ fn declared_environment(root: &Node, diagnostics: &mut Diagnostics) -> Vec<Strin
     names
 }
 
-/// Where `written` stands inside a node, where that can be told; else the whole node.
+/// Where `written` stands inside a node, where that is known; else the whole node.
 fn place_of(written: &str, node: &Node) -> Span {
     let text = &node.span.source.text[node.span.start..node.span.end];
     match text.find(written) {

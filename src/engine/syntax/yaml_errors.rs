@@ -1,4 +1,5 @@
-//! What is wrong with a text that is not YAML, in words that help: the parser's where they do, ours where they speak of its inner workings.
+//! What is wrong with a text that is not YAML, in words that help: the parser's where they do, ours where they speak of its inner
+//! workings.
 
 use std::sync::{Arc, LazyLock};
 

@@ -23,8 +23,8 @@ struct Row<'a> {
 }
 
 impl<'a> Sheet<'a> {
-    /// Rows in the order in which the pictures come; columns training by training, in each by the images that its checkpoints had seen. The
-    /// base, which knows no strength, stands in every row of its prompt and seed.
+    /// Rows in the order in which the pictures come; columns training by training, in each by the images that its checkpoints had
+    /// seen. The base, which knows no strength, stands in every row of its prompt and seed.
     pub fn of(pictures: &'a [Item]) -> Self {
         let mut columns: Vec<Column> = Vec::new();
         // The pictures of each prompt and seed, in the order of their first.

@@ -22,7 +22,8 @@ pub fn of_base(files: &BTreeMap<String, PathBuf>, param: &str, fits: impl FnOnce
     examined.err().map(|error| finding(param, &error)).into_iter().collect()
 }
 
-/// Whether the file that `param` reads is a LoRA, and one for the model that `base` reads, if that is here too and holds networks.
+/// Whether the file that `param` reads is a LoRA, and one for the model that `base` reads, if that is here too and holds
+/// networks.
 pub fn of_lora(files: &BTreeMap<String, PathBuf>, base: &str, param: &str) -> Vec<Finding> {
     let Some(path) = files.get(param) else { return Vec::new() };
     let structure = files.get(base).and_then(|base| ModelFile::open(base).ok()).map(|base| Structure::of(&base));

@@ -1,7 +1,7 @@
 //! What stages do with networks, for a program that links the libraries which compute them. Not a kind.
 //!
-//! A linker keeps a library that any code refers to, and a library of a device takes a quarter of a second to load. So nothing that reads a
-//! pipeline refers to this work: a program that does it says so when it starts.
+//! A linker keeps a library that any code refers to, and a library of a device takes a quarter of a second to load. So nothing
+//! that reads a pipeline refers to this work: a program that does it says so when it starts.
 
 use std::sync::OnceLock;
 

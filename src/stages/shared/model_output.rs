@@ -1,4 +1,5 @@
-//! How the kinds that make model files write them: container, type of the numbers, and what an output is called. Unaware of what is in them.
+//! How the kinds that make model files write them: container, type of the numbers, and what an output is called. Unaware of what
+//! is in them.
 
 use crate::engine::kind::stage::{Draft, Work};
 use crate::sd::checkpoint::convert::Target;

@@ -1,5 +1,5 @@
-//! How stages read pictures: with a limit, with a colour behind transparent parts, and with what a key must say of a photo. Unaware of what
-//! becomes of them.
+//! How stages read pictures: with a limit, with a colour behind transparent parts, and with what a key must say of a photo.
+//! Unaware of what becomes of them.
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
@@ -53,9 +53,9 @@ pub fn look(bytes: &[u8]) -> anyhow::Result<Seen> {
     Ok(Seen { is_converted, was_transparent, unusable_profile })
 }
 
-/// Puts into the key of a piece of work what its picture may need beside its contents: the colours it is brought to, and what lies behind
-/// transparent parts. Only a photo as it came may need either; pictures that stages made are opaque and sRGB, and their keys stay as they were
-/// when neither was known.
+/// Puts into the key of a piece of work what its picture may need beside its contents: the colours it is brought to, and what
+/// lies behind transparent parts. Only a photo as it came may need either; pictures that stages made are opaque and sRGB, and
+/// their keys stay as they were when neither was known.
 pub fn cover_photo(work: &mut Work, item: &Item, background: Background) {
     let digest = |field: &str| item.fields.get(field).map(|artifact| artifact.digest);
     if digest("image").is_some() && digest("image") == digest("photo") {

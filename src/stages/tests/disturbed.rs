@@ -1,5 +1,5 @@
-//! A run of picture kinds that is killed, or whose disk is full or broken, at each place where something is written: nothing of a person's
-//! is lost, the error is clear, and the next run ends as if nothing had been. Only in tests.
+//! A run of picture kinds that is killed, or whose disk is full or broken, at each place where something is written: nothing of a
+//! person's is lost, the error is clear, and the next run ends as if nothing had been. Only in tests.
 
 use std::collections::BTreeMap;
 use std::fs;

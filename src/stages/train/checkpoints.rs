@@ -1,4 +1,5 @@
-//! Hands the checkpoints of a training to the engine, and the engine's wishes to the training. Unaware of how either works.
+//! Hands the checkpoints of a training to the engine, and the user's stop and save requests to the training. Unaware of how
+//! either works.
 
 use std::collections::BTreeMap;
 

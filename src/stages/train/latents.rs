@@ -1,4 +1,5 @@
-//! The kind `latents`: pictures as the networks see them. A sub-stage of `train`, so that an edited caption encodes nothing again.
+//! The kind `latents`: pictures as the networks see them. A sub-stage of `train`, so that an edited caption encodes nothing
+//! again.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! What the files of a training say of it, where other programs look for it: trigger, tags, base. Not a kind.
 //!
-//! Only what follows from the training's key, since a file's bytes do: the trigger, what captions say, what the base is by its contents and
-//! by its own word. The name of a file, of a person or of the concept, and dates, are nowhere in a key; they come when a LoRA is exported.
+//! Only what follows from the training's key, since a file's bytes do: the trigger, what captions say, what the base is by its
+//! contents and by its own word. The name of a file, of a person or of the concept, and dates, are nowhere in a key; they come
+//! when a LoRA is exported.
 
 use std::collections::BTreeMap;
 

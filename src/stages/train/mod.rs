@@ -6,7 +6,7 @@
 //! teach        the work
 //! networks     the networks, loaded once for a run
 //! memory       what it will need, said before it begins
-//! checkpoints  its checkpoints to the engine, the user's wishes to it
+//! checkpoints  its checkpoints to the engine, the user's requests to it
 //! metadata     what its files say of it
 //! ```
 

@@ -59,8 +59,8 @@ impl Precision {
 
 /// Text encoder and UNet of `base`, loaded once for all stages that ask for the same.
 ///
-/// Whoever locks them finds them without adapters, and leaves them so. A training that needs no text encoder any more may have given it
-/// up: then it is read again.
+/// Whoever locks them finds them without adapters, and leaves them so. A training that needs no text encoder any more may have
+/// given it up: then it is read again.
 pub fn denoiser(context: &dyn Context, base: &Artifact, precision: Precision) -> Result<Arc<Mutex<Denoiser>>> {
     let key = format!("denoiser {} {} {}", base.digest.to_hex(), precision.word(), context.device());
     let shared = context.shared(&key, &mut || {

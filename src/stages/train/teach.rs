@@ -1,4 +1,4 @@
-//! What a training does with the networks: from latents and captions to checkpoints. Unaware of keys and of how a run is taken up.
+//! What a training does with the networks: from latents and captions to checkpoints. Unaware of keys and of how a run is resumed.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! The pipeline that stands in for a command line of `loramill do`, and the way back: problems in it are shown on the command line, and its
-//! items are named after the files that the user named. Unaware of what the stage does.
+//! The pipeline that stands in for a command line of `loramill do`, and the way back: problems in it are shown on the command
+//! line, and its items are named after the files that the user named. Unaware of what the stage does.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,8 @@ struct Written {
 /// An input of the pipeline, named as far as it may be after the file or folder.
 struct NamedInput {
     name: String,
-    /// What outputs are called after: the file's name without extension; nothing for a folder, whose files have names of their own.
+    /// What outputs are called after: the file's name without extension; nothing for a folder, whose files have names of their
+    /// own.
     stem: Option<String>,
 }
 

@@ -76,7 +76,7 @@ pub fn give_up(items: &ItemArguments, global: &Global) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// The texts of the pipeline that is named; items are not told apart here.
+/// The texts of the pipeline that is named; an error if items are named too.
 fn open(items: &ItemArguments, global: &Global) -> anyhow::Result<Texts> {
     let (texts, items) = Texts::open(&items.names, global)?;
     if items.is_empty() {

@@ -25,9 +25,9 @@ use crate::engine::graph::pipeline::Pipeline;
 use crate::sd::checkpoint::model_file::ModelFile;
 use crate::sd::lora::account::{Account, ModelKind, account};
 
-/// Columns of what is told in one line.
+/// Columns of what is printed in one line.
 const WIDTH: usize = 110;
-/// Of more names or words only the number is told.
+/// Of more names or words only the number is printed.
 const LISTED: usize = 6;
 const TAGS: usize = 20;
 

@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     }
     let pipeline = match (open_it(), names) {
         (Ok(pipeline), _) => pipeline,
-        // What made a file can be told without the pipeline file.
+        // What made a file can be explained without the pipeline file.
         (Err(error), [one]) if given.is_none() && is_file(one, None).is_some() => {
             global.say(&format!("note: the pipeline here cannot be read ({}): nothing is compared with it", first_line(&error)));
             return file::explain_file(Path::new(one), None, arguments.json, global);

@@ -1,5 +1,5 @@
-//! The early end of a run: nothing changed since one that found nothing to do, which is known without listing a photo. Only spares time; a run
-//! without it does the same.
+//! The early end of a run: nothing changed since one that found nothing to do, which is known without listing a photo. Only
+//! spares time; a run without it does the same.
 
 use crate::cli::global::Global;
 use crate::cli::target::cache_folder::open_cache;
@@ -17,7 +17,7 @@ use crate::engine::run::run_record::RunRecord;
 pub enum EarlyEnd {
     /// The run is over. The pipeline does not know its photos.
     NothingToDo(Box<Pipeline>, RunRecord),
-    /// The run must look at everything. With what it rests on, where a later run may end early after it.
+    /// The run must look at everything. With a snapshot of what it reads, where a later run may end early after it.
     No(Option<Footing>),
 }
 
@@ -31,7 +31,7 @@ impl EarlyEnd {
     }
 }
 
-/// Reads the pipeline file and compares with what the run before left word of.
+/// Reads the pipeline file and compares with the snapshot that the run before left.
 ///
 /// # Errors
 /// If the cache cannot be read. Whatever is wrong with the pipeline is found again, and said, where everything is looked at.

@@ -1,5 +1,5 @@
-//! One run of a pipeline, in this process or in the worker, with all that goes on beside it: what is shown, `loramill stop`, the keys. For `run` and,
-//! turn by turn, for `watch`.
+//! One run of a pipeline, in this process or in the worker, with all that goes on beside it: what is shown, `loramill stop`, the
+//! keys. For `run` and, again and again, for `watch`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -32,7 +32,7 @@ pub struct Turn<'a> {
     pub how: &'a RunArguments,
     /// The command line with which the worker does the same.
     pub written: Vec<OsString>,
-    /// What the run rests on: if it finds nothing to do, it leaves word of that.
+    /// A snapshot of what the run reads: recorded if it finds nothing to do.
     pub footing: Option<Footing>,
 }
 

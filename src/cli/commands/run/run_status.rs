@@ -1,4 +1,4 @@
-//! Keeps a note of how far a run is, for `loramill status` in another terminal, and hears the request of `loramill stop`.
+//! Keeps a note of how far a run is, for `loramill status` in another terminal, and takes the request of `loramill stop`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
-//! What changed since the last run, and whether all of it is written to its end: nobody writes any more, and it has been quiet for a
-//! moment. Unaware of where events come from and of what a run reads.
+//! What changed since the last run, and whether all of it is written to its end: nobody writes any more, and it has been quiet
+//! for a moment. Unaware of where events come from and of what a run reads.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_millis(300);
 const QUIET_WHEN_POLLED: Duration = Duration::from_millis(2200);
 /// A file that was made and never written to may have been linked there, and nobody will close it.
 const UNWRITTEN: Duration = Duration::from_secs(2);
-/// After this time the user is told what is waited for.
+/// After this time a line says what is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]

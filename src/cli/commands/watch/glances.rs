@@ -1,6 +1,6 @@
-//! Looks at folders once a second and tells what is another than at the last look: for folders of which the kernel tells nothing. Sees
-//! what `stat` sees, to the nanosecond and in both directions, as the cache does; notify's own way of looking knows whole seconds and
-//! later ones only.
+//! Looks at folders once a second and tells what is another than at the last look: for folders of which the kernel tells nothing.
+//! Sees what `stat` sees, to the nanosecond and in both directions, as the cache does; notify's own way of looking knows whole
+//! seconds and later ones only.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;

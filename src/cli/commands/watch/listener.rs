@@ -1,4 +1,5 @@
-//! Hears of changes: by the kernel's inotify, or, where that has no more room, by looking once a second. Unaware of what changes mean.
+//! Hears of changes: by the kernel's inotify, or, where that has no more room, by looking once a second. Unaware of what changes
+//! mean.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -94,8 +95,8 @@ impl Listener {
             .collect()
     }
 
-    /// Listens to these folders and no others; true stands for all below one. Folders that were removed and made again are found again.
-    /// Where the kernel has no room for all of them it goes over to looking, and says which limit is reached.
+    /// Listens to these folders and no others; true stands for all below one. Folders that were removed and made again are found
+    /// again. Where the kernel has no room for all of them it goes over to looking, and says which limit is reached.
     ///
     /// # Errors
     /// If a folder cannot be listened to.

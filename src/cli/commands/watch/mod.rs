@@ -41,7 +41,7 @@ use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
 use crate::engine::run::control::Wishes;
 
-/// Of more files only the number is told.
+/// Of more files only the number is printed.
 const LISTED: usize = 5;
 
 /// Build, then rebuild whenever something changes, until Ctrl-C
@@ -59,7 +59,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// The command line of `loramill run` for one turn.
+    /// The command line of `loramill run` for one run.
     fn as_one_run(&self, which: &SelectionArguments, global: &Global) -> Vec<OsString> {
         let mut written: Vec<OsString> = vec!["run".into()];
         written.extend(global.written());

@@ -62,8 +62,8 @@ impl Places {
         self.files.extend(target);
     }
 
-    /// The folders to listen to, and whether to all below them. In place of one that is not there stands the nearest above it: it will tell
-    /// when the folder comes.
+    /// The folders to listen to, and whether to all below them. In place of one that is not there stands the nearest above it: it
+    /// will tell when the folder comes.
     pub(super) fn folders(&self) -> BTreeMap<PathBuf, bool> {
         let mut folders = BTreeMap::new();
         let deep = self.photos.iter().chain(self.texts.iter().map(|(folder, _)| folder));
@@ -113,8 +113,8 @@ impl Places {
     }
 }
 
-/// Whether a file of this name is there for a moment only, or is a copy: vim's `4913` and `.a.txt.swp`, Emacs' `.#a` and `#a#`, `a~`, and
-/// what loramill itself writes before it renames.
+/// Whether a file of this name is there for a moment only, or is a copy: vim's `4913` and `.a.txt.swp`, Emacs' `.#a` and `#a#`,
+/// `a~`, and what loramill itself writes before it renames.
 fn is_passing(name: &OsStr) -> bool {
     let text = name.to_string_lossy();
     let ending = Path::new(name).extension().map(|extension| extension.to_string_lossy().to_lowercase());

@@ -72,7 +72,8 @@ impl LogFile {
         Self { file, wasted: AtomicU64::new(0) }
     }
 
-    /// The frames at these offsets, which lie near each other and in this order; those that are not whole and undamaged are left out.
+    /// The frames at these offsets, which lie near each other and in this order; those that are not whole and undamaged are left
+    /// out.
     pub(super) fn read_near(&self, wanted: &[(u64, usize)]) -> io::Result<Vec<(usize, Frame)>> {
         let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else { return Ok(Vec::new()) };
         let mut buffer = vec![0u8; (last - first) as usize + FIRST_READ];

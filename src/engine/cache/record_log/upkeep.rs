@@ -1,5 +1,5 @@
-//! The record log as a whole: what is in it, whether it is sound, and the log without what is not wanted any more. Unaware of why a
-//! record is not wanted.
+//! The record log as a whole: what is in it, whether it is sound, and the log without what is not wanted any more. Unaware of why
+//! a record is not wanted.
 
 use std::io::{self, BufWriter, Write as _};
 use std::ops::Range;
@@ -86,7 +86,8 @@ impl RecordLog {
         Ok(health)
     }
 
-    /// Puts a log in the place of this one that holds only what `keep` wants, and of it only what is sound. Does nothing if that is all.
+    /// Puts a log in the place of this one that holds only what `keep` wants, and of it only what is sound. Does nothing if that
+    /// is all.
     pub(crate) fn retain(&self, keep: &mut dyn FnMut(Completeness, &Record) -> bool) -> Result<Dropped> {
         let mut state = self.state();
         let _lock = FileLock::take(&self.lock)?;

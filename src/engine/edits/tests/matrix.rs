@@ -1,5 +1,5 @@
-//! Every state of a text × what became of the machine's × every command that writes, each with a kill and with a full disk at every write,
-//! fsync and rename: no human byte is lost, and the next run goes on.
+//! Every state of a text × what became of the machine's × every command that writes, each with a kill and with a full disk at
+//! every write, fsync and rename: no human byte is lost, and the next run goes on.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -111,8 +111,8 @@ fn after_the_next_run(project: &Project, what: &str) -> BTreeMap<String, Vec<u8>
     texts
 }
 
-/// Gives a command once for every place where something can go wrong, and compares what comes of it with the command that was never
-/// given and with the one that nothing disturbed.
+/// Gives a command once for every place where something can go wrong, and compares what comes of it with the command that was
+/// never given and with the one that nothing disturbed.
 fn disturb(deed: Deed, machine: Machine, command: Command, beforehand: &dyn Fn()) -> usize {
     let (project, wrote) = project(deed, machine);
     let undone = after_the_next_run(&project.copy(), "undisturbed, not given");

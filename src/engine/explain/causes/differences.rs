@@ -1,5 +1,5 @@
-//! Why contents are others than before although the stage that gives them has run since: the difference of what the records say of both,
-//! followed back to what somebody put there or took away. Unaware of stages that have yet to run.
+//! Why contents are others than before although the stage that gives them has run since: the difference of what the records say
+//! of both, followed back to what somebody put there or took away. Unaware of stages that have yet to run.
 
 use anyhow::Result;
 
@@ -13,7 +13,7 @@ use crate::engine::explain::ledger::{Hint, Making};
 use crate::engine::kind::item::Item;
 use crate::engine::kind::item_set;
 
-/// A longer way back is told as far as this.
+/// A longer way back is described as far as this.
 const DEEPEST: usize = 20;
 
 /// One side of a difference.

@@ -1,5 +1,5 @@
-//! Who changed what a stage is made of: the user, a stage before it, or the program. A reason says what differs; a cause says whose doing
-//! that is, in which file, and what stands behind it. Unaware of how it is shown.
+//! Who changed what a stage is made of: the user, a stage before it, or the program. A reason says what differs; a cause says
+//! whose doing that is, in which file, and what stands behind it. Unaware of how it is shown.
 
 mod differences;
 
@@ -30,7 +30,7 @@ use crate::engine::kind::item::Item;
 use crate::engine::kind::item_set;
 use crate::engine::kind::reference::Selector;
 
-/// Of more changes only the number is told.
+/// Of more changes only the number is given.
 const TOLD: usize = 20;
 
 /// Finds causes while a plan is walked. The record log is read when it is first needed.
@@ -309,8 +309,8 @@ impl<'a> Causes<'a> {
         Ok(self.cache.read_list(&tree).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default())
     }
 
-    /// One field of one item, from `old` to `new`; `None` where there was, or is, no such contents. Texts of captions are told as far as
-    /// they are at hand.
+    /// One field of one item, from `old` to `new`; `None` where there was, or is, no such contents. Texts of captions are given
+    /// as far as they are at hand.
     pub(crate) fn change(&self, item: &str, field: &str, old: Option<Digest>, new: Option<Digest>, view: &View<'_>) -> Change {
         let file = new.and_then(|new| self.file_of(&new, item, field, view));
         let contents = |digest: Digest, file: Option<&PathBuf>| Contents { digest, text: self.text_of(&digest, field, file) };
