@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use crate::engine::kind::params::{Declared, Params};
 use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{
-    Content, Context, Draft, Files, Finding, Form, ItemStage, Progress, Resolved, Stage, Wish, Work, Worker,
+    Content, Context, Draft, Files, Finding, Form, ItemStage, Progress, Resolved, Stage, StopRequest, Work, Worker,
 };
 use crate::engine::kind::stage_kind::{LoadScope, StageKind, Worth};
 use crate::engine::syntax::diagnostic::Diagnostics;
@@ -136,7 +136,10 @@ impl Worker for Extractor<'_> {
         };
         let lora = extract(&tuned, &base, how, |done, total| {
             context.progress(Progress { done: done as u64, total: total as u64, unit: "modules", values: Vec::new() });
-            ensure!(matches!(context.wish(), Wish::GoOn | Wish::SaveNow), "stopped before the LoRA was complete");
+            ensure!(
+                matches!(context.stop_request(), StopRequest::GoOn | StopRequest::SaveNow),
+                "stopped before the LoRA was complete"
+            );
             Ok(())
         })?;
         lora.remarks.iter().for_each(|remark| context.say(&format!("`{}`: {remark}", work.name)));

@@ -21,7 +21,7 @@ use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use loramill::engine::cache::digest::Digest;
 use loramill::engine::kind::item::{Artifact, Fields, Item};
-use loramill::engine::kind::stage::{Content, Context, Draft, Files, Form, Progress, Resolved, Stage, Wish};
+use loramill::engine::kind::stage::{Content, Context, Draft, Files, Form, Progress, Resolved, Stage, StopRequest};
 use loramill::engine::kind::stage_kind::{LoadScope, StageKind};
 use loramill::engine::syntax::diagnostic::Diagnostics;
 use loramill::engine::syntax::tree::Source;
@@ -283,7 +283,7 @@ impl Context for Disk {
 
     fn say(&self, _message: &str) {}
 
-    fn wish(&self) -> Wish {
-        Wish::GoOn
+    fn stop_request(&self) -> StopRequest {
+        StopRequest::GoOn
     }
 }

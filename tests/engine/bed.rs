@@ -19,7 +19,7 @@ use loramill::engine::kind::item::ItemSet;
 use loramill::engine::kind::item_set;
 use loramill::engine::kind::stage_kind::{StageKind, Worth};
 use loramill::engine::lock_file::LockFile;
-use loramill::engine::run::control::Wishes;
+use loramill::engine::run::control::StopRequests;
 use loramill::engine::run::events::{Event, Observer};
 use loramill::engine::run::run_context::RunOptions;
 use loramill::engine::run::run_record::RunRecord;
@@ -38,7 +38,7 @@ pub struct Bed {
     pub only: Vec<&'static str>,
     pub targets: Vec<&'static str>,
     pub settings: Vec<String>,
-    pub wishes: Wishes,
+    pub requests: StopRequests,
     pub device: String,
     pub jobs: usize,
 }
@@ -70,7 +70,7 @@ impl Bed {
             only: Vec::new(),
             targets: Vec::new(),
             settings: Vec::new(),
-            wishes: Wishes::default(),
+            requests: StopRequests::default(),
             device: "cpu".to_string(),
             jobs: 2,
         };
@@ -157,14 +157,14 @@ impl Bed {
             device: "cpu".to_string(),
         };
         let cache = Cache::open(&folder.join("cache"))?;
-        schedule::run(&pipeline, &cache, &options, &Heard::default(), &Wishes::default())
+        schedule::run(&pipeline, &cache, &options, &Heard::default(), &StopRequests::default())
     }
 
     pub fn try_run(&self, heard: &dyn Observer) -> anyhow::Result<RunRecord> {
         let pipeline = self.load();
         let (jobs, device) = (self.jobs, self.device.clone());
         let options = RunOptions { selection: self.selection(&pipeline), keep_going: self.keep_going, jobs, device };
-        schedule::run(&pipeline, &self.cache(), &options, heard, &self.wishes)
+        schedule::run(&pipeline, &self.cache(), &options, heard, &self.requests)
     }
 
     /// Runs, and gives what was written down, sorted, and the record.

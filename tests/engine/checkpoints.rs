@@ -122,7 +122,7 @@ fn an_interrupted_run_goes_on_and_gives_what_an_undisturbed_one_gives() {
     let record = thread::scope(|scope| {
         let running = scope.spawn(|| bed.try_run(&heard));
         wait_for(&bed, "draw e002-1");
-        bed.wishes.interrupt();
+        bed.requests.interrupt();
         running.join().expect("no panic").expect("the run itself does not fail")
     });
     assert!(record.interrupted && !record.is_ok());
@@ -130,7 +130,7 @@ fn an_interrupted_run_goes_on_and_gives_what_an_undisturbed_one_gives() {
     assert!(!bed.at("pipeline.lock").exists());
 
     let mut bed = bed;
-    bed.wishes = Default::default();
+    bed.requests = Default::default();
     bed.stages(TRAIN);
     assert_eq!(bed.reasons("learn"), ["goes on where it was interrupted, after epoch 2 of 4, with 1 published"]);
     assert_eq!(bed.run(), ["draw e004-0", "draw e004-1", "grid of 3", "grid of 4", "learn 3", "learn 4", "save 4"]);
@@ -149,7 +149,7 @@ fn a_stage_that_is_stopped_is_done_and_says_how_far_it_came() {
     let record = thread::scope(|scope| {
         let running = scope.spawn(|| bed.try_run(&heard));
         wait_for(&bed, "draw e002-1");
-        bed.wishes.stop();
+        bed.requests.stop();
         running.join().expect("no panic").expect("the run itself does not fail")
     });
     assert!(record.is_ok(), "{record:?}");

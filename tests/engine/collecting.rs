@@ -170,7 +170,7 @@ fn what_a_run_has_made_and_not_yet_recorded_as_a_whole_stays() {
         for options in [DELETE, CollectOptions { max_size: Some(0), ..DELETE }] {
             all.push(bed.collect(options));
         }
-        bed.wishes.stop();
+        bed.requests.stop();
         assert!(run.join().unwrap().is_ok());
     });
     for collected in all {
@@ -208,13 +208,13 @@ fn what_an_interrupted_run_made_is_kept_until_the_next_has_ended() {
     thread::scope(|scope| {
         let run = scope.spawn(|| bed.try_run(&Heard::default()).unwrap());
         wait_for_the_second_epoch(&bed);
-        bed.wishes.interrupt();
+        bed.requests.interrupt();
         assert!(run.join().unwrap().interrupted);
     });
     let kept = bed.collect(DELETE);
     assert!(kept.deleted && kept.oldest_unfinished.is_some());
     let mut bed = bed;
-    bed.wishes = Default::default();
+    bed.requests = Default::default();
     bed.stages(&TRAIN.replace("wait_at: 3", "wait_at: 0"));
     assert_eq!(bed.run(), ["draw e004-0", "draw e004-1", "grid of 3", "grid of 4", "learn 3", "learn 4", "save 4"]);
     assert!(bed.cache().noted().unwrap().is_empty(), "the lock names all of it now");

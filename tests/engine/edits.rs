@@ -8,7 +8,7 @@ use loramill::engine::edits::Provenance;
 use loramill::engine::explain::text_status::text_status;
 use loramill::engine::graph::selection::Selection;
 use loramill::engine::run::caption_edits::CaptionEdits;
-use loramill::engine::run::control::Wishes;
+use loramill::engine::run::control::StopRequests;
 use loramill::engine::run::events::{Silent, StageState};
 use loramill::engine::run::on_demand::Directed;
 use loramill::engine::run::run_context::RunOptions;
@@ -203,8 +203,8 @@ fn used() -> Bed {
 fn desk<T>(bed: &Bed, work: impl FnOnce(&CaptionEdits<'_>, usize) -> T) -> T {
     let (pipeline, cache) = (bed.load(), bed.cache());
     let options = RunOptions { selection: Selection::default(), keep_going: false, jobs: 1, device: "cpu".to_string() };
-    let wishes = Wishes::default();
-    let directed = Directed { options: &options, observer: &Silent, wishes: &wishes };
+    let requests = StopRequests::default();
+    let directed = Directed { options: &options, observer: &Silent, requests: &requests };
     let index = pipeline.stages.iter().position(|stage| stage.stage.editable().is_some()).unwrap();
     work(&CaptionEdits { pipeline: &pipeline, cache: &cache, directed }, index)
 }

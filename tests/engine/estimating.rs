@@ -126,10 +126,10 @@ fn after_an_interruption_what_is_left_is_told_and_what_was_measured_stays_right(
         while !bed.log().ends_with(&["save 3".to_string()]) {
             thread::sleep(Duration::from_millis(1));
         }
-        bed.wishes.interrupt();
+        bed.requests.interrupt();
         running.join().expect("no panic").expect("the run itself does not fail");
     });
-    bed.wishes = Default::default();
+    bed.requests = Default::default();
     assert_eq!(bed.reasons("learn"), ["goes on where it was interrupted, after epoch 3 of 4, with 3 published"]);
     assert!((learning(&bed) / before - 0.25).abs() < 1e-9);
     bed.stages(&LEARN.replace("images: photos", "images: photos, rate: 2"));

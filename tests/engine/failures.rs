@@ -91,7 +91,7 @@ fn an_input_that_changes_under_a_stage_discards_the_result() {
             std::thread::yield_now();
         }
         bed.write("base.safetensors", "a base that somebody wrote meanwhile");
-        bed.wishes.save_now();
+        bed.requests.save_now();
         running.join().expect("no panic").expect("the run itself does not fail")
     });
     let learn = record.stage("learn").unwrap();

@@ -130,14 +130,14 @@ fn a_large_input_that_changes_under_a_stage_discards_its_result() {
     let heard = Heard::default();
     let record = thread::scope(|scope| {
         let running = scope.spawn(|| bed.try_run(&heard));
-        while !bed.wishes.is_heard() {
+        while !bed.requests.is_heard() {
             thread::yield_now();
         }
         // In the middle, and to the same size and time.
         let before = base.metadata().unwrap().modified().unwrap();
         std::os::unix::fs::FileExt::write_all_at(&base, b"changed", LARGE / 2).unwrap();
         base.set_modified(before).unwrap();
-        bed.wishes.stop();
+        bed.requests.stop();
         running.join().expect("no panic").expect("the run itself does not fail")
     });
     let learn = record.stage("learn").unwrap();

@@ -243,7 +243,7 @@ fn outputs_stay_after_a_run_that_failed_or_was_interrupted_and_with_settings() {
     assert_eq!(bed.damage(), []);
 
     bed.stages(&learn.replace("AT", "rate: 2, wait_at: 2"));
-    let flag = bed.wishes.interrupt_flag();
+    let flag = bed.requests.interrupt_flag();
     let record = thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(Duration::from_millis(300));

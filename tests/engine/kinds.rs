@@ -13,7 +13,7 @@ use loramill::engine::kind::params::Declared;
 use loramill::engine::kind::reference::Reference;
 use loramill::engine::kind::stage::{
     Content, Context, Draft, Editable, Effort, Ended, Epochs, Files, Form, ItemSize, ItemStage, Reached, Resolved, Stage,
-    WholeStage, Wish, Work, Worker,
+    StopRequest, WholeStage, Work, Worker,
 };
 use loramill::engine::kind::stage_kind::StageKind;
 use loramill::engine::run::retry::MayPass;
@@ -259,16 +259,16 @@ impl WholeStage for Learn {
             thread::sleep(Duration::from_millis(self.delay));
             anyhow::ensure!(epoch != self.fail_at, "nothing is learned at epoch {epoch}");
             busy(&self.log, &format!("busy {epoch}"), u64::from(epoch == self.busy_at))?;
-            while epoch == self.wait_at && context.wish() == Wish::GoOn {
+            while epoch == self.wait_at && context.stop_request() == StopRequest::GoOn {
                 thread::sleep(Duration::from_millis(1));
             }
-            match context.wish() {
-                Wish::Interrupt => return Ok(Ended::Interrupted),
-                Wish::Stop => {
+            match context.stop_request() {
+                StopRequest::Interrupt => return Ok(Ended::Interrupted),
+                StopRequest::Stop => {
                     self.save(epoch, &texts, context)?;
                     return Ok(Ended::Stopped(format!("stopped at epoch {epoch} of {}", self.epochs)));
                 }
-                Wish::SaveNow | Wish::GoOn => {}
+                StopRequest::SaveNow | StopRequest::GoOn => {}
             }
             write_down(&self.log, &format!("learn {epoch}"));
             if epoch % self.save_every == 0 || epoch == self.epochs {

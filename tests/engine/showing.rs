@@ -36,7 +36,7 @@ fn looking_in(bed: &Bed, line: &str, look: impl FnOnce()) -> Vec<Event> {
             look();
         }));
         // Whatever was seen: the run waits for it.
-        bed.wishes.interrupt();
+        bed.requests.interrupt();
         running.join().expect("no panic").expect("the run itself does not fail");
         looked.unwrap_or_else(|panic| resume_unwind(panic));
     });
@@ -102,12 +102,12 @@ fn an_output_that_a_kill_kept_from_out_is_shown_when_the_run_goes_on() {
     let mut bed = Bed::new(WAITING);
     looking_in(&bed, "grid of 2", || {});
     fs::remove_dir_all(bed.at("out")).unwrap();
-    bed.wishes = Default::default();
+    bed.requests = Default::default();
     let heard = Heard::default();
     thread::scope(|scope| {
         let running = scope.spawn(|| bed.try_run(&heard));
         wait_until(|| shown(&bed, "learn") == ["e002.txt"]);
-        bed.wishes.interrupt();
+        bed.requests.interrupt();
         running.join().expect("no panic").expect("the run itself does not fail");
     });
 }
@@ -172,7 +172,7 @@ fn a_file_that_a_person_changed_or_removed_meanwhile_is_kept_or_comes_back_as_at
         wait_until(|| shown(&bed, "draw").len() == 5);
         bed.write("out/draw/e002-0.txt", "mine");
         fs::remove_file(bed.at("out/draw/e002-1.txt")).unwrap();
-        bed.wishes.stop();
+        bed.requests.stop();
         running.join().expect("no panic").expect("the run itself does not fail");
     });
     let said = said(&heard.into_events());

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use loramill::engine::cache::batch::Stored;
 use loramill::engine::cache::digest::Digest;
 use loramill::engine::kind::item::{Artifact, Item};
-use loramill::engine::kind::stage::{Content, Context, Draft, Files, Form, Progress, Resolved, Stage, Wish, Work};
+use loramill::engine::kind::stage::{Content, Context, Draft, Files, Form, Progress, Resolved, Stage, StopRequest, Work};
 use loramill::engine::kind::stage_kind::{LoadScope, StageKind};
 use loramill::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
 use loramill::engine::syntax::tree::Source;
@@ -124,8 +124,8 @@ impl Context for Shelf {
         self.said.lock().unwrap().push(message.into());
     }
 
-    fn wish(&self) -> Wish {
-        Wish::GoOn
+    fn stop_request(&self) -> StopRequest {
+        StopRequest::GoOn
     }
 }
 

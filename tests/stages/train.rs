@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use loramill::engine::cache::digest::Digest;
 use loramill::engine::kind::item::{Artifact, Item};
-use loramill::engine::kind::stage::{Content, Context, Draft, Ended, Files, Form, Progress, Stage, Wish};
+use loramill::engine::kind::stage::{Content, Context, Draft, Ended, Files, Form, Progress, Stage, StopRequest};
 use loramill::sd::checkpoint::model_file::ModelFile;
 use loramill::sd::data::{decode, encode, resize};
 use loramill::sd::lora::account::account;
@@ -34,7 +34,7 @@ struct Workshop {
     shared: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
     published: Mutex<BTreeMap<String, Published>>,
     /// What the user wants, by how often the stage has asked.
-    wishes: Mutex<BTreeMap<u64, Wish>>,
+    requests: Mutex<BTreeMap<u64, StopRequest>>,
     asked: Mutex<u64>,
 }
 
@@ -52,7 +52,7 @@ impl Workshop {
             state: tempfile::tempdir().unwrap(),
             shared: Mutex::default(),
             published: Mutex::default(),
-            wishes: Mutex::default(),
+            requests: Mutex::default(),
             asked: Mutex::default(),
         }
     }
@@ -95,8 +95,8 @@ impl Workshop {
         form.run(&resolved([("images", latents.to_vec()), ("base", vec![self.base_item()])]), self)
     }
 
-    fn wish(&self, after: u64, wish: Wish) {
-        self.wishes.lock().unwrap().insert(after, wish);
+    fn ask_after(&self, after: u64, request: StopRequest) {
+        self.requests.lock().unwrap().insert(after, request);
     }
 
     fn names(&self) -> Vec<String> {
@@ -158,10 +158,10 @@ impl Context for Workshop {
         self.shelf.say(message);
     }
 
-    fn wish(&self) -> Wish {
+    fn stop_request(&self) -> StopRequest {
         let mut asked = self.asked.lock().unwrap();
         *asked += 1;
-        self.wishes.lock().unwrap().remove(&asked).unwrap_or(Wish::GoOn)
+        self.requests.lock().unwrap().remove(&asked).unwrap_or(StopRequest::GoOn)
     }
 }
 
@@ -233,7 +233,7 @@ fn an_interrupted_training_publishes_the_same_bytes() {
     let broken = Workshop::new();
     let latents = broken.latents(&*stage, broken.photos(6));
     for _ in 0..2 {
-        broken.wish(3, Wish::Interrupt);
+        broken.ask_after(3, StopRequest::Interrupt);
         assert_eq!(broken.train(&*stage, &latents).unwrap(), Ended::Interrupted);
     }
     assert_eq!(broken.train(&*stage, &latents).unwrap(), Ended::Done);
@@ -245,7 +245,7 @@ fn stopping_publishes_what_there_is() {
     let stage = load(&train::KIND, SMALL).expect("sound");
     let workshop = Workshop::new();
     let latents = workshop.latents(&*stage, workshop.photos(6));
-    workshop.wish(5, Wish::Stop);
+    workshop.ask_after(5, StopRequest::Stop);
     assert_eq!(workshop.train(&*stage, &latents).unwrap(), Ended::Stopped("stopped at epoch 1 of 2".into()));
     assert_eq!(workshop.names(), ["e001", "s00000008"]);
 }

@@ -7,7 +7,7 @@ use crate::cli::terminal::console::Console;
 use crate::engine::cache::Cache;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 
 /// A command that opens networks.
 pub struct Request<'a> {
@@ -33,7 +33,7 @@ pub struct Passing<'a> {
     pub cache: &'a Cache,
     pub selection: &'a Selection,
     pub console: &'a Console,
-    pub wishes: &'a Wishes,
+    pub requests: &'a StopRequests,
 }
 
 /// The command that this process was given.

@@ -9,11 +9,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::cli::device::orders;
 use crate::cli::exit::INTERRUPTED;
 use crate::engine::cache::file_lock::give_up_on;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 
 /// The first Ctrl-C (or `kill`) asks stages to save and end; the second ends the program at once.
-pub fn listen_to_signals(wishes: &Wishes) -> io::Result<()> {
-    let asked: Arc<AtomicBool> = wishes.interrupt_flag();
+pub fn listen_to_signals(requests: &StopRequests) -> io::Result<()> {
+    let asked: Arc<AtomicBool> = requests.interrupt_flag();
     give_up_on(Arc::clone(&asked));
     if orders::device().is_some() {
         return orders::listen_to_starter(&asked);

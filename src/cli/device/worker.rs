@@ -54,7 +54,7 @@ pub fn perform(device: &str, request: &Request<'_>, global: &Global) -> Result<E
     }
     let terminal = TerminalBefore::note();
     let mut child = command.spawn().with_context(|| format!("starting `{NAME}`"))?;
-    let (status, peak) = wait(&mut child, || request.run().is_some_and(|run| run.wishes.interrupted()))?;
+    let (status, peak) = wait(&mut child, || request.run().is_some_and(|run| run.requests.interrupted()))?;
     let manner = match (status.code(), status.signal()) {
         (Some(PANICKED), _) => Manner::Panicked,
         (Some(NOT_LOADED), _) => {

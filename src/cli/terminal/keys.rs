@@ -12,13 +12,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use crate::cli::terminal::console::{Console, Verb};
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 
 /// How long a key or the end of the run may go unnoticed: 200 ms.
 const INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// Hears keys while `work` goes on, if standard input and error are the terminal of the user who started this.
-pub fn hearing_keys<T>(console: &Console, wishes: &Wishes, work: impl FnOnce() -> T) -> T {
+pub fn hearing_keys<T>(console: &Console, requests: &StopRequests, work: impl FnOnce() -> T) -> T {
     let stdin = io::stdin();
     if !console.is_terminal() || !stdin.is_terminal() || is_in_background(&stdin) {
         return work();
@@ -26,7 +26,7 @@ pub fn hearing_keys<T>(console: &Console, wishes: &Wishes, work: impl FnOnce() -
     let Ok(terminal) = ByKey::set(&stdin) else { return work() };
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| listen(terminal, console, wishes, &ended));
+        scope.spawn(|| listen(terminal, console, requests, &ended));
         let outcome = work();
         ended.store(true, Ordering::SeqCst);
         outcome
@@ -58,10 +58,10 @@ fn is_in_background(stdin: &Stdin) -> bool {
     tcgetpgrp(stdin).is_ok_and(|foreground| foreground != rustix::process::getpgrp())
 }
 
-fn listen(terminal: ByKey<'_>, console: &Console, wishes: &Wishes, ended: &AtomicBool) {
+fn listen(terminal: ByKey<'_>, console: &Console, requests: &StopRequests, ended: &AtomicBool) {
     let mut has_told = false;
-    while !ended.load(Ordering::SeqCst) && !wishes.interrupted() {
-        if wishes.is_heard() && !has_told {
+    while !ended.load(Ordering::SeqCst) && !requests.interrupted() {
+        if requests.is_heard() && !has_told {
             has_told = true;
             console.line(
                 Verb::Note,
@@ -70,8 +70,8 @@ fn listen(terminal: ByKey<'_>, console: &Console, wishes: &Wishes, ended: &Atomi
         }
         let Some(key) = terminal.key() else { continue };
         let (is_heard, answer) = match key {
-            b'q' | b'Q' => (wishes.stop(), "the training ends at its next step and keeps what it has"),
-            b's' | b'S' => (wishes.save_now(), "the training saves at its next step, and what waits for it draws"),
+            b'q' | b'Q' => (requests.stop(), "the training ends at its next step and keeps what it has"),
+            b's' | b'S' => (requests.save_now(), "the training saves at its next step, and what waits for it draws"),
             _ => continue,
         };
         let answer = if is_heard { answer } else { "no training is running; Ctrl-C stops the run" };

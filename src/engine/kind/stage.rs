@@ -405,13 +405,13 @@ pub trait Context: Files {
     fn say(&self, message: &str);
 
     /// Asked between two steps.
-    fn wish(&self) -> Wish;
+    fn stop_request(&self) -> StopRequest;
 }
 
 /// What the user wants of a running stage. `sd/training/run` has the same four words of its own, because training knows no
 /// pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum StopRequest {
     GoOn,
     /// Save and sample now, then go on.
     SaveNow,

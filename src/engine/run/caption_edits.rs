@@ -122,8 +122,8 @@ impl CaptionEdits<'_> {
 
     /// Takes the lock of the pipeline, puts right what a killed run left behind, and reads the lock file.
     fn begin(&self, index: usize) -> Result<(PipelineLock, LockFile)> {
-        let Directed { observer, wishes, .. } = self.directed;
-        let Some(held) = wait_for_pipeline(self.pipeline, self.cache, observer, wishes)? else { bail!("interrupted") };
+        let Directed { observer, requests, .. } = self.directed;
+        let Some(held) = wait_for_pipeline(self.pipeline, self.cache, observer, requests)? else { bail!("interrupted") };
         self.cache.register_root(&self.pipeline.folder)?;
         // What is stored from here on is not deleted before the lock file names it.
         self.cache.begin_uses(&self.pipeline.folder)?;
@@ -141,8 +141,8 @@ impl CaptionEdits<'_> {
     /// What the machine says now of one item of the stage at `index`; it is asked where it has not been yet. Neither the folder
     /// of texts nor the lock file changes.
     pub fn ask_machine(&self, index: usize, name: &str) -> Result<Artifact> {
-        let Directed { observer, wishes, .. } = self.directed;
-        let Some(_lock) = wait_for_pipeline(self.pipeline, self.cache, observer, wishes)? else { bail!("interrupted") };
+        let Directed { observer, requests, .. } = self.directed;
+        let Some(_lock) = wait_for_pipeline(self.pipeline, self.cache, observer, requests)? else { bail!("interrupted") };
         let said = self.with_works(index, &mut |view, editable, works| {
             on_demand::make(view, index, works, &BTreeSet::from([name]), self.directed)?;
             Ok(works.iter().find(|work| work.work.name == name).and_then(|work| texts::made(editable, work)))

@@ -15,8 +15,8 @@ use crate::engine::cache::records::{Output, OutputName};
 use crate::engine::cache::regular_file::{self, Links};
 use crate::engine::decide::files::ArtifactFiles;
 use crate::engine::kind::item::{Artifact, Fields};
-use crate::engine::kind::stage::{Content, Context, Draft, Files, Progress, Wish};
-use crate::engine::run::control::Wishes;
+use crate::engine::kind::stage::{Content, Context, Draft, Files, Progress, StopRequest};
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::events::{Event, Observer};
 
 /// Things kept in memory from stage to stage, by name.
@@ -50,7 +50,7 @@ pub struct RunScope<'a> {
     pub cache: &'a Cache,
     pub device: &'a str,
     pub observer: &'a dyn Observer,
-    pub wishes: &'a Wishes,
+    pub requests: &'a StopRequests,
     pub shared: &'a Shared,
 }
 
@@ -156,13 +156,13 @@ impl Context for StageContext<'_> {
         self.scope.observer.event(Event::Said { stage: Some(self.stage.to_string()), message: message.to_string() });
     }
 
-    fn wish(&self) -> Wish {
+    fn stop_request(&self) -> StopRequest {
         if self.publishing.is_some() {
-            self.scope.wishes.told()
-        } else if self.scope.wishes.interrupted() {
-            Wish::Interrupt
+            self.scope.requests.poll()
+        } else if self.scope.requests.interrupted() {
+            StopRequest::Interrupt
         } else {
-            Wish::GoOn
+            StopRequest::GoOn
         }
     }
 }

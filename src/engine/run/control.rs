@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::engine::kind::stage::Wish;
+use crate::engine::kind::stage::StopRequest;
 
 /// Flags that any thread may set at any time.
 #[derive(Clone, Debug, Default)]
-pub struct Wishes {
+pub struct StopRequests {
     interrupt: Arc<AtomicBool>,
     /// A stage that asks is running.
     heard: Arc<AtomicBool>,
@@ -15,7 +15,7 @@ pub struct Wishes {
     save_now: Arc<AtomicBool>,
 }
 
-impl Wishes {
+impl StopRequests {
     /// End now, to go on later.
     pub fn interrupt(&self) {
         self.interrupt.store(true, Ordering::SeqCst);
@@ -28,15 +28,15 @@ impl Wishes {
 
     /// End the running stage with what it has. False if no stage is running that could: the request is for none that comes later.
     pub fn stop(&self) -> bool {
-        self.wish(&self.stop)
+        self.set(&self.stop)
     }
 
     /// Save and sample now, then go on. False as for `stop`.
     pub fn save_now(&self) -> bool {
-        self.wish(&self.save_now)
+        self.set(&self.save_now)
     }
 
-    fn wish(&self, flag: &AtomicBool) -> bool {
+    fn set(&self, flag: &AtomicBool) -> bool {
         let is_heard = self.is_heard();
         flag.store(is_heard, Ordering::SeqCst);
         is_heard
@@ -53,15 +53,15 @@ impl Wishes {
     }
 
     /// For a stage that asks between two steps. `SaveNow` is returned once.
-    pub fn told(&self) -> Wish {
+    pub fn poll(&self) -> StopRequest {
         if self.interrupted() {
-            Wish::Interrupt
+            StopRequest::Interrupt
         } else if self.stop.load(Ordering::SeqCst) {
-            Wish::Stop
+            StopRequest::Stop
         } else if self.save_now.swap(false, Ordering::SeqCst) {
-            Wish::SaveNow
+            StopRequest::SaveNow
         } else {
-            Wish::GoOn
+            StopRequest::GoOn
         }
     }
 
@@ -84,18 +84,18 @@ mod tests {
 
     #[test]
     fn to_save_is_told_once_and_to_stop_until_the_stage_ends() {
-        let wishes = Wishes::default();
-        assert!(!wishes.stop() && !wishes.save_now(), "nobody asks");
-        assert_eq!(wishes.told(), Wish::GoOn);
-        wishes.stage_asks();
-        assert!(wishes.save_now());
-        assert_eq!([wishes.told(), wishes.told()], [Wish::SaveNow, Wish::GoOn]);
-        assert!(wishes.stop());
-        assert_eq!([wishes.told(), wishes.told()], [Wish::Stop, Wish::Stop]);
-        wishes.stage_ended();
-        assert_eq!(wishes.told(), Wish::GoOn);
-        wishes.interrupt();
-        wishes.stage_ended();
-        assert_eq!(wishes.told(), Wish::Interrupt);
+        let requests = StopRequests::default();
+        assert!(!requests.stop() && !requests.save_now(), "nobody asks");
+        assert_eq!(requests.poll(), StopRequest::GoOn);
+        requests.stage_asks();
+        assert!(requests.save_now());
+        assert_eq!([requests.poll(), requests.poll()], [StopRequest::SaveNow, StopRequest::GoOn]);
+        assert!(requests.stop());
+        assert_eq!([requests.poll(), requests.poll()], [StopRequest::Stop, StopRequest::Stop]);
+        requests.stage_ended();
+        assert_eq!(requests.poll(), StopRequest::GoOn);
+        requests.interrupt();
+        requests.stage_ended();
+        assert_eq!(requests.poll(), StopRequest::Interrupt);
     }
 }

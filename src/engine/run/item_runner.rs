@@ -45,11 +45,11 @@ impl ItemRunner<'_, '_> {
     /// `None` if it was not begun: the user wants an end, or another piece has failed.
     pub(crate) fn do_one(&self, work: &KeyedWork) -> Option<Result<Vec<Output>>> {
         let ends_at_failure = !self.ctx.options.keep_going;
-        if self.ctx.scope.wishes.interrupted() || (ends_at_failure && self.failure.load(Ordering::Relaxed)) {
+        if self.ctx.scope.requests.interrupted() || (ends_at_failure && self.failure.load(Ordering::Relaxed)) {
             return None;
         }
         let outcome = self.locked(work).transpose()?;
-        if outcome.is_err() && self.ctx.scope.wishes.interrupted() {
+        if outcome.is_err() && self.ctx.scope.requests.interrupted() {
             // It gave up because it was asked to.
             return None;
         }

@@ -215,7 +215,7 @@ fn run_claimed(ctx: &RunContext<'_>, work: ItemWork<'_>, mut dirty: Vec<usize>, 
                 ctx.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
                 told = true;
             }
-            if ctx.scope.wishes.interrupted() {
+            if ctx.scope.requests.interrupted() {
                 done.interrupted = true;
                 return Ok(());
             }
@@ -279,6 +279,6 @@ fn run_batch(
     drop(worker);
     batch.flush()?;
 
-    done.take(plan, results, ctx.scope.wishes.interrupted());
+    done.take(plan, results, ctx.scope.requests.interrupted());
     Ok(())
 }

@@ -28,7 +28,7 @@ use crate::engine::inputs::listing::is_visible;
 use crate::engine::kind::item_tree::ItemTree;
 use crate::engine::lock_file::LockFile;
 use crate::engine::out::folder::{is_stage_shown, tree_to_show};
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::events::{Counts, Event, Observer, StageState};
 use crate::engine::run::run_record::{RunRecord, StageReport};
 use crate::engine::run::waiting::wait_for_pipeline;
@@ -86,7 +86,7 @@ pub fn repeat(
     cache: &Cache,
     selection: &Selection,
     observer: &dyn Observer,
-    wishes: &Wishes,
+    requests: &StopRequests,
 ) -> Result<Repeated> {
     let started = Instant::now();
     let path = file_of(glanced, cache)?;
@@ -94,7 +94,7 @@ pub fn repeat(
     if request(glanced, cache, selection)? != Some(still.request) {
         return Ok(Repeated::Unknown);
     }
-    let Some(_pipeline_lock) = wait_for_pipeline(glanced, cache, observer, wishes)? else {
+    let Some(_pipeline_lock) = wait_for_pipeline(glanced, cache, observer, requests)? else {
         let seconds = started.elapsed().as_secs_f64();
         return Ok(Repeated::AtRest(RunRecord { stages: Vec::new(), seconds, interrupted: true }));
     };

@@ -10,7 +10,7 @@ use crate::engine::decide::verdict::{ItemPlan, KeyedWork, WorkState};
 use crate::engine::decide::view::View;
 use crate::engine::kind::stage::Form;
 use crate::engine::run::context::{RunScope, Shared};
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::events::Observer;
 use crate::engine::run::run_context::{RunContext, RunOptions};
 use crate::engine::run::stage::StageRunner;
@@ -20,7 +20,7 @@ use crate::engine::run::stage::StageRunner;
 pub struct Directed<'a> {
     pub options: &'a RunOptions,
     pub observer: &'a dyn Observer,
-    pub wishes: &'a Wishes,
+    pub requests: &'a StopRequests,
 }
 
 /// Runs those of `works` whose names are asked for and that have no result, and gives every work the state that it has then.
@@ -53,9 +53,9 @@ pub(crate) fn make(
     let reasons = vec![Reason::NoResult { items, total: works.len() }];
     let to_do = ItemPlan { form, key: None, works: missing.iter().map(again).collect(), reasons };
 
-    let Directed { options, observer, wishes } = directed;
+    let Directed { options, observer, requests } = directed;
     let shared = Shared::default();
-    let scope = RunScope { cache: view.cache, device: &options.device, observer, wishes, shared: &shared };
+    let scope = RunScope { cache: view.cache, device: &options.device, observer, requests, shared: &shared };
     let unknown: HashSet<_> = view.unknown.clone();
     let ctx = RunContext::new(view.pipeline, options, scope, view.files.intake(), view.lock, &unknown, vec![index]);
     let done = StageRunner::new(&ctx).run_pieces(index, &to_do, view.files)?;

@@ -234,7 +234,7 @@ fn make_whole_again(
     files.check_unchanged()?;
     match ended {
         Ok(Ended::Interrupted) => Ok(None),
-        Err(_) if ctx.scope.wishes.interrupted() => Ok(None),
+        Err(_) if ctx.scope.requests.interrupted() => Ok(None),
         Err(error) => Err(error),
         Ok(Ended::Done | Ended::Stopped(_)) => Ok(Some(published.into_inner().unwrap_or_else(PoisonError::into_inner).len())),
     }

@@ -118,7 +118,7 @@ impl<'a> RunContext<'a> {
             let message = format!("{what}{error:#}; attempt {attempt} of {}", stage.retry + 1);
             self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
         };
-        let outcome = retry::attempts(stage.retry, &|| self.scope.wishes.interrupted(), &tell, work);
+        let outcome = retry::attempts(stage.retry, &|| self.scope.requests.interrupted(), &tell, work);
         outcome.map_err(|error| with_remedy(error, &stage.stage.memory_savers()))
     }
 

@@ -21,7 +21,7 @@ use crate::engine::out::folder::out_folder;
 use crate::engine::out::materialise;
 use crate::engine::run::commit::{settle_rows, withdraw_earlier_shapes};
 use crate::engine::run::context::{RunScope, Shared};
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::events::{Counts, Event, Observer, StageState};
 use crate::engine::run::evict::evict_unkept;
 use crate::engine::run::run_context::{RunContext, RunOptions};
@@ -42,10 +42,10 @@ pub fn run(
     cache: &Cache,
     options: &RunOptions,
     observer: &dyn Observer,
-    wishes: &Wishes,
+    requests: &StopRequests,
 ) -> Result<RunRecord> {
     let started = Instant::now();
-    let waiting = wait_for_pipeline(pipeline, cache, observer, wishes)?;
+    let waiting = wait_for_pipeline(pipeline, cache, observer, requests)?;
     let Some(_pipeline_lock) = waiting else {
         return Ok(RunRecord { stages: Vec::new(), seconds: started.elapsed().as_secs_f64(), interrupted: true });
     };
@@ -69,13 +69,13 @@ pub fn run(
     let shared = Shared::default();
     loop {
         {
-            let scope = RunScope { cache, device: &options.device, observer, wishes, shared: &shared };
+            let scope = RunScope { cache, device: &options.device, observer, requests, shared: &shared };
             let ctx = RunContext::new(pipeline, options, scope, &intake, &lock, &unknown, needed.clone());
             let runner = StageRunner::new(&ctx);
             let stages = run_all(&ctx, &runner);
             let damaged = cache.take_damaged().len();
             let failed = stages.iter().any(|stage| stage.state == StageState::Failed);
-            if damaged == 0 || !failed || wishes.interrupted() {
+            if damaged == 0 || !failed || requests.interrupted() {
                 return conclude(&ctx, &runner, stages, started);
             }
             let objects = if damaged == 1 { "an object".to_string() } else { format!("{damaged} objects") };
@@ -94,7 +94,7 @@ pub fn run(
 /// True if nothing new should begin.
 fn is_ending(ctx: &RunContext<'_>, reports: &BTreeMap<usize, StageReport>) -> bool {
     let failed = reports.values().any(|report| report.state == StageState::Failed);
-    ctx.scope.wishes.interrupted() || (failed && !ctx.options.keep_going)
+    ctx.scope.requests.interrupted() || (failed && !ctx.options.keep_going)
 }
 
 /// What is left to do when every stage has ended.
@@ -103,7 +103,7 @@ fn conclude(ctx: &RunContext<'_>, runner: &StageRunner<'_>, mut stages: Vec<Stag
     runner.restorer.count_restored(ctx, &mut stages);
     ctx.cache.save_stat_index()?;
     withdraw_earlier_shapes(ctx, &stages)?;
-    let interrupted = ctx.scope.wishes.interrupted();
+    let interrupted = ctx.scope.requests.interrupted();
     let record = RunRecord { stages, seconds: started.elapsed().as_secs_f64(), interrupted };
     // Results with `--set` have no row in the lock.
     if record.is_ok() && ctx.pipeline.settings.is_empty() {
@@ -150,7 +150,7 @@ fn run_all(ctx: &RunContext<'_>, runner: &StageRunner<'_>) -> Vec<StageReport> {
             reports.insert(index, report);
         }
     });
-    if !ctx.scope.wishes.interrupted() {
+    if !ctx.scope.requests.interrupted() {
         for &index in ctx.needed.iter().filter(|index| !reports.contains_key(index)).collect::<Vec<_>>() {
             reports.insert(index, left_over(ctx, index));
         }

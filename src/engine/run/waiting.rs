@@ -6,7 +6,7 @@ use crate::engine::cache::Cache;
 use crate::engine::cache::digest::Digest;
 use crate::engine::cache::locks::{KeyLock, PipelineLock};
 use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::events::{Event, Observer};
 use crate::engine::run::run_context::RunContext;
 
@@ -15,7 +15,7 @@ pub(crate) fn wait_for_pipeline(
     pipeline: &Pipeline,
     cache: &Cache,
     observer: &dyn Observer,
-    wishes: &Wishes,
+    requests: &StopRequests,
 ) -> Result<Option<PipelineLock>> {
     let mut told = false;
     let lock = cache.lock_pipeline(&pipeline.folder, &mut |holder| {
@@ -24,7 +24,7 @@ pub(crate) fn wait_for_pipeline(
             observer.event(Event::Said { stage: None, message });
             told = true;
         }
-        !wishes.interrupted()
+        !requests.interrupted()
     })?;
     if lock.is_some() {
         cache.sweep_run_files(&pipeline.folder)?;
@@ -39,5 +39,5 @@ pub(crate) fn wait_for_key(ctx: &RunContext<'_>, stage: &str, key: &Digest) -> R
     }
     let message = "another run is at it; waiting for its result".to_string();
     ctx.scope.observer.event(Event::Said { stage: Some(stage.to_string()), message });
-    ctx.cache.lock_key(key, &mut || !ctx.scope.wishes.interrupted())
+    ctx.cache.lock_key(key, &mut || !ctx.scope.requests.interrupted())
 }

@@ -80,11 +80,11 @@ pub(crate) fn run(
     let publish = |draft: Draft| publisher.publish(draft);
     let publishing = Publishing { publish: &publish, state: &state };
     let mut context = StageContext::new(&ctx.scope, files, &stage.name, Some(publishing));
-    ctx.scope.wishes.stage_asks();
+    ctx.scope.requests.stage_asks();
     let ended = ctx.attempts(index, None, || guarded(|| form.run(&resolved, &context)));
     let ended = context.settle(ended);
     drop(context);
-    ctx.scope.wishes.stage_ended();
+    ctx.scope.requests.stage_ended();
 
     let Published { outputs: published, aside } = publisher.published.into_inner().unwrap_or_else(PoisonError::into_inner);
     let ran = published.len().saturating_sub(whole.published.len());
@@ -92,7 +92,7 @@ pub(crate) fn run(
     let ended = ended.and_then(|ended| files.check_unchanged().map(|()| ended));
     let note = match ended {
         Ok(Ended::Interrupted) => return Ok(Ending::new(StageState::Interrupted, Given::Nothing, counts)),
-        Err(_) if ctx.scope.wishes.interrupted() => {
+        Err(_) if ctx.scope.requests.interrupted() => {
             return Ok(Ending::new(StageState::Interrupted, Given::Nothing, counts));
         }
         Err(error) => {

@@ -21,7 +21,7 @@ use crate::engine::kind::item::{Fields, Item};
 use crate::engine::kind::params::Params;
 use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{
-    Content, Context, Draft, Effort, Files, Finding, Form, ItemStage, Progress, Resolved, Stage, Wish, Work, Worker,
+    Content, Context, Draft, Effort, Files, Finding, Form, ItemStage, Progress, Resolved, Stage, StopRequest, Work, Worker,
 };
 use crate::engine::kind::stage_kind::{LoadScope, StageKind};
 use crate::engine::syntax::diagnostic::Diagnostics;
@@ -368,7 +368,7 @@ impl Painter {
         let mut studio = studio.lock().unwrap_or_else(PoisonError::into_inner);
         let total = request.sampler.predictions(request.steps) as u64;
         let drawn = studio.draw(&request, &loras, clip_skip, &mut |done| {
-            ensure!(context.wish() != Wish::Interrupt, "interrupted");
+            ensure!(context.stop_request() != StopRequest::Interrupt, "interrupted");
             context.progress(Progress { done: done as u64, total, unit: "steps", values: Vec::new() });
             Ok(())
         })?;

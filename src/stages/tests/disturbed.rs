@@ -16,7 +16,7 @@ use crate::engine::graph::load::load;
 use crate::engine::graph::selection::Selection;
 use crate::engine::inputs::sources::Surroundings;
 use crate::engine::kind::item_set;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::events::{Event, Observer};
 use crate::engine::run::run_context::RunOptions;
 use crate::engine::run::schedule;
@@ -71,7 +71,7 @@ impl Project {
             RunOptions { selection: Selection::of(pipeline.by_default()), keep_going: false, jobs: 1, device: "cpu".to_string() };
         let cache = Cache::open(&self.at("cache")).map_err(|error| format!("{error:#}"))?;
         let record =
-            schedule::run(&pipeline, &cache, &options, &Deaf, &Wishes::default()).map_err(|error| format!("{error:#}"))?;
+            schedule::run(&pipeline, &cache, &options, &Deaf, &StopRequests::default()).map_err(|error| format!("{error:#}"))?;
         if record.is_ok() { Ok(()) } else { Err(record.stages.into_iter().filter_map(|stage| stage.note).collect()) }
     }
 

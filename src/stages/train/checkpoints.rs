@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use crate::engine::cache::digest::Digest;
 use crate::engine::kind::item::Artifact;
-use crate::engine::kind::stage::{Content, Context, Draft, Progress, Wish};
+use crate::engine::kind::stage::{Content, Context, Draft, Progress, StopRequest};
 use crate::sd::lora::network::LoraNetwork;
 use crate::sd::training::batches::Batches;
 use crate::sd::training::run::{Checkpoint, Observer, Request, StepReport};
@@ -27,11 +27,11 @@ pub struct Publisher<'a> {
 
 impl Observer for Publisher<'_> {
     fn request(&mut self) -> Request {
-        match self.context.wish() {
-            Wish::GoOn => Request::GoOn,
-            Wish::SaveNow => Request::SaveNow,
-            Wish::Stop => Request::Stop,
-            Wish::Interrupt => Request::Interrupt,
+        match self.context.stop_request() {
+            StopRequest::GoOn => Request::GoOn,
+            StopRequest::SaveNow => Request::SaveNow,
+            StopRequest::Stop => Request::Stop,
+            StopRequest::Interrupt => Request::Interrupt,
         }
     }
 

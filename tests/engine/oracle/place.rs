@@ -17,7 +17,7 @@ use loramill::engine::kind::item::Fields;
 use loramill::engine::kind::item_set;
 use loramill::engine::lock_file::LockFile;
 use loramill::engine::run::caption_edits::CaptionEdits;
-use loramill::engine::run::control::Wishes;
+use loramill::engine::run::control::StopRequests;
 use loramill::engine::run::events::{Event, Observer, Silent, StageState};
 use loramill::engine::run::on_demand::Directed;
 use loramill::engine::run::run_context::RunOptions;
@@ -53,7 +53,7 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 /// Listens, and wants an end after so many events.
 struct Listener {
     events: Mutex<Vec<Event>>,
-    wishes: Wishes,
+    requests: StopRequests,
     interrupt_after: Option<usize>,
 }
 
@@ -63,7 +63,7 @@ impl Observer for Listener {
         events.push(event);
         let is_work = |event: &&Event| matches!(event, Event::ItemFinished { .. } | Event::Checkpoint { .. });
         if self.interrupt_after.is_some_and(|after| events.iter().filter(is_work).count() > after) {
-            self.wishes.interrupt();
+            self.requests.interrupt();
         }
     }
 }
@@ -123,11 +123,12 @@ impl Place {
     pub fn run(&self, world: &World, wanted: &Wanted, settings: &[String], interrupt_after: Option<usize>) -> Ran {
         let before = self.lines(world);
         let pipeline = self.load(world, settings);
-        let wishes = Wishes::default();
-        let listener = Listener { events: Mutex::default(), wishes: wishes.clone(), interrupt_after };
+        let requests = StopRequests::default();
+        let listener = Listener { events: Mutex::default(), requests: requests.clone(), interrupt_after };
         let selection = selection(&pipeline, wanted);
         let options = RunOptions { selection, keep_going: wanted.keep_going, jobs: 2, device: "cpu".to_string() };
-        let record = schedule::run(&pipeline, &self.cache(), &options, &listener, &wishes).expect("the run itself does not fail");
+        let record =
+            schedule::run(&pipeline, &self.cache(), &options, &listener, &requests).expect("the run itself does not fail");
         let mut lines = self.lines(world);
         for (stage, count) in &mut lines {
             *count -= before.get(stage).copied().unwrap_or_default();
@@ -153,8 +154,8 @@ impl Place {
         let status = text_status(&pipeline, &cache).expect("it can be read");
         let lost = status.into_iter().find(|stage| stage.stage == "caption")?.lost;
         let options = RunOptions { selection: Selection::default(), keep_going: false, jobs: 1, device: "cpu".to_string() };
-        let wishes = Wishes::default();
-        let directed = Directed { options: &options, observer: &Silent, wishes: &wishes };
+        let requests = StopRequests::default();
+        let directed = Directed { options: &options, observer: &Silent, requests: &requests };
         let desk = CaptionEdits { pipeline: &pipeline, cache: &cache, directed };
         if restores {
             desk.restore(index).expect("it can be written");

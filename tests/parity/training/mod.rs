@@ -64,8 +64,8 @@ mod step {
 
     use loramill::sd::checkpoint::model_file::ModelFile;
     use loramill::sd::lora::network::LoraNetwork;
-    use loramill::sd::lora::targets;
     use loramill::sd::lora::network::Target;
+    use loramill::sd::lora::targets;
     use loramill::sd::stable_diffusion::{Denoiser, Precisions};
     use loramill::sd::training::adamw::{AdamW, Moments, clip_norm};
     use loramill::sd::training::batches::{Batches, Draw};

@@ -28,7 +28,7 @@ use crate::engine::graph::selection::Selection;
 use crate::engine::kind::item::Item;
 use crate::engine::kind::item_set;
 use crate::engine::lock_file::LockFile;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::run_context::RunOptions;
 use crate::engine::run::schedule;
 use crate::engine::syntax::diagnostic::nearest;
@@ -89,11 +89,11 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let cache = cache_folder::open_for(&here, global)?;
     let cache = cache.for_a_passing_pipeline();
 
-    let wishes = Wishes::default();
-    listen_to_signals(&wishes)?;
+    let requests = StopRequests::default();
+    listen_to_signals(&requests)?;
     let console = Console::new(arguments.progress, global.is_quiet());
     let selection = Selection::of(pipeline.by_default());
-    let passing = Passing { pipeline: &pipeline, cache: &cache, selection: &selection, console: &console, wishes: &wishes };
+    let passing = Passing { pipeline: &pipeline, cache: &cache, selection: &selection, console: &console, requests: &requests };
     let device = match prepare(&arguments.device, &Request::of_this_process(Work::Run(passing)), global)? {
         Ready::Here(device) => device,
         Ready::Done(code) => return Ok(code),
@@ -101,7 +101,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let options = RunOptions { selection, keep_going: false, jobs: 0, device };
     let by = global.describe_device(&options.device);
     let observer = DeviceLine::new(&pipeline, &options.device, by.as_deref(), &console);
-    let record = schedule::run(&pipeline, &cache, &options, &observer, &wishes);
+    let record = schedule::run(&pipeline, &cache, &options, &observer, &requests);
     console.close();
     let record = record?;
     if record.interrupted {

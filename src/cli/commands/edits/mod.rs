@@ -22,7 +22,7 @@ use crate::engine::explain::text_status::{StageTexts, text_status};
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
 use crate::engine::run::caption_edits::CaptionEdits;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::on_demand::Directed;
 use crate::engine::run::run_context::RunOptions;
 use crate::engine::syntax::diagnostic::nearest;
@@ -153,11 +153,11 @@ impl Texts {
         global: &Global,
         work: impl FnOnce(&CaptionEdits<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let wishes = Wishes::default();
-        listen_to_signals(&wishes)?;
+        let requests = StopRequests::default();
+        listen_to_signals(&requests)?;
         let console = Console::new(None, global.is_quiet());
         let options = RunOptions { selection: Selection::default(), keep_going: false, jobs: 0, device: device.to_string() };
-        let directed = Directed { options: &options, observer: &console, wishes: &wishes };
+        let directed = Directed { options: &options, observer: &console, requests: &requests };
         let outcome = work(&CaptionEdits { pipeline: &self.pipeline, cache: &self.cache, directed });
         console.close();
         outcome

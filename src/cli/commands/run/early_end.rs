@@ -9,7 +9,7 @@ use crate::cli::terminal::console::Console;
 use crate::engine::cache::Cache;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::noop::{self, Footing, Repeated};
 use crate::engine::run::run_record::RunRecord;
 
@@ -39,11 +39,11 @@ pub fn look(
     what: &TargetArguments,
     which: &SelectionArguments,
     console: &Console,
-    wishes: &Wishes,
+    requests: &StopRequests,
     global: &Global,
 ) -> anyhow::Result<EarlyEnd> {
     let Some((pipeline, selection, cache)) = glance(what, which, global) else { return Ok(EarlyEnd::No(None)) };
-    match noop::repeat(&pipeline, &cache, &selection, console, wishes)? {
+    match noop::repeat(&pipeline, &cache, &selection, console, requests)? {
         Repeated::AtRest(record) => Ok(EarlyEnd::NothingToDo(Box::new(pipeline), record)),
         Repeated::Changed => Ok(EarlyEnd::No(None)),
         Repeated::Unknown => Ok(EarlyEnd::No(Footing::take(&pipeline, &cache, &selection)?)),

@@ -28,7 +28,7 @@ use crate::cli::terminal::console::{Console, Verb};
 use crate::cli::walls::Reach;
 use crate::computer::machine::process::peak_memory;
 use crate::engine::cache::bytes::size;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::run_record::RunRecord;
 
 /// Build what changed since the last run
@@ -61,14 +61,14 @@ impl Arguments {
 /// # Errors
 /// `WrongFile` or `WrongArguments` before anything runs. If the run cannot continue.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let wishes = Wishes::default();
-    listen_to_signals(&wishes)?;
+    let requests = StopRequests::default();
+    listen_to_signals(&requests)?;
     if arguments.dry_run {
         plan::print_plan(&arguments.what, &arguments.which, global)?;
         return Ok(ExitCode::SUCCESS);
     }
     let console = arguments.how.console(global.is_quiet());
-    let early_end = look(&arguments.what, &arguments.which, &console, &wishes, global)?;
+    let early_end = look(&arguments.what, &arguments.which, &console, &requests, global)?;
     if let EarlyEnd::NothingToDo(pipeline, record) = early_end {
         console.close();
         summarise(&console, &pipeline, &record);
@@ -84,7 +84,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     }
     let footing = early_end.footing();
     let turn = Turn { pipeline: &pipeline, cache: &cache, selection, how: &arguments.how, written: this_command_line(), footing };
-    match turn.perform(&console, &wishes, global)? {
+    match turn.perform(&console, &requests, global)? {
         Performed::Here(record) => Ok(arguments.conclude(&console, &record)),
         Performed::ByWorker(code) => Ok(code),
     }

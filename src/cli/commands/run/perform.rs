@@ -18,7 +18,7 @@ use crate::engine::cache::Cache;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
 use crate::engine::out::folder::out_folder;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::events::StageState;
 use crate::engine::run::noop::{Footing, Hearing};
 use crate::engine::run::run_record::RunRecord;
@@ -49,9 +49,9 @@ impl Turn<'_> {
     ///
     /// # Errors
     /// As `prepare`, and where the run could not go on; a failed stage is none.
-    pub fn perform(self, console: &Console, wishes: &Wishes, global: &Global) -> anyhow::Result<Performed> {
+    pub fn perform(self, console: &Console, requests: &StopRequests, global: &Global) -> anyhow::Result<Performed> {
         let Self { pipeline, cache, selection, how, written, footing } = self;
-        let passing = Passing { pipeline, cache, selection: &selection, console, wishes };
+        let passing = Passing { pipeline, cache, selection: &selection, console, requests };
         let request = Request { arguments: written, work: Work::Run(passing) };
         let device = match prepare(&how.device, &request, global)? {
             Ready::Here(device) => device,
@@ -63,8 +63,8 @@ impl Turn<'_> {
             let by = global.describe_device(&options.device);
             let device = DeviceLine::new(pipeline, &options.device, by.as_deref(), &status);
             let hearing = Hearing::new(&device, pipeline);
-            let record = hearing_stop(cache, &pipeline.folder, console, wishes, || {
-                hearing_keys(console, wishes, || schedule::run(pipeline, cache, &options, &hearing, wishes))
+            let record = hearing_stop(cache, &pipeline.folder, console, requests, || {
+                hearing_keys(console, requests, || schedule::run(pipeline, cache, &options, &hearing, requests))
             });
             if let (Ok(Ok(record)), Some(footing), false) = (&record, footing, hearing.heard_something()) {
                 footing.keep(pipeline, cache, record)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::terminal::console::{Console, Verb};
 use crate::engine::cache::Cache;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::events::{Event, Observer};
 
 /// How often the note is written at most, and the request looked for.
@@ -88,7 +88,7 @@ pub fn hearing_stop<T>(
     cache: &Cache,
     folder: &Path,
     console: &Console,
-    wishes: &Wishes,
+    requests: &StopRequests,
     work: impl FnOnce() -> T,
 ) -> anyhow::Result<T> {
     // A request that came too late for the run before is none of this one's.
@@ -97,7 +97,7 @@ pub fn hearing_stop<T>(
     Ok(thread::scope(|scope| {
         let listener = scope.spawn(|| {
             while !ended.load(Ordering::SeqCst) {
-                if cache.take_stop_request(folder).unwrap_or(false) && !wishes.stop() {
+                if cache.take_stop_request(folder).unwrap_or(false) && !requests.stop() {
                     console.line(Verb::Note, "asked to stop, but no training is running; Ctrl-C stops the run");
                 }
                 thread::park_timeout(INTERVAL);

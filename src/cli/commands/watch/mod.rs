@@ -39,7 +39,7 @@ use crate::engine::cache::Cache;
 use crate::engine::decide::texts::TakenTexts;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 
 /// Of more files only the number is printed.
 const LISTED: usize = 5;
@@ -85,8 +85,8 @@ impl Arguments {
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     check_device(&arguments.how.device, global)?;
     let (file, targets) = arguments.what.split()?;
-    let wishes = Wishes::default();
-    listen_to_signals(&wishes).context("listening to Ctrl-C")?;
+    let requests = StopRequests::default();
+    listen_to_signals(&requests).context("listening to Ctrl-C")?;
     let (sender, messages) = channel();
     tell_of_signals(&sender).context("listening to Ctrl-C")?;
     let (listener, limit) = Listener::start(&sender, arguments.poll)?;
@@ -108,7 +108,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         let ran = opened.and_then(|(pipeline, selection, cache)| {
             let written = arguments.as_one_run(&which, global);
             let turn = Turn { pipeline: &pipeline, cache: &cache, selection, how: &arguments.how, written, footing: None };
-            let code = match turn.perform(&console, &wishes, global)? {
+            let code = match turn.perform(&console, &requests, global)? {
                 Performed::Here(_) => None,
                 Performed::ByWorker(code) => Some(code),
             };
@@ -124,7 +124,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
                 None
             }
         };
-        if wishes.interrupted() {
+        if requests.interrupted() {
             return Ok(ExitCode::from(INTERRUPTED));
         }
         which = which.without_force();

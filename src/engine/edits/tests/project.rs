@@ -17,7 +17,7 @@ use crate::engine::kind::reference::Reference;
 use crate::engine::kind::stage::{Content, Context, Draft, Editable, Files, Form, ItemStage, Resolved, Stage, Work, Worker};
 use crate::engine::kind::stage_kind::StageKind;
 use crate::engine::run::caption_edits::CaptionEdits;
-use crate::engine::run::control::Wishes;
+use crate::engine::run::control::StopRequests;
 use crate::engine::run::events::Silent;
 use crate::engine::run::on_demand::Directed;
 use crate::engine::run::run_context::RunOptions;
@@ -129,14 +129,14 @@ impl Project {
     /// Each call is a process of its own: nothing is kept in memory from one to the next.
     pub(super) fn run(&self, force: bool) -> Result<RunRecord> {
         let cache = Cache::open(&self.at("cache"))?;
-        schedule::run(&self.load(), &cache, &Self::options(force), &Silent, &Wishes::default())
+        schedule::run(&self.load(), &cache, &Self::options(force), &Silent, &StopRequests::default())
     }
 
     /// Decides about all texts.
     pub(super) fn settle(&self, decision: Decision) -> Result<Settled> {
         let (pipeline, cache) = (self.load(), Cache::open(&self.at("cache"))?);
-        let (options, wishes) = (Self::options(false), Wishes::default());
-        let directed = Directed { options: &options, observer: &Silent, wishes: &wishes };
+        let (options, requests) = (Self::options(false), StopRequests::default());
+        let directed = Directed { options: &options, observer: &Silent, requests: &requests };
         let names: Vec<String> =
             text_status(&pipeline, &cache)?.iter().flat_map(|stage| &stage.texts).map(|text| text.name.clone()).collect();
         CaptionEdits { pipeline: &pipeline, cache: &cache, directed }.settle(0, &names, decision)
