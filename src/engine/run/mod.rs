@@ -1,15 +1,15 @@
 //! What runs next, and what does it leave behind?
 //!
 //! ```text
-//!  waiting ──► running ──► ended: cached, ran, failed, blocked, interrupted
-//!                 │
-//!     items: claimed ──► made ──► recorded      whole: published one by one
+//! schedule ──► stage ──► items ──► item_runner ──► the kind's work on one item
+//!                 │  └─► whole ──► the kind's work; each output published at once
+//!                 └ board: waiting ──► running ──► ended
 //! ```
 //!
-//! `schedule` starts the stages whose producers have ended: those of the CPU side by side, those of the device one at a time.
-//! `items` and `whole` run one stage, `item_runner` one piece of work. What a stage leaves is written in the order of `commit`:
-//! objects, record, `out/`, row of the lock. `noop` ends a run early where nothing changed since a run that had nothing to do.
-//! `events` is all that observers get. Imports every room below it.
+//! `schedule` starts the stages whose producers have ended: those of the CPU side by side, those of the device one at a time. `stage` runs one
+//! of them from the decision to its end. Only these two know the `board`; all others get a `run_context`. What a stage leaves is written by
+//! `commit`: objects, record, `out/`, row of the lock. `evict` and `restore_evicted` are for stages with `keep: false`. `noop` ends a run early
+//! where nothing changed since a run that had nothing to do. `events` is all that a watcher is told. Imports every room below it.
 
 pub mod control;
 pub mod events;

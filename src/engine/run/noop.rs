@@ -38,7 +38,7 @@ const HEADER: &[u8; 16] = b"loramill-still2\n";
 const LARGEST: u64 = 256 << 20;
 
 /// A snapshot of what a run reads, taken before the run looked at it.
-pub struct Footing {
+pub struct InputSnapshot {
     /// Stands for all that decides a run but lies in no file: program, pipeline, stages, places.
     request: Digest,
     watched: Vec<Watched>,
@@ -54,16 +54,16 @@ struct Watched {
 
 /// What was found when nothing had to run.
 #[derive(Debug, PartialEq)]
-struct Standstill {
+struct NoopRecord {
     request: Digest,
     watched: Vec<Watched>,
-    stages: Vec<StageAtRest>,
+    stages: Vec<UnchangedStage>,
     /// What a run says of the texts beside photos each time.
     remarks: Vec<String>,
 }
 
 #[derive(Debug, PartialEq)]
-struct StageAtRest {
+struct UnchangedStage {
     name: String,
     /// Its outputs, as far as `out/` shows them.
     tree: Digest,
@@ -72,47 +72,47 @@ struct StageAtRest {
 }
 
 /// What is known without looking at everything.
-pub enum Repeated {
+pub enum Noop {
     /// Nothing changed since a run that found nothing to do: this is that run once more.
-    AtRest(RunRecord),
+    Unchanged(RunRecord),
     /// Something did.
     Changed,
     Unknown,
 }
 
 /// Gives the run that found nothing to do once more, if nothing changed since. `glanced` need not know its photos.
-pub fn repeat(
+pub fn repeat_noop(
     glanced: &Pipeline,
     cache: &Cache,
     selection: &Selection,
     observer: &dyn Observer,
     requests: &StopRequests,
-) -> Result<Repeated> {
+) -> Result<Noop> {
     let started = Instant::now();
     let path = file_of(glanced, cache)?;
-    let Some(still) = Standstill::read(&path) else { return Ok(Repeated::Unknown) };
-    if request(glanced, cache, selection)? != Some(still.request) {
-        return Ok(Repeated::Unknown);
+    let Some(noop) = NoopRecord::read(&path) else { return Ok(Noop::Unknown) };
+    if request(glanced, cache, selection)? != Some(noop.request) {
+        return Ok(Noop::Unknown);
     }
     let Some(_pipeline_lock) = wait_for_pipeline(glanced, cache, observer, requests)? else {
         let seconds = started.elapsed().as_secs_f64();
-        return Ok(Repeated::AtRest(RunRecord { stages: Vec::new(), seconds, interrupted: true }));
+        return Ok(Noop::Unchanged(RunRecord { stages: Vec::new(), seconds, interrupted: true }));
     };
-    let is_shown = |at_rest: &StageAtRest| {
-        glanced.position(&at_rest.name).is_some_and(|index| is_stage_shown(glanced, cache, index, &at_rest.tree))
+    let is_shown = |unchanged: &UnchangedStage| {
+        glanced.position(&unchanged.name).is_some_and(|index| is_stage_shown(glanced, cache, index, &unchanged.tree))
     };
-    if !still.watched.iter().all(Watched::is_unchanged) || !still.stages.iter().all(is_shown) {
+    if !noop.watched.iter().all(Watched::is_unchanged) || !noop.stages.iter().all(is_shown) {
         // The run that comes will do something; only one that does nothing sees to it that there is such a file again.
         let _ = path.remove();
-        return Ok(Repeated::Changed);
+        return Ok(Noop::Changed);
     }
     cache.register_root(&glanced.folder)?;
-    let names = still.stages.iter().map(|stage| stage.name.clone()).collect();
+    let names = noop.stages.iter().map(|stage| stage.name.clone()).collect();
     observer.event(Event::RunStarted { pipeline: glanced.file.display().to_string(), stages: names });
-    for message in still.remarks {
+    for message in noop.remarks {
         observer.event(Event::Said { stage: None, message });
     }
-    let stages = still.stages.into_iter().map(|stage| {
+    let stages = noop.stages.into_iter().map(|stage| {
         let counts = Counts { total: stage.count as usize, cached: stage.count as usize, ..Counts::default() };
         observer.event(Event::StageFinished {
             stage: stage.name.clone(),
@@ -128,10 +128,10 @@ pub fn repeat(
     let stages = stages.collect();
     let seconds = started.elapsed().as_secs_f64();
     observer.event(Event::RunFinished { ok: true, seconds });
-    Ok(Repeated::AtRest(RunRecord { stages, seconds, interrupted: false }))
+    Ok(Noop::Unchanged(RunRecord { stages, seconds, interrupted: false }))
 }
 
-impl Footing {
+impl InputSnapshot {
     /// Looks at every file that a run of `selection` will look at, before it does. `None` where that would show nothing:
     /// something is forced or left out, a path is no text, or a file is so young that it may change without its times telling.
     pub fn take(glanced: &Pipeline, cache: &Cache, selection: &Selection) -> Result<Option<Self>> {
@@ -149,19 +149,19 @@ impl Footing {
             return Ok(());
         }
         let lock = LockFile::read(&pipeline.lock_file())?;
-        let at_rest = |stage: &StageReport| {
+        let unchanged = |stage: &StageReport| {
             let [row] = lock.stages.get(&stage.name)?.as_slice() else { return None };
             let (name, note) = (stage.name.clone(), stage.note.clone());
             let whole = ItemTree::in_cache(row.out, row.items as usize);
             let shown = tree_to_show(pipeline, cache, pipeline.position(&name)?, &whole).ok()?;
-            Some(StageAtRest { name, tree: shown.digest, count: row.items, note })
+            Some(UnchangedStage { name, tree: shown.digest, count: row.items, note })
         };
-        let Some(stages) = record.stages.iter().map(at_rest).collect() else { return Ok(()) };
+        let Some(stages) = record.stages.iter().map(unchanged).collect() else { return Ok(()) };
         let remarks = pipeline.photo_remarks.clone();
-        let still = Standstill { request: self.request, watched: self.watched, stages, remarks };
+        let noop = NoopRecord { request: self.request, watched: self.watched, stages, remarks };
         let path = file_of(pipeline, cache)?;
         path.folder().make_folder()?;
-        replace_unsynced(&path, &still.encode())
+        replace_unsynced(&path, &noop.encode())
     }
 }
 
@@ -274,7 +274,7 @@ impl Watched {
     }
 }
 
-impl Standstill {
+impl NoopRecord {
     /// `None` if there is none, or a damaged one.
     fn read(path: &Place) -> Option<Self> {
         path.read(LARGEST).ok().and_then(|bytes| Self::decode(&bytes).ok())
@@ -313,7 +313,7 @@ impl Standstill {
             let mut stages = Vec::new();
             for _ in 0..reader.count()? {
                 let (name, tree, count) = (reader.text()?.to_string(), reader.digest()?, reader.number()?);
-                stages.push(StageAtRest { name, tree, count, note: reader.optional_text()?.map(str::to_string) });
+                stages.push(UnchangedStage { name, tree, count, note: reader.optional_text()?.map(str::to_string) });
             }
             let mut remarks = Vec::new();
             for _ in 0..reader.count()? {
@@ -376,24 +376,24 @@ impl Observer for Hearing<'_> {
 mod tests {
     use super::*;
 
-    fn still(folder: &Path) -> Standstill {
-        let stage = StageAtRest { name: "crop".into(), tree: Digest::of(b"tree"), count: 3, note: Some("stopped".into()) };
+    fn noop(folder: &Path) -> NoopRecord {
+        let stage = UnchangedStage { name: "crop".into(), tree: Digest::of(b"tree"), count: 3, note: Some("stopped".into()) };
         let watched = vec![below(folder).unwrap()];
-        Standstill { request: Digest::of(b"request"), watched, stages: vec![stage], remarks: vec!["1 of 3".into()] }
+        NoopRecord { request: Digest::of(b"request"), watched, stages: vec![stage], remarks: vec!["1 of 3".into()] }
     }
 
     #[test]
     fn what_is_cut_or_damaged_anywhere_says_nothing() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.png"), "a").unwrap();
-        let still = still(folder.path());
-        let bytes = still.encode();
-        assert_eq!(Standstill::decode(&bytes).unwrap(), still);
+        let noop = noop(folder.path());
+        let bytes = noop.encode();
+        assert_eq!(NoopRecord::decode(&bytes).unwrap(), noop);
         for place in 0..bytes.len() {
-            assert!(Standstill::decode(&bytes[..place]).is_err(), "cut at {place}");
+            assert!(NoopRecord::decode(&bytes[..place]).is_err(), "cut at {place}");
             let mut flipped = bytes.clone();
             flipped[place] ^= 1;
-            assert!(Standstill::decode(&flipped).is_err(), "flipped at {place}");
+            assert!(NoopRecord::decode(&flipped).is_err(), "flipped at {place}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::engine::cache::Cache;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
 use crate::engine::run::control::StopRequests;
-use crate::engine::run::noop::{self, Footing, Repeated};
+use crate::engine::run::noop::{self, InputSnapshot, Noop};
 use crate::engine::run::run_record::RunRecord;
 
 /// What is known before photos are listed.
@@ -18,15 +18,15 @@ pub enum EarlyEnd {
     /// The run is over. The pipeline does not know its photos.
     NothingToDo(Box<Pipeline>, RunRecord),
     /// The run must look at everything. With a snapshot of what it reads, where a later run may end early after it.
-    No(Option<Footing>),
+    No(Option<InputSnapshot>),
 }
 
 impl EarlyEnd {
     /// The snapshot to record if the run finds nothing to do; `None` if none was taken.
-    pub fn footing(self) -> Option<Footing> {
+    pub fn snapshot(self) -> Option<InputSnapshot> {
         match self {
             Self::NothingToDo(..) => None,
-            Self::No(footing) => footing,
+            Self::No(snapshot) => snapshot,
         }
     }
 }
@@ -43,10 +43,10 @@ pub fn look(
     global: &Global,
 ) -> anyhow::Result<EarlyEnd> {
     let Some((pipeline, selection, cache)) = glance(what, which, global) else { return Ok(EarlyEnd::No(None)) };
-    match noop::repeat(&pipeline, &cache, &selection, console, requests)? {
-        Repeated::AtRest(record) => Ok(EarlyEnd::NothingToDo(Box::new(pipeline), record)),
-        Repeated::Changed => Ok(EarlyEnd::No(None)),
-        Repeated::Unknown => Ok(EarlyEnd::No(Footing::take(&pipeline, &cache, &selection)?)),
+    match noop::repeat_noop(&pipeline, &cache, &selection, console, requests)? {
+        Noop::Unchanged(record) => Ok(EarlyEnd::NothingToDo(Box::new(pipeline), record)),
+        Noop::Changed => Ok(EarlyEnd::No(None)),
+        Noop::Unknown => Ok(EarlyEnd::No(InputSnapshot::take(&pipeline, &cache, &selection)?)),
     }
 }
 

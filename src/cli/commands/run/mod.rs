@@ -82,8 +82,9 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     if !arguments.how.keep_going {
         refuse_unusable(&pipeline, &selection.needed(&pipeline))?;
     }
-    let footing = early_end.footing();
-    let turn = Turn { pipeline: &pipeline, cache: &cache, selection, how: &arguments.how, written: this_command_line(), footing };
+    let snapshot = early_end.snapshot();
+    let turn =
+        Turn { pipeline: &pipeline, cache: &cache, selection, how: &arguments.how, written: this_command_line(), snapshot };
     match turn.perform(&console, &requests, global)? {
         Performed::Here(record) => Ok(arguments.conclude(&console, &record)),
         Performed::ByWorker(code) => Ok(code),

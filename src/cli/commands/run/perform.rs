@@ -20,7 +20,7 @@ use crate::engine::graph::selection::Selection;
 use crate::engine::out::folder::out_folder;
 use crate::engine::run::control::StopRequests;
 use crate::engine::run::events::StageState;
-use crate::engine::run::noop::{Footing, Hearing};
+use crate::engine::run::noop::{Hearing, InputSnapshot};
 use crate::engine::run::run_record::RunRecord;
 use crate::engine::run::schedule;
 
@@ -33,7 +33,7 @@ pub struct Turn<'a> {
     /// The command line with which the worker does the same.
     pub written: Vec<OsString>,
     /// A snapshot of what the run reads: recorded if it finds nothing to do.
-    pub footing: Option<Footing>,
+    pub snapshot: Option<InputSnapshot>,
 }
 
 /// What came of it.
@@ -50,7 +50,7 @@ impl Turn<'_> {
     /// # Errors
     /// As `prepare`, and where the run could not go on; a failed stage is none.
     pub fn perform(self, console: &Console, requests: &StopRequests, global: &Global) -> anyhow::Result<Performed> {
-        let Self { pipeline, cache, selection, how, written, footing } = self;
+        let Self { pipeline, cache, selection, how, written, snapshot } = self;
         let passing = Passing { pipeline, cache, selection: &selection, console, requests };
         let request = Request { arguments: written, work: Work::Run(passing) };
         let device = match prepare(&how.device, &request, global)? {
@@ -66,8 +66,8 @@ impl Turn<'_> {
             let record = hearing_stop(cache, &pipeline.folder, console, requests, || {
                 hearing_keys(console, requests, || schedule::run(pipeline, cache, &options, &hearing, requests))
             });
-            if let (Ok(Ok(record)), Some(footing), false) = (&record, footing, hearing.heard_something()) {
-                footing.keep(pipeline, cache, record)?;
+            if let (Ok(Ok(record)), Some(snapshot), false) = (&record, snapshot, hearing.heard_something()) {
+                snapshot.keep(pipeline, cache, record)?;
             }
             record
         };

@@ -107,7 +107,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         })?;
         let ran = opened.and_then(|(pipeline, selection, cache)| {
             let written = arguments.as_one_run(&which, global);
-            let turn = Turn { pipeline: &pipeline, cache: &cache, selection, how: &arguments.how, written, footing: None };
+            let turn = Turn { pipeline: &pipeline, cache: &cache, selection, how: &arguments.how, written, snapshot: None };
             let code = match turn.perform(&console, &requests, global)? {
                 Performed::Here(_) => None,
                 Performed::ByWorker(code) => Some(code),
