@@ -640,10 +640,11 @@ mod tests {
         }
 
         let folder = tempfile::tempdir().unwrap();
-        let name = "cache::record_log::tests::eight_processes_lose_nothing_though_some_are_killed";
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let name = format!("{module}::eight_processes_lose_nothing_though_some_are_killed");
         let spawn = |writer: u64| {
             let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-            command.args(["--exact", name, "--test-threads=1"]).env(FOLDER, folder.path()).env(WRITER, writer.to_string());
+            command.args(["--exact", &name, "--test-threads=1"]).env(FOLDER, folder.path()).env(WRITER, writer.to_string());
             command.stdout(std::process::Stdio::null()).spawn().unwrap()
         };
         let mut children: Vec<_> = (0..8).map(|writer| (writer, spawn(writer))).collect();
