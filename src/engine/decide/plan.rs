@@ -349,7 +349,7 @@ fn foresee(stage: &LoadedStage, decision: &Decision<'_>, view: &View<'_>) -> Res
         Verdict::Items(works) => foresee_items(stage, works, &mut planned),
         Verdict::Whole(whole) => {
             let resolved = taken::resolve(view, &decision.basis.taken, false)?;
-            foresee_whole(stage, whole, &whole.form.forecast(&resolved), &mut planned)
+            foresee_whole(stage, whole, whole.form.forecast(&resolved), &mut planned)
         }
     };
     Ok((planned, given))
@@ -389,7 +389,7 @@ fn foresee_items(stage: &LoadedStage, works: &ItemPlan<'_>, planned: &mut Planne
 fn foresee_whole(
     stage: &LoadedStage,
     whole: &WholePlan<'_>,
-    foreseen: &[(String, BTreeMap<String, String>)],
+    foreseen: Vec<(String, BTreeMap<String, String>)>,
     planned: &mut PlannedStage,
 ) -> Given {
     let total = foreseen.len().max(1);
@@ -404,7 +404,7 @@ fn foresee_whole(
         planned.dirty.push(stage.name.clone());
     }
     let items = foreseen
-        .iter()
+        .into_iter()
         .map(|(name, attributes)| {
             let work = Work {
                 name: name.clone(),
@@ -412,9 +412,9 @@ fn foresee_whole(
                 values: BTreeMap::new(),
                 inputs: Fields::new(),
                 carry: Fields::new(),
-                attributes: attributes.clone(),
+                attributes,
             };
-            stand_in(stage, &work, name.clone())
+            stand_in(stage, &work, name)
         })
         .collect();
     Given::Part(Arc::new(items))

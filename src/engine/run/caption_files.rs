@@ -13,7 +13,6 @@ use crate::engine::decide::verdict::{ItemPlan, WorkState};
 use crate::engine::kind::item::ItemSet;
 use crate::engine::kind::stage::Editable;
 use crate::engine::run::commit::take_edit_rows;
-use crate::engine::run::events::Event;
 use crate::engine::run::run_context::RunContext;
 
 /// Brings the folder of texts and the items together: what people wrote goes into the items, what the machine wrote into the
@@ -56,7 +55,7 @@ pub(crate) fn write_texts(
     batch.flush()?;
     let orphans = told_orphans(&applied.orphans, &texts::folder(ctx.pipeline, stage, editable));
     for message in applied.notes.into_iter().chain(orphans) {
-        ctx.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+        ctx.say(index, &message);
     }
     let places: HashMap<String, usize> = items.iter().enumerate().map(|(place, item)| (item.name.clone(), place)).collect();
     for (work, told) in works.works.iter().zip(applied.items) {

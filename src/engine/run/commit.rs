@@ -100,7 +100,7 @@ pub(crate) fn show_outputs(ctx: &RunContext<'_>, index: usize, whole: &ItemTree)
     }
     let report = materialise(ctx.cache, &out, &folder, &tree.digest, tree.items(ctx.cache)?, &fields)?;
     for message in report.notes {
-        ctx.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+        ctx.say(index, &message);
     }
     Ok(report.removed)
 }

@@ -83,7 +83,7 @@ impl ItemRunner<'_, '_> {
         if !stage.stage.uses_device() {
             return self.make(work).map(|outputs| Some((outputs, true)));
         }
-        let Some(_lock) = wait_for_key(self.ctx, &stage.name, &work.key)? else { return Ok(None) };
+        let Some(_lock) = wait_for_key(self.ctx, self.index, &work.key)? else { return Ok(None) };
         if !self.ask.forces(&work.work.name)
             && let Some(outputs) = self
                 .ctx

@@ -28,12 +28,13 @@ use crate::engine::run::caption_files::write_texts;
 use crate::engine::run::commit::{Took, record_row, write_edit_rows};
 use crate::engine::run::context::StageContext;
 use crate::engine::run::ending::Ending;
-use crate::engine::run::events::{Counts, Event, StageState};
+use crate::engine::run::events::{Counts, StageState};
 use crate::engine::run::finish::{check_names, finish};
 use crate::engine::run::guard::guarded;
 use crate::engine::run::item_runner::ItemRunner;
 use crate::engine::run::run_context::RunContext;
 use crate::engine::run::show_so_far::{ItemWork, Showing, items_done};
+use crate::engine::run::waiting::say_computed_elsewhere;
 
 /// What became of the pieces of work that had to run.
 #[derive(Default)]
@@ -211,8 +212,7 @@ fn run_claimed(ctx: &RunContext<'_>, work: ItemWork<'_>, mut dirty: Vec<usize>, 
         }
         if elsewhere.len() == dirty.len() {
             if !told {
-                let message = "another run is at it; waiting for its result".to_string();
-                ctx.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+                say_computed_elsewhere(ctx, index);
                 told = true;
             }
             if ctx.scope.requests.interrupted() {

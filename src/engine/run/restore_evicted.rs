@@ -50,7 +50,7 @@ pub(crate) struct Restorer {
 }
 
 impl Restorer {
-    /// Brings back all that the stage at `reader` may read. True if anything was missing.
+    /// Restores all that the stage at `reader` may read. True if anything was missing.
     pub(crate) fn restore_all(
         &self,
         ctx: &RunContext<'_>,
@@ -65,7 +65,7 @@ impl Restorer {
         Ok(!needed.is_empty() && self.restore(ctx, given, reader, needed)? == Restored::Here)
     }
 
-    /// Brings back what the stage at `reader` needs, as far as stages made it that do not keep their outputs.
+    /// Restores what the stage at `reader` needs, as far as stages made it that do not keep their outputs.
     ///
     /// # Errors
     /// It cannot be made again, or comes out different.

@@ -116,7 +116,7 @@ impl<'a> RunContext<'a> {
         let tell = |attempt: u32, error: &anyhow::Error| {
             let what = item.map(|item| format!("{item}: ")).unwrap_or_default();
             let message = format!("{what}{error:#}; attempt {attempt} of {}", stage.retry + 1);
-            self.scope.observer.event(Event::Said { stage: Some(stage.name.clone()), message });
+            self.say(index, &message);
         };
         let outcome = retry::attempts(stage.retry, &|| self.scope.requests.interrupted(), &tell, work);
         outcome.map_err(|error| with_remedy(error, &stage.stage.memory_savers()))

@@ -172,7 +172,7 @@ impl<'a> StageRunner<'a> {
             let note = if reasons.is_empty() { "some of its items failed before".to_string() } else { worded(reasons) };
             return Ok(Ending::new(StageState::Blocked, Given::Nothing, Counts::default()).note(note));
         };
-        let Some(_lock) = wait_for_key(self.ctx, &stage.name, &key)? else { return interrupted() };
+        let Some(_lock) = wait_for_key(self.ctx, index, &key)? else { return interrupted() };
         // Another process may have done it in the meantime, or some of it.
         let given = |producer| self.given(producer);
         let ask = self.ctx.options.selection.ask(index);

@@ -33,11 +33,15 @@ pub(crate) fn wait_for_pipeline(
 }
 
 /// Waits until no other process computes `key`; `None` if the user does not want to wait.
-pub(crate) fn wait_for_key(ctx: &RunContext<'_>, stage: &str, key: &Digest) -> Result<Option<KeyLock>> {
+pub(crate) fn wait_for_key(ctx: &RunContext<'_>, index: usize, key: &Digest) -> Result<Option<KeyLock>> {
     if let Some(lock) = ctx.cache.try_lock_key(key)? {
         return Ok(Some(lock));
     }
-    let message = "another run is at it; waiting for its result".to_string();
-    ctx.scope.observer.event(Event::Said { stage: Some(stage.to_string()), message });
+    say_computed_elsewhere(ctx, index);
     ctx.cache.lock_key(key, &mut || !ctx.scope.requests.interrupted())
+}
+
+/// Tells that the stage waits for what another run computes.
+pub(crate) fn say_computed_elsewhere(ctx: &RunContext<'_>, index: usize) {
+    ctx.say(index, "another run is at it; waiting for its result");
 }
