@@ -2,13 +2,17 @@
 //!
 //! A text follows the contents of its photo. Who swaps two photos may have swapped their texts as well: a text that lies under
 //! the new name already is known by what the lock says of its photo, and stays. What was changed since the last run is known by
-//! nothing, and goes where its photo went.
+//! nothing, and goes where its photo went. What the machine says today is known as well: a run that was killed may have written it
+//! before the lock said so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::engine::cache::digest::Digest;
-use crate::engine::edits::Editing;
 use crate::engine::edits::folder::Contents;
+use crate::engine::edits::{EditableItem, Editing};
+
+/// Items by their names.
+type Items<'i> = HashMap<&'i str, &'i EditableItem>;
 
 /// Names of which each has the photo now that the one before it had, the first that of the last. A text lies under each.
 #[derive(Debug)]
@@ -23,7 +27,7 @@ pub(crate) struct Circle {
 }
 
 /// A text that gets another name.
-pub(crate) struct Lease<'c> {
+pub(crate) struct Turn<'c> {
     pub(crate) from: &'c str,
     pub(crate) to: &'c str,
     /// It is as the last run found it.
@@ -34,7 +38,7 @@ pub(crate) struct Lease<'c> {
 
 impl Circle {
     /// Those among moves whose targets are not free, as `from` and `to`: no name is twice on one side.
-    pub(crate) fn find(editing: &Editing<'_>, waiting: &[(&str, &str)], is_item: impl Fn(&str) -> bool) -> Vec<Self> {
+    pub(crate) fn find(editing: &Editing<'_>, waiting: &[(&str, &str)], items: &Items<'_>) -> Vec<Self> {
         let next: BTreeMap<&str, &str> = waiting.iter().copied().collect();
         let targets: BTreeSet<&str> = next.values().copied().collect();
         let mut seen = BTreeSet::new();
@@ -44,8 +48,8 @@ impl Circle {
             let names = way_from(start, &next);
             seen.extend(names.iter().copied());
             let end = names[names.len() - 1];
-            if !is_item(start) && knows(editing, end).contains(&text_at(editing, end)) {
-                circles.extend(Self::of(editing, &names, true));
+            if !items.contains_key(start) && recorded(editing, end).contains(&text_at(editing, end)) {
+                circles.extend(Self::of(editing, &names, items, true));
             }
         }
         // 2. those that are closed
@@ -53,22 +57,30 @@ impl Circle {
             if !seen.contains(start) {
                 let names = way_from(start, &next);
                 seen.extend(names.iter().copied());
-                circles.extend(Self::of(editing, &names, false));
+                circles.extend(Self::of(editing, &names, items, false));
             }
         }
         circles
     }
 
     /// `None` if a machine wrote all of its texts: it says them anew.
-    fn of(editing: &Editing<'_>, names: &[&str], ends_in_orphan: bool) -> Option<Self> {
+    fn of(editing: &Editing<'_>, names: &[&str], items: &Items<'_>, ends_in_orphan: bool) -> Option<Self> {
+        let count = names.len();
         let texts: Vec<Option<Digest>> = names.iter().map(|name| text_at(editing, name)).collect();
-        let machines: BTreeSet<Option<Digest>> =
-            names.iter().flat_map(|name| editing.rows.get(*name).into_iter().flatten()).map(|row| row.text).collect();
+        // What the machine says today of the photo that had the name at a place.
+        let said_today = |place: usize| items.get(names[(place + 1) % count])?.machine.as_ref().map(|text| text.digest);
+        let rows = names.iter().flat_map(|name| editing.rows.get(*name).into_iter().flatten());
+        let machines: BTreeSet<Option<Digest>> = rows.map(|row| row.text).chain((0..count).map(said_today)).collect();
         if texts.iter().all(|text| text.is_some() && machines.contains(text)) {
             return None;
         }
-        let known: Vec<BTreeSet<Option<Digest>>> = names.iter().map(|name| knows(editing, name)).collect();
-        let count = names.len();
+        let known: Vec<BTreeSet<Option<Digest>>> = (0..count)
+            .map(|place| {
+                let mut known = recorded(editing, names[place]);
+                known.extend(said_today(place).map(Some));
+                known
+            })
+            .collect();
         let mut goes_to: Vec<Option<usize>> = vec![None; count];
         let mut is_taken = vec![false; count];
         let mut assign = |place: usize, goes_to: &mut Vec<Option<usize>>, target: usize| {
@@ -108,8 +120,8 @@ impl Circle {
     }
 
     /// The texts that do not lie where they belong.
-    pub(crate) fn turns(&self) -> impl Iterator<Item = Lease<'_>> {
-        self.goes_to.iter().enumerate().filter(|(place, target)| place != *target).map(|(place, &target)| Lease {
+    pub(crate) fn turns(&self) -> impl Iterator<Item = Turn<'_>> {
+        self.goes_to.iter().enumerate().filter(|(place, target)| place != *target).map(|(place, &target)| Turn {
             from: &self.names[place],
             to: &self.names[target],
             is_known: self.is_known[place],
@@ -151,7 +163,7 @@ fn text_at(editing: &Editing<'_>, name: &str) -> Option<Digest> {
 }
 
 /// The texts that the lock knows of the photo that had this name: the machine's, and that of a person.
-fn knows(editing: &Editing<'_>, name: &str) -> BTreeSet<Option<Digest>> {
+fn recorded(editing: &Editing<'_>, name: &str) -> BTreeSet<Option<Digest>> {
     let rows = editing.rows.get(name).into_iter().flatten();
     rows.flat_map(|row| [row.text, row.person]).filter(Option::is_some).collect()
 }

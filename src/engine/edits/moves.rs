@@ -14,8 +14,8 @@ use crate::engine::edits::{EditableItem, Editing};
 /// What became of the names of photos since the rows of the lock were written.
 #[derive(Debug, Default)]
 pub(crate) struct Moves<'i> {
-    /// The photos of all items by the items' names.
-    photos: HashMap<&'i str, Digest>,
+    /// By their names.
+    items: HashMap<&'i str, &'i EditableItem>,
     /// By the name of an item: the name that its photo had, where that is another one.
     sources: BTreeMap<String, String>,
     /// From and to, in an order in which every target is free when its turn comes.
@@ -27,12 +27,12 @@ pub(crate) struct Moves<'i> {
 }
 
 /// From which name each text comes whose photo lies under another name now.
-fn sources(editing: &Editing<'_>, items: &[EditableItem], photos: &HashMap<&str, Digest>) -> BTreeMap<String, String> {
+fn sources(editing: &Editing<'_>, items: &[EditableItem], by_name: &HashMap<&str, &EditableItem>) -> BTreeMap<String, String> {
     // Names whose photo lies elsewhere now, by that photo.
     let mut left: BTreeMap<Digest, Vec<&str>> = BTreeMap::new();
     for (name, rows) in editing.rows.iter().filter(|(name, _)| !editing.set_aside.contains(*name)) {
-        let photo = photos.get(name.as_str());
-        for row in rows.iter().filter(|row| photo != Some(&row.photo)) {
+        let photo = by_name.get(name.as_str()).map(|item| item.photo);
+        for row in rows.iter().filter(|row| photo != Some(row.photo)) {
             left.entry(row.photo).or_default().push(name);
         }
     }
@@ -54,11 +54,11 @@ fn sources(editing: &Editing<'_>, items: &[EditableItem], photos: &HashMap<&str,
 impl<'i> Moves<'i> {
     /// Compares the photos of `items` with those that the lock has for each name.
     pub(crate) fn find(editing: &Editing<'_>, items: &'i [EditableItem]) -> Self {
-        let photos = items.iter().map(|item| (item.name.as_str(), item.photo)).collect();
-        let mut moves = Self { photos, ..Self::default() };
+        let by_name = items.iter().map(|item| (item.name.as_str(), item)).collect();
+        let mut moves = Self { items: by_name, ..Self::default() };
 
         // 1. where the photos of texts are now
-        moves.sources = sources(editing, items, &moves.photos);
+        moves.sources = sources(editing, items, &moves.items);
         if moves.sources.is_empty() {
             return moves;
         }
@@ -91,7 +91,7 @@ impl<'i> Moves<'i> {
 
         // 3. photos that changed places
         let waiting: Vec<(&str, &str)> = waiting.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
-        let circles = Circle::find(editing, &waiting, |name| moves.is_item(name));
+        let circles = Circle::find(editing, &waiting, &moves.items);
         for turn in circles.iter().flat_map(Circle::turns) {
             moves.moved.insert(turn.to.to_string(), turn.from.to_string());
             moves.leaving.insert(turn.from.to_string());
@@ -117,7 +117,7 @@ impl<'i> Moves<'i> {
 
     /// Whether an item has this name now.
     pub(crate) fn is_item(&self, name: &str) -> bool {
-        self.photos.contains_key(name)
+        self.items.contains_key(name)
     }
 
     /// The name that the photo of item `name` had, if it had another.

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::engine::cache::digest::Digest;
 use crate::engine::cache::faults::{Fault, arm, disarm};
 use crate::engine::edits::Provenance;
 use crate::engine::edits::tests::desk::{Desk, MINE};
@@ -122,6 +123,49 @@ fn a_persons_text_and_a_machines_change_places_with_their_photos() {
     swap_photos(&mut desk, "a", "b");
     assert_eq!(desk.run().unwrap().notes, Vec::<String>::new());
     assert_eq!(desk.says("a").unwrap(), "captioner 1 sees photo b\n");
+}
+
+#[test]
+fn photos_that_changed_places_get_what_the_machine_says_of_them_today() {
+    let mut desk = Desk::new(&["a", "b", "c"]);
+    desk.run().unwrap();
+    desk.save("c", "mine c");
+    desk.run().unwrap();
+    desk.captioner = 2;
+    swap_photos(&mut desk, "a", "b");
+    let before = desk.lock.clone();
+    let first = desk.run().unwrap();
+    // The same once more as if the process had died before the lock was written.
+    desk.lock = before;
+    let again = desk.run().unwrap();
+    for applied in [&first, &again] {
+        let machine = |photo: &str| Digest::of(format!("captioner 2 sees photo {photo}").as_bytes());
+        let given: Vec<_> = applied.items[..2].iter().map(|item| (item.provenance, item.fields["caption"].digest)).collect();
+        assert_eq!(given, [(Provenance::Machine, machine("b")), (Provenance::Machine, machine("a"))]);
+        assert_eq!(applied.notes, Vec::<String>::new());
+    }
+    assert_eq!(desk.says("a").unwrap(), "captioner 2 sees photo b\n");
+}
+
+#[test]
+fn a_persons_text_among_photos_that_changed_places_is_turned_once_though_the_lock_was_not_written() {
+    let mut desk = Desk::new(&["a", "b", "c"]);
+    desk.run().unwrap();
+    desk.save("a", "mine a");
+    desk.run().unwrap();
+    desk.save("a", "mine a, changed");
+    desk.captioner = 2;
+    // a → b → c → a
+    swap_photos(&mut desk, "a", "b");
+    swap_photos(&mut desk, "a", "c");
+    let before = desk.lock.clone();
+    for round in 0..2 {
+        desk.lock = before.clone();
+        desk.run().unwrap();
+        assert_eq!(desk.says("b").unwrap(), "mine a, changed", "{round}");
+        assert_eq!(desk.says("c").unwrap(), "captioner 2 sees photo b\n", "{round}");
+        assert_eq!(desk.says("a").unwrap(), "captioner 2 sees photo c\n", "{round}");
+    }
 }
 
 #[test]
