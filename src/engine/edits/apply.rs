@@ -62,14 +62,10 @@ impl Editing<'_> {
     /// Moves texts, writes those of the machine and puts those of people into `batch`. For runs only, under the lock of the
     /// pipeline, after the records of the items are durable. Items whose machine text is missing keep what they have.
     pub fn apply(mut self, items: &[EditableItem], batch: &Batch<'_>) -> Result<Applied> {
-        let (mut moves, mut notes) = self.move_texts(items)?;
+        let (moves, mut notes) = self.move_texts(items)?;
         for _ in 0..ROUNDS {
             let judgements = self.judge_after(&moves, items);
             if self.write_texts(items, &judgements)? || self.store_texts(items, &judgements, &moves, batch)? {
-                // Of what lies in the folder moves depend on, only where there are any.
-                if !moves.is_settled() {
-                    moves = Moves::find(&self, items);
-                }
                 continue;
             }
             let orphans = self.orphans(&moves);

@@ -11,13 +11,14 @@ use crate::engine::edits::replace::{self, TakenAway};
 use crate::engine::edits::{EditableItem, Editing};
 
 impl Editing<'_> {
-    /// Gives texts the names that their photos have now. Returns what cannot move, and says what did.
+    /// Gives texts the names that their photos have now. Returns the names that photos had, and says what moved. A text that somebody
+    /// changes meanwhile stays where it lies.
     pub(crate) fn move_texts<'i>(&mut self, items: &'i [EditableItem]) -> Result<(Moves<'i>, Vec<String>)> {
         let moves = Moves::find(self, items);
         let mut notes = Vec::new();
         let mut followed: Vec<(&str, &str)> = moves.steps().iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
         if followed.is_empty() && moves.circles().is_empty() {
-            return Ok((moves, notes));
+            return Ok((moves.carried_out(), notes));
         }
         for (from, to) in moves.steps() {
             notes.extend(self.move_to_free_name(from, to, &moves)?);
@@ -47,7 +48,7 @@ impl Editing<'_> {
         let arrived: Vec<_> = followed.iter().zip(taken).filter(|((_, to), _)| self.found.texts.contains_key(*to)).collect();
         arrived.iter().for_each(|((from, _), _)| drop(rows.remove(*from)));
         rows.extend(arrived.into_iter().map(|((_, to), taken)| (to.to_string(), taken)));
-        Ok((Moves::find(self, items), notes))
+        Ok((Moves::find(self, items).carried_out(), notes))
     }
 
     /// What there is to say of it, if it moved.

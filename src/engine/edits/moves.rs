@@ -100,6 +100,11 @@ impl<'i> Moves<'i> {
         moves
     }
 
+    /// What there is to know once the texts are moved: which names photos had. Each text belongs to the name under which it lies.
+    pub(crate) fn carried_out(self) -> Self {
+        Self { items: self.items, sources: self.sources, ..Self::default() }
+    }
+
     /// Whether every photo that a row knows has the name it had: then what lies in the folder changes nothing here.
     pub(crate) fn is_settled(&self) -> bool {
         self.sources.is_empty()

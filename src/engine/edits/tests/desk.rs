@@ -21,6 +21,7 @@ pub(super) struct Desk {
     pub(super) cache: Cache,
     /// What each photo shows, by the name of the photo.
     pub(super) photos: BTreeMap<String, String>,
+    /// 0 says the same of every photo.
     pub(super) captioner: u32,
     /// The machine's texts by key: its records.
     records: BTreeMap<Digest, Artifact>,
@@ -55,7 +56,10 @@ impl Desk {
     }
 
     pub(super) fn machine_says(&self, photo: &str) -> String {
-        format!("captioner {} sees {photo}", self.captioner)
+        match self.captioner {
+            0 => "a picture".to_string(),
+            captioner => format!("captioner {captioner} sees {photo}"),
+        }
     }
 
     pub(super) fn rename_photo(&mut self, from: &str, to: &str) {

@@ -148,6 +148,29 @@ fn photos_that_changed_places_get_what_the_machine_says_of_them_today() {
 }
 
 #[test]
+fn items_of_one_photo_of_which_the_machine_says_the_same_settle_when_photos_change_places() {
+    let mut desk = Desk::new(&["a", "a-2", "b", "b-2", "c", "c-2"]);
+    desk.captioner = 0;
+    for (photo, second) in [("a", "a-2"), ("b", "b-2"), ("c", "c-2")] {
+        let same = desk.photos[photo].clone();
+        desk.photos.insert(second.into(), same);
+    }
+    desk.run().unwrap();
+    for name in ["a", "a-2"] {
+        desk.rename_photo(name, &name.replace('a', "z"));
+    }
+    let photos: Vec<String> = ["b", "c", "z"].iter().map(|name| desk.photos[*name].clone()).collect();
+    for (place, name) in ["b", "c", "z"].iter().enumerate() {
+        desk.photos.insert(name.to_string(), photos[(place + 1) % 3].clone());
+        desk.photos.insert(format!("{name}-2"), photos[(place + 1) % 3].clone());
+    }
+    let applied = desk.run().unwrap();
+    assert!(applied.items.iter().all(|item| item.provenance == Provenance::Machine), "{:?}", applied.items);
+    assert!(desk.photos.keys().all(|name| desk.says(name).as_deref() == Some("a picture\n")));
+    assert_eq!((applied.orphans, desk.says("a")), (vec![], None));
+}
+
+#[test]
 fn a_persons_text_among_photos_that_changed_places_is_turned_once_though_the_lock_was_not_written() {
     let mut desk = Desk::new(&["a", "b", "c"]);
     desk.run().unwrap();
