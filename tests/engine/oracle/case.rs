@@ -136,12 +136,17 @@ impl Case {
             let Some(unit) = foreseen.units.get(did) else { return Err(format!("{did:?} ran, and there is no such item")) };
             *counts.entry(&unit.key).or_default() += 1;
         }
+        let makers = |key: &str| {
+            let stages = foreseen.units.iter().filter(|(_, unit)| unit.key == key).map(|((stage, _), _)| stage);
+            stages.collect::<BTreeSet<_>>().len()
+        };
         // How often a key runs at least and at most.
         let bounds = |key: &str| {
             let (missing, forced) = foreseen.runs.get(key).copied().unwrap_or_default();
             let is_doubtful = foreseen.maybe.contains(key);
             let least = if is_exact && !is_doubtful { forced.max(1) } else { 0 };
-            (least, missing + forced + usize::from(is_doubtful && missing == 0))
+            let repeats = foreseen.forced_copies.contains(key) && makers(key) > 1;
+            (least, missing + forced + usize::from(is_doubtful && missing == 0) + usize::from(repeats))
         };
         for (key, count) in &counts {
             if *count > bounds(key).1 {

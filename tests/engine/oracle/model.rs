@@ -79,6 +79,9 @@ pub struct Foreseen {
     pub runs: BTreeMap<String, (usize, usize)>,
     /// Keys that may run or not: what they lack another stage makes as well, sooner or later.
     pub maybe: BTreeSet<String>,
+    /// Keys that are forced for an item with the contents of one that runs anyway. Where another stage runs the key first, the item runs
+    /// it once more.
+    pub forced_copies: BTreeSet<String>,
     /// Something fails: then only a run that keeps going does all that is foreseen.
     pub fails: bool,
     /// Something is read that is lost: nothing is foretold then.
@@ -147,6 +150,7 @@ impl World {
             units: HashMap::new(),
             runs: BTreeMap::new(),
             maybe: BTreeSet::new(),
+            forced_copies: BTreeSet::new(),
             makers: Vec::new(),
             fails: false,
             is_lost: false,
@@ -305,7 +309,11 @@ impl Foreseen {
                     self.memory.store.insert(text.clone());
                     made[0].fields.insert("caption".to_string(), text.clone());
                 }
-                None if done.contains(&piece.unit.key) => {}
+                None if done.contains(&piece.unit.key) => {
+                    if forces(&piece.unit.item) {
+                        self.forced_copies.insert(piece.unit.key.clone());
+                    }
+                }
                 None if forces(&piece.unit.item) || !before.has(&piece.unit.key) => {
                     if piece.fails {
                         any_fails = true;
