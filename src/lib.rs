@@ -3,7 +3,9 @@
 //! Five wings: `cli` says what a command does and prints it; `stages` joins the engine to the domain, one kind of stage at a time; `engine` reads a
 //! pipeline, decides and runs; `sd` is Stable Diffusion; `computer` is the machine below. ARCHITECTURE.md tells the story once.
 
-pub mod engine;
+/// A crate of its own: it compiles beside Burn, and its tests build without the rest.
+pub use loramill_engine as engine;
+pub use loramill_engine::{choice, params};
 
 pub mod sd;
 

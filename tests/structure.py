@@ -50,6 +50,8 @@ def undocumented(path, text):
         found = re.match(r'\s*pub(?:\(crate\))? (?:const |async )*(fn|struct|enum|trait|type|const|static) (\w+)', line)
         if not found or found.group(2) == '_': continue
         above = number - 1
+        # What stands above a struct of arguments the program would print as its help.
+        if lines[above].startswith('#[derive(Args'): continue
         while above >= 0 and lines[above].strip().startswith('#['): above -= 1
         if above < 0 or not lines[above].strip().startswith('///'): yield f'{path}:{number + 1}: {found.group(1)} {found.group(2)}'
 
@@ -57,7 +59,7 @@ def undocumented(path, text):
 def module(path):
     """`engine/run/items.rs` as its module path."""
     parts = path[:-3].split('/')
-    return tuple(parts[:-1] if parts[-1] == 'mod' else parts)
+    return tuple(parts[:-1] if parts[-1] in ('mod', 'lib') else parts)
 
 
 def circles(edges):
@@ -105,6 +107,8 @@ def main():
         used = set()
         for found in re.finditer(r'crate::((?:\w+::)*)(\{[^}]*\}|\w+)', text):
             base = tuple(part for part in found.group(1).split('::') if part)
+            # The engine is a crate of its own.
+            if path.startswith('engine/'): base = ('engine', *base)
             for name in re.findall(r'\w+', found.group(2)):
                 longest = base + (name,)
                 while longest and longest not in modules: longest = longest[:-1]

@@ -16,10 +16,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::engine::cache::atomic;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::kind::names::is_plain_path;
+use crate::cache::atomic;
+use crate::cache::digest::Digest;
+use crate::cache::regular_file::{self, Links};
+use crate::kind::names::is_plain_path;
 
 /// A lock of a million texts; a larger file is none.
 const LARGEST: u64 = 256 << 20;

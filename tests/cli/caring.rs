@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{command, git, loramill, said};
+use super::{command, loramill, said};
+use crate::git::git;
 
 const PIPELINE: &str = "\
 concept: star

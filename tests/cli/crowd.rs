@@ -15,7 +15,7 @@ use loramill::engine::lock_file::LockFile;
 use loramill::sd::data::encode;
 
 use super::{command, loramill, said};
-use crate::engine::oracle::place::{Files, files_below};
+use crate::folders::{Files, files_below};
 
 const PROCESSES: usize = 8;
 

@@ -12,7 +12,8 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use walkdir::WalkDir;
 
-use super::{command, git, loramill, said};
+use super::{command, loramill, said};
+use crate::git::git;
 
 const PIPELINE: &str = "\
 concept: star

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::{PIPELINE, command, git};
+use super::{PIPELINE, command};
+use crate::git::git;
 
 /// ESC, the beginning of all sequences, as a C0 and as a C1 control, in a title that ends with BEL; and what turns the direction of text.
 const HOSTILE: &str = "x\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}y\u{2066}\u{7f}";

@@ -5,28 +5,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use loramill::engine::cache::Cache;
-use loramill::engine::cache::digest::Digest;
-use loramill::engine::cache::fsck::{Depth, Problem};
-use loramill::engine::decide::plan::{Plan, plan};
-use loramill::engine::decide::recorded::TREE_FIELD;
-use loramill::engine::gc::collect::{CollectOptions, Collected, collect};
-use loramill::engine::graph::load::load;
-use loramill::engine::graph::pipeline::Pipeline;
-use loramill::engine::graph::selection::{Force, Selection, named};
-use loramill::engine::inputs::sources::Surroundings;
-use loramill::engine::kind::item::ItemSet;
-use loramill::engine::kind::item_set;
-use loramill::engine::kind::stage_kind::{StageKind, Worth};
-use loramill::engine::lock_file::LockFile;
-use loramill::engine::run::control::StopRequests;
-use loramill::engine::run::events::{Event, Observer};
-use loramill::engine::run::run_context::RunOptions;
-use loramill::engine::run::run_record::RunRecord;
-use loramill::engine::run::schedule;
+use loramill_engine::cache::Cache;
+use loramill_engine::cache::digest::Digest;
+use loramill_engine::cache::fsck::{Depth, Problem};
+use loramill_engine::decide::plan::{Plan, plan};
+use loramill_engine::decide::recorded::TREE_FIELD;
+use loramill_engine::gc::collect::{CollectOptions, Collected, collect};
+use loramill_engine::graph::load::load;
+use loramill_engine::graph::pipeline::Pipeline;
+use loramill_engine::graph::selection::{Force, Selection, named};
+use loramill_engine::inputs::sources::Surroundings;
+use loramill_engine::kind::item::ItemSet;
+use loramill_engine::kind::item_set;
+use loramill_engine::kind::stage_kind::{StageKind, Worth};
+use loramill_engine::lock_file::LockFile;
+use loramill_engine::run::control::StopRequests;
+use loramill_engine::run::events::{Event, Observer};
+use loramill_engine::run::run_context::RunOptions;
+use loramill_engine::run::run_record::RunRecord;
+use loramill_engine::run::schedule;
 
-use crate::cli::git;
-use crate::engine::kinds::KINDS;
+use crate::git::git;
+use crate::kinds::KINDS;
 
 pub struct Bed {
     folder: tempfile::TempDir,

@@ -2,9 +2,9 @@
 
 use std::thread;
 
-use loramill::engine::run::events::{Event, StageState};
+use loramill_engine::run::events::{Event, StageState};
 
-use crate::engine::bed::{Bed, Heard};
+use crate::bed::{Bed, Heard};
 
 const TRAIN: &str = "  learn: { images: photos, log: LOG }\n  draw: { lora: learn, prompts: [a, b], log: LOG }";
 

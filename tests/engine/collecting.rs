@@ -5,10 +5,10 @@ use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use loramill::engine::gc::collect::CollectOptions;
+use loramill_engine::gc::collect::CollectOptions;
 
-use crate::engine::bed::{Bed, Heard};
-use crate::engine::processes::child;
+use crate::bed::{Bed, Heard};
+use crate::processes::child;
 
 const MAP: &str = "  echo: { images: photos, suffix: A, log: LOG }\n  cut: { images: echo, letters: 99, log: LOG }";
 const LOOK: CollectOptions = CollectOptions { delete: false, history: true, unfinished: None, max_size: None };

@@ -6,14 +6,14 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use loramill::engine::cache::fsck::Depth;
-use loramill::engine::decide::recorded::TREE_FIELD;
-use loramill::engine::gc::derived::derived_since;
-use loramill::engine::kind::item_set;
-use loramill::engine::out::restore::restore;
-use loramill::engine::run::events::{Event, StageState};
+use loramill_engine::cache::fsck::Depth;
+use loramill_engine::decide::recorded::TREE_FIELD;
+use loramill_engine::gc::derived::derived_since;
+use loramill_engine::kind::item_set;
+use loramill_engine::out::restore::restore;
+use loramill_engine::run::events::{Event, StageState};
 
-use crate::engine::bed::Bed;
+use crate::bed::Bed;
 
 const MAP: &str = "  echo: { images: photos, suffix: A, log: LOG }\n  cut: { images: echo, letters: 4, log: LOG }\n  \
                    gather: { images: cut, log: LOG }";
@@ -103,7 +103,7 @@ fn a_damaged_list_of_a_stage_is_made_again_without_running_it() {
         damage(&tree);
         assert_eq!(bed.damage().len(), 1, "{name}: {:?}", bed.damage());
         // Who collects does not know what it named.
-        let options = crate::engine::collecting::DELETE;
+        let options = crate::collecting::DELETE;
         if *name != "unreadable" {
             let collected = bed.collect(options);
             assert!(!collected.deleted && collected.problems[0].text.contains("fsck"), "{name}: {:?}", collected.problems);
@@ -205,7 +205,7 @@ fn copies_in_out_of_what_is_damaged_are_written_anew_after_a_repair() {
     repair(&bed);
     let shown = bed.at("out/echo/two.txt");
     let before = fs::metadata(&shown).unwrap();
-    loramill::engine::gc::derived::distrust_copies(&cache, &damaged).unwrap();
+    loramill_engine::gc::derived::distrust_copies(&cache, &damaged).unwrap();
     let (did, record, events) = bed.run_all();
     assert!(record.is_ok() && did == ["echo two"], "{record:?}");
     let after = fs::metadata(&shown).unwrap();

@@ -2,18 +2,18 @@
 
 use std::fs;
 
-use loramill::engine::decide::lost_texts;
-use loramill::engine::decide::plan::PlannedState;
-use loramill::engine::edits::Provenance;
-use loramill::engine::explain::text_status::text_status;
-use loramill::engine::graph::selection::Selection;
-use loramill::engine::run::caption_edits::CaptionEdits;
-use loramill::engine::run::control::StopRequests;
-use loramill::engine::run::events::{Silent, StageState};
-use loramill::engine::run::on_demand::Directed;
-use loramill::engine::run::run_context::RunOptions;
+use loramill_engine::decide::lost_texts;
+use loramill_engine::decide::plan::PlannedState;
+use loramill_engine::edits::Provenance;
+use loramill_engine::explain::text_status::text_status;
+use loramill_engine::graph::selection::Selection;
+use loramill_engine::run::caption_edits::CaptionEdits;
+use loramill_engine::run::control::StopRequests;
+use loramill_engine::run::events::{Silent, StageState};
+use loramill_engine::run::on_demand::Directed;
+use loramill_engine::run::run_context::RunOptions;
 
-use crate::engine::bed::Bed;
+use crate::bed::Bed;
 
 const STAGES: &str = "  caption: { images: photos, log: LOG }\n  echo: { images: caption, log: LOG }\n  \
                       learn: { images: echo, epochs: 2, log: LOG }";

@@ -3,11 +3,11 @@
 use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
-use loramill::engine::decide::estimate::Estimate;
+use loramill_engine::decide::estimate::Estimate;
 
-use crate::engine::bed::{Bed, Heard};
-use crate::engine::collecting::wait_for_the_second_epoch;
-use crate::engine::processes::child;
+use crate::bed::{Bed, Heard};
+use crate::collecting::wait_for_the_second_epoch;
+use crate::processes::child;
 
 const SLOW: &str = "  echo: { images: photos, suffix: '.', delay: 60, log: LOG }\n  cut: { images: echo, log: LOG }\n  \
                     learn: { images: photos, delay: 40, epochs: 4, save_every: 1, log: LOG }";

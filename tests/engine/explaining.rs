@@ -2,14 +2,14 @@
 
 use std::fs;
 
-use loramill::engine::decide::plan::PlannedState;
-use loramill::engine::explain::cause::{Cause, Who};
-use loramill::engine::explain::file_account::{FileAccount, Standing, file_account};
-use loramill::engine::explain::origin::{Made, Maker, Origin};
-use loramill::engine::explain::stage_account::{Explanation, explain};
+use loramill_engine::decide::plan::PlannedState;
+use loramill_engine::explain::cause::{Cause, Who};
+use loramill_engine::explain::file_account::{FileAccount, Standing, file_account};
+use loramill_engine::explain::origin::{Made, Maker, Origin};
+use loramill_engine::explain::stage_account::{Explanation, explain};
 
-use crate::engine::bed::Bed;
-use crate::engine::kinds::LATER_KINDS;
+use crate::bed::Bed;
+use crate::kinds::LATER_KINDS;
 
 const MAP: &str =
     "  echo: { images: photos, suffix: '.', log: LOG }\n  cut: { images: echo, log: LOG }\n  gather: { images: cut, log: LOG }";

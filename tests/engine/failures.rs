@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use loramill::engine::run::events::{Event, StageState};
+use loramill_engine::run::events::{Event, StageState};
 
-use crate::engine::bed::{Bed, Heard};
+use crate::bed::{Bed, Heard};
 
 const MAP: &str = "  echo: { images: photos, log: LOG }\n  cut: { images: echo, log: LOG }\n  gather: { images: cut, log: LOG }\n  \
                    other: { kind: cut, images: photos, letters: 9, log: LOG }";

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use loramill::engine::cache::Cache;
-use loramill::engine::cache::digest::Digest;
-use loramill::engine::run::events::StageState;
+use loramill_engine::cache::Cache;
+use loramill_engine::cache::digest::Digest;
+use loramill_engine::run::events::StageState;
 
-use crate::engine::bed::{Bed, Heard};
+use crate::bed::{Bed, Heard};
 
 const MAP: &str = "  echo: { images: photos, log: LOG }\n  cut: { images: echo, letters: 9, log: LOG }";
 

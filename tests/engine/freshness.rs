@@ -27,12 +27,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use loramill::engine::decide::plan::PlannedState;
-use loramill::engine::explain::stage_account::explain;
-use loramill::engine::run::events::{Event, StageState};
+use loramill_engine::decide::plan::PlannedState;
+use loramill_engine::explain::stage_account::explain;
+use loramill_engine::run::events::{Event, StageState};
 
-use crate::engine::bed::Bed;
-use crate::engine::kinds::LATER_KINDS;
+use crate::bed::Bed;
+use crate::kinds::LATER_KINDS;
 
 const MAP: &str = "  echo: { images: photos, log: LOG }\n  cut: { images: echo, log: LOG }\n  gather: { images: cut, log: LOG }";
 
@@ -196,7 +196,7 @@ fn a_field_that_a_stage_does_not_read_does_not_count_for_it() {
     bed.write("images/two.txt", "another caption");
     assert!(bed.run().is_empty());
     let sidecar = bed.items("cut").iter().find(|i| i.name == "two").unwrap().fields["sidecar"].clone();
-    assert_eq!(sidecar.digest, loramill::engine::cache::digest::Digest::of(b"another caption"), "it passed through");
+    assert_eq!(sidecar.digest, loramill_engine::cache::digest::Digest::of(b"another caption"), "it passed through");
 }
 
 #[test]

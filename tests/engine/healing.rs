@@ -3,9 +3,9 @@
 
 use std::fs;
 
-use loramill::engine::lock_file::LockFile;
+use loramill_engine::lock_file::LockFile;
 
-use crate::engine::bed::{Bed, Heard};
+use crate::bed::{Bed, Heard};
 
 const STAGES: &str = "  caption: { images: photos, log: LOG }\n  echo: { images: caption, log: LOG }";
 const MINE: &str = "what I see\n";
@@ -125,7 +125,7 @@ fn a_record_log_cut_or_changed_anywhere_costs_no_more_than_its_records() {
         fs::write(&log, &bytes).unwrap();
         // What kind of file it is stands in its first 16 bytes.
         if bytes.len() == whole.len() && bytes[..16] != whole[..16] {
-            let error = loramill::engine::cache::Cache::open(&bed.at("cache")).unwrap_err().to_string();
+            let error = loramill_engine::cache::Cache::open(&bed.at("cache")).unwrap_err().to_string();
             assert!(error.contains("records`") && error.contains("move it away"), "{what}: {error}");
             continue;
         }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use loramill::engine::cache::fsck::Depth;
-use loramill::engine::decide::recorded::TREE_FIELD;
-use loramill::engine::kind::item_set;
+use loramill_engine::cache::fsck::Depth;
+use loramill_engine::decide::recorded::TREE_FIELD;
+use loramill_engine::kind::item_set;
 
-use crate::engine::bed::Bed;
-use crate::engine::oracle::place::files_below;
+use crate::bed::Bed;
+use crate::folders::files_below;
 
 const MAP: &str = "  echo: { images: photos, suffix: A, log: LOG }\n  caption: { images: echo, log: LOG }\n  \
                    gather: { images: caption, log: LOG }";

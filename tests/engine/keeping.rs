@@ -6,14 +6,14 @@ use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::Duration;
 
-use loramill::engine::decide::plan::PlannedState;
-use loramill::engine::out::restore::{RestoredStage, restore};
-use loramill::engine::run::events::{Event, StageState};
+use loramill_engine::decide::plan::PlannedState;
+use loramill_engine::out::restore::{RestoredStage, restore};
+use loramill_engine::run::events::{Event, StageState};
 
-use crate::engine::bed::Bed;
-use crate::engine::collecting::DELETE;
-use crate::engine::kinds::KINDS;
-use crate::engine::processes::child;
+use crate::bed::Bed;
+use crate::collecting::DELETE;
+use crate::kinds::KINDS;
+use crate::processes::child;
 
 /// `echo` is built for others only, and keeps nothing.
 const LINE: &str =

@@ -7,17 +7,17 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use loramill::engine::kind::input_use::ImpliedInput;
-use loramill::engine::kind::item::{Fields, Item, by_content};
-use loramill::engine::kind::params::Declared;
-use loramill::engine::kind::reference::Reference;
-use loramill::engine::kind::stage::{
+use loramill_engine::kind::input_use::ImpliedInput;
+use loramill_engine::kind::item::{Fields, Item, by_content};
+use loramill_engine::kind::params::Declared;
+use loramill_engine::kind::reference::Reference;
+use loramill_engine::kind::stage::{
     Content, Context, Draft, Editable, Effort, Ended, Epochs, Files, Form, ItemSize, ItemStage, Reached, Resolved, Stage,
     StopRequest, WholeStage, Work, Worker,
 };
-use loramill::engine::kind::stage_kind::StageKind;
-use loramill::engine::run::retry::MayPass;
-use loramill::params;
+use loramill_engine::kind::stage_kind::StageKind;
+use loramill_engine::params;
+use loramill_engine::run::retry::MayPass;
 use serde_json::json;
 
 pub const KINDS: &[&StageKind] = &[&ECHO, &CUT, &CAPTION, &LEARN, &DRAW, &GATHER];

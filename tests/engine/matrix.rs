@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use loramill::engine::decide::plan::PlannedState;
+use loramill_engine::decide::plan::PlannedState;
 
-use crate::engine::bed::Bed;
+use crate::bed::Bed;
 
 const LEARN: &str = "  learn: { images: photos, rate: 2, log: LOG }\n  draw: { lora: learn, prompts: [a], log: LOG }";
 const MATRIX: &str =

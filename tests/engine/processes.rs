@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::engine::bed::Bed;
+use crate::bed::Bed;
 
 /// The folder of a pipeline that a child of a test runs.
 const FOLDER: &str = "LORAMILL_TEST_RUNS";
@@ -22,7 +22,7 @@ fn a_child_runs_the_pipeline_it_is_told() {
 
 pub fn child(bed: &Bed) -> Child {
     Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "engine::processes::a_child_runs_the_pipeline_it_is_told", "--nocapture"])
+        .args(["--exact", "processes::a_child_runs_the_pipeline_it_is_told", "--nocapture"])
         .env(FOLDER, bed.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

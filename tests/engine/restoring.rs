@@ -3,15 +3,15 @@
 use std::fs;
 use std::path::Path;
 
-use loramill::engine::kind::item_set;
-use loramill::engine::kind::stage_kind::StageKind;
-use loramill::engine::lock_file::LockFile;
-use loramill::engine::out::materialise::materialise;
-use loramill::engine::out::restore::{RestoredStage, restore};
+use loramill_engine::kind::item_set;
+use loramill_engine::kind::stage_kind::StageKind;
+use loramill_engine::lock_file::LockFile;
+use loramill_engine::out::materialise::materialise;
+use loramill_engine::out::restore::{RestoredStage, restore};
 
-use crate::engine::bed::Bed;
-use crate::engine::collecting::DELETE;
-use crate::engine::kinds::{KINDS, LATER_KINDS};
+use crate::bed::Bed;
+use crate::collecting::DELETE;
+use crate::kinds::{KINDS, LATER_KINDS};
 
 const MAP: &str = "  echo: { images: photos, suffix: A, log: LOG }\n  caption: { images: echo, log: LOG }\n  \
                    cut: { images: caption, letters: 4, log: LOG }";

@@ -1,9 +1,9 @@
 //! Which stages and items run when the user says which.
 
-use loramill::engine::decide::plan::PlannedState;
-use loramill::engine::run::events::{Event, StageState};
+use loramill_engine::decide::plan::PlannedState;
+use loramill_engine::run::events::{Event, StageState};
 
-use crate::engine::bed::Bed;
+use crate::bed::Bed;
 
 const MAP: &str = "  echo: { images: photos, log: LOG }\n  cut: { images: echo, log: LOG }\n  gather: { images: cut, log: LOG }";
 

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use loramill::engine::out::restore::restore;
-use loramill::engine::run::events::{Event, Observer, StageState};
+use loramill_engine::out::restore::restore;
+use loramill_engine::run::events::{Event, Observer, StageState};
 
-use crate::engine::bed::{Bed, Heard};
-use crate::engine::collecting::wait_for_the_second_epoch;
-use crate::engine::kinds::KINDS;
-use crate::engine::processes::child;
+use crate::bed::{Bed, Heard};
+use crate::collecting::wait_for_the_second_epoch;
+use crate::kinds::KINDS;
+use crate::processes::child;
 
 const TRAIN: &str = "  learn: { images: photos, log: LOG }\n  draw: { lora: learn, prompts: [a, b], log: LOG }";
 const WAITING: &str = "  learn: { images: photos, wait_at: 3, log: LOG }\n  draw: { lora: learn, prompts: [a, b], log: LOG }";

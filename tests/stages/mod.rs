@@ -16,6 +16,7 @@ use loramill::engine::syntax::tree::Source;
 use loramill::engine::syntax::yaml;
 
 mod keys;
+mod mirrors;
 mod models;
 mod pictures;
 #[cfg(feature = "nn")]

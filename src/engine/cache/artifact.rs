@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut, Index};
 use litemap::LiteMap;
 use smol_str::SmolStr;
 
-use crate::engine::cache::digest::Digest;
+use crate::cache::digest::Digest;
 
 /// One file by its contents.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

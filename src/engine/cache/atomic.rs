@@ -11,11 +11,11 @@ use std::path::Path;
 use anyhow::Result;
 use rustix::fs::{FileType, OFlags};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::faults;
-use crate::engine::cache::file_lock;
-use crate::engine::cache::place::Place;
-use crate::engine::cache::trouble::{disk_trouble, user_disk_trouble};
+use crate::cache::digest::Digest;
+use crate::cache::faults;
+use crate::cache::file_lock;
+use crate::cache::place::Place;
+use crate::cache::trouble::{disk_trouble, user_disk_trouble};
 
 /// Of a name in bytes, that something may be put before. Most file systems take names of 255; eCryptfs, which encrypts home
 /// folders, 143.
@@ -168,7 +168,7 @@ fn is_named(file: &File, place: &Place) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::cache::faults::{Fault, arm, disarm};
+    use crate::cache::faults::{Fault, arm, disarm};
 
     #[test]
     fn a_full_disk_leaves_the_old_file_and_nothing_else() {

@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::fs::OFlags;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::artifact::Artifact;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::faults;
-use crate::engine::cache::file_digest::{self, CopyError};
-use crate::engine::cache::place::Place;
-use crate::engine::cache::records::{Completeness, Record};
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::cache::trouble::disk_trouble;
+use crate::cache::Cache;
+use crate::cache::artifact::Artifact;
+use crate::cache::digest::Digest;
+use crate::cache::faults;
+use crate::cache::file_digest::{self, CopyError};
+use crate::cache::place::Place;
+use crate::cache::records::{Completeness, Record};
+use crate::cache::regular_file::{self, Links};
+use crate::cache::trouble::disk_trouble;
 
 /// A batch is flushed on its own once it holds this many objects or records, ...
 const MANY: usize = 512;
@@ -289,8 +289,8 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::engine::cache::faults::{Fault, arm, disarm};
-    use crate::engine::cache::records::tests::sample;
+    use crate::cache::faults::{Fault, arm, disarm};
+    use crate::cache::records::tests::sample;
 
     fn cache() -> (tempfile::TempDir, Cache) {
         let folder = tempfile::tempdir().unwrap();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use crate::engine::cache::atomic;
-use crate::engine::cache::place::Place;
+use crate::cache::atomic;
+use crate::cache::place::Place;
 
 /// A file is kept for so many further days on which something ran, besides the days of the calendar.
 const RUN_DAYS: u32 = 10;
@@ -78,7 +78,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::cache::{Cache, now};
+    use crate::cache::{Cache, now};
 
     #[test]
     fn a_clock_that_jumps_a_month_ahead_removes_no_displaced_file() {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::engine::cache::artifact::{Artifact, Fields};
-use crate::engine::cache::digest::Digest;
+use crate::cache::artifact::{Artifact, Fields};
+use crate::cache::digest::Digest;
 
 /// Bytes under construction.
 #[derive(Default)]

@@ -2,51 +2,52 @@
 //!
 //! What a test arms holds in its own thread and in the threads that work for it: these follow it.
 
-#[cfg(not(test))]
-pub(crate) use passed::{Faults, is_dead, pass};
+#[cfg(not(any(test, feature = "testing")))]
+pub use passed::{Faults, is_dead, pass};
 
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "testing")))]
 mod passed {
     /// What is armed in a thread: nothing.
     #[derive(Clone, Copy)]
-    pub(crate) struct Faults;
+    pub struct Faults;
 
     impl Faults {
         /// Taken in one thread, and followed in those that work for it.
         #[inline(always)]
-        pub(crate) const fn of_this_thread() -> Self {
+        pub const fn of_this_thread() -> Self {
             Self
         }
 
         /// Lets this thread meet the faults of the other.
         #[inline(always)]
-        pub(crate) const fn follow(&self) {}
+        pub const fn follow(&self) {}
     }
 
     /// Whether a test let this process die: then nothing cleans up any more.
     #[inline(always)]
-    pub(crate) const fn is_dead() -> bool {
+    pub const fn is_dead() -> bool {
         false
     }
 
     /// Passes, or fails as a test armed it.
     #[inline(always)]
-    pub(crate) fn pass(_place: &'static str) -> std::io::Result<()> {
+    pub fn pass(_place: &'static str) -> std::io::Result<()> {
         Ok(())
     }
 }
 
-#[cfg(test)]
-pub(crate) use armed::{Fault, Faults, arm, arm_pass, disarm, is_dead, pass, pass_failed, when};
+#[cfg(any(test, feature = "testing"))]
+pub use armed::{Fault, Faults, arm, arm_pass, disarm, is_dead, pass, pass_failed, when};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod armed {
     use std::cell::RefCell;
     use std::io;
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+    /// What a place that is armed answers.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) enum Fault {
+    pub enum Fault {
         /// What a full disk answers.
         DiskFull,
         /// What a broken disk answers.
@@ -79,19 +80,20 @@ mod armed {
 
     /// What is armed in a thread.
     #[derive(Clone, Default)]
-    pub(crate) struct Faults(Arc<Mutex<Plan>>);
+    pub struct Faults(Arc<Mutex<Plan>>);
 
     thread_local! {
         static FAULTS: RefCell<Faults> = RefCell::default();
     }
 
     impl Faults {
-        pub(crate) fn of_this_thread() -> Self {
+        /// Taken in one thread, and followed in those that work for it.
+        pub fn of_this_thread() -> Self {
             FAULTS.with_borrow(Self::clone)
         }
 
         /// Lets this thread meet the faults of the other.
-        pub(crate) fn follow(&self) {
+        pub fn follow(&self) {
             FAULTS.set(self.clone());
         }
 
@@ -101,35 +103,37 @@ mod armed {
     }
 
     /// Lets `place` fail from the pass after the next `after` on, until `disarm`.
-    pub(crate) fn arm(place: &'static str, after: usize, fault: Fault) {
+    pub fn arm(place: &'static str, after: usize, fault: Fault) {
         Faults::of_this_thread().plan().armed.push(Armed { place: Some(place), after, fault, struck: false });
     }
 
     /// Lets one pass fail, wherever it is: the one after the next `after`.
-    pub(crate) fn arm_pass(after: usize, fault: Fault) {
+    pub fn arm_pass(after: usize, fault: Fault) {
         Faults::of_this_thread().plan().armed.push(Armed { place: None, after, fault, struck: false });
     }
 
     /// Whether the pass of `arm_pass` came and failed.
-    pub(crate) fn pass_failed() -> bool {
+    pub fn pass_failed() -> bool {
         Faults::of_this_thread().plan().armed.iter().any(|armed| armed.place.is_none() && armed.struck)
     }
 
     /// Does something each time `place` is passed, until `disarm`: what another program does at that moment.
-    pub(crate) fn when(place: &'static str, deed: impl FnMut() + Send + 'static) {
+    pub fn when(place: &'static str, deed: impl FnMut() + Send + 'static) {
         Faults::of_this_thread().plan().deed = Some((place, Box::new(deed)));
     }
 
     /// True if everything that was armed has struck.
-    pub(crate) fn disarm() -> bool {
+    pub fn disarm() -> bool {
         std::mem::take(&mut *Faults::of_this_thread().plan()).armed.iter().all(|armed| armed.struck)
     }
 
-    pub(crate) fn is_dead() -> bool {
+    /// Whether a test let this process die: then nothing cleans up any more.
+    pub fn is_dead() -> bool {
         Faults::of_this_thread().plan().dead
     }
 
-    pub(crate) fn pass(place: &'static str) -> io::Result<()> {
+    /// Passes, or fails as a test armed it.
+    pub fn pass(place: &'static str) -> io::Result<()> {
         let faults = Faults::of_this_thread();
         let deed = faults.plan().deed.take();
         if let Some((at, mut deed)) = deed {

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt as _;
 
 use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
-use crate::engine::cache::digest::Digest;
+use crate::cache::digest::Digest;
 
 /// What a thread reads and hashes at a time: fits its cache, and is a power of two as subtrees are.
 const PIECE: u64 = 256 << 10;

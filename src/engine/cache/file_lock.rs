@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
 
-use crate::engine::cache::place::Place;
-use crate::engine::cache::trouble::disk_trouble;
+use crate::cache::place::Place;
+use crate::cache::trouble::disk_trouble;
 
 /// How long a waiter sleeps between two attempts: it must be able to hear Ctrl-C in between.
 const NAP: Duration = Duration::from_millis(50);

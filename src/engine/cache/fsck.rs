@@ -14,14 +14,14 @@ use rayon::prelude::*;
 use rustix::fs::OFlags;
 use smol_str::SmolStr;
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::objects::{LARGEST_LIST, is_unreadable};
-use crate::engine::cache::record_log::LogHealth;
-use crate::engine::cache::regular_file::{self, Refusal};
-use crate::engine::cache::stat_index::StatIndex;
-use crate::engine::cache::survey::StoredObject;
-use crate::engine::cache::trouble::disk_trouble;
-use crate::engine::cache::{Cache, file_digest};
+use crate::cache::digest::Digest;
+use crate::cache::objects::{LARGEST_LIST, is_unreadable};
+use crate::cache::record_log::LogHealth;
+use crate::cache::regular_file::{self, Refusal};
+use crate::cache::stat_index::StatIndex;
+use crate::cache::survey::StoredObject;
+use crate::cache::trouble::disk_trouble;
+use crate::cache::{Cache, file_digest};
 
 /// Objects of which nothing tells the size are read even in a fast check, up to this size: trees and texts.
 const SMALL: u64 = 1 << 20;
@@ -364,8 +364,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::engine::cache::artifact::Fields;
-    use crate::engine::cache::records::{Output, OutputName, Record};
+    use crate::cache::artifact::Fields;
+    use crate::cache::records::{Output, OutputName, Record};
 
     /// A cache with three results, one of them a list that a form checks; the artifacts are called `one`, `two` and `list`.
     struct Bed {

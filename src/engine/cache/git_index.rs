@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::engine::cache::regular_file::{self, Links, Refusal};
+use crate::cache::regular_file::{self, Links, Refusal};
 
 /// Of some millions of files. It is read piece by piece: what it takes is time, not memory.
 const LARGEST: u64 = 1 << 30;

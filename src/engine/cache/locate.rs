@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::file_lock::FileLock;
-use crate::engine::cache::place::{Place, Root};
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::cache::sweep::list;
-use crate::engine::cache::trouble::{disk_trouble, list_trouble};
-use crate::engine::cache::{Cache, atomic};
+use crate::cache::digest::Digest;
+use crate::cache::file_lock::FileLock;
+use crate::cache::place::{Place, Root};
+use crate::cache::regular_file::{self, Links};
+use crate::cache::sweep::list;
+use crate::cache::trouble::{disk_trouble, list_trouble};
+use crate::cache::{Cache, atomic};
 
 const TAG: &str = "CACHEDIR.TAG";
 /// The first line is fixed by <https://bford.info/cachedir/>.

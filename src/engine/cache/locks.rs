@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::file_lock::FileLock;
-use crate::engine::cache::place::Place;
-use crate::engine::cache::sweep::list;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::file_lock::FileLock;
+use crate::cache::place::Place;
+use crate::cache::sweep::list;
 
 /// Starts the names of claims.
 const CLAIM: &str = "claim-";

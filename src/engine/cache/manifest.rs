@@ -3,7 +3,7 @@
 //!
 //! Each entry enters the hash as section, name, a tag and its bytes, all length-prefixed: no two lists give the same stream.
 
-use crate::engine::cache::digest::Digest;
+use crate::cache::digest::Digest;
 
 /// What a key is for. Keys of different purposes never meet; a new version of the encoding is a new context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 
 use rustix::fs::OFlags;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::place::Place;
-use crate::engine::cache::trouble::disk_trouble;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::place::Place;
+use crate::cache::trouble::disk_trouble;
 
 /// Of a hundred thousand objects; further ones are not noted.
 const LARGEST: u64 = 8 << 20;

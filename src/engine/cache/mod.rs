@@ -27,7 +27,7 @@ pub(crate) mod place;
 mod record_log;
 pub mod records;
 
-pub(crate) mod file_digest;
+pub mod file_digest;
 pub mod stat_index;
 
 pub mod regular_file;
@@ -44,8 +44,8 @@ pub(crate) mod uses;
 
 pub(crate) mod atomic;
 pub(crate) mod encoding;
-pub(crate) mod faults;
-pub(crate) mod file_lock;
+pub mod faults;
+pub mod file_lock;
 mod git_index;
 mod met_damage;
 pub(crate) mod renames;
@@ -63,21 +63,21 @@ use anyhow::{Context as _, Result, bail};
 use rayon::prelude::*;
 use rustix::fs::OFlags;
 
-use crate::engine::cache::batch::Batch;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::displaced_age::Ages;
-use crate::engine::cache::objects::{Damaged, LARGEST_LIST, LARGEST_READ, Objects};
-use crate::engine::cache::place::{Place, Root};
-use crate::engine::cache::record_log::RecordLog;
-use crate::engine::cache::records::{Completeness, Output, Record};
-use crate::engine::cache::regular_file::{Links, Refusal};
-use crate::engine::cache::renames::rename_new;
-use crate::engine::cache::stat_index::{FileStat, StatIndex};
-use crate::engine::cache::sweep::list;
-use crate::engine::cache::trouble::disk_trouble;
-use crate::engine::cache::trust::Named;
-use crate::engine::cache::uses::Uses;
-use crate::engine::cache::workspace::Workspace;
+use crate::cache::batch::Batch;
+use crate::cache::digest::Digest;
+use crate::cache::displaced_age::Ages;
+use crate::cache::objects::{Damaged, LARGEST_LIST, LARGEST_READ, Objects};
+use crate::cache::place::{Place, Root};
+use crate::cache::record_log::RecordLog;
+use crate::cache::records::{Completeness, Output, Record};
+use crate::cache::regular_file::{Links, Refusal};
+use crate::cache::renames::rename_new;
+use crate::cache::stat_index::{FileStat, StatIndex};
+use crate::cache::sweep::list;
+use crate::cache::trouble::disk_trouble;
+use crate::cache::trust::Named;
+use crate::cache::uses::Uses;
+use crate::cache::workspace::Workspace;
 
 /// In bytes. Most file systems take names of 255; eCryptfs, which encrypts home folders, takes 143.
 const LONGEST_NAME: usize = 143;

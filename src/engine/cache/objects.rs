@@ -10,13 +10,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::Result;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::file_digest::{self, CopyError};
-use crate::engine::cache::met_damage;
-use crate::engine::cache::place::{Place, Root};
-use crate::engine::cache::regular_file;
-use crate::engine::cache::stat_index::FileStat;
-use crate::engine::cache::trouble::disk_trouble;
+use crate::cache::digest::Digest;
+use crate::cache::file_digest::{self, CopyError};
+use crate::cache::met_damage;
+use crate::cache::place::{Place, Root};
+use crate::cache::regular_file;
+use crate::cache::stat_index::FileStat;
+use crate::cache::trouble::disk_trouble;
 
 /// What is read whole is a text or a picture; models are read in parts.
 pub(crate) const LARGEST_READ: u64 = 1 << 30;

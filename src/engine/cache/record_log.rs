@@ -19,17 +19,17 @@ use anyhow::{Context as _, Result, ensure};
 use rayon::prelude::*;
 use rustix::fs::OFlags;
 
-use crate::engine::cache::atomic;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::faults;
-use crate::engine::cache::file_lock::FileLock;
-use crate::engine::cache::place::Place;
-use crate::engine::cache::record_log::frame::{FRAME_HEADER, Frame, LogFile, push_frame, read_at_most};
-use crate::engine::cache::records::{Completeness, Output, Record};
-use crate::engine::cache::stat_index::FileStat;
-use crate::engine::cache::trouble::disk_trouble;
+use crate::cache::atomic;
+use crate::cache::digest::Digest;
+use crate::cache::faults;
+use crate::cache::file_lock::FileLock;
+use crate::cache::place::Place;
+use crate::cache::record_log::frame::{FRAME_HEADER, Frame, LogFile, push_frame, read_at_most};
+use crate::cache::records::{Completeness, Output, Record};
+use crate::cache::stat_index::FileStat;
+use crate::cache::trouble::disk_trouble;
 
-pub use crate::engine::cache::record_log::upkeep::{Dropped, LogHealth};
+pub use crate::cache::record_log::upkeep::{Dropped, LogHealth};
 
 const HEADER: &[u8; 16] = b"loramill-log 1\n\0";
 /// The header, then 16 bytes that tell this log from every other: an index names the log it belongs to.
@@ -428,8 +428,8 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::engine::cache::faults::{Fault, arm, disarm};
-    use crate::engine::cache::records::tests::sample;
+    use crate::cache::faults::{Fault, arm, disarm};
+    use crate::cache::records::tests::sample;
 
     fn complete(number: u64) -> (Completeness, Record) {
         (Completeness::Complete, sample(number))

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-use crate::engine::cache::artifact::{Artifact, Fields};
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::encoding::{Reader, Writer};
+use crate::cache::artifact::{Artifact, Fields};
+use crate::cache::digest::Digest;
+use crate::cache::encoding::{Reader, Writer};
 
 /// What one key gave. A key may have several, from devices that give other bits.
 #[derive(Clone, Debug, PartialEq)]

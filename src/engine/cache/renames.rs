@@ -5,8 +5,8 @@ use std::io::{self, ErrorKind};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use crate::engine::cache::faults;
-use crate::engine::cache::place::Place;
+use crate::cache::faults;
+use crate::cache::place::Place;
 
 /// Renames, but never over something.
 ///

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::locks::Holder;
-use crate::engine::cache::place::Place;
-use crate::engine::cache::trouble::disk_trouble;
-use crate::engine::cache::{Cache, atomic};
+use crate::cache::digest::Digest;
+use crate::cache::locks::Holder;
+use crate::cache::place::Place;
+use crate::cache::trouble::disk_trouble;
+use crate::cache::{Cache, atomic};
 
 /// A run says a line of how far it is.
 const LONGEST_STATUS: u64 = 1 << 20;

@@ -14,11 +14,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use anyhow::Result;
 use rustix::fs::OFlags;
 
-use crate::engine::cache::atomic;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::file_lock::FileLock;
-use crate::engine::cache::place::Place;
-use crate::engine::cache::regular_file;
+use crate::cache::atomic;
+use crate::cache::digest::Digest;
+use crate::cache::file_lock::FileLock;
+use crate::cache::place::Place;
+use crate::cache::regular_file;
 
 const HEADER: &[u8; 16] = b"loramill-stat 1\n";
 /// Device, inode, size, modified, changed, size of the contents, digest of the contents.

@@ -9,11 +9,11 @@ use rayon::prelude::*;
 use rustix::fs::FileType;
 use walkdir::WalkDir;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::place::Place;
-use crate::engine::cache::records::{Completeness, Record};
-use crate::engine::cache::sweep::{age_of, list};
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::place::Place;
+use crate::cache::records::{Completeness, Record};
+use crate::cache::sweep::{age_of, list};
 
 /// An object by its name; its contents are not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,16 +24,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::file_lock::FileLock;
-use crate::engine::cache::locate::LONGEST_PATH;
-use crate::engine::cache::place::Place;
-use crate::engine::cache::record_log::Dropped;
-use crate::engine::cache::records::{Completeness, Record};
-use crate::engine::cache::stat_index::nanoseconds;
-use crate::engine::cache::trouble::{disk_trouble, list_trouble};
-use crate::engine::cache::workspace::is_numbered;
-use crate::engine::cache::{Cache, atomic, faults, uses};
+use crate::cache::digest::Digest;
+use crate::cache::file_lock::FileLock;
+use crate::cache::locate::LONGEST_PATH;
+use crate::cache::place::Place;
+use crate::cache::record_log::Dropped;
+use crate::cache::records::{Completeness, Record};
+use crate::cache::stat_index::nanoseconds;
+use crate::cache::trouble::{disk_trouble, list_trouble};
+use crate::cache::workspace::is_numbered;
+use crate::cache::{Cache, atomic, faults, uses};
 
 /// Of evicted objects, or that a run noted: 4 million.
 pub(crate) const LARGEST: u64 = 128 << 20;
@@ -255,9 +255,9 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::engine::cache::faults::{Fault, arm, disarm};
-    use crate::engine::cache::fsck::Depth;
-    use crate::engine::cache::records::tests::sample;
+    use crate::cache::faults::{Fault, arm, disarm};
+    use crate::cache::fsck::Depth;
+    use crate::cache::records::tests::sample;
 
     #[test]
     fn one_process_collects_at_a_time() {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Error;
 
-use crate::engine::cache::regular_file::is_refusal;
+use crate::cache::regular_file::is_refusal;
 
 /// How every remedy for a full disk begins.
 const FREE_SPACE: &str = "; free space there";

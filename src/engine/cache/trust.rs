@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{Dir, FileType};
 use rustix::process::geteuid;
 
-use crate::engine::cache::git_index;
-use crate::engine::cache::locate::is_ours;
-use crate::engine::cache::place::{Place, Root};
-use crate::engine::cache::trouble::disk_trouble;
+use crate::cache::git_index;
+use crate::cache::locate::is_ours;
+use crate::cache::place::{Place, Root};
+use crate::cache::trouble::disk_trouble;
 
 /// How the folder was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +193,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::engine::cache::Cache;
+    use crate::cache::Cache;
 
     fn refusal(path: &Path) -> String {
         let error = Cache::open(path).map(drop).expect_err("it is refused");
@@ -267,7 +267,7 @@ mod tests {
     fn state_with_anything_but_files_is_not_gone_on_from() {
         let temp = tempfile::tempdir().unwrap();
         let cache = Cache::open(temp.path()).unwrap();
-        let key = crate::engine::cache::digest::Digest::of(b"key");
+        let key = crate::cache::digest::Digest::of(b"key");
         let folder = cache.state_folder(&key).unwrap();
         fs::write(folder.join("state"), "saved").unwrap();
         cache.state_folder(&key).unwrap();

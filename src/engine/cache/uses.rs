@@ -13,12 +13,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::file_lock::FileLock;
-use crate::engine::cache::place::Place;
-use crate::engine::cache::sweep::LARGEST;
-use crate::engine::cache::trouble::{disk_trouble, list_trouble};
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::file_lock::FileLock;
+use crate::cache::place::Place;
+use crate::cache::sweep::LARGEST;
+use crate::cache::trouble::{disk_trouble, list_trouble};
 
 /// The notes of the run of this process.
 #[derive(Debug)]

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
 
-use crate::engine::cache::file_lock::FileLock;
-use crate::engine::cache::place::Place;
-use crate::engine::cache::trouble::disk_trouble;
+use crate::cache::file_lock::FileLock;
+use crate::cache::place::Place;
+use crate::cache::trouble::disk_trouble;
 
 /// A folder of this process alone.
 #[derive(Debug)]

@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 
-use crate::engine::cache::manifest::{ComponentList, Covered, Section};
-use crate::engine::decide::keys::{KeyedInput, StageIdentity, members, render_inputs, render_row};
-use crate::engine::decide::reason::{Reason, changed_items, changed_params};
-use crate::engine::decide::taken::Taken;
-use crate::engine::decide::view::View;
-use crate::engine::graph::pipeline::LoadedStage;
-use crate::engine::kind::item_set;
-use crate::engine::kind::stage::Form;
+use crate::cache::manifest::{ComponentList, Covered, Section};
+use crate::decide::keys::{KeyedInput, StageIdentity, members, render_inputs, render_row};
+use crate::decide::reason::{Reason, changed_items, changed_params};
+use crate::decide::taken::Taken;
+use crate::decide::view::View;
+use crate::graph::pipeline::LoadedStage;
+use crate::kind::item_set;
+use crate::kind::stage::Form;
 
 /// The list that the record of the stage keeps.
 pub fn components(view: &View<'_>, stage: &LoadedStage, identity: &StageIdentity, taken: &[Taken<'_>]) -> Result<ComponentList> {

@@ -3,22 +3,22 @@
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::{KeyHash, Purpose};
-use crate::engine::cache::records::Output;
-use crate::engine::decide::changes::{keyed, since_last_run};
-use crate::engine::decide::keys::{StageIdentity, render_inputs, row_key};
-use crate::engine::decide::reason::Reason;
-use crate::engine::decide::recorded::{Row, find_row, published};
-use crate::engine::decide::taken::{Inputs, Taken, reads_unknown, resolve, take_all, waits_of};
-use crate::engine::decide::texts;
-use crate::engine::decide::verdict::{Basis, Decision, ItemPlan, KeyedWork, Verdict, WholePlan, WorkState};
-use crate::engine::decide::view::View;
-use crate::engine::decide::works::look_up;
-use crate::engine::graph::pipeline::{LoadedStage, Producer};
-use crate::engine::graph::selection::Ask;
-use crate::engine::kind::item_tree::Given;
-use crate::engine::kind::stage::{Form, ItemStage, Reached, WholeStage};
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{KeyHash, Purpose};
+use crate::cache::records::Output;
+use crate::decide::changes::{keyed, since_last_run};
+use crate::decide::keys::{StageIdentity, render_inputs, row_key};
+use crate::decide::reason::Reason;
+use crate::decide::recorded::{Row, find_row, published};
+use crate::decide::taken::{Inputs, Taken, reads_unknown, resolve, take_all, waits_of};
+use crate::decide::texts;
+use crate::decide::verdict::{Basis, Decision, ItemPlan, KeyedWork, Verdict, WholePlan, WorkState};
+use crate::decide::view::View;
+use crate::decide::works::look_up;
+use crate::graph::pipeline::{LoadedStage, Producer};
+use crate::graph::selection::Ask;
+use crate::kind::item_tree::Given;
+use crate::kind::stage::{Form, ItemStage, Reached, WholeStage};
 
 /// What must run of the stage at `index`, whose producers give what `given` says.
 pub fn decide<'a>(view: &View<'a>, index: usize, given: &dyn Fn(Producer) -> Given, ask: Ask<'_>) -> Result<Decision<'a>> {

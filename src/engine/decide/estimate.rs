@@ -8,18 +8,18 @@ use std::thread::available_parallelism;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::decide::plan::{PlannedStage, PlannedState};
-use crate::engine::decide::recorded::EFFORT_FACT;
-use crate::engine::decide::results::{Made, Results};
-use crate::engine::decide::taken;
-use crate::engine::decide::verdict::{Decision, ItemPlan, Verdict, WholePlan, WorkState};
-use crate::engine::decide::view::View;
-use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
-use crate::engine::kind::input_use::InputShape;
-use crate::engine::kind::item_set;
-use crate::engine::kind::stage::{Effort, Form, ItemSize};
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::decide::plan::{PlannedStage, PlannedState};
+use crate::decide::recorded::EFFORT_FACT;
+use crate::decide::results::{Made, Results};
+use crate::decide::taken;
+use crate::decide::verdict::{Decision, ItemPlan, Verdict, WholePlan, WorkState};
+use crate::decide::view::View;
+use crate::graph::pipeline::{LoadedStage, Pipeline, Producer};
+use crate::kind::input_use::InputShape;
+use crate::kind::item_set;
+use crate::kind::stage::{Effort, Form, ItemSize};
 
 /// Records of single items that are looked at; more would change little.
 const SAMPLES: usize = 64;

@@ -6,12 +6,12 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::stat_index::FileStat;
-use crate::engine::decide::intake::{Intake, read_unchanged};
-use crate::engine::kind::item::Artifact;
-use crate::engine::kind::stage::Files;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::stat_index::FileStat;
+use crate::decide::intake::{Intake, read_unchanged};
+use crate::kind::item::Artifact;
+use crate::kind::stage::Files;
 
 /// Artifacts by their digest: objects of the cache, and input files where they lie.
 pub struct ArtifactFiles<'a> {

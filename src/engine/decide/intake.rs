@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use smol_str::SmolStr;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::edits::text;
-use crate::engine::graph::pipeline::{Pipeline, Producer};
-use crate::engine::inputs::input::{Found, Input};
-use crate::engine::inputs::listing::{InputFile, is_lfs_pointer};
-use crate::engine::inputs::picture_files::{MOST_BYTES, READ};
-use crate::engine::kind::item::{Artifact, Fields, Item, ItemSet};
-use crate::engine::kind::item_tree::{Given, ItemTree};
-use crate::engine::lock_file::LockFile;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::regular_file::{self, Links};
+use crate::edits::text;
+use crate::graph::pipeline::{Pipeline, Producer};
+use crate::inputs::input::{Found, Input};
+use crate::inputs::listing::{InputFile, is_lfs_pointer};
+use crate::inputs::picture_files::{MOST_BYTES, READ};
+use crate::kind::item::{Artifact, Fields, Item, ItemSet};
+use crate::kind::item_tree::{Given, ItemTree};
+use crate::lock_file::LockFile;
 
 /// What is read whole is a picture, a text or a list of boxes; models are read in parts.
 const LARGEST: u64 = 1 << 30;

@@ -12,12 +12,12 @@
 //! laid out. Names of items are in the row of an item stage because its tree holds them; that row only saves looking up its
 //! works, which renaming never makes run again.
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::{Covers, KeyHash, Purpose, Rendering, Section};
-use crate::engine::decide::taken::Taken;
-use crate::engine::graph::pipeline::LoadedStage;
-use crate::engine::kind::item::Item;
-use crate::engine::kind::stage::{Form, Work};
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{Covers, KeyHash, Purpose, Rendering, Section};
+use crate::decide::taken::Taken;
+use crate::graph::pipeline::LoadedStage;
+use crate::kind::item::Item;
+use crate::kind::stage::{Form, Work};
 
 /// Kind, version and components of a stage: the start of each of its keys.
 #[derive(Clone, Debug)]
@@ -168,7 +168,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::engine::kind::item::Artifact;
+    use crate::kind::item::Artifact;
 
     fn artifact(text: &str) -> Artifact {
         Artifact { digest: Digest::of(text.as_bytes()), size: text.len() as u64, extension: "txt".into() }

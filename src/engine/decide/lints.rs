@@ -5,16 +5,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::decide::taken::resolve;
-use crate::engine::decide::texts;
-use crate::engine::decide::verdict::{Decision, Verdict};
-use crate::engine::decide::view::View;
-use crate::engine::edits::text;
-use crate::engine::graph::pipeline::LoadedStage;
-use crate::engine::kind::item::Artifact;
-use crate::engine::kind::stage::Files;
+use crate::cache::digest::Digest;
+use crate::cache::regular_file::{self, Links};
+use crate::decide::taken::resolve;
+use crate::decide::texts;
+use crate::decide::verdict::{Decision, Verdict};
+use crate::decide::view::View;
+use crate::edits::text;
+use crate::graph::pipeline::LoadedStage;
+use crate::kind::item::Artifact;
+use crate::kind::stage::Files;
 
 /// Further remarks of a stage are only counted.
 const TOLD: usize = 20;

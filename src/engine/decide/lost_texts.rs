@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::decide::reason::{FormerStage, Reason};
-use crate::engine::decide::texts;
-use crate::engine::edits::lost::{LostText, are_gone_at_once, count_in, texts_in};
-use crate::engine::edits::{EditableItem, Editing};
-use crate::engine::graph::pipeline::{LoadedStage, Pipeline};
-use crate::engine::inputs::input::Found;
-use crate::engine::kind::stage::Editable;
-use crate::engine::lock_file::{EditRows, LockFile};
+use crate::cache::Cache;
+use crate::decide::reason::{FormerStage, Reason};
+use crate::decide::texts;
+use crate::edits::lost::{LostText, are_gone_at_once, count_in, texts_in};
+use crate::edits::{EditableItem, Editing};
+use crate::graph::pipeline::{LoadedStage, Pipeline};
+use crate::inputs::input::Found;
+use crate::kind::stage::Editable;
+use crate::lock_file::{EditRows, LockFile};
 
 /// Of one stage.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::{Covers, KeyHash, Purpose, Rendering as _, Section};
-use crate::engine::cache::records::Output;
-use crate::engine::decide::keys::{KeyedInput, StageIdentity, members, render_inputs};
-use crate::engine::kind::item::{Fields, Item, ItemSet};
-use crate::engine::kind::stage::Work;
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{Covers, KeyHash, Purpose, Rendering as _, Section};
+use crate::cache::records::Output;
+use crate::decide::keys::{KeyedInput, StageIdentity, members, render_inputs};
+use crate::kind::item::{Fields, Item, ItemSet};
+use crate::kind::stage::Work;
 
 /// The items of outputs that are of no piece of work: those of a whole stage, or of `finish`.
 pub fn items_of_stage(outputs: &[Output], key: Digest) -> ItemSet {

@@ -6,9 +6,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::{ComponentList, Covered, Section};
-use crate::engine::kind::item::Item;
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{ComponentList, Covered, Section};
+use crate::kind::item::Item;
 
 /// Whether a stage, or an item of one, may be reused.
 #[derive(Clone, Debug, PartialEq)]
@@ -364,8 +364,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::engine::cache::manifest::{Covers, Rendering};
-    use crate::engine::kind::item::{Artifact, Fields};
+    use crate::cache::manifest::{Covers, Rendering};
+    use crate::kind::item::{Artifact, Fields};
 
     fn item(name: &str, image: &str, caption: &str) -> Item {
         let artifact = |text: &str| Artifact { digest: Digest::of(text.as_bytes()), size: 1, extension: "txt".into() };

@@ -7,18 +7,18 @@ use std::sync::OnceLock;
 use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::artifact::Artifact;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::records::Output;
-use crate::engine::cache::uses::Lease;
-use crate::engine::decide::taken::{Taken, resolve};
-use crate::engine::decide::view::View;
-use crate::engine::graph::pipeline::LoadedStage;
-use crate::engine::kind::item_set;
-use crate::engine::kind::item_tree::ItemTree;
-use crate::engine::kind::stage::WholeStage;
-use crate::engine::out::shown;
+use crate::cache::Cache;
+use crate::cache::artifact::Artifact;
+use crate::cache::digest::Digest;
+use crate::cache::records::Output;
+use crate::cache::uses::Lease;
+use crate::decide::taken::{Taken, resolve};
+use crate::decide::view::View;
+use crate::graph::pipeline::LoadedStage;
+use crate::kind::item_set;
+use crate::kind::item_tree::ItemTree;
+use crate::kind::stage::WholeStage;
+use crate::out::shown;
 
 /// The field under which the record of a stage names its tree.
 pub const TREE_FIELD: &str = "tree";

@@ -5,20 +5,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::Result;
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::KeyHash;
-use crate::engine::decide::decision::decide;
-use crate::engine::decide::keys::render_work;
-use crate::engine::decide::reason::Reason;
-use crate::engine::decide::taken::{Taken, resolve};
-use crate::engine::decide::verdict::{Decision, ItemPlan, KeyedWork, Verdict, WorkState};
-use crate::engine::decide::view::View;
-use crate::engine::graph::pipeline::{LoadedStage, Producer};
-use crate::engine::graph::selection::Ask;
-use crate::engine::kind::item::{Artifact, Item};
-use crate::engine::kind::item_tree::Given;
-use crate::engine::kind::stage::{Form, Work};
-use crate::engine::out::shown::{self, Shown};
+use crate::cache::digest::Digest;
+use crate::cache::manifest::KeyHash;
+use crate::decide::decision::decide;
+use crate::decide::keys::render_work;
+use crate::decide::reason::Reason;
+use crate::decide::taken::{Taken, resolve};
+use crate::decide::verdict::{Decision, ItemPlan, KeyedWork, Verdict, WorkState};
+use crate::decide::view::View;
+use crate::graph::pipeline::{LoadedStage, Producer};
+use crate::graph::selection::Ask;
+use crate::kind::item::{Artifact, Item};
+use crate::kind::item_tree::Given;
+use crate::kind::stage::{Form, Work};
+use crate::out::shown::{self, Shown};
 
 /// What is to be restored of one stage.
 pub(crate) struct RestorePlan {

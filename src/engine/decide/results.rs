@@ -5,13 +5,13 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::{ComponentList, Covered, Section};
-use crate::engine::cache::records::{Completeness, Record};
-use crate::engine::decide::estimate::effort_of;
-use crate::engine::decide::recorded::{STAGE_FACT, TREE_FIELD};
-use crate::engine::kind::stage::Effort;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{ComponentList, Covered, Section};
+use crate::cache::records::{Completeness, Record};
+use crate::decide::estimate::effort_of;
+use crate::decide::recorded::{STAGE_FACT, TREE_FIELD};
+use crate::kind::stage::Effort;
 
 /// All records of a cache, as far as they tell what needs what and what it cost.
 #[derive(Default)]

@@ -3,15 +3,15 @@
 
 use anyhow::Result;
 
-use crate::engine::decide::reason::Reason;
-use crate::engine::decide::view::View;
-use crate::engine::graph::pipeline::{Collected, Edge, LoadedStage, Producer};
-use crate::engine::graph::resolve::{Waiting, take, takes_all};
-use crate::engine::inputs::input::Found;
-use crate::engine::kind::input_use::InputShape;
-use crate::engine::kind::item::{Artifact, Item, ItemSet};
-use crate::engine::kind::item_tree::{Given, ItemTree};
-use crate::engine::kind::stage::Resolved;
+use crate::decide::reason::Reason;
+use crate::decide::view::View;
+use crate::graph::pipeline::{Collected, Edge, LoadedStage, Producer};
+use crate::graph::resolve::{Waiting, take, takes_all};
+use crate::inputs::input::Found;
+use crate::kind::input_use::InputShape;
+use crate::kind::item::{Artifact, Item, ItemSet};
+use crate::kind::item_tree::{Given, ItemTree};
+use crate::kind::stage::Resolved;
 
 /// An input of a stage, after selection.
 pub struct Taken<'a> {

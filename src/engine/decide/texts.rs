@@ -7,24 +7,24 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use walkdir::{DirEntry, WalkDir};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::records::Output;
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::decide::lost_texts::{self, LostTexts};
-use crate::engine::decide::taken;
-use crate::engine::decide::verdict::{Decision, KeyedWork, Verdict, WorkState};
-use crate::engine::decide::view::View;
-use crate::engine::decide::works;
-use crate::engine::edits::text::{self, normalise};
-use crate::engine::edits::{Action, EditableItem, Editing, Provenance};
-use crate::engine::graph::pipeline::{LoadedStage, Pipeline};
-use crate::engine::graph::selection::Ask;
-use crate::engine::inputs::listing::item_name;
-use crate::engine::kind::item::{Artifact, Fields};
-use crate::engine::kind::item_set;
-use crate::engine::kind::stage::{Editable, Form};
-use crate::engine::lock_file::LockFile;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::records::Output;
+use crate::cache::regular_file::{self, Links};
+use crate::decide::lost_texts::{self, LostTexts};
+use crate::decide::taken;
+use crate::decide::verdict::{Decision, KeyedWork, Verdict, WorkState};
+use crate::decide::view::View;
+use crate::decide::works;
+use crate::edits::text::{self, normalise};
+use crate::edits::{Action, EditableItem, Editing, Provenance};
+use crate::graph::pipeline::{LoadedStage, Pipeline};
+use crate::graph::selection::Ask;
+use crate::inputs::listing::item_name;
+use crate::kind::item::{Artifact, Fields};
+use crate::kind::item_set;
+use crate::kind::stage::{Editable, Form};
+use crate::lock_file::LockFile;
 
 /// The folder of a stage's texts: that of its kind, or for a stage of another name one of its own.
 pub fn folder(pipeline: &Pipeline, stage: &LoadedStage, editable: &Editable) -> PathBuf {

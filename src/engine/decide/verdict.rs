@@ -1,13 +1,13 @@
 //! The verdict on one stage: up to date, or which of its work must run. Plain data; unaware of how it is reached.
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::records::Output;
-use crate::engine::decide::keys::StageIdentity;
-use crate::engine::decide::reason::Reason;
-use crate::engine::decide::taken::Taken;
-use crate::engine::kind::item::Fields;
-use crate::engine::kind::item_tree::ItemTree;
-use crate::engine::kind::stage::{ItemStage, WholeStage, Work};
+use crate::cache::digest::Digest;
+use crate::cache::records::Output;
+use crate::decide::keys::StageIdentity;
+use crate::decide::reason::Reason;
+use crate::decide::taken::Taken;
+use crate::kind::item::Fields;
+use crate::kind::item_tree::ItemTree;
+use crate::kind::stage::{ItemStage, WholeStage, Work};
 
 /// What is known of a stage before it runs: its identity, its inputs, the verdict.
 pub struct Decision<'a> {

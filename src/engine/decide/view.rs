@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::decide::files::ArtifactFiles;
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::lock_file::LockFile;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::decide::files::ArtifactFiles;
+use crate::graph::pipeline::Pipeline;
+use crate::lock_file::LockFile;
 
 /// The pipeline, the cache and the lock as one command sees them.
 #[derive(Clone, Copy)]

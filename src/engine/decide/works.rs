@@ -6,15 +6,15 @@ use std::collections::HashSet;
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::uses::Lease;
-use crate::engine::decide::intake::unknown_digest;
-use crate::engine::decide::keys::{StageIdentity, render_work};
-use crate::engine::decide::recorded::{choose, preferred};
-use crate::engine::decide::verdict::{KeyedWork, WorkState};
-use crate::engine::decide::view::View;
-use crate::engine::graph::pipeline::LoadedStage;
-use crate::engine::kind::stage::Work;
+use crate::cache::digest::Digest;
+use crate::cache::uses::Lease;
+use crate::decide::intake::unknown_digest;
+use crate::decide::keys::{StageIdentity, render_work};
+use crate::decide::recorded::{choose, preferred};
+use crate::decide::verdict::{KeyedWork, WorkState};
+use crate::decide::view::View;
+use crate::graph::pipeline::LoadedStage;
+use crate::kind::stage::Work;
 
 /// Keys of pieces of work, and which of them have a result here.
 pub fn look_up(

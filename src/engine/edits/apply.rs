@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::artifact::{Artifact, Fields};
-use crate::engine::cache::batch::Batch;
-use crate::engine::cache::digest::Digest;
-use crate::engine::edits::folder::{self, Contents, Found, read_text};
-use crate::engine::edits::judge::{Action, Judgement, Provenance};
-use crate::engine::edits::moves::Moves;
-use crate::engine::edits::replace::{self, Outcome, Replacement};
-use crate::engine::edits::{EditableItem, Editing, text};
-use crate::engine::lock_file::{EditRow, EditRows};
+use crate::cache::Cache;
+use crate::cache::artifact::{Artifact, Fields};
+use crate::cache::batch::Batch;
+use crate::cache::digest::Digest;
+use crate::edits::folder::{self, Contents, Found, read_text};
+use crate::edits::judge::{Action, Judgement, Provenance};
+use crate::edits::moves::Moves;
+use crate::edits::replace::{self, Outcome, Replacement};
+use crate::edits::{EditableItem, Editing, text};
+use crate::lock_file::{EditRow, EditRows};
 
 /// A person who saves the same file at the same moment this often has to stop first.
 const ROUNDS: usize = 8;

@@ -5,10 +5,10 @@ use std::io::{self, ErrorKind};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::faults;
-use crate::engine::cache::place::Place;
-use crate::engine::edits::folder::OURS;
+use crate::cache::digest::Digest;
+use crate::cache::faults;
+use crate::cache::place::Place;
+use crate::edits::folder::OURS;
 
 /// In bytes. Most file systems take names of 255; eCryptfs, which encrypts home folders, takes 143.
 const LONGEST_NAME: usize = 143;

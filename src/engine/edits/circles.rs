@@ -7,9 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::edits::folder::Contents;
-use crate::engine::edits::{EditableItem, Editing};
+use crate::cache::digest::Digest;
+use crate::edits::folder::Contents;
+use crate::edits::{EditableItem, Editing};
 
 /// Items by their names.
 type Items<'i> = HashMap<&'i str, &'i EditableItem>;

@@ -11,12 +11,12 @@ use anyhow::{Context as _, Result, bail};
 use rayon::prelude::*;
 use unicode_normalization::UnicodeNormalization as _;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::locate::repository_around;
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::cache::stat_index::FileStat;
-use crate::engine::edits::text::{self, Unusable};
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::locate::repository_around;
+use crate::cache::regular_file::{self, Links};
+use crate::cache::stat_index::FileStat;
+use crate::edits::text::{self, Unusable};
 
 /// Starts the names of files that a run puts beside the texts for a moment.
 pub(crate) const OURS: &str = ".loramill-";

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::engine::edits::circles::Circle;
-use crate::engine::edits::folder::{Contents, Folder, Found};
-use crate::engine::edits::moves::Moves;
-use crate::engine::edits::replace::{self, TakenAway};
-use crate::engine::edits::{EditableItem, Editing};
+use crate::edits::circles::Circle;
+use crate::edits::folder::{Contents, Folder, Found};
+use crate::edits::moves::Moves;
+use crate::edits::replace::{self, TakenAway};
+use crate::edits::{EditableItem, Editing};
 
 impl Editing<'_> {
     /// Gives texts the names that their photos have now. Returns the names that photos had, and says what moved. A text that somebody

@@ -1,11 +1,11 @@
 //! Decides whose text a file is and what is to be done with it. Reads nothing and writes nothing.
 
-use crate::engine::cache::artifact::{Artifact, Fields};
-use crate::engine::cache::digest::Digest;
-use crate::engine::edits::folder::{Contents, Found};
-use crate::engine::edits::moves::Moves;
-use crate::engine::edits::{EditableItem, Editing};
-use crate::engine::lock_file::EditRow;
+use crate::cache::artifact::{Artifact, Fields};
+use crate::cache::digest::Digest;
+use crate::edits::folder::{Contents, Found};
+use crate::edits::moves::Moves;
+use crate::edits::{EditableItem, Editing};
+use crate::lock_file::EditRow;
 
 /// A text of a person under the name of an item with this after it belongs to the mirror of that item: `IMG_1-flip.txt`.
 const COMPANIONS: [&str; 1] = ["-flip"];

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::edits::folder::{self, Contents};
-use crate::engine::edits::judge::{Action, Provenance, companion_of};
-use crate::engine::edits::moves::Moves;
-use crate::engine::edits::replace::{self, Outcome, Replacement};
-use crate::engine::edits::settle::SettledText;
-use crate::engine::edits::{EditableItem, Editing};
-use crate::engine::lock_file::EditRow;
+use crate::cache::digest::Digest;
+use crate::edits::folder::{self, Contents};
+use crate::edits::judge::{Action, Provenance, companion_of};
+use crate::edits::moves::Moves;
+use crate::edits::replace::{self, Outcome, Replacement};
+use crate::edits::settle::SettledText;
+use crate::edits::{EditableItem, Editing};
+use crate::lock_file::EditRow;
 
 /// A text of a person that does not lie where it counts.
 #[derive(Clone, Debug, PartialEq, Eq)]

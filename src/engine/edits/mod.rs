@@ -47,16 +47,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::artifact::Artifact;
-use crate::engine::cache::digest::Digest;
-use crate::engine::edits::folder::{Contents, Folder, Found};
-use crate::engine::lock_file::EditRows;
+use crate::cache::Cache;
+use crate::cache::artifact::Artifact;
+use crate::cache::digest::Digest;
+use crate::edits::folder::{Contents, Folder, Found};
+use crate::lock_file::EditRows;
 
-pub use crate::engine::edits::apply::{Applied, AppliedItem};
-pub use crate::engine::edits::judge::{Action, Judgement, Provenance};
-pub use crate::engine::edits::settle::{Decision, Settled, SettledText};
-pub use crate::engine::edits::survey::SurveyedText;
+pub use crate::edits::apply::{Applied, AppliedItem};
+pub use crate::edits::judge::{Action, Judgement, Provenance};
+pub use crate::edits::settle::{Decision, Settled, SettledText};
+pub use crate::edits::survey::SurveyedText;
 
 /// An item of an editable stage.
 #[derive(Clone, Debug)]

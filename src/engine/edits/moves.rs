@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::edits::circles::Circle;
-use crate::engine::edits::folder::{Contents, Found};
-use crate::engine::edits::{EditableItem, Editing};
+use crate::cache::digest::Digest;
+use crate::edits::circles::Circle;
+use crate::edits::folder::{Contents, Found};
+use crate::edits::{EditableItem, Editing};
 
 /// What became of the names of photos since the rows of the lock were written.
 #[derive(Debug, Default)]

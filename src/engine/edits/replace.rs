@@ -13,16 +13,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::faults;
-use crate::engine::cache::file_digest;
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::cache::renames::{self, is_unsupported, rename_new};
-use crate::engine::cache::trouble::user_disk_trouble;
-use crate::engine::edits::beside::{Beside, LeftBehind};
-use crate::engine::edits::folder::{OURS, read_text};
-use crate::engine::edits::text::file_form;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::faults;
+use crate::cache::file_digest;
+use crate::cache::regular_file::{self, Links};
+use crate::cache::renames::{self, is_unsupported, rename_new};
+use crate::cache::trouble::user_disk_trouble;
+use crate::edits::beside::{Beside, LeftBehind};
+use crate::edits::folder::{OURS, read_text};
+use crate::edits::text::file_form;
 
 /// This many texts are made durable together.
 const CHUNK: usize = 512;

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::edits::folder::read_text;
-use crate::engine::edits::judge::Provenance;
-use crate::engine::edits::merge::{self, Form};
-use crate::engine::edits::replace::{self, Outcome, Replacement, TakenAway, identity};
-use crate::engine::edits::survey::SurveyedText;
-use crate::engine::edits::text;
-use crate::engine::edits::{EditableItem, Editing};
-use crate::engine::lock_file::{EditRow, EditRows};
+use crate::cache::digest::Digest;
+use crate::edits::folder::read_text;
+use crate::edits::judge::Provenance;
+use crate::edits::merge::{self, Form};
+use crate::edits::replace::{self, Outcome, Replacement, TakenAway, identity};
+use crate::edits::survey::SurveyedText;
+use crate::edits::text;
+use crate::edits::{EditableItem, Editing};
+use crate::lock_file::{EditRow, EditRows};
 
 /// What a person decides about a text of theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

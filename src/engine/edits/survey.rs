@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::artifact::Artifact;
-use crate::engine::cache::digest::Digest;
-use crate::engine::edits::apply::known_row;
-use crate::engine::edits::folder::{Contents, read_text};
-use crate::engine::edits::judge::{Provenance, companion_of};
-use crate::engine::edits::moves::Moves;
-use crate::engine::edits::{EditableItem, Editing};
+use crate::cache::Cache;
+use crate::cache::artifact::Artifact;
+use crate::cache::digest::Digest;
+use crate::edits::apply::known_row;
+use crate::edits::folder::{Contents, read_text};
+use crate::edits::judge::{Provenance, companion_of};
+use crate::edits::moves::Moves;
+use crate::edits::{EditableItem, Editing};
 
 /// A text that lies in the folder, or that an item is still to get.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::decide::reason::Reason;
+use crate::cache::digest::Digest;
+use crate::decide::reason::Reason;
 
 /// Characters of a text that are quoted.
 const QUOTED: usize = 100;

@@ -8,14 +8,14 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::{ComponentList, Covered, Section};
-use crate::engine::cache::records::{Output, Record};
-use crate::engine::decide::recorded::{STAGE_FACT, TREE_FIELD};
-use crate::engine::decide::results::Results;
-use crate::engine::kind::item_set;
-use crate::engine::lock_file::LockFile;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{ComponentList, Covered, Section};
+use crate::cache::records::{Output, Record};
+use crate::decide::recorded::{STAGE_FACT, TREE_FIELD};
+use crate::decide::results::Results;
+use crate::kind::item_set;
+use crate::lock_file::LockFile;
 
 /// What the records of a cache say.
 pub struct Ledger<'a> {

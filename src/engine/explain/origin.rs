@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::{Component, Covered, Section};
-use crate::engine::decide::intake::Intake;
-use crate::engine::explain::ledger::{Hint, Ledger, Making, Place};
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::inputs::input::Found;
-use crate::engine::kind::item::Item;
-use crate::engine::kind::item_set;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{Component, Covered, Section};
+use crate::decide::intake::Intake;
+use crate::explain::ledger::{Hint, Ledger, Making, Place};
+use crate::graph::pipeline::Pipeline;
+use crate::inputs::input::Found;
+use crate::kind::item::Item;
+use crate::kind::item_set;
 
 /// A longer way is no pipeline but a circle of conversions.
 const LONGEST: usize = 100;

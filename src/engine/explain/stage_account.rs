@@ -6,23 +6,23 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::manifest::{Component, ComponentList, Covered, Section};
-use crate::engine::decide::changes;
-use crate::engine::decide::keys::render_work;
-use crate::engine::decide::plan::{PlannedStage, PlannedState, walk};
-use crate::engine::decide::reason::Reason;
-use crate::engine::decide::taken;
-use crate::engine::decide::texts;
-use crate::engine::decide::verdict::{Decision, Verdict, WorkState};
-use crate::engine::decide::view::View;
-use crate::engine::decide::works;
-use crate::engine::explain::cause::Cause;
-use crate::engine::explain::causes::Causes;
-use crate::engine::graph::pipeline::{LoadedStage, Pipeline};
-use crate::engine::graph::selection::{Ask, Selection};
-use crate::engine::kind::item_set;
-use crate::engine::kind::stage::Form;
+use crate::cache::Cache;
+use crate::cache::manifest::{Component, ComponentList, Covered, Section};
+use crate::decide::changes;
+use crate::decide::keys::render_work;
+use crate::decide::plan::{PlannedStage, PlannedState, walk};
+use crate::decide::reason::Reason;
+use crate::decide::taken;
+use crate::decide::texts;
+use crate::decide::verdict::{Decision, Verdict, WorkState};
+use crate::decide::view::View;
+use crate::decide::works;
+use crate::explain::cause::Cause;
+use crate::explain::causes::Causes;
+use crate::graph::pipeline::{LoadedStage, Pipeline};
+use crate::graph::selection::{Ask, Selection};
+use crate::kind::item_set;
+use crate::kind::stage::Form;
 
 /// A key laid open.
 #[derive(Clone, Debug)]
@@ -165,7 +165,7 @@ fn of_item(
     };
     let names = || keyed.iter().map(|work| work.work.name.as_str());
     let Some(work) = keyed.iter().find(|work| work.work.name == item) else {
-        let near = crate::engine::syntax::diagnostic::nearest(item, names());
+        let near = crate::syntax::diagnostic::nearest(item, names());
         let hint = near.map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
         bail!("`{}` has no item `{item}`{hint}", stage.name);
     };

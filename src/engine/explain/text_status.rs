@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::decide::lost_texts::LostTexts;
-use crate::engine::decide::plan::walk;
-use crate::engine::decide::texts;
-use crate::engine::edits::{Provenance, SurveyedText};
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::graph::selection::Selection;
+use crate::cache::Cache;
+use crate::decide::lost_texts::LostTexts;
+use crate::decide::plan::walk;
+use crate::decide::texts;
+use crate::edits::{Provenance, SurveyedText};
+use crate::graph::pipeline::Pipeline;
+use crate::graph::selection::Selection;
 
 /// The texts of one editable stage.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,15 +13,15 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::survey::{StateFolder, StoredObject, size_of};
-use crate::engine::cache::sweep::{ExclusiveLock, Noted, age_of};
-use crate::engine::decide::results::Results;
-use crate::engine::gc::cost::Groups;
-use crate::engine::gc::live::Live;
-use crate::engine::gc::roots::{RootProblem, RootRepository, Roots, known_roots};
-use crate::engine::kind::stage_kind::Worth;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::survey::{StateFolder, StoredObject, size_of};
+use crate::cache::sweep::{ExclusiveLock, Noted, age_of};
+use crate::decide::results::Results;
+use crate::gc::cost::Groups;
+use crate::gc::live::Live;
+use crate::gc::roots::{RootProblem, RootRepository, Roots, known_roots};
+use crate::kind::stage_kind::Worth;
 
 /// New repositories that register while this goes on make it begin again, this often.
 const ROUNDS: usize = 5;

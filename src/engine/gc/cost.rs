@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::survey::StoredObject;
-use crate::engine::decide::results::Results;
-use crate::engine::gc::collect::Amount;
-use crate::engine::kind::stage_kind::Worth;
+use crate::cache::digest::Digest;
+use crate::cache::survey::StoredObject;
+use crate::decide::results::Results;
+use crate::gc::collect::Amount;
+use crate::kind::stage_kind::Worth;
 
 /// Who made what.
 pub(crate) struct Groups<'a> {

@@ -8,14 +8,14 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::{ComponentList, Covered, Section};
-use crate::engine::cache::records::{Completeness, Record};
-use crate::engine::cache::stat_index::FileStat;
-use crate::engine::decide::recorded::TREE_FIELD;
-use crate::engine::kind::item_set;
-use crate::engine::out::manifest;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{ComponentList, Covered, Section};
+use crate::cache::records::{Completeness, Record};
+use crate::cache::stat_index::FileStat;
+use crate::decide::recorded::TREE_FIELD;
+use crate::kind::item_set;
+use crate::out::manifest;
 
 /// A result that may be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]

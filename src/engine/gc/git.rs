@@ -15,8 +15,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::gc::git_program;
+use crate::cache::regular_file::{self, Links};
+use crate::gc::git_program;
 
 /// Every lock file, wherever in the repository.
 const LOCKS: &str = ":(top,glob)**/pipeline.lock";

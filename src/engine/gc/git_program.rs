@@ -89,7 +89,7 @@ pub(crate) fn start(folder: &Path, arguments: &[&str]) -> Result<Child> {
 }
 
 /// The file of `git`, if there is one on the `PATH`.
-pub(crate) fn program() -> io::Result<PathBuf> {
+pub fn program() -> io::Result<PathBuf> {
     let folders = env::var_os("PATH").unwrap_or_default();
     let files = env::split_paths(&folders).filter(|folder| folder.is_absolute()).map(|folder| folder.join("git"));
     let is_program =
@@ -104,7 +104,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
-    use crate::engine::gc::git::Repository;
+    use crate::gc::git::Repository;
 
     /// A repository with each way to start a program set to one that notes that it was started.
     struct Trapped {

@@ -3,11 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::survey::StoredObject;
-use crate::engine::decide::results::{Made, Results};
-use crate::engine::kind::item_set;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::survey::StoredObject;
+use crate::decide::results::{Made, Results};
+use crate::kind::item_set;
 
 /// What has been reached so far.
 pub(crate) struct Live<'a> {

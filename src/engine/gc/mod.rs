@@ -11,7 +11,7 @@
 //! `cache`.
 
 pub mod git;
-pub(crate) mod git_program;
+pub mod git_program;
 pub mod roots;
 
 mod cost;

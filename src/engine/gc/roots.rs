@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::locate::{is_ours, repository_around};
-use crate::engine::cache::regular_file::is_refusal;
-use crate::engine::gc::git::{Repository, WorkTree};
-use crate::engine::lock_file::LockFile;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::locate::{is_ours, repository_around};
+use crate::cache::regular_file::is_refusal;
+use crate::gc::git::{Repository, WorkTree};
+use crate::lock_file::LockFile;
 
 const LOCK: &str = "pipeline.lock";
 

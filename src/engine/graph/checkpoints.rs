@@ -1,11 +1,11 @@
 //! Whether the checkpoints that references and `pick` choose will be there: a stage that publishes as it goes says after which
 //! epochs, before it has seen its inputs. Unaware of what a checkpoint is.
 
-use crate::engine::graph::pipeline::{LoadedStage, Producer};
-use crate::engine::kind::reference::Selector;
-use crate::engine::kind::stage::{Epochs, Form};
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::Span;
+use crate::graph::pipeline::{LoadedStage, Producer};
+use crate::kind::reference::Selector;
+use crate::kind::stage::{Epochs, Form};
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::tree::Span;
 
 /// Reports every choice of an epoch after which nothing is saved. `pick` is the epoch that the file picks, with its place. Each
 /// stage comes after those it reads.

@@ -6,11 +6,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::engine::graph::pipeline::{Edge, LoadedStage, Producer};
-use crate::engine::inputs::input::{Found, Input};
-use crate::engine::kind::input_use::{Companion, InputShape, InputUse};
-use crate::engine::kind::reference::Reference;
-use crate::engine::syntax::tree::Span;
+use crate::graph::pipeline::{Edge, LoadedStage, Producer};
+use crate::inputs::input::{Found, Input};
+use crate::kind::input_use::{Companion, InputShape, InputUse};
+use crate::kind::reference::Reference;
+use crate::syntax::tree::Span;
 
 /// The companions of `inputs` that any of `stages` wants. `names` are those that the file uses already.
 pub(crate) fn find(stages: &[LoadedStage], inputs: &[Input], names: &BTreeMap<String, Span>) -> Vec<Input> {

@@ -6,16 +6,16 @@ use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::DfsPostOrder;
 
-use crate::engine::graph::companions;
-use crate::engine::graph::pipeline::{Collected, Edge, LoadedStage, Producer};
-use crate::engine::graph::variants::{Source, Variants};
-use crate::engine::inputs::input::{Found, Input};
-use crate::engine::inputs::listing;
-use crate::engine::kind::input_use::{ImpliedInput, InputShape, InputUse};
-use crate::engine::kind::reference::{Reference, Selector};
-use crate::engine::kind::stage::Form;
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::Span;
+use crate::graph::companions;
+use crate::graph::pipeline::{Collected, Edge, LoadedStage, Producer};
+use crate::graph::variants::{Source, Variants};
+use crate::inputs::input::{Found, Input};
+use crate::inputs::listing;
+use crate::kind::input_use::{ImpliedInput, InputShape, InputUse};
+use crate::kind::reference::{Reference, Selector};
+use crate::kind::stage::Form;
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::tree::Span;
 
 /// What in the file could not be loaded: what refers to it is not wrong for that.
 #[derive(Clone, Copy)]

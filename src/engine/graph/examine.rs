@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use crate::engine::graph::pipeline::{Pipeline, Producer};
-use crate::engine::inputs::input::Found;
-use crate::engine::kind::stage::Finding;
-use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
+use crate::graph::pipeline::{Pipeline, Producer};
+use crate::inputs::input::Found;
+use crate::kind::stage::Finding;
+use crate::syntax::diagnostic::{Diagnostic, Diagnostics};
 
 /// What the stages at `stages` cannot use among the files that are here, each at its reference. Variants that read the same files
 /// are asked once.

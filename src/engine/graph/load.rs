@@ -7,24 +7,24 @@ use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobSetBuilder};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::graph::checkpoints;
-use crate::engine::graph::companions;
-use crate::engine::graph::edges;
-use crate::engine::graph::load_stages::{FileScope, load_stages};
-use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
-use crate::engine::graph::sidecars;
-use crate::engine::inputs::input::{Found, Input, Skip};
-use crate::engine::inputs::project_bounds;
-use crate::engine::inputs::sources::{self, Photos, Surroundings};
-use crate::engine::kind::names::is_name;
-use crate::engine::kind::param_value::ParamValue;
-use crate::engine::kind::stage_kind::StageKind;
-use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics, nearest};
-use crate::engine::syntax::settings::{self, TOP_LEVEL};
-use crate::engine::syntax::tree::{Key, Node, Source, Span, Value};
-use crate::engine::syntax::vars;
-use crate::engine::syntax::yaml;
+use crate::cache::digest::Digest;
+use crate::graph::checkpoints;
+use crate::graph::companions;
+use crate::graph::edges;
+use crate::graph::load_stages::{FileScope, load_stages};
+use crate::graph::pipeline::{LoadedStage, Pipeline, Producer};
+use crate::graph::sidecars;
+use crate::inputs::input::{Found, Input, Skip};
+use crate::inputs::project_bounds;
+use crate::inputs::sources::{self, Photos, Surroundings};
+use crate::kind::names::is_name;
+use crate::kind::param_value::ParamValue;
+use crate::kind::stage_kind::StageKind;
+use crate::syntax::diagnostic::{Diagnostic, Diagnostics, nearest};
+use crate::syntax::settings::{self, TOP_LEVEL};
+use crate::syntax::tree::{Key, Node, Source, Span, Value};
+use crate::syntax::vars;
+use crate::syntax::yaml;
 
 /// The seed of a file that names none.
 const DEFAULT_SEED: u64 = 42;
@@ -384,7 +384,7 @@ fn tell_readers(stages: &mut [LoadedStage]) {
 }
 
 /// The entries of a mapping; of anything else none.
-pub(crate) fn entries(node: &Node) -> &[(Key, Node)] {
+pub fn entries(node: &Node) -> &[(Key, Node)] {
     match &node.value {
         Value::Map(entries) => entries,
         _ => &[],

@@ -3,18 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::graph::load::entries;
-use crate::engine::graph::pipeline::LoadedStage;
-use crate::engine::graph::stage_keys::StageKeys;
-use crate::engine::graph::variants::{Sketch, Variants};
-use crate::engine::kind::input_use::InputUse;
-use crate::engine::kind::param_value::ParamValue;
-use crate::engine::kind::params::Role;
-use crate::engine::kind::stage::Stage;
-use crate::engine::kind::stage_kind::{LoadScope, StageKind};
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::{Key, Node, Span, Value};
-use crate::engine::syntax::yaml::MAX_DEPTH;
+use crate::graph::load::entries;
+use crate::graph::pipeline::LoadedStage;
+use crate::graph::stage_keys::StageKeys;
+use crate::graph::variants::{Sketch, Variants};
+use crate::kind::input_use::InputUse;
+use crate::kind::param_value::ParamValue;
+use crate::kind::params::Role;
+use crate::kind::stage::Stage;
+use crate::kind::stage_kind::{LoadScope, StageKind};
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::tree::{Key, Node, Span, Value};
+use crate::syntax::yaml::MAX_DEPTH;
 
 /// What the file says at its top that stages may use.
 pub(crate) struct FileScope<'a> {

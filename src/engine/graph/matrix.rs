@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::scalar::spelling;
-use crate::engine::syntax::settings::{Segment, parse_path, put};
-use crate::engine::syntax::tree::{Key, Node, Source, Span, Value};
-use crate::engine::syntax::yaml::span;
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::scalar::spelling;
+use crate::syntax::settings::{Segment, parse_path, put};
+use crate::syntax::tree::{Key, Node, Source, Span, Value};
+use crate::syntax::yaml::span;
 
 /// A param with the values that the variants of a stage give it.
 #[derive(Clone, Debug)]

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::graph::variant::Variant;
-use crate::engine::inputs::input::{Found, Input, Skip};
-use crate::engine::kind::input_use::InputUse;
-use crate::engine::kind::stage::Stage;
-use crate::engine::kind::stage_kind::StageKind;
-use crate::engine::syntax::tree::Span;
+use crate::cache::digest::Digest;
+use crate::graph::variant::Variant;
+use crate::inputs::input::{Found, Input, Skip};
+use crate::kind::input_use::InputUse;
+use crate::kind::stage::Stage;
+use crate::kind::stage_kind::StageKind;
+use crate::syntax::tree::Span;
 
 /// A pipeline file after loading: `matrix:` expanded, sub-stages added, references joined into edges.
 pub struct Pipeline {

@@ -1,10 +1,10 @@
 //! Which items a stage takes of what it names: the selector, what `skip:` leaves out, and a file in the place of the field it
 //! stands for. Unaware of where items come from and of what is fresh.
 
-use crate::engine::inputs::input::Skip;
-use crate::engine::kind::input_use::{InputShape, InputUse};
-use crate::engine::kind::item::{Item, ItemSet};
-use crate::engine::kind::reference::Selector;
+use crate::inputs::input::Skip;
+use crate::kind::input_use::{InputShape, InputUse};
+use crate::kind::item::{Item, ItemSet};
+use crate::kind::reference::Selector;
 
 /// Why a reference gives no items yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,10 +142,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::engine::cache::digest::Digest;
-    use crate::engine::kind::item::{Artifact, Fields};
-    use crate::engine::kind::reference::Reference;
-    use crate::engine::syntax::tree::{Source, Span};
+    use crate::cache::digest::Digest;
+    use crate::kind::item::{Artifact, Fields};
+    use crate::kind::reference::Reference;
+    use crate::syntax::tree::{Source, Span};
 
     fn checkpoint(epoch: u64) -> Item {
         let artifact = Artifact { digest: Digest::of(&epoch.to_le_bytes()), size: 8, extension: "safetensors".into() };

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::engine::graph::stage_keys;
-use crate::engine::kind::params::struct_schema;
-use crate::engine::kind::stage_kind::StageKind;
+use crate::graph::stage_keys;
+use crate::kind::params::struct_schema;
+use crate::kind::stage_kind::StageKind;
 
 /// As it lies in `pipelines/schema.json`.
 pub fn text(kinds: &[&StageKind]) -> String {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use crate::engine::graph::pipeline::{Pipeline, Producer};
-use crate::engine::kind::reference::parse_variant_name;
+use crate::graph::pipeline::{Pipeline, Producer};
+use crate::kind::reference::parse_variant_name;
 
 /// The stages that a run or a plan is about, by their indices.
 #[derive(Clone, Debug, Default)]

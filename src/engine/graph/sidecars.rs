@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use unicode_normalization::UnicodeNormalization as _;
 
-use crate::engine::graph::pipeline::{LoadedStage, Producer};
-use crate::engine::inputs::input::{Found, Input};
-use crate::engine::inputs::listing::{InputFile, is_picture};
-use crate::engine::kind::endings::Endings;
-use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::graph::pipeline::{LoadedStage, Producer};
+use crate::inputs::input::{Found, Input};
+use crate::inputs::listing::{InputFile, is_picture};
+use crate::kind::endings::Endings;
+use crate::syntax::diagnostic::Diagnostics;
 
 /// What other programs put captions into: sd-scripts of kohya-ss takes `.caption` by default, its taggers write `.txt`.
 const KNOWN: &[&str] = &[".caption", ".captions", ".cap", ".tags", ".tag", ".txt"];
@@ -198,7 +198,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::engine::inputs::listing::survey;
+    use crate::inputs::listing::survey;
 
     fn paired(names: &[&str], endings: &[&str]) -> (Vec<InputFile>, Pairs) {
         let folder = tempfile::tempdir().unwrap();

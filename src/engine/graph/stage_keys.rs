@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use crate::engine::graph::matrix::{self, Axis};
-use crate::engine::kind::param_value::ParamValue;
-use crate::engine::kind::params::{ParamDoc, Role};
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::{Key, Node, Span, Value};
+use crate::graph::matrix::{self, Axis};
+use crate::kind::param_value::ParamValue;
+use crate::kind::params::{ParamDoc, Role};
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::tree::{Key, Node, Span, Value};
 
 /// Variants of a stage that need no `limit`.
 pub const VARIANTS: u64 = 64;

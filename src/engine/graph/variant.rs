@@ -1,9 +1,9 @@
 //! One variant of a stage: a value for each axis, and how it is called. Unaware of which variants there are. None of it is in a
 //! key.
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::graph::matrix::Axis;
-use crate::engine::kind::reference::Pick;
+use crate::cache::digest::Digest;
+use crate::graph::matrix::Axis;
+use crate::kind::reference::Pick;
 
 /// Bytes of the name of a variant's folder, of the 255 that file systems take.
 const FOLDER_NAME: usize = 120;
@@ -95,7 +95,7 @@ fn folder_name(label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::kind::reference::parse_variant_name;
+    use crate::kind::reference::parse_variant_name;
 
     fn variant(values: &[(&str, &str, &str)]) -> Variant {
         let coordinate = |(full_name, name, value): &(&str, &str, &str)| Coordinate {

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::graph::matrix::Axis;
-use crate::engine::graph::stage_keys::{MOST_VARIANTS, VARIANTS};
-use crate::engine::graph::variant::{Coordinate, Variant, is_called};
-use crate::engine::kind::input_use::{InputShape, InputUse};
-use crate::engine::kind::reference::{Pick, Reference};
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::Span;
+use crate::graph::matrix::Axis;
+use crate::graph::stage_keys::{MOST_VARIANTS, VARIANTS};
+use crate::graph::variant::{Coordinate, Variant, is_called};
+use crate::kind::input_use::{InputShape, InputUse};
+use crate::kind::reference::{Pick, Reference};
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::tree::Span;
 
 /// Variants of all stages together: few enough to load each.
 const MOST_IN_ALL: usize = 10_000;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use globset::GlobSet;
 
-use crate::engine::inputs::listing::InputFile;
-use crate::engine::syntax::tree::Span;
+use crate::inputs::listing::InputFile;
+use crate::syntax::tree::Span;
 
 /// Something that is read from disk.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ impl Input {
     /// The fields its items have, `None` where a file takes the place of any field.
     pub fn carries(&self) -> Option<&'static [&'static str]> {
         match self.found {
-            Found::Photos { .. } => Some(crate::engine::inputs::listing::FIELDS),
+            Found::Photos { .. } => Some(crate::inputs::listing::FIELDS),
             Found::File(_) | Found::Absent(_) => None,
         }
     }

@@ -10,9 +10,9 @@ use rayon::prelude::*;
 use unicode_normalization::UnicodeNormalization;
 use walkdir::WalkDir;
 
-use crate::engine::cache::locate::repository_around;
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::inputs::picture_files::{Kind, MOST_BYTES, Told, is_junk_folder, named_kind};
+use crate::cache::locate::repository_around;
+use crate::cache::regular_file::{self, Links};
+use crate::inputs::picture_files::{Kind, MOST_BYTES, Told, is_junk_folder, named_kind};
 
 /// The fields of a photo's item; `sidecar` is missing where no text lies beside it.
 pub const FIELDS: &[&str] = &["image", "photo", "sidecar"];

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::io::Read as _;
 use std::path::Path;
 
-use crate::engine::cache::regular_file::{self, Links};
+use crate::cache::regular_file::{self, Links};
 
 /// The formats that are read, for messages.
 pub const READ: &str = "JPEG, PNG, WebP, TIFF and BMP";

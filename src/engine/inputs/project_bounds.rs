@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::engine::cache::locate::repository_around;
+use crate::cache::locate::repository_around;
 
 /// What a run, `init`, `skip` and `restore` write into the folder of a pipeline.
 const WRITTEN: [&str; 5] = ["out", "pipeline.lock", "pipeline.yaml", "crops.yaml", ".gitattributes"];

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use crate::engine::inputs::input::{Found, Input, Skip};
-use crate::engine::inputs::listing::{Listing, Unusable, is_lfs_pointer, survey};
-use crate::engine::inputs::picture_files::{Kind, READ, repeats_of};
-use crate::engine::syntax::diagnostic::{Diagnostics, nearest};
-use crate::engine::syntax::tree::{Key, Node, Value};
-use crate::engine::syntax::vars::Environment;
-use crate::engine::syntax::yaml;
+use crate::inputs::input::{Found, Input, Skip};
+use crate::inputs::listing::{Listing, Unusable, is_lfs_pointer, survey};
+use crate::inputs::picture_files::{Kind, READ, repeats_of};
+use crate::syntax::diagnostic::{Diagnostics, nearest};
+use crate::syntax::tree::{Key, Node, Value};
+use crate::syntax::vars::Environment;
+use crate::syntax::yaml;
 
 /// Model folders are a few levels deep: `models/Stable-diffusion/photo/x.ckpt`.
 pub const MODEL_DEPTH: usize = 4;

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::engine::inputs::listing::is_picture;
-use crate::engine::kind::param_value::ParamValue;
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::{Node, Value};
+use crate::inputs::listing::is_picture;
+use crate::kind::param_value::ParamValue;
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::tree::{Node, Value};
 
 /// In bytes.
 const LONGEST_ENDING: usize = 40;

@@ -1,7 +1,7 @@
 //! What a stage reads: of each reference the fields and how many items. Unaware of what lies there and of who makes it.
 
-use crate::engine::kind::param_value::ParamValue;
-use crate::engine::kind::reference::Reference;
+use crate::kind::param_value::ParamValue;
+use crate::kind::reference::Reference;
 
 /// A reference of a stage, with what is read of it.
 #[derive(Clone, Debug)]

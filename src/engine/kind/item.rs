@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-pub use crate::engine::cache::artifact::{Artifact, Fields};
-use crate::engine::cache::digest::Digest;
+pub use crate::cache::artifact::{Artifact, Fields};
+use crate::cache::digest::Digest;
 
 /// A named thing with fields: a photo with its picture and caption, or a checkpoint with its LoRA.
 ///

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::encoding::{Reader, Writer};
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::kind::item::{Artifact, Item, ItemSet};
+use crate::cache::digest::Digest;
+use crate::cache::encoding::{Reader, Writer};
+use crate::cache::regular_file::{self, Links};
+use crate::kind::item::{Artifact, Item, ItemSet};
 
 const HEADER: &[u8; 16] = b"loramill-items1\n";
 
@@ -186,7 +186,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::engine::kind::item::Fields;
+    use crate::kind::item::Fields;
 
     fn sample() -> ItemSet {
         let artifact = |text: &str, extension: &str| Artifact {

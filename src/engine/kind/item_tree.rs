@@ -5,10 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::kind::item::{Item, ItemSet};
-use crate::engine::kind::item_set;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::kind::item::{Item, ItemSet};
+use crate::kind::item_set;
 
 /// `digest` is that of the encoded tree, `count` the number of items. Clones share the items: they are read from the cache once.
 #[derive(Clone, Debug)]

@@ -1,8 +1,8 @@
 //! What a type must offer to stand in a params struct. Unaware of which types do.
 
-use crate::engine::kind::reference::Reference;
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::Node;
+use crate::kind::reference::Reference;
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::tree::Node;
 
 /// A value that a params struct may hold.
 pub trait ParamValue: Sized {

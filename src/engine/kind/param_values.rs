@@ -3,10 +3,10 @@
 
 use serde_json::json;
 
-use crate::engine::kind::param_value::ParamValue;
-use crate::engine::kind::reference::Reference;
-use crate::engine::syntax::diagnostic::{Diagnostics, expected};
-use crate::engine::syntax::tree::{Node, Value};
+use crate::kind::param_value::ParamValue;
+use crate::kind::reference::Reference;
+use crate::syntax::diagnostic::{Diagnostics, expected};
+use crate::syntax::tree::{Node, Value};
 
 impl ParamValue for bool {
     fn decode(node: &Node, diagnostics: &mut Diagnostics) -> Option<Self> {
@@ -182,14 +182,14 @@ macro_rules! choice {
             }
         }
 
-        impl $crate::engine::kind::param_value::ParamValue for $name {
+        impl $crate::kind::param_value::ParamValue for $name {
             fn decode(
-                node: &$crate::engine::syntax::tree::Node,
-                diagnostics: &mut $crate::engine::syntax::diagnostic::Diagnostics,
+                node: &$crate::syntax::tree::Node,
+                diagnostics: &mut $crate::syntax::diagnostic::Diagnostics,
             ) -> Option<Self> {
-                let $crate::engine::syntax::tree::Value::Text(text) = &node.value else {
+                let $crate::syntax::tree::Value::Text(text) = &node.value else {
                     let what = format!("one of {}", Self::WORDS.join(", "));
-                    return $crate::engine::syntax::diagnostic::expected(node, &what, diagnostics);
+                    return $crate::syntax::diagnostic::expected(node, &what, diagnostics);
                 };
                 let choice = Self::from_word(text);
                 if choice.is_none() {

@@ -9,9 +9,9 @@
 
 use serde_json::json;
 
-use crate::engine::kind::input_use::InputUse;
-use crate::engine::syntax::diagnostic::{Diagnostics, nearest};
-use crate::engine::syntax::tree::{Node, Value};
+use crate::kind::input_use::InputUse;
+use crate::syntax::diagnostic::{Diagnostics, nearest};
+use crate::syntax::tree::{Node, Value};
 
 /// What a field of a params struct means for the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +58,11 @@ pub trait Declared {
 /// Declares a params struct.
 ///
 /// ```
-/// loramill::params! {
+/// loramill_engine::params! {
 ///     /// Scales pictures.
 ///     pub struct Resize {
 ///         /// The pictures.
-///         input images: loramill::engine::kind::reference::Reference => Many["image"],
+///         input images: loramill_engine::kind::reference::Reference => Many["image"],
 ///         /// Side in pixels.
 ///         result size: u64 = 512,
 ///         /// Threads; 0 takes all.
@@ -82,34 +82,34 @@ macro_rules! params {
         #[derive(Clone, Debug)]
         pub struct $name { $( $(#[doc = $field_doc])* pub $field: $type ),* }
 
-        impl $crate::engine::kind::params::Params for $name {
+        impl $crate::kind::params::Params for $name {
             const DOC: &'static str = concat!($($doc, "\n"),*);
 
-            fn fields() -> Vec<$crate::engine::kind::params::ParamDoc> {
-                vec![$( $crate::engine::kind::params::ParamDoc {
+            fn fields() -> Vec<$crate::kind::params::ParamDoc> {
+                vec![$( $crate::kind::params::ParamDoc {
                     name: stringify!($field),
                     doc: concat!($($field_doc, "\n"),*),
                     role: $crate::params!(@role $role),
                     default: $crate::params!(@default_json $type $(, $default)?),
-                    schema: <$type as $crate::engine::kind::param_value::ParamValue>::schema(),
+                    schema: <$type as $crate::kind::param_value::ParamValue>::schema(),
                 } ),*]
             }
 
             fn decode_params(
-                node: &$crate::engine::syntax::tree::Node,
-                diagnostics: &mut $crate::engine::syntax::diagnostic::Diagnostics,
+                node: &$crate::syntax::tree::Node,
+                diagnostics: &mut $crate::syntax::diagnostic::Diagnostics,
             ) -> Option<Self> {
                 const KNOWN: &[&str] = &[$(stringify!($field)),*];
-                $crate::engine::kind::params::check_mapping(node, KNOWN, diagnostics)?;
+                $crate::kind::params::check_mapping(node, KNOWN, diagnostics)?;
                 $( let $field: Option<$type> = match node.get(stringify!($field)) {
-                    Some(value) => <$type as $crate::engine::kind::param_value::ParamValue>::decode(value, diagnostics),
+                    Some(value) => <$type as $crate::kind::param_value::ParamValue>::decode(value, diagnostics),
                     None => $crate::params!(@default node, diagnostics, KNOWN, $field $(, $default)?),
                 }; )*
                 Some(Self { $( $field: $field? ),* })
             }
         }
 
-        impl $crate::engine::kind::params::Declared for $name {
+        impl $crate::kind::params::Declared for $name {
             fn results(&self) -> Vec<(String, serde_json::Value)> {
                 let mut results = Vec::new();
                 $( $crate::params!(@result $role, results, self, $field); )*
@@ -117,32 +117,32 @@ macro_rules! params {
                 results
             }
 
-            fn reads(&self) -> Vec<$crate::engine::kind::input_use::InputUse> {
+            fn reads(&self) -> Vec<$crate::kind::input_use::InputUse> {
                 let mut reads = Vec::new();
                 $( reads.extend($crate::params!(@reads self, $field $(, $shape, $reads)?)); )*
                 reads
             }
         }
 
-        impl $crate::engine::kind::param_value::ParamValue for $name {
+        impl $crate::kind::param_value::ParamValue for $name {
             fn decode(
-                node: &$crate::engine::syntax::tree::Node,
-                diagnostics: &mut $crate::engine::syntax::diagnostic::Diagnostics,
+                node: &$crate::syntax::tree::Node,
+                diagnostics: &mut $crate::syntax::diagnostic::Diagnostics,
             ) -> Option<Self> {
-                <Self as $crate::engine::kind::params::Params>::decode_params(node, diagnostics)
+                <Self as $crate::kind::params::Params>::decode_params(node, diagnostics)
             }
 
             fn canonical(&self) -> serde_json::Value {
-                let results = <Self as $crate::engine::kind::params::Declared>::results(self);
+                let results = <Self as $crate::kind::params::Declared>::results(self);
                 serde_json::Value::Object(results.into_iter().collect())
             }
 
             fn schema() -> serde_json::Value {
-                $crate::engine::kind::params::struct_schema(&<Self as $crate::engine::kind::params::Params>::fields())
+                $crate::kind::params::struct_schema(&<Self as $crate::kind::params::Params>::fields())
             }
 
-            fn references(&self, path: &str, found: &mut Vec<(String, $crate::engine::kind::reference::Reference)>) {
-                $( $crate::engine::kind::param_value::ParamValue::references(
+            fn references(&self, path: &str, found: &mut Vec<(String, $crate::kind::reference::Reference)>) {
+                $( $crate::kind::param_value::ParamValue::references(
                     &self.$field,
                     &format!("{path}.{}", stringify!($field)),
                     found,
@@ -150,35 +150,35 @@ macro_rules! params {
             }
         }
     };
-    (@role input) => { $crate::engine::kind::params::Role::Input };
-    (@role result) => { $crate::engine::kind::params::Role::Result };
-    (@role execution) => { $crate::engine::kind::params::Role::Execution };
+    (@role input) => { $crate::kind::params::Role::Input };
+    (@role result) => { $crate::kind::params::Role::Result };
+    (@role execution) => { $crate::kind::params::Role::Execution };
     (@default_json $type:ty, $default:expr) => {
-        Some(<$type as $crate::engine::kind::param_value::ParamValue>::canonical(&$default))
+        Some(<$type as $crate::kind::param_value::ParamValue>::canonical(&$default))
     };
     (@default_json $type:ty) => { None };
     (@default $node:ident, $diagnostics:ident, $known:ident, $field:ident, $default:expr) => { Some($default) };
     (@default $node:ident, $diagnostics:ident, $known:ident, $field:ident) => {{
-        $crate::engine::kind::params::report_missing($node, stringify!($field), $known, $diagnostics);
+        $crate::kind::params::report_missing($node, stringify!($field), $known, $diagnostics);
         None
     }};
     (@result result, $results:ident, $self:ident, $field:ident) => {
-        $crate::engine::kind::params::flatten(
+        $crate::kind::params::flatten(
             stringify!($field),
-            $crate::engine::kind::param_value::ParamValue::canonical(&$self.$field),
+            $crate::kind::param_value::ParamValue::canonical(&$self.$field),
             &mut $results,
         );
     };
     (@result $other:ident, $results:ident, $self:ident, $field:ident) => {};
     (@reads $self:ident, $field:ident, $shape:ident, $reads:expr) => {
-        $crate::engine::kind::input_use::InputUse::of(
+        $crate::kind::input_use::InputUse::of(
             stringify!($field),
             &$self.$field,
-            $crate::engine::kind::input_use::InputShape::$shape,
+            $crate::kind::input_use::InputShape::$shape,
             &$reads,
         )
     };
-    (@reads $self:ident, $field:ident) => { None::<$crate::engine::kind::input_use::InputUse> };
+    (@reads $self:ident, $field:ident) => { None::<$crate::kind::input_use::InputUse> };
 }
 
 /// Reports a node that is no mapping and keys it should not have; `None` if it is no mapping.

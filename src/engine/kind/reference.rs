@@ -5,11 +5,11 @@ use std::fmt;
 
 use serde_json::json;
 
-use crate::engine::kind::param_value::ParamValue;
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::diagnostic::expected;
-use crate::engine::syntax::scalar::respelled;
-use crate::engine::syntax::tree::{Node, Span, Value};
+use crate::kind::param_value::ParamValue;
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::diagnostic::expected;
+use crate::syntax::scalar::respelled;
+use crate::syntax::tree::{Node, Span, Value};
 
 /// A name of an input or a stage, as a param gives it: `train@20`, `train[rank=8]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -208,8 +208,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::engine::syntax::tree::Source;
-    use crate::engine::syntax::yaml::span;
+    use crate::syntax::tree::Source;
+    use crate::syntax::yaml::span;
 
     fn decode(text: &str) -> Result<Reference, String> {
         let source = Arc::new(Source { name: "test.yaml".into(), text: text.into() });

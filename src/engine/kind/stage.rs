@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::engine::cache::batch::Stored;
-use crate::engine::kind::endings::Endings;
-use crate::engine::kind::input_use::{Companion, ImpliedInput, InputUse};
-use crate::engine::kind::item::{Artifact, Fields, Item, ItemSet};
-use crate::engine::kind::params::Declared;
-use crate::engine::kind::stage_kind::StageKind;
+use crate::cache::batch::Stored;
+use crate::kind::endings::Endings;
+use crate::kind::input_use::{Companion, ImpliedInput, InputUse};
+use crate::kind::item::{Artifact, Fields, Item, ItemSet};
+use crate::kind::params::Declared;
+use crate::kind::stage_kind::StageKind;
 
 /// A stage with its params.
 pub trait Stage: Declared + Send + Sync {

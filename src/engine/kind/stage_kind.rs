@@ -1,9 +1,9 @@
 //! A stage kind as data: a constant in the kind's file, and what reads its params. Unaware of what a stage of it does.
 
-use crate::engine::kind::params::{ParamDoc, Params};
-use crate::engine::kind::stage::Stage;
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::Node;
+use crate::kind::params::{ParamDoc, Params};
+use crate::kind::stage::Stage;
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::tree::Node;
 
 /// A type of work.
 ///

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::trouble::disk_trouble;
-use crate::engine::out::manifest::Manifest;
+use crate::cache::Cache;
+use crate::cache::trouble::disk_trouble;
+use crate::out::manifest::Manifest;
 
 /// The folders below `out` that a run or `restore` filled for `stage`, and that are none of `current`.
 pub(crate) fn earlier_shapes(cache: &Cache, out: &Path, stage: &str, current: &BTreeSet<String>) -> Result<Vec<String>> {

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::graph::pipeline::{LoadedStage, Pipeline};
-use crate::engine::kind::item_tree::ItemTree;
-use crate::engine::out::materialise::is_shown;
-use crate::engine::out::shown;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::graph::pipeline::{LoadedStage, Pipeline};
+use crate::kind::item_tree::ItemTree;
+use crate::out::materialise::is_shown;
+use crate::out::shown;
 
 /// Where the outputs lie under friendly names.
 pub fn out_folder(pipeline: &Pipeline) -> PathBuf {

@@ -8,15 +8,15 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use rustix::fs::OFlags;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::atomic;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::encoding::{sealed, unsealed};
-use crate::engine::cache::place::Place;
-use crate::engine::cache::stat_index::FileStat;
-use crate::engine::cache::sweep::list;
-use crate::engine::cache::trouble::disk_trouble;
-use crate::engine::kind::names::is_plain_path;
+use crate::cache::Cache;
+use crate::cache::atomic;
+use crate::cache::digest::Digest;
+use crate::cache::encoding::{sealed, unsealed};
+use crate::cache::place::Place;
+use crate::cache::stat_index::FileStat;
+use crate::cache::sweep::list;
+use crate::cache::trouble::disk_trouble;
+use crate::kind::names::is_plain_path;
 
 const HEADER: &[u8; 16] = b"loramill-out 1\n\0";
 const CHANGING_HEADER: &[u8; 16] = b"loramill-chg 1\n\0";

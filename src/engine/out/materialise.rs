@@ -14,16 +14,16 @@ use anyhow::{Result, ensure};
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::faults;
-use crate::engine::cache::place::{Place, Root};
-use crate::engine::cache::renames::rename_new;
-use crate::engine::cache::stat_index::FileStat;
-use crate::engine::cache::trouble::user_disk_trouble;
-use crate::engine::kind::item::Item;
-use crate::engine::kind::names::is_plain_path;
-use crate::engine::out::manifest::{Entry, Manifest};
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::faults;
+use crate::cache::place::{Place, Root};
+use crate::cache::renames::rename_new;
+use crate::cache::stat_index::FileStat;
+use crate::cache::trouble::user_disk_trouble;
+use crate::kind::item::Item;
+use crate::kind::names::is_plain_path;
+use crate::out::manifest::{Entry, Manifest};
 
 /// From this size on a file is a hard link of its read-only object, if it cannot be a reflink.
 const LINKED_FROM: u64 = 64 << 20;
@@ -477,9 +477,9 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::engine::cache::faults::{Fault, arm, disarm};
-    use crate::engine::kind::item::Fields;
-    use crate::engine::kind::item_set;
+    use crate::cache::faults::{Fault, arm, disarm};
+    use crate::kind::item::Fields;
+    use crate::kind::item_set;
 
     #[test]
     fn a_name_too_long_for_a_disk_is_cut_between_letters_and_told_from_its_like() {

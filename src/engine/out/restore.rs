@@ -6,19 +6,19 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::manifest::{ComponentList, Section};
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::graph::variant::folder_of_name;
-use crate::engine::kind::item::Item;
-use crate::engine::kind::item_set;
-use crate::engine::kind::item_tree::ItemTree;
-use crate::engine::kind::names::is_stage_of_a_lock;
-use crate::engine::kind::stage_kind::StageKind;
-use crate::engine::lock_file::{LockFile, StageRow};
-use crate::engine::out::earlier_shapes::earlier_shapes;
-use crate::engine::out::materialise::{Report, is_shown, materialise, withdraw};
-use crate::engine::out::shown;
+use crate::cache::Cache;
+use crate::cache::manifest::{ComponentList, Section};
+use crate::graph::pipeline::Pipeline;
+use crate::graph::variant::folder_of_name;
+use crate::kind::item::Item;
+use crate::kind::item_set;
+use crate::kind::item_tree::ItemTree;
+use crate::kind::names::is_stage_of_a_lock;
+use crate::kind::stage_kind::StageKind;
+use crate::lock_file::{LockFile, StageRow};
+use crate::out::earlier_shapes::earlier_shapes;
+use crate::out::materialise::{Report, is_shown, materialise, withdraw};
+use crate::out::shown;
 
 /// What became of `out/<stage>/`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,16 +9,16 @@ use std::slice;
 
 use anyhow::{Context as _, Result};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::cache::stat_index::FileStat;
-use crate::engine::cache::trouble::user_disk_trouble;
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::kind::item::Item;
-use crate::engine::out::folder::out_folder;
-use crate::engine::out::manifest::Manifest;
-use crate::engine::out::materialise::wanted;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::regular_file::{self, Links};
+use crate::cache::stat_index::FileStat;
+use crate::cache::trouble::user_disk_trouble;
+use crate::graph::pipeline::Pipeline;
+use crate::kind::item::Item;
+use crate::out::folder::out_folder;
+use crate::out::manifest::Manifest;
+use crate::out::materialise::wanted;
 
 /// A file that a run put there, with the contents it has now.
 #[derive(Clone, Debug)]

@@ -9,11 +9,11 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::engine::graph::pipeline::Producer;
-use crate::engine::graph::selection::Ask;
-use crate::engine::kind::item_tree::Given;
-use crate::engine::kind::stage::Form;
-use crate::engine::run::run_context::RunContext;
+use crate::graph::pipeline::Producer;
+use crate::graph::selection::Ask;
+use crate::kind::item_tree::Given;
+use crate::kind::stage::Form;
+use crate::run::run_context::RunContext;
 
 /// One place for each stage of the pipeline.
 pub(crate) struct Board {

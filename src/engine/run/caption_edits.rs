@@ -5,24 +5,24 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::locks::PipelineLock;
-use crate::engine::decide::lost_texts::{self, LostTexts};
-use crate::engine::decide::plan::walk;
-use crate::engine::decide::texts;
-use crate::engine::decide::verdict::KeyedWork;
-use crate::engine::decide::view::View;
-use crate::engine::edits::lost::LostText;
-use crate::engine::edits::{Decision, Provenance, Settled, SettledText};
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::graph::selection::Selection;
-use crate::engine::kind::item::Artifact;
-use crate::engine::kind::stage::Editable;
-use crate::engine::lock_file::LockFile;
-use crate::engine::run::events::Event;
-use crate::engine::run::on_demand::{self, Directed};
-use crate::engine::run::waiting::wait_for_pipeline;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::locks::PipelineLock;
+use crate::decide::lost_texts::{self, LostTexts};
+use crate::decide::plan::walk;
+use crate::decide::texts;
+use crate::decide::verdict::KeyedWork;
+use crate::decide::view::View;
+use crate::edits::lost::LostText;
+use crate::edits::{Decision, Provenance, Settled, SettledText};
+use crate::graph::pipeline::Pipeline;
+use crate::graph::selection::Selection;
+use crate::kind::item::Artifact;
+use crate::kind::stage::Editable;
+use crate::lock_file::LockFile;
+use crate::run::events::Event;
+use crate::run::on_demand::{self, Directed};
+use crate::run::waiting::wait_for_pipeline;
 
 /// Where decisions about the texts of a pipeline are taken.
 #[derive(Clone, Copy)]

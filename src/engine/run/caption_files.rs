@@ -6,14 +6,14 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::records::Output;
-use crate::engine::decide::texts;
-use crate::engine::decide::verdict::{ItemPlan, WorkState};
-use crate::engine::kind::item::ItemSet;
-use crate::engine::kind::stage::Editable;
-use crate::engine::run::commit::take_edit_rows;
-use crate::engine::run::run_context::RunContext;
+use crate::cache::digest::Digest;
+use crate::cache::records::Output;
+use crate::decide::texts;
+use crate::decide::verdict::{ItemPlan, WorkState};
+use crate::kind::item::ItemSet;
+use crate::kind::stage::Editable;
+use crate::run::commit::take_edit_rows;
+use crate::run::run_context::RunContext;
 
 /// Brings the folder of texts and the items together: what people wrote goes into the items, what the machine wrote into the
 /// folder. Returns what stands for the folder then, if it was touched.

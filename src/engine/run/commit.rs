@@ -6,27 +6,27 @@ use std::sync::PoisonError;
 
 use anyhow::Result;
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::records::{Output, OutputName, Record};
-use crate::engine::decide::changes;
-use crate::engine::decide::estimate::effort_fact;
-use crate::engine::decide::files::ArtifactFiles;
-use crate::engine::decide::recorded::{COUNT_ATTRIBUTE, TREE_FIELD};
-use crate::engine::decide::verdict::Basis;
-use crate::engine::graph::pipeline::Producer;
-use crate::engine::kind::item::Fields;
-use crate::engine::kind::item_set;
-use crate::engine::kind::item_tree::ItemTree;
-use crate::engine::kind::stage::Effort;
-use crate::engine::lock_file::{EditRows, InputRow, StageRow};
-use crate::engine::out::earlier_shapes::earlier_shapes;
-use crate::engine::out::folder::{is_stage_shown, out_folder, shown_fields, tree_to_show};
-use crate::engine::out::materialise::{materialise, withdraw};
-use crate::engine::out::shown;
-use crate::engine::run::events::{Event, StageState};
-use crate::engine::run::from_out::{self, take_from_out};
-use crate::engine::run::run_context::RunContext;
-use crate::engine::run::run_record::StageReport;
+use crate::cache::digest::Digest;
+use crate::cache::records::{Output, OutputName, Record};
+use crate::decide::changes;
+use crate::decide::estimate::effort_fact;
+use crate::decide::files::ArtifactFiles;
+use crate::decide::recorded::{COUNT_ATTRIBUTE, TREE_FIELD};
+use crate::decide::verdict::Basis;
+use crate::graph::pipeline::Producer;
+use crate::kind::item::Fields;
+use crate::kind::item_set;
+use crate::kind::item_tree::ItemTree;
+use crate::kind::stage::Effort;
+use crate::lock_file::{EditRows, InputRow, StageRow};
+use crate::out::earlier_shapes::earlier_shapes;
+use crate::out::folder::{is_stage_shown, out_folder, shown_fields, tree_to_show};
+use crate::out::materialise::{materialise, withdraw};
+use crate::out::shown;
+use crate::run::events::{Event, StageState};
+use crate::run::from_out::{self, take_from_out};
+use crate::run::run_context::RunContext;
+use crate::run::run_record::StageReport;
 
 /// How long something took, and how much work it was.
 pub(crate) struct Took {

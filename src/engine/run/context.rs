@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::batch::Batch;
-use crate::engine::cache::records::{Output, OutputName};
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::decide::files::ArtifactFiles;
-use crate::engine::kind::item::{Artifact, Fields};
-use crate::engine::kind::stage::{Content, Context, Draft, Files, Progress, StopRequest};
-use crate::engine::run::control::StopRequests;
-use crate::engine::run::events::{Event, Observer};
+use crate::cache::Cache;
+use crate::cache::batch::Batch;
+use crate::cache::records::{Output, OutputName};
+use crate::cache::regular_file::{self, Links};
+use crate::decide::files::ArtifactFiles;
+use crate::kind::item::{Artifact, Fields};
+use crate::kind::stage::{Content, Context, Draft, Files, Progress, StopRequest};
+use crate::run::control::StopRequests;
+use crate::run::events::{Event, Observer};
 
 /// Things kept in memory from stage to stage, by name.
 #[derive(Default)]
@@ -217,8 +217,8 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
-    use crate::engine::cache::digest::Digest;
-    use crate::engine::decide::intake::Intake;
+    use crate::cache::digest::Digest;
+    use crate::decide::intake::Intake;
 
     #[test]
     fn an_input_that_becomes_an_output_is_copied_as_far_as_it_was_hashed() {

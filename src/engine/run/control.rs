@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::engine::kind::stage::StopRequest;
+use crate::kind::stage::StopRequest;
 
 /// Flags that any thread may set at any time.
 #[derive(Clone, Debug, Default)]

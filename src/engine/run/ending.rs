@@ -1,7 +1,7 @@
 //! How a stage of a run ended. Unaware of how it ran.
 
-use crate::engine::kind::item_tree::Given;
-use crate::engine::run::events::{Counts, StageState};
+use crate::kind::item_tree::Given;
+use crate::run::events::{Counts, StageState};
 
 /// How a stage ended.
 pub(crate) struct Ending {

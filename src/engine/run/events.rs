@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::engine::decide::lints::Lints;
-use crate::engine::decide::reason::Reason;
-use crate::engine::kind::stage::Progress;
+use crate::decide::lints::Lints;
+use crate::decide::reason::Reason;
+use crate::kind::stage::Progress;
 
 /// How a stage came out of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,20 +7,20 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::engine::cache::bytes::size;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::{ComponentList, Section};
-use crate::engine::gc::roots::Roots;
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::graph::selection::Ask;
-use crate::engine::kind::item::{Artifact, Item};
-use crate::engine::kind::item_set;
-use crate::engine::kind::item_tree::Given;
-use crate::engine::kind::stage::Form;
-use crate::engine::out::folder::is_stage_shown;
-use crate::engine::run::events::{Event, StageState};
-use crate::engine::run::run_context::RunContext;
-use crate::engine::run::run_record::StageReport;
+use crate::cache::bytes::size;
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{ComponentList, Section};
+use crate::gc::roots::Roots;
+use crate::graph::pipeline::Pipeline;
+use crate::graph::selection::Ask;
+use crate::kind::item::{Artifact, Item};
+use crate::kind::item_set;
+use crate::kind::item_tree::Given;
+use crate::kind::stage::Form;
+use crate::out::folder::is_stage_shown;
+use crate::run::events::{Event, StageState};
+use crate::run::run_context::RunContext;
+use crate::run::run_record::StageReport;
 
 /// A stage whose outputs nobody in this pipeline needs any more.
 struct Unkept {

@@ -4,21 +4,21 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::engine::cache::manifest::ComponentList;
-use crate::engine::cache::records::{Output, Record};
-use crate::engine::cache::uses::Lease;
-use crate::engine::decide::decision::in_stage;
-use crate::engine::decide::files::ArtifactFiles;
-use crate::engine::decide::outputs::{finish_key, items_of_stage};
-use crate::engine::decide::recorded;
-use crate::engine::decide::verdict::Basis;
-use crate::engine::graph::selection::{Ask, Force};
-use crate::engine::kind::item::{Item, ItemSet};
-use crate::engine::kind::stage::{Draft, ItemStage};
-use crate::engine::run::context::store;
-use crate::engine::run::from_out::{missing, take_from_out};
-use crate::engine::run::guard::guarded;
-use crate::engine::run::run_context::RunContext;
+use crate::cache::manifest::ComponentList;
+use crate::cache::records::{Output, Record};
+use crate::cache::uses::Lease;
+use crate::decide::decision::in_stage;
+use crate::decide::files::ArtifactFiles;
+use crate::decide::outputs::{finish_key, items_of_stage};
+use crate::decide::recorded;
+use crate::decide::verdict::Basis;
+use crate::graph::selection::{Ask, Force};
+use crate::kind::item::{Item, ItemSet};
+use crate::kind::stage::{Draft, ItemStage};
+use crate::run::context::store;
+use crate::run::from_out::{missing, take_from_out};
+use crate::run::guard::guarded;
+use crate::run::run_context::RunContext;
 
 /// What is made of all outputs together.
 pub(crate) struct Finished {

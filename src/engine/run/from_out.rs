@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use crate::engine::kind::item::Artifact;
-use crate::engine::out::shown;
-use crate::engine::run::run_context::RunContext;
+use crate::kind::item::Artifact;
+use crate::out::shown;
+use crate::run::run_context::RunContext;
 
 /// Those of `artifacts` that are neither in the cache nor inputs.
 pub(crate) fn missing(ctx: &RunContext<'_>, artifacts: impl IntoIterator<Item = Artifact>) -> Vec<Artifact> {

@@ -7,23 +7,23 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::engine::cache::batch::Batch;
-use crate::engine::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
-use crate::engine::cache::records::{Output, Record};
-use crate::engine::cache::trouble::told;
-use crate::engine::decide::estimate::effort_fact;
-use crate::engine::decide::files::ArtifactFiles;
-use crate::engine::decide::keys::render_work;
-use crate::engine::decide::recorded;
-use crate::engine::decide::recorded::Preferred;
-use crate::engine::decide::verdict::KeyedWork;
-use crate::engine::graph::selection::Ask;
-use crate::engine::kind::stage::{Effort, ItemStage, Worker};
-use crate::engine::run::context::{StageContext, store};
-use crate::engine::run::events::{Counts, Event};
-use crate::engine::run::guard::guarded;
-use crate::engine::run::run_context::RunContext;
-use crate::engine::run::waiting::wait_for_key;
+use crate::cache::batch::Batch;
+use crate::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
+use crate::cache::records::{Output, Record};
+use crate::cache::trouble::told;
+use crate::decide::estimate::effort_fact;
+use crate::decide::files::ArtifactFiles;
+use crate::decide::keys::render_work;
+use crate::decide::recorded;
+use crate::decide::recorded::Preferred;
+use crate::decide::verdict::KeyedWork;
+use crate::graph::selection::Ask;
+use crate::kind::stage::{Effort, ItemStage, Worker};
+use crate::run::context::{StageContext, store};
+use crate::run::events::{Counts, Event};
+use crate::run::guard::guarded;
+use crate::run::run_context::RunContext;
+use crate::run::waiting::wait_for_key;
 
 /// One item stage that is running.
 pub(crate) struct ItemRunner<'a, 'r> {

@@ -5,15 +5,15 @@ use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Result, bail};
 
-use crate::engine::decide::reason::Reason;
-use crate::engine::decide::verdict::{ItemPlan, KeyedWork, WorkState};
-use crate::engine::decide::view::View;
-use crate::engine::kind::stage::Form;
-use crate::engine::run::context::{RunScope, Shared};
-use crate::engine::run::control::StopRequests;
-use crate::engine::run::events::Observer;
-use crate::engine::run::run_context::{RunContext, RunOptions};
-use crate::engine::run::stage::StageRunner;
+use crate::decide::reason::Reason;
+use crate::decide::verdict::{ItemPlan, KeyedWork, WorkState};
+use crate::decide::view::View;
+use crate::kind::stage::Form;
+use crate::run::context::{RunScope, Shared};
+use crate::run::control::StopRequests;
+use crate::run::events::Observer;
+use crate::run::run_context::{RunContext, RunOptions};
+use crate::run::stage::StageRunner;
 
 /// Those who watch and direct what is run.
 #[derive(Clone, Copy)]

@@ -8,28 +8,28 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::records::Output;
-use crate::engine::decide::decision;
-use crate::engine::decide::files::ArtifactFiles;
-use crate::engine::decide::restore_plan;
-use crate::engine::decide::restore_plan::{Give, RestorePlan};
-use crate::engine::decide::taken;
-use crate::engine::decide::verdict::{Basis, ItemPlan};
-use crate::engine::graph::pipeline::{LoadedStage, Producer};
-use crate::engine::graph::selection::Ask;
-use crate::engine::kind::item::{Artifact, Item};
-use crate::engine::kind::item_tree::{Given, ItemTree};
-use crate::engine::kind::stage::{Draft, Ended, Form, WholeStage};
-use crate::engine::run::context::{Publishing, StageContext, store};
-use crate::engine::run::events::{Counts, Event, StageState};
-use crate::engine::run::from_out::missing;
-use crate::engine::run::guard::guarded;
-use crate::engine::run::items::run_dirty;
-use crate::engine::run::run_context::RunContext;
-use crate::engine::run::run_record::StageReport;
-use crate::engine::run::show_so_far::ItemWork;
-use crate::engine::run::whole::keep_only_what_is_read;
+use crate::cache::digest::Digest;
+use crate::cache::records::Output;
+use crate::decide::decision;
+use crate::decide::files::ArtifactFiles;
+use crate::decide::restore_plan;
+use crate::decide::restore_plan::{Give, RestorePlan};
+use crate::decide::taken;
+use crate::decide::verdict::{Basis, ItemPlan};
+use crate::graph::pipeline::{LoadedStage, Producer};
+use crate::graph::selection::Ask;
+use crate::kind::item::{Artifact, Item};
+use crate::kind::item_tree::{Given, ItemTree};
+use crate::kind::stage::{Draft, Ended, Form, WholeStage};
+use crate::run::context::{Publishing, StageContext, store};
+use crate::run::events::{Counts, Event, StageState};
+use crate::run::from_out::missing;
+use crate::run::guard::guarded;
+use crate::run::items::run_dirty;
+use crate::run::run_context::RunContext;
+use crate::run::run_record::StageReport;
+use crate::run::show_so_far::ItemWork;
+use crate::run::whole::keep_only_what_is_read;
 
 /// What became of the attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::engine::cache::trouble::answer;
+use crate::cache::trouble::answer;
 
 /// Before the second attempt; each pause is four times as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

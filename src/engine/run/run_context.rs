@@ -6,22 +6,22 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result};
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::batch::Batch;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::faults::Faults;
-use crate::engine::decide::files::ArtifactFiles;
-use crate::engine::decide::intake::Intake;
-use crate::engine::decide::reason::Reason;
-use crate::engine::decide::view::View;
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::graph::selection::Selection;
-use crate::engine::kind::item::ItemSet;
-use crate::engine::lock_file::LockFile;
-use crate::engine::run::context::RunScope;
-use crate::engine::run::events::{Counts, Event};
-use crate::engine::run::guard::with_remedy;
-use crate::engine::run::retry;
+use crate::cache::Cache;
+use crate::cache::batch::Batch;
+use crate::cache::digest::Digest;
+use crate::cache::faults::Faults;
+use crate::decide::files::ArtifactFiles;
+use crate::decide::intake::Intake;
+use crate::decide::reason::Reason;
+use crate::decide::view::View;
+use crate::graph::pipeline::Pipeline;
+use crate::graph::selection::Selection;
+use crate::kind::item::ItemSet;
+use crate::lock_file::LockFile;
+use crate::run::context::RunScope;
+use crate::run::events::{Counts, Event};
+use crate::run::guard::with_remedy;
+use crate::run::retry;
 
 /// What the user asks of a run.
 #[derive(Clone, Debug)]

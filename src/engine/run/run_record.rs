@@ -1,6 +1,6 @@
 //! What a run did. Unaware of how it is printed.
 
-use crate::engine::run::events::{Counts, StageState};
+use crate::run::events::{Counts, StageState};
 
 /// What became of each stage of a run.
 #[derive(Clone, Debug)]

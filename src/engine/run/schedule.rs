@@ -8,26 +8,26 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::faults::Faults;
-use crate::engine::decide::intake::read_inputs;
-use crate::engine::decide::lost_texts;
-use crate::engine::decide::texts;
-use crate::engine::gc::derived::derived_since;
-use crate::engine::graph::pipeline::{Pipeline, Producer};
-use crate::engine::lock_file::LockFile;
-use crate::engine::out::folder::out_folder;
-use crate::engine::out::materialise;
-use crate::engine::run::commit::{settle_rows, withdraw_earlier_shapes};
-use crate::engine::run::context::{RunScope, Shared};
-use crate::engine::run::control::StopRequests;
-use crate::engine::run::events::{Counts, Event, Observer, StageState};
-use crate::engine::run::evict::evict_unkept;
-use crate::engine::run::run_context::{RunContext, RunOptions};
-use crate::engine::run::run_record::{RunRecord, StageReport};
-use crate::engine::run::stage::StageRunner;
-use crate::engine::run::waiting::wait_for_pipeline;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::faults::Faults;
+use crate::decide::intake::read_inputs;
+use crate::decide::lost_texts;
+use crate::decide::texts;
+use crate::gc::derived::derived_since;
+use crate::graph::pipeline::{Pipeline, Producer};
+use crate::lock_file::LockFile;
+use crate::out::folder::out_folder;
+use crate::out::materialise;
+use crate::run::commit::{settle_rows, withdraw_earlier_shapes};
+use crate::run::context::{RunScope, Shared};
+use crate::run::control::StopRequests;
+use crate::run::events::{Counts, Event, Observer, StageState};
+use crate::run::evict::evict_unkept;
+use crate::run::run_context::{RunContext, RunOptions};
+use crate::run::run_record::{RunRecord, StageReport};
+use crate::run::stage::StageRunner;
+use crate::run::waiting::wait_for_pipeline;
 
 /// The note of a stage that never had its turn: it follows from what is reported of another.
 pub const NOT_STARTED: &str = "not started, because another stage failed";

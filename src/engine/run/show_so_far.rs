@@ -8,18 +8,18 @@ use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use crate::engine::cache::records::Output;
-use crate::engine::decide::files::ArtifactFiles;
-use crate::engine::decide::outputs::{edited_item, items_of};
-use crate::engine::decide::verdict::{Basis, ItemPlan, WorkState};
-use crate::engine::kind::item::{Item, ItemSet};
-use crate::engine::kind::item_tree::ItemTree;
-use crate::engine::out::folder::{is_stage_shown, out_folder, shown_fields};
-use crate::engine::out::materialise::shown_as;
-use crate::engine::run::commit::show_outputs;
-use crate::engine::run::events::Event;
-use crate::engine::run::finish::{check_names, finish};
-use crate::engine::run::run_context::RunContext;
+use crate::cache::records::Output;
+use crate::decide::files::ArtifactFiles;
+use crate::decide::outputs::{edited_item, items_of};
+use crate::decide::verdict::{Basis, ItemPlan, WorkState};
+use crate::kind::item::{Item, ItemSet};
+use crate::kind::item_tree::ItemTree;
+use crate::out::folder::{is_stage_shown, out_folder, shown_fields};
+use crate::out::materialise::shown_as;
+use crate::run::commit::show_outputs;
+use crate::run::events::Event;
+use crate::run::finish::{check_names, finish};
+use crate::run::run_context::RunContext;
 
 /// Works of an item stage, and what they take.
 #[derive(Clone, Copy)]

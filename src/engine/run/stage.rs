@@ -6,31 +6,31 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::trouble::told;
-use crate::engine::decide::decision;
-use crate::engine::decide::files::ArtifactFiles;
-use crate::engine::decide::lints::{self, UnstoredTexts};
-use crate::engine::decide::reason::{Reason, worded};
-use crate::engine::decide::restore_plan::{inputs_of_dirty, read_by};
-use crate::engine::decide::verdict::{Basis, Decision, ItemPlan, Verdict, WholePlan};
-use crate::engine::graph::pipeline::Producer;
-use crate::engine::graph::selection::Ask;
-use crate::engine::kind::item::ItemSet;
-use crate::engine::kind::item_tree::{Given, ItemTree};
-use crate::engine::run::board::{Board, Inline};
-use crate::engine::run::commit::{has_input_rows, show_outputs, write_row};
-use crate::engine::run::ending::Ending;
-use crate::engine::run::events::{Counts, Event, StageState};
-use crate::engine::run::from_out::missing;
-use crate::engine::run::guard::guarded;
-use crate::engine::run::items::{self, Done};
-use crate::engine::run::restore_evicted::{Restored, Restorer};
-use crate::engine::run::run_context::RunContext;
-use crate::engine::run::run_record::StageReport;
-use crate::engine::run::show_so_far::{ItemWork, Showing, items_done, show_so_far};
-use crate::engine::run::waiting::wait_for_key;
-use crate::engine::run::whole;
+use crate::cache::digest::Digest;
+use crate::cache::trouble::told;
+use crate::decide::decision;
+use crate::decide::files::ArtifactFiles;
+use crate::decide::lints::{self, UnstoredTexts};
+use crate::decide::reason::{Reason, worded};
+use crate::decide::restore_plan::{inputs_of_dirty, read_by};
+use crate::decide::verdict::{Basis, Decision, ItemPlan, Verdict, WholePlan};
+use crate::graph::pipeline::Producer;
+use crate::graph::selection::Ask;
+use crate::kind::item::ItemSet;
+use crate::kind::item_tree::{Given, ItemTree};
+use crate::run::board::{Board, Inline};
+use crate::run::commit::{has_input_rows, show_outputs, write_row};
+use crate::run::ending::Ending;
+use crate::run::events::{Counts, Event, StageState};
+use crate::run::from_out::missing;
+use crate::run::guard::guarded;
+use crate::run::items::{self, Done};
+use crate::run::restore_evicted::{Restored, Restorer};
+use crate::run::run_context::RunContext;
+use crate::run::run_record::StageReport;
+use crate::run::show_so_far::{ItemWork, Showing, items_done, show_so_far};
+use crate::run::waiting::wait_for_key;
+use crate::run::whole;
 
 /// Runs stages of one run, each once in its turn.
 pub(crate) struct StageRunner<'a> {

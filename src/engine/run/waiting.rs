@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::locks::{KeyLock, PipelineLock};
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::run::control::StopRequests;
-use crate::engine::run::events::{Event, Observer};
-use crate::engine::run::run_context::RunContext;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::locks::{KeyLock, PipelineLock};
+use crate::graph::pipeline::Pipeline;
+use crate::run::control::StopRequests;
+use crate::run::events::{Event, Observer};
+use crate::run::run_context::RunContext;
 
 /// Waits until no other process runs the pipeline; `None` if the user does not want to wait.
 pub(crate) fn wait_for_pipeline(

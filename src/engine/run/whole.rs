@@ -8,26 +8,26 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::records::{Output, Record};
-use crate::engine::cache::trouble::told;
-use crate::engine::decide::estimate::item_size;
-use crate::engine::decide::files::ArtifactFiles;
-use crate::engine::decide::outputs::items_of_stage;
-use crate::engine::decide::recorded::STAGE_FACT;
-use crate::engine::decide::taken;
-use crate::engine::decide::verdict::{Basis, WholePlan};
-use crate::engine::kind::item::ItemSet;
-use crate::engine::kind::item_tree::{Given, ItemTree};
-use crate::engine::kind::stage::{Draft, Effort, Ended, Resolved};
-use crate::engine::run::commit::{Took, record_row};
-use crate::engine::run::context::{Publishing, StageContext, store};
-use crate::engine::run::ending::Ending;
-use crate::engine::run::events::{Counts, Event, StageState};
-use crate::engine::run::finish::check_names;
-use crate::engine::run::guard::guarded;
-use crate::engine::run::run_context::RunContext;
-use crate::engine::run::show_so_far::show_so_far;
+use crate::cache::digest::Digest;
+use crate::cache::records::{Output, Record};
+use crate::cache::trouble::told;
+use crate::decide::estimate::item_size;
+use crate::decide::files::ArtifactFiles;
+use crate::decide::outputs::items_of_stage;
+use crate::decide::recorded::STAGE_FACT;
+use crate::decide::taken;
+use crate::decide::verdict::{Basis, WholePlan};
+use crate::kind::item::ItemSet;
+use crate::kind::item_tree::{Given, ItemTree};
+use crate::kind::stage::{Draft, Effort, Ended, Resolved};
+use crate::run::commit::{Took, record_row};
+use crate::run::context::{Publishing, StageContext, store};
+use crate::run::ending::Ending;
+use crate::run::events::{Counts, Event, StageState};
+use crate::run::finish::check_names;
+use crate::run::guard::guarded;
+use crate::run::run_context::RunContext;
+use crate::run::show_so_far::show_so_far;
 
 /// What a whole stage has published.
 struct Published {

@@ -1,6 +1,6 @@
 //! Problems in what the user wrote: place, problem, hint; collected, so that all come at once. Unaware of the terminal.
 
-use crate::engine::syntax::tree::{Node, Span};
+use crate::syntax::tree::{Node, Span};
 
 /// One problem in a pipeline file or an argument.
 #[derive(Clone, Debug, PartialEq)]

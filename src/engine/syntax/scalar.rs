@@ -1,7 +1,7 @@
 //! What one scalar means and the one way to spell it: YAML 1.2's core schema in, one spelling out. `1e-4` is a number, `yes` is
 //! text. Unaware of trees and of what a value is for.
 
-use crate::engine::syntax::tree::Value;
+use crate::syntax::tree::Value;
 
 /// A plain scalar by the YAML 1.2 core schema; `Err` for a whole number beyond 64 bits.
 pub fn plain_scalar(text: &str) -> Result<Value, String> {
@@ -94,9 +94,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::engine::syntax::diagnostic::Diagnostics;
-    use crate::engine::syntax::tree::Source;
-    use crate::engine::syntax::yaml;
+    use crate::syntax::diagnostic::Diagnostics;
+    use crate::syntax::tree::Source;
+    use crate::syntax::yaml;
 
     #[test]
     fn scalars_follow_the_core_schema() {

@@ -4,9 +4,9 @@ use std::sync::{Arc, LazyLock};
 
 use regex::Regex;
 
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::{Key, Node, Source, Span, Value};
-use crate::engine::syntax::yaml::{self, span};
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::tree::{Key, Node, Source, Span, Value};
+use crate::syntax::yaml::{self, span};
 
 /// Top-level keys of a pipeline file, in the order of the reference.
 pub const TOP_LEVEL: &[&str] = &["concept", "trigger", "seed", "skip", "pick", "env", "vars", "inputs", "stages"];

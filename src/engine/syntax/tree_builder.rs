@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use serde_yaml::granit_parser::{self, Event, ScalarStyle, StructureStyle, Tag};
 
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::scalar::plain_scalar;
-use crate::engine::syntax::tree::{Key, Node, Source, Span, Value};
-use crate::engine::syntax::yaml::{MAX_TEXT, MAX_VALUES, span};
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::scalar::plain_scalar;
+use crate::syntax::tree::{Key, Node, Source, Span, Value};
+use crate::syntax::yaml::{MAX_TEXT, MAX_VALUES, span};
 
 /// Turns events into a tree with a stack of its own: no depth of input is a depth of calls.
 pub(crate) struct Builder<'a> {

@@ -6,10 +6,10 @@ use std::sync::{Arc, LazyLock};
 
 use regex::{Captures, Regex};
 
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::scalar::plain_scalar;
-use crate::engine::syntax::tree::{Node, Source, Span, Value};
-use crate::engine::syntax::yaml::{MAX_DEPTH, MAX_TEXT, MAX_VALUES, span};
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::scalar::plain_scalar;
+use crate::syntax::tree::{Node, Source, Span, Value};
+use crate::syntax::yaml::{MAX_DEPTH, MAX_TEXT, MAX_VALUES, span};
 
 /// Answers for `${env.NAME}`.
 pub type Environment<'e> = dyn Fn(&str) -> Option<String> + 'e;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use serde_yaml::granit_parser::{self, Parser};
 
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::{Node, Source, Span};
-use crate::engine::syntax::tree_builder::Builder;
-use crate::engine::syntax::yaml_errors;
+use crate::cache::regular_file::{self, Links};
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::tree::{Node, Source, Span};
+use crate::syntax::tree_builder::Builder;
+use crate::syntax::yaml_errors;
 
 /// Ten thousand prompts fit many times; a file that was meant to be something else does not.
 pub const MAX_BYTES: u64 = 4 << 20;
@@ -97,7 +97,7 @@ pub fn span(source: &Arc<Source>, start: usize, end: usize) -> Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::syntax::tree::Value;
+    use crate::syntax::tree::Value;
 
     fn tree(text: &str) -> Node {
         let mut diagnostics = Diagnostics::default();

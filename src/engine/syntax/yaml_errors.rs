@@ -6,9 +6,9 @@ use std::sync::{Arc, LazyLock};
 use regex::Regex;
 use serde_yaml::granit_parser::{ErrorKind, ScanError};
 
-use crate::engine::syntax::diagnostic::Diagnostics;
-use crate::engine::syntax::tree::{Source, Span};
-use crate::engine::syntax::yaml::{MAX_DEPTH, span};
+use crate::syntax::diagnostic::Diagnostics;
+use crate::syntax::tree::{Source, Span};
+use crate::syntax::yaml::{MAX_DEPTH, span};
 
 /// Reports where the YAML of `source` breaks off, `error` counting from byte `from`.
 pub fn report(source: &Arc<Source>, from: usize, error: &ScanError, diagnostics: &mut Diagnostics) {

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use loramill::engine::cache::digest::Digest;
-use loramill::engine::run::events::StageState;
+use loramill_engine::cache::digest::Digest;
+use loramill_engine::run::events::StageState;
 
-use crate::engine::oracle::chance::Chance;
-use crate::engine::oracle::model::{Foreseen, Given, Memory, Thing, Wanted, World};
-use crate::engine::oracle::place::{Files, Listed, Place, Ran, files_below, shown_field};
-use crate::engine::oracle::spec::{Kind, Spec};
-use crate::engine::oracle::texts::{Texts, normal};
+use crate::folders::{Files, files_below};
+use crate::oracle::chance::Chance;
+use crate::oracle::model::{Foreseen, Given, Memory, Thing, Wanted, World};
+use crate::oracle::place::{Listed, Place, Ran, shown_field};
+use crate::oracle::spec::{Kind, Spec};
+use crate::oracle::texts::{Texts, normal};
 
 pub struct Case {
     pub world: World,

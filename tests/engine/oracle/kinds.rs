@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use loramill::engine::kind::reference::Reference;
-use loramill::engine::kind::stage::{Content, Context, Draft, Files, Form, ItemStage, Resolved, Stage, Work, Worker};
-use loramill::engine::kind::stage_kind::StageKind;
-use loramill::params;
+use loramill_engine::kind::reference::Reference;
+use loramill_engine::kind::stage::{Content, Context, Draft, Files, Form, ItemStage, Resolved, Stage, Work, Worker};
+use loramill_engine::kind::stage_kind::StageKind;
+use loramill_engine::params;
 
-use crate::engine::kinds::{CAPTION, CUT, DRAW, ECHO, GATHER, LATER_ECHO, LEARN, text, txt, write_down};
+use crate::kinds::{CAPTION, CUT, DRAW, ECHO, GATHER, LATER_ECHO, LEARN, text, txt, write_down};
 
 pub const KINDS: &[&StageKind] = &[&ECHO, &CUT, &TWIN, &JOIN, &CAPTION, &LEARN, &DRAW, &GATHER];
 /// As `KINDS`, and `echo` works in another way than before.

@@ -17,10 +17,10 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use crate::engine::oracle::case::Case;
-use crate::engine::oracle::chance::Chance;
-use crate::engine::oracle::model::Wanted;
-use crate::engine::oracle::steps::{Deed, Step, mend};
+use crate::oracle::case::Case;
+use crate::oracle::chance::Chance;
+use crate::oracle::model::Wanted;
+use crate::oracle::steps::{Deed, Step, mend};
 
 /// In a usual run of the tests.
 const CASES: u64 = 150;

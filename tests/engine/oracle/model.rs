@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use loramill::engine::cache::digest::Digest;
+use loramill_engine::cache::digest::Digest;
 
-use crate::engine::oracle::kinds::{JOINED, joined};
-use crate::engine::oracle::spec::{Chosen, Instance, Kind, Spec};
-use crate::engine::oracle::texts::{Asked, Texts};
+use crate::oracle::kinds::{JOINED, joined};
+use crate::oracle::spec::{Chosen, Instance, Kind, Spec};
+use crate::oracle::texts::{Asked, Texts};
 
 /// An item, its contents in full.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,28 +5,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use loramill::engine::cache::Cache;
-use loramill::engine::cache::digest::Digest;
-use loramill::engine::decide::plan::{Plan, plan};
-use loramill::engine::explain::text_status::text_status;
-use loramill::engine::graph::load::load;
-use loramill::engine::graph::pipeline::Pipeline;
-use loramill::engine::graph::selection::{Force, Selection};
-use loramill::engine::inputs::sources::Surroundings;
-use loramill::engine::kind::item::Fields;
-use loramill::engine::kind::item_set;
-use loramill::engine::lock_file::LockFile;
-use loramill::engine::run::caption_edits::CaptionEdits;
-use loramill::engine::run::control::StopRequests;
-use loramill::engine::run::events::{Event, Observer, Silent, StageState};
-use loramill::engine::run::on_demand::Directed;
-use loramill::engine::run::run_context::RunOptions;
-use loramill::engine::run::schedule;
+use loramill_engine::cache::Cache;
+use loramill_engine::cache::digest::Digest;
+use loramill_engine::decide::plan::{Plan, plan};
+use loramill_engine::explain::text_status::text_status;
+use loramill_engine::graph::load::load;
+use loramill_engine::graph::pipeline::Pipeline;
+use loramill_engine::graph::selection::{Force, Selection};
+use loramill_engine::inputs::sources::Surroundings;
+use loramill_engine::kind::item::Fields;
+use loramill_engine::kind::item_set;
+use loramill_engine::lock_file::LockFile;
+use loramill_engine::run::caption_edits::CaptionEdits;
+use loramill_engine::run::control::StopRequests;
+use loramill_engine::run::events::{Event, Observer, Silent, StageState};
+use loramill_engine::run::on_demand::Directed;
+use loramill_engine::run::run_context::RunOptions;
+use loramill_engine::run::schedule;
 use walkdir::WalkDir;
 
-use crate::engine::oracle::kinds::{KINDS, LATER_KINDS};
-use crate::engine::oracle::model::{Wanted, World};
-use crate::engine::oracle::spec::Kind;
+use crate::folders::{Files, files_below};
+use crate::oracle::kinds::{KINDS, LATER_KINDS};
+use crate::oracle::model::{Wanted, World};
+use crate::oracle::spec::Kind;
 
 pub struct Place {
     folder: tempfile::TempDir,
@@ -46,9 +47,6 @@ pub struct Ran {
 
 /// An item of a lock's tree: name, origin, and the digests of the fields.
 pub type Listed = (String, Option<String>, BTreeMap<String, Digest>);
-
-/// Files by their path below a folder.
-pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// Listens, and wants an end after so many events.
 struct Listener {
@@ -213,16 +211,6 @@ fn selection(pipeline: &Pipeline, wanted: &Wanted) -> Selection {
         selection.force.extend(indices(stages).into_iter().map(|stage| (stage, force.clone())));
     }
     selection
-}
-
-/// Every file below a folder; none if it is not there.
-pub fn files_below(folder: &Path) -> Files {
-    let files = WalkDir::new(folder).into_iter().filter_map(Result::ok).filter(|entry| entry.file_type().is_file());
-    let named = files.map(|entry| {
-        let path = entry.path().strip_prefix(folder).expect("below it").to_str().expect("UTF-8").to_string();
-        (path, fs::read(entry.path()).expect("readable"))
-    });
-    named.collect()
 }
 
 /// Makes a folder hold these files, as a person would: moves what only has another name, and touches nothing that is right.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::engine::oracle::chance::Chance;
+use crate::oracle::chance::Chance;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
 
-use loramill::engine::cache::digest::Digest;
+use loramill_engine::cache::digest::Digest;
 
-use crate::engine::oracle::case::Case;
-use crate::engine::oracle::chance::Chance;
-use crate::engine::oracle::model::Wanted;
-use crate::engine::oracle::place::files_below;
-use crate::engine::oracle::spec::{Kind, two_values};
+use crate::folders::files_below;
+use crate::oracle::case::Case;
+use crate::oracle::chance::Chance;
+use crate::oracle::model::Wanted;
+use crate::oracle::spec::{Kind, two_values};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {

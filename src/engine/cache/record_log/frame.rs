@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Result, ensure};
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::records::{Completeness, Record};
+use crate::cache::digest::Digest;
+use crate::cache::records::{Completeness, Record};
 
 pub(super) const MAGIC: [u8; 4] = [0xf5, b'R', b'e', b'c'];
 /// Magic, length of the body, checksum, key, form.

@@ -7,13 +7,13 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::Result;
 
-use crate::engine::cache::atomic::Replacement;
-use crate::engine::cache::faults;
-use crate::engine::cache::file_lock::FileLock;
-use crate::engine::cache::record_log::frame::{FRAME_HEADER, Frame, LogFile};
-use crate::engine::cache::record_log::{HEADER_LENGTH, RecordLog, new_header, read_index};
-use crate::engine::cache::records::{Completeness, Record};
-use crate::engine::cache::trouble::disk_trouble;
+use crate::cache::atomic::Replacement;
+use crate::cache::faults;
+use crate::cache::file_lock::FileLock;
+use crate::cache::record_log::frame::{FRAME_HEADER, Frame, LogFile};
+use crate::cache::record_log::{HEADER_LENGTH, RecordLog, new_header, read_index};
+use crate::cache::records::{Completeness, Record};
+use crate::cache::trouble::disk_trouble;
 
 /// What became of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,8 +168,8 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::engine::cache::faults::{Fault, arm, disarm};
-    use crate::engine::cache::records::tests::sample;
+    use crate::cache::faults::{Fault, arm, disarm};
+    use crate::cache::records::tests::sample;
 
     fn log_of(numbers: Range<u64>) -> (tempfile::TempDir, RecordLog) {
         let folder = tempfile::tempdir().unwrap();

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::artifact::Artifact;
-use crate::engine::cache::digest::Digest;
-use crate::engine::edits::{Action, Applied, Decision, EditableItem, Editing, Provenance, SettledText, SurveyedText};
-use crate::engine::lock_file::EditRows;
+use crate::cache::Cache;
+use crate::cache::artifact::Artifact;
+use crate::cache::digest::Digest;
+use crate::edits::{Action, Applied, Decision, EditableItem, Editing, Provenance, SettledText, SurveyedText};
+use crate::lock_file::EditRows;
 
 /// What a person writes.
 pub(super) const MINE: &str = "a red star, by hand";

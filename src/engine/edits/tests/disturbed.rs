@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::engine::cache::faults::{Fault, arm, disarm, when};
-use crate::engine::edits::Provenance;
-use crate::engine::edits::tests::desk::{Desk, MINE};
+use crate::cache::faults::{Fault, arm, disarm, when};
+use crate::edits::Provenance;
+use crate::edits::tests::desk::{Desk, MINE};
 
 const PLACES: [&str; 7] =
     ["edits.write", "edits.sync", "edits.ready", "edits.exchange", "edits.exchanged", "displace.rename", "edits.back"];

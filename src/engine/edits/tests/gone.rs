@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::engine::edits::SettledText;
-use crate::engine::edits::lost::LostText;
-use crate::engine::edits::tests::desk::{Desk, MINE};
+use crate::edits::SettledText;
+use crate::edits::lost::LostText;
+use crate::edits::tests::desk::{Desk, MINE};
 
 const PHOTOS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
@@ -61,7 +61,7 @@ fn lost_texts_are_written_again_and_what_lies_there_by_then_stays() {
     fs::remove_dir_all(desk.folder()).unwrap();
     let editing = desk.read();
     let mut missed = editing.lost(&desk.items());
-    missed.push(LostText { name: "d".into(), text: Some(crate::engine::cache::digest::Digest::of(b"never stored")) });
+    missed.push(LostText { name: "d".into(), text: Some(crate::cache::digest::Digest::of(b"never stored")) });
     desk.save("b", "written at this moment");
     let outcomes = editing.write_again(&missed).unwrap();
     assert_eq!((desk.says("a").unwrap(), desk.says("c-flip").unwrap()), (format!("{MINE}\n"), "c in a mirror\n".into()));

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::engine::cache::faults::{Fault, arm, arm_pass, disarm, pass_failed, when};
-use crate::engine::edits::Decision;
-use crate::engine::edits::merge::Form;
-use crate::engine::edits::tests::project::Project;
-use crate::engine::run::run_record::RunRecord;
+use crate::cache::faults::{Fault, arm, arm_pass, disarm, pass_failed, when};
+use crate::edits::Decision;
+use crate::edits::merge::Form;
+use crate::edits::tests::project::Project;
+use crate::run::run_record::RunRecord;
 
 const MINE: &str = "\u{feff}a big photo two,  by hand \r\n";
 const MIRRORED: &str = "as a mirror shows it";

@@ -6,24 +6,24 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::edits::{Decision, Settled};
-use crate::engine::explain::text_status::text_status;
-use crate::engine::graph::load::load;
-use crate::engine::graph::pipeline::Pipeline;
-use crate::engine::graph::selection::{Force, Selection};
-use crate::engine::inputs::sources::Surroundings;
-use crate::engine::kind::reference::Reference;
-use crate::engine::kind::stage::{Content, Context, Draft, Editable, Files, Form, ItemStage, Resolved, Stage, Work, Worker};
-use crate::engine::kind::stage_kind::StageKind;
-use crate::engine::run::caption_edits::CaptionEdits;
-use crate::engine::run::control::StopRequests;
-use crate::engine::run::events::Silent;
-use crate::engine::run::on_demand::Directed;
-use crate::engine::run::run_context::RunOptions;
-use crate::engine::run::run_record::RunRecord;
-use crate::engine::run::schedule;
+use crate::cache::Cache;
+use crate::edits::{Decision, Settled};
+use crate::explain::text_status::text_status;
+use crate::graph::load::load;
+use crate::graph::pipeline::Pipeline;
+use crate::graph::selection::{Force, Selection};
+use crate::inputs::sources::Surroundings;
+use crate::kind::reference::Reference;
+use crate::kind::stage::{Content, Context, Draft, Editable, Files, Form, ItemStage, Resolved, Stage, Work, Worker};
+use crate::kind::stage_kind::StageKind;
 use crate::params;
+use crate::run::caption_edits::CaptionEdits;
+use crate::run::control::StopRequests;
+use crate::run::events::Silent;
+use crate::run::on_demand::Directed;
+use crate::run::run_context::RunOptions;
+use crate::run::run_record::RunRecord;
+use crate::run::schedule;
 
 params! {
     /// Says what a photo shows, which is a text here.

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::faults::{Fault, arm, disarm};
-use crate::engine::edits::Provenance;
-use crate::engine::edits::tests::desk::{Desk, MINE};
+use crate::cache::digest::Digest;
+use crate::cache::faults::{Fault, arm, disarm};
+use crate::edits::Provenance;
+use crate::edits::tests::desk::{Desk, MINE};
 
 #[test]
 fn a_text_follows_its_photo_to_another_name() {

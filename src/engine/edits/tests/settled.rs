@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use crate::engine::cache::faults::{Fault, arm, disarm, when};
-use crate::engine::edits::merge::Form;
-use crate::engine::edits::tests::desk::{Desk, MINE};
-use crate::engine::edits::{Action, Decision, Provenance, SettledText};
+use crate::cache::faults::{Fault, arm, disarm, when};
+use crate::edits::merge::Form;
+use crate::edits::tests::desk::{Desk, MINE};
+use crate::edits::{Action, Decision, Provenance, SettledText};
 
 const MERGE: Decision = Decision::Merge(Form::AsItLooks);
 

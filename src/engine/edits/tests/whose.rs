@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::engine::edits::tests::desk::{Desk, MINE};
-use crate::engine::edits::{Action, Provenance};
+use crate::edits::tests::desk::{Desk, MINE};
+use crate::edits::{Action, Provenance};
 
 #[test]
 fn an_unedited_text_is_the_machines() {
@@ -182,7 +182,7 @@ fn many_texts_are_written_and_found_unchanged_without_reading_them() {
     desk.run().unwrap();
     // All are in the index now: contents changed behind its back go unseen.
     let known = names.iter().filter(|name| {
-        let stat = crate::engine::cache::stat_index::FileStat::of(&desk.path(name)).unwrap();
+        let stat = crate::cache::stat_index::FileStat::of(&desk.path(name)).unwrap();
         desk.cache.texts().lookup(&stat).is_some()
     });
     assert_eq!(known.count(), 1100);

@@ -3,15 +3,15 @@
 
 use anyhow::Result;
 
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::{Component, Covered, Section};
-use crate::engine::decide::reason::{Reason, changed_items, changed_params};
-use crate::engine::decide::view::View;
-use crate::engine::explain::cause::{Cause, Who, shown};
-use crate::engine::explain::causes::Causes;
-use crate::engine::explain::ledger::{Hint, Making};
-use crate::engine::kind::item::Item;
-use crate::engine::kind::item_set;
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{Component, Covered, Section};
+use crate::decide::reason::{Reason, changed_items, changed_params};
+use crate::decide::view::View;
+use crate::explain::cause::{Cause, Who, shown};
+use crate::explain::causes::Causes;
+use crate::explain::ledger::{Hint, Making};
+use crate::kind::item::Item;
+use crate::kind::item_set;
 
 /// A longer way back is described as far as this.
 const DEEPEST: usize = 20;

@@ -9,26 +9,26 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::engine::cache::Cache;
-use crate::engine::cache::digest::Digest;
-use crate::engine::cache::manifest::{Component, ComponentList, Covered, Section};
-use crate::engine::cache::regular_file::{self, Links};
-use crate::engine::decide::changes;
-use crate::engine::decide::reason::{Reason, changed_params, is_text};
-use crate::engine::decide::taken::Taken;
-use crate::engine::decide::texts;
-use crate::engine::decide::verdict::Decision;
-use crate::engine::decide::view::View;
-use crate::engine::edits::text::{self, normalise};
-use crate::engine::explain::cause::{Cause, Change, Contents, Who, shown};
-use crate::engine::explain::causes::differences::Side;
-use crate::engine::explain::ledger::{Hint, Ledger};
-use crate::engine::graph::pipeline::{LoadedStage, Pipeline, Producer};
-use crate::engine::graph::resolve::is_skipped;
-use crate::engine::kind::input_use::InputShape;
-use crate::engine::kind::item::Item;
-use crate::engine::kind::item_set;
-use crate::engine::kind::reference::Selector;
+use crate::cache::Cache;
+use crate::cache::digest::Digest;
+use crate::cache::manifest::{Component, ComponentList, Covered, Section};
+use crate::cache::regular_file::{self, Links};
+use crate::decide::changes;
+use crate::decide::reason::{Reason, changed_params, is_text};
+use crate::decide::taken::Taken;
+use crate::decide::texts;
+use crate::decide::verdict::Decision;
+use crate::decide::view::View;
+use crate::edits::text::{self, normalise};
+use crate::explain::cause::{Cause, Change, Contents, Who, shown};
+use crate::explain::causes::differences::Side;
+use crate::explain::ledger::{Hint, Ledger};
+use crate::graph::pipeline::{LoadedStage, Pipeline, Producer};
+use crate::graph::resolve::is_skipped;
+use crate::kind::input_use::InputShape;
+use crate::kind::item::Item;
+use crate::kind::item_set;
+use crate::kind::reference::Selector;
 
 /// Of more changes only the number is given.
 const TOLD: usize = 20;

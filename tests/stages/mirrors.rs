@@ -7,7 +7,7 @@ use loramill::engine::run::events::Event;
 use loramill::sd::data::encode;
 use loramill::stages::KINDS;
 
-use crate::engine::bed::Bed;
+use crate::bed::Bed;
 
 fn bed(caption: &str) -> Bed {
     let mut bed = Bed::new("");

@@ -3,6 +3,11 @@
 mod bed;
 mod kinds;
 
+#[path = "../folders.rs"]
+mod folders;
+#[path = "../git.rs"]
+mod git;
+
 mod checkpoints;
 mod collecting;
 mod damage;
@@ -16,8 +21,7 @@ mod healing;
 mod indices;
 mod keeping;
 mod matrix;
-mod mirrors;
-pub mod oracle;
+mod oracle;
 mod processes;
 mod restoring;
 mod selection;
