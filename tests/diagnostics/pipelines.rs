@@ -5,6 +5,7 @@ use std::fs;
 use loramill::engine::graph::load::load;
 use loramill::engine::graph::pipeline::{Pipeline, Producer};
 use loramill::engine::graph::selection::{Selection, named};
+use loramill::engine::graph::stage_id::StageId;
 use loramill::engine::inputs::input::Found;
 use loramill::engine::kind::reference::Selector;
 
@@ -43,11 +44,11 @@ fn components(pipeline: &Pipeline, stage: &str) -> String {
 #[test]
 fn every_stage_comes_after_those_it_reads_and_otherwise_in_the_order_of_the_file() {
     let pipeline = loaded(SOUND, &[]);
-    let names: Vec<&str> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let names: Vec<&str> = pipeline.stages.values().map(|stage| stage.name.as_str()).collect();
     assert_eq!(names, ["crop", "resize", "flip", "train/latents", "train", "merge", "other/latents", "other", "sample"]);
-    for (index, stage) in pipeline.stages.iter().enumerate() {
+    for (id, stage) in pipeline.stages.iter() {
         for edge in &stage.edges {
-            assert!(!matches!(edge.from, Producer::Stage(producer) if producer >= index), "{}", stage.name);
+            assert!(!matches!(edge.from, Producer::Stage(producer) if producer >= id), "{}", stage.name);
         }
     }
 }
@@ -69,7 +70,7 @@ fn what_a_file_leaves_out_has_its_default() {
 #[test]
 fn a_bare_run_builds_what_is_on_by_default_and_what_that_needs() {
     let names = |pipeline: &Pipeline| -> Vec<String> {
-        pipeline.by_default().into_iter().map(|index| pipeline.stages[index].name.clone()).collect()
+        pipeline.by_default().into_iter().map(|id| pipeline.stages[id].name.clone()).collect()
     };
     // `sample` draws with the merge, so the merge is needed although it is off by default.
     assert!(names(&loaded(SOUND, &[])).contains(&"merge".to_string()));
@@ -192,7 +193,7 @@ fn a_sub_stage_has_the_variants_of_its_stage_and_runs_with_it() {
     let train = pipeline.stage("train[rank=8]").expect("a variant");
     assert!(train.edges.iter().any(|edge| edge.reads.reference.name == "train[rank=8]/latents"));
     assert!(components(&pipeline, "train[rank=8]").contains("network.rank=8"));
-    let names = |stages: Vec<usize>| -> Vec<&str> { stages.into_iter().map(|s| pipeline.stages[s].name.as_str()).collect() };
+    let names = |stages: Vec<StageId>| -> Vec<&str> { stages.into_iter().map(|s| pipeline.stages[s].name.as_str()).collect() };
     assert_eq!(names(named(&pipeline, "train/latents[rank=4]")), ["train[rank=4]/latents"]);
     assert_eq!(names(named(&pipeline, "sample[network.rank=8]")), ["sample[rank=8]"]);
     assert_eq!(names(named(&pipeline, "sample")), ["sample[rank=4]", "sample[rank=8]"]);

@@ -14,6 +14,7 @@ use loramill_engine::gc::collect::{CollectOptions, Collected, collect};
 use loramill_engine::graph::load::load;
 use loramill_engine::graph::pipeline::Pipeline;
 use loramill_engine::graph::selection::{Force, Selection, named};
+use loramill_engine::graph::stage_id::StageId;
 use loramill_engine::inputs::sources::Surroundings;
 use loramill_engine::kind::item::ItemSet;
 use loramill_engine::kind::item_set;
@@ -127,20 +128,20 @@ impl Bed {
         Cache::open(&self.at("cache")).expect("the cache opens")
     }
 
-    fn indices(&self, pipeline: &Pipeline, names: &[&str]) -> Vec<usize> {
+    fn ids(&self, pipeline: &Pipeline, names: &[&str]) -> Vec<StageId> {
         names.iter().flat_map(|name| named(pipeline, name)).collect()
     }
 
     /// What the fields ask for.
     fn selection(&self, pipeline: &Pipeline) -> Selection {
-        let targets = if self.targets.is_empty() { pipeline.asked_by_default() } else { self.indices(pipeline, &self.targets) };
+        let targets = if self.targets.is_empty() { pipeline.asked_by_default() } else { self.ids(pipeline, &self.targets) };
         let mut selection = Selection::of(targets);
         for (name, pattern) in &self.force {
             let force = if pattern.is_empty() { Force::All } else { Force::items(pattern).expect("a pattern") };
-            selection.force.extend(self.indices(pipeline, &[*name]).into_iter().map(|stage| (stage, force.clone())));
+            selection.force.extend(self.ids(pipeline, &[*name]).into_iter().map(|stage| (stage, force.clone())));
         }
         if !self.only.is_empty() {
-            selection.leave_out_all_but(pipeline, self.indices(pipeline, &self.only));
+            selection.leave_out_all_but(pipeline, self.ids(pipeline, &self.only));
         }
         selection
     }

@@ -7,6 +7,7 @@ use loramill_engine::decide::plan::PlannedState;
 use loramill_engine::edits::Provenance;
 use loramill_engine::explain::text_status::text_status;
 use loramill_engine::graph::selection::Selection;
+use loramill_engine::graph::stage_id::StageId;
 use loramill_engine::run::caption_edits::CaptionEdits;
 use loramill_engine::run::control::StopRequests;
 use loramill_engine::run::events::{Silent, StageState};
@@ -200,13 +201,13 @@ fn used() -> Bed {
     bed
 }
 
-fn desk<T>(bed: &Bed, work: impl FnOnce(&CaptionEdits<'_>, usize) -> T) -> T {
+fn desk<T>(bed: &Bed, work: impl FnOnce(&CaptionEdits<'_>, StageId) -> T) -> T {
     let (pipeline, cache) = (bed.load(), bed.cache());
     let options = RunOptions { selection: Selection::default(), keep_going: false, jobs: 1, device: "cpu".to_string() };
     let requests = StopRequests::default();
     let directed = Directed { options: &options, observer: &Silent, requests: &requests };
-    let index = pipeline.stages.iter().position(|stage| stage.stage.editable().is_some()).unwrap();
-    work(&CaptionEdits { pipeline: &pipeline, cache: &cache, directed }, index)
+    let caption = pipeline.stages.ids().find(|&id| pipeline.stages[id].stage.editable().is_some()).unwrap();
+    work(&CaptionEdits { pipeline: &pipeline, cache: &cache, directed }, caption)
 }
 
 fn says(bed: &Bed, path: &str) -> String {
@@ -239,12 +240,12 @@ fn without_the_folder_of_used_texts_nothing_is_trained_until_they_are_restored()
     assert!(!bed.at("captions").exists(), "no machine's text is written");
     let status = &text_status(&bed.load(), &bed.cache()).unwrap()[0];
     assert_eq!((status.lost.as_ref().unwrap().texts.len(), status.by_machine()), (2, 1));
-    let restored = desk(&bed, |desk, index| desk.restore(index)).unwrap();
+    let restored = desk(&bed, |desk, id| desk.restore(id)).unwrap();
     assert_eq!(restored.len(), 2);
     assert_eq!(says(&bed, "captions/one.txt"), "mine of one\n");
     assert!(bed.run().is_empty(), "all is as it was");
     assert_eq!(says(&bed, "captions/three.txt"), "a text three\n");
-    assert!(desk(&bed, |desk, index| desk.restore(index)).unwrap().is_empty());
+    assert!(desk(&bed, |desk, id| desk.restore(id)).unwrap().is_empty());
 }
 
 #[test]
@@ -254,7 +255,7 @@ fn without_the_folder_of_used_texts_the_machines_count_once_a_person_says_so() {
     stops(&bed, &["one, two"]);
     let unread = lost_texts::unread_folders(&bed.load()).unwrap();
     assert!(unread[0].contains("`captions-old/` holds 3 texts that no stage reads"), "{unread:?}");
-    let lost = desk(&bed, |desk, index| desk.give_up(index)).unwrap().unwrap();
+    let lost = desk(&bed, |desk, id| desk.give_up(id)).unwrap().unwrap();
     assert_eq!(lost.texts.len(), 2);
     bed.run();
     assert_eq!(says(&bed, "captions/two.txt"), "a text two\n");
@@ -284,7 +285,7 @@ fn a_renamed_stage_takes_its_texts_along_when_a_person_says_so() {
     bed.stages(STAGES);
     assert!(bed.run().is_empty());
     bed.stages(RENAMED);
-    let restored = desk(&bed, |desk, index| desk.restore(index)).unwrap();
+    let restored = desk(&bed, |desk, id| desk.restore(id)).unwrap();
     assert_eq!(restored.len(), 3, "{restored:?}");
     assert!(bed.run().is_empty(), "the texts are the same, whatever the stage is called");
     assert_eq!(says(&bed, "captions-texts/one.txt"), "mine of one");
@@ -297,7 +298,7 @@ fn folders_in_which_no_text_lay_stay_when_the_texts_move() {
     let bed = used();
     bed.stages(RENAMED);
     fs::create_dir_all(bed.at("captions/empty/deeper")).unwrap();
-    desk(&bed, |desk, index| desk.restore(index)).unwrap();
+    desk(&bed, |desk, id| desk.restore(id)).unwrap();
     assert!(bed.at("captions/empty/deeper").is_dir() && !bed.at("captions/one.txt").exists());
 }
 
@@ -307,7 +308,7 @@ fn a_renamed_stage_whose_folder_is_gone_too_gets_what_runs_used() {
     bed.stages(RENAMED);
     fs::remove_dir_all(bed.at("captions")).unwrap();
     stops(&bed, &["2 texts", "`caption`"]);
-    desk(&bed, |desk, index| desk.restore(index)).unwrap();
+    desk(&bed, |desk, id| desk.restore(id)).unwrap();
     assert_eq!(says(&bed, "captions-texts/two.txt"), "mine of two\n");
     assert!(bed.run().is_empty());
 }
@@ -316,7 +317,7 @@ fn a_renamed_stage_whose_folder_is_gone_too_gets_what_runs_used() {
 fn a_renamed_stage_leaves_the_texts_where_they_are_when_a_person_gives_them_up() {
     let bed = used();
     bed.stages(RENAMED);
-    desk(&bed, |desk, index| desk.give_up(index)).unwrap().unwrap();
+    desk(&bed, |desk, id| desk.give_up(id)).unwrap().unwrap();
     bed.run();
     assert_eq!(
         (says(&bed, "captions-texts/two.txt"), says(&bed, "captions/two.txt")),

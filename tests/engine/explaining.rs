@@ -18,8 +18,8 @@ const TEXTS: &str =
 
 fn explained(bed: &Bed, stage: &str, item: Option<&str>) -> Explanation {
     let pipeline = bed.load();
-    let index = pipeline.position(stage).expect("a stage of the pipeline");
-    explain(&pipeline, &bed.cache(), index, item).expect("an explanation")
+    let id = pipeline.id_of(stage).expect("a stage of the pipeline");
+    explain(&pipeline, &bed.cache(), id, item).expect("an explanation")
 }
 
 /// Each cause in a line, those behind it in brackets.

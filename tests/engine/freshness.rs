@@ -296,13 +296,13 @@ fn explain_lays_keys_side_by_side() {
     bed.run();
     bed.stages(&MAP.replace("cut: { images: echo", "cut: { images: echo, letters: 5"));
     let pipeline = bed.load();
-    let cut = pipeline.position("cut").unwrap();
+    let cut = pipeline.id_of("cut").unwrap();
     for item in [None, Some("two")] {
         let explained = explain(&pipeline, &bed.cache(), cut, item).unwrap();
         let changed: Vec<&str> = explained.rows.iter().filter(|row| row.is_changed()).map(|row| row.name.as_str()).collect();
         assert_eq!(changed, ["letters"], "{explained:?}");
     }
-    let echo = pipeline.position("echo").unwrap();
+    let echo = pipeline.id_of("echo").unwrap();
     assert!(explain(&pipeline, &bed.cache(), echo, Some("two")).unwrap().rows.iter().all(|row| !row.is_changed()));
     assert!(explain(&pipeline, &bed.cache(), echo, Some("tow")).unwrap_err().to_string().contains("did you mean `two`?"));
 }

@@ -21,7 +21,7 @@ fn counted(lines: &[String]) -> BTreeMap<&str, usize> {
 }
 
 fn stages(bed: &Bed) -> Vec<String> {
-    bed.load().stages.iter().map(|stage| stage.name.clone()).collect()
+    bed.load().stages.values().map(|stage| stage.name.clone()).collect()
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn one_axis_is_joined_and_two_are_crossed() {
     assert_eq!(reads("learn[letters=2,rate=1]"), ["echo[letters=2]"]);
     // Through the LoRA and through its pictures it has one value of `letters`.
     assert_eq!(reads("draw[letters=1,rate=2]"), ["learn[letters=1,rate=2]", "echo[letters=1]"]);
-    assert_eq!(pipeline.stages.len(), 2 + 2 + 4 + 4);
+    assert_eq!(pipeline.stages.ids().len(), 2 + 2 + 4 + 4);
 }
 
 #[test]

@@ -97,14 +97,14 @@ fn pipeline(ground: &Ground, bytes: &[u8]) {
     fs::write(&file, bytes).expect("written");
     match load(&file, &given, &surroundings, &ground.kinds) {
         Ok(pipeline) => {
-            let folders: BTreeSet<String> = pipeline.stages.iter().map(|stage| stage.folder()).collect();
-            assert_eq!(folders.len(), pipeline.stages.len(), "two stages have one folder");
+            let folders: BTreeSet<String> = pipeline.stages.values().map(|stage| stage.folder()).collect();
+            assert_eq!(folders.len(), pipeline.stages.ids().len(), "two stages have one folder");
             for folder in &folders {
                 assert!(!folder.starts_with('/') && !folder.split('/').any(|part| matches!(part, "" | "." | "..")), "{folder}");
             }
-            for (index, stage) in pipeline.stages.iter().enumerate() {
-                assert!(named(&pipeline, &stage.name).contains(&index), "{} is not found by its name", stage.name);
-                let comes_before = |producer: &Producer| !matches!(producer, Producer::Stage(other) if *other >= index);
+            for (id, stage) in pipeline.stages.iter() {
+                assert!(named(&pipeline, &stage.name).contains(&id), "{} is not found by its name", stage.name);
+                let comes_before = |producer: &Producer| !matches!(producer, Producer::Stage(other) if *other >= id);
                 assert!(stage.edges.iter().all(|edge| comes_before(&edge.from)), "{} comes too early", stage.name);
                 stage.stage.components();
             }

@@ -68,7 +68,7 @@ fn told(pipeline: &str) -> String {
     fs::write(&file, pipeline).unwrap();
     let surroundings = Surroundings { models: Vec::new(), hub: None, environment: Box::new(|_| None) };
     let pipeline = load(&file, &[], &surroundings, KINDS).unwrap_or_else(|problems| panic!("{problems:?}"));
-    let mut stages: Vec<&LoadedStage> = pipeline.stages.iter().collect();
+    let mut stages: Vec<&LoadedStage> = pipeline.stages.values().collect();
     stages.sort_by_key(|stage| &stage.name);
     stages.into_iter().map(told_of).collect::<Vec<_>>().join("\n")
 }

@@ -14,6 +14,7 @@ use crate::cli::terminal::output::print;
 use crate::cli::terminal::wording::counted;
 use crate::engine::decide::lost_texts;
 use crate::engine::graph::pipeline::{Pipeline, Producer};
+use crate::engine::graph::stage_id::StageId;
 use crate::engine::inputs::input::Found;
 use crate::engine::inputs::sources::MODEL_DEPTH;
 use crate::engine::syntax::diagnostic::nearest;
@@ -46,7 +47,7 @@ pub struct Arguments {
 /// `WrongFile` with all problems of the file and of the files it names. With `--photos`, if some cannot be read: exit code 1.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&arguments.pipeline)?;
-    let all: Vec<usize> = (0..pipeline.stages.len()).collect();
+    let all: Vec<StageId> = pipeline.stages.ids().collect();
     refuse_unusable(&pipeline, &all)?;
     for remark in pipeline.remarks.iter().chain(&pipeline.photo_remarks).chain(&models(&pipeline)).chain(&absent(&pipeline)) {
         global.say(&format!("note: {remark}"));
@@ -67,8 +68,8 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
 /// `pipeline.yaml: 7 stages, 24 photos, fine`
 fn summary(pipeline: &Pipeline) -> String {
     let written: BTreeSet<&str> =
-        pipeline.stages.iter().filter(|stage| stage.owner.is_none()).map(|stage| stage.base_name.as_str()).collect();
-    let variants = pipeline.stages.iter().filter(|stage| stage.owner.is_none()).count();
+        pipeline.stages.values().filter(|stage| stage.owner.is_none()).map(|stage| stage.base_name.as_str()).collect();
+    let variants = pipeline.stages.values().filter(|stage| stage.owner.is_none()).count();
     let mut photos = 0;
     let mut skipped = 0;
     let mut files = 0;
@@ -113,7 +114,7 @@ fn models(pipeline: &Pipeline) -> Vec<String> {
     let mut notes = Vec::new();
     for (index, input) in pipeline.inputs.iter().enumerate() {
         let Found::File(path) = &input.found else { continue };
-        let mut edges = pipeline.stages.iter().flat_map(|stage| &stage.edges);
+        let mut edges = pipeline.stages.values().flat_map(|stage| &stage.edges);
         let is_model = edges.any(|edge| edge.from == Producer::Input(index) && edge.reads.reads.first() == Some(&"model"));
         // What cannot be read was reported before.
         let Some(file) = is_model.then(|| ModelFile::open(path).ok()).flatten() else { continue };

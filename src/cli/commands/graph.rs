@@ -33,14 +33,14 @@ pub fn run(arguments: &Arguments, _global: &Global) -> anyhow::Result<ExitCode> 
 fn tree(pipeline: &Pipeline) -> String {
     let inputs: Vec<[String; 3]> =
         pipeline.inputs.iter().map(|input| [input.name.clone(), input.written.clone(), found(input)]).collect();
-    let written = pipeline.stages.iter().filter(|stage| stage.owner.is_none());
+    let written = pipeline.stages.values().filter(|stage| stage.owner.is_none());
     let mut stages: Vec<[String; 3]> = Vec::new();
     for stage in written {
         let kind = if stage.kind.name == stage.base_name { String::new() } else { stage.kind.name.to_string() };
         let on_demand = if stage.by_default { "" } else { "on demand" };
         let remark = [kind.as_str(), on_demand].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
         stages.push([stage.name.clone(), format!("\u{2190} {}", reads(stage)), remark]);
-        for sub in pipeline.stages.iter().filter(|sub| sub.owner.as_ref() == Some(&stage.name)) {
+        for sub in pipeline.stages.values().filter(|sub| sub.owner.as_ref() == Some(&stage.name)) {
             let name = sub.name.rsplit('/').next().unwrap_or(&sub.name);
             stages.push([format!("  {name}"), format!("\u{2190} {}", reads(sub)), "part of it".into()]);
         }
@@ -87,13 +87,13 @@ fn dot(pipeline: &Pipeline) -> String {
     for input in &pipeline.inputs {
         let _ = writeln!(text, "  {} [shape=folder];", quoted(&input.name));
     }
-    for stage in &pipeline.stages {
+    for stage in pipeline.stages.values() {
         let style = if stage.by_default || stage.owner.is_some() { "rounded" } else { "\"rounded,dashed\"" };
         let _ = writeln!(text, "  {} [style={style}];", quoted(&stage.name));
         for edge in &stage.edges {
             let from = match edge.from {
-                Producer::Input(index) => &pipeline.inputs[index].name,
-                Producer::Stage(index) => &pipeline.stages[index].name,
+                Producer::Input(input) => &pipeline.inputs[input].name,
+                Producer::Stage(producer) => &pipeline.stages[producer].name,
             };
             let label = edge.reads.reference.selector.to_string();
             let label = if label.is_empty() { label } else { format!(" [label={}]", quoted(&label)) };

@@ -45,7 +45,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let pipeline = open(&arguments.pipeline)?;
     let cache = open_cache(&pipeline, global)?;
     let texts = text_status(&pipeline, &cache)?;
-    let plan = plan(&pipeline, &cache, &Selection::of((0..pipeline.stages.len()).collect::<Vec<_>>()))?;
+    let plan = plan(&pipeline, &cache, &Selection::of(pipeline.stages.ids().collect::<Vec<_>>()))?;
     let runner = cache.runner(&pipeline.folder)?;
     let far = if runner.is_some() { cache.run_status(&pipeline.folder)? } else { None };
     if arguments.json {

@@ -15,6 +15,7 @@ use crate::cli::device::worker;
 use crate::cli::exit::WrongArguments;
 use crate::cli::global::Global;
 use crate::engine::decide::plan::{PlannedState, plan};
+use crate::engine::graph::stage_id::StageId;
 
 /// Where a command goes on.
 pub enum Ready {
@@ -51,7 +52,7 @@ pub fn prepare(asked: &str, request: &Request<'_>, global: &Global) -> Result<Re
 
 /// Whether stages of the run that use a device would run.
 fn opens_networks(run: &Passing<'_>) -> bool {
-    let uses_device = |index: usize| run.pipeline.stages[index].stage.uses_device();
+    let uses_device = |id: StageId| run.pipeline.stages[id].stage.uses_device();
     if !run.selection.needed(run.pipeline).into_iter().any(uses_device) {
         return false;
     }

@@ -8,6 +8,7 @@ use crate::cli::exit::{WrongArguments, WrongFile};
 use crate::engine::graph::examine::examine;
 use crate::engine::graph::load::{self, load};
 use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::graph::stage_id::StageId;
 use crate::engine::inputs::sources::Surroundings;
 use crate::engine::syntax::diagnostic::Diagnostics;
 use crate::stages::KINDS;
@@ -118,7 +119,7 @@ pub fn is_pipeline(name: &str) -> bool {
 ///
 /// # Errors
 /// `WrongFile` with all of them.
-pub fn refuse_unusable(pipeline: &Pipeline, stages: &[usize]) -> anyhow::Result<()> {
+pub fn refuse_unusable(pipeline: &Pipeline, stages: &[StageId]) -> anyhow::Result<()> {
     let problems = examine(pipeline, stages);
     if problems.is_empty() { Ok(()) } else { Err(WrongFile(problems).into()) }
 }

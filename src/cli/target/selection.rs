@@ -5,6 +5,7 @@ use clap::Args;
 use crate::cli::exit::WrongArguments;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::{Force, Selection, named, with_readers};
+use crate::engine::graph::stage_id::StageId;
 use crate::engine::kind::reference::places;
 use crate::engine::kind::stage::Form;
 use crate::engine::syntax::diagnostic::nearest;
@@ -44,7 +45,7 @@ impl SelectionArguments {
     ///
     /// # Errors
     /// `WrongArguments` for a name that is no stage, and for options that leave nothing to do.
-    pub fn of(&self, pipeline: &Pipeline, targets: Vec<usize>) -> anyhow::Result<Selection> {
+    pub fn of(&self, pipeline: &Pipeline, targets: Vec<StageId>) -> anyhow::Result<Selection> {
         let only = stages_named(pipeline, &self.only)?;
         let from = stages_named(pipeline, &self.from)?;
         let to = stages_named(pipeline, &self.to)?;
@@ -67,7 +68,7 @@ impl SelectionArguments {
                 selection.targets.extend(&from);
             }
             if selection.targets.is_empty() {
-                let listed = |stages: &[usize]| {
+                let listed = |stages: &[StageId]| {
                     stages.iter().map(|&stage| format!("`{}`", pipeline.stages[stage].name)).collect::<Vec<_>>().join(", ")
                 };
                 return wrong(format!("{} does not read {}: there is nothing from here to there", listed(&named), listed(&from)));
@@ -89,7 +90,7 @@ impl SelectionArguments {
 }
 
 /// `resize`, or `resize=IMG_1*`; a `=` between `[ ]` belongs to the name.
-fn forced(pipeline: &Pipeline, option: &str) -> anyhow::Result<Vec<(usize, Force)>> {
+fn forced(pipeline: &Pipeline, option: &str) -> anyhow::Result<Vec<(StageId, Force)>> {
     let (name, pattern) = match places(option, '=').first() {
         Some(&equals) => (&option[..equals], Some(&option[equals + 1..])),
         None => (option, None),
@@ -109,7 +110,7 @@ fn forced(pipeline: &Pipeline, option: &str) -> anyhow::Result<Vec<(usize, Force
 }
 
 /// The stages called so: `train` means all its variants, `train[rank=8]` those that it picks.
-pub fn stages_named(pipeline: &Pipeline, names: &[String]) -> anyhow::Result<Vec<usize>> {
+pub fn stages_named(pipeline: &Pipeline, names: &[String]) -> anyhow::Result<Vec<StageId>> {
     let mut stages = Vec::new();
     for name in names {
         let found = named(pipeline, name);
@@ -122,7 +123,7 @@ pub fn stages_named(pipeline: &Pipeline, names: &[String]) -> anyhow::Result<Vec
 }
 
 /// The one stage called `name`.
-pub fn stage_named(pipeline: &Pipeline, name: &str) -> anyhow::Result<usize> {
+pub fn stage_named(pipeline: &Pipeline, name: &str) -> anyhow::Result<StageId> {
     match named(pipeline, name).as_slice() {
         [] => Err(unknown(pipeline, name).into()),
         [only] => Ok(*only),
@@ -134,8 +135,8 @@ pub fn stage_named(pipeline: &Pipeline, name: &str) -> anyhow::Result<usize> {
 }
 
 fn unknown(pipeline: &Pipeline, name: &str) -> WrongArguments {
-    let known = || pipeline.stages.iter().map(|stage| stage.name.as_str());
-    let bases = || pipeline.stages.iter().map(|stage| stage.base_name.as_str());
+    let known = || pipeline.stages.values().map(|stage| stage.name.as_str());
+    let bases = || pipeline.stages.values().map(|stage| stage.base_name.as_str());
     let hint = match nearest(name, known().chain(bases())) {
         Some(near) => format!("did you mean `{near}`?"),
         None => {

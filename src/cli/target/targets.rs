@@ -8,6 +8,7 @@ use crate::cli::exit::WrongFile;
 use crate::cli::target::pipeline::{PipelineArguments, glance, open, pipeline_file, split_names};
 use crate::cli::target::selection::stages_named;
 use crate::engine::graph::pipeline::{Pipeline, Producer};
+use crate::engine::graph::stage_id::StageId;
 use crate::engine::inputs::input::Found;
 use crate::engine::inputs::picture_files::READ;
 use crate::engine::syntax::diagnostic::Diagnostics;
@@ -34,13 +35,13 @@ impl TargetArguments {
     ///
     /// # Errors
     /// `WrongFile`, or `WrongArguments` for a name that is no stage.
-    pub fn open(&self) -> anyhow::Result<(Pipeline, Vec<usize>)> {
+    pub fn open(&self) -> anyhow::Result<(Pipeline, Vec<StageId>)> {
         let (pipeline, targets) = split_names(&self.names);
         self.open_with(pipeline, targets)
     }
 
     /// As `open`, without a look at its photos; `None` if anything is wrong.
-    pub fn glance(&self) -> Option<(Pipeline, Vec<usize>)> {
+    pub fn glance(&self) -> Option<(Pipeline, Vec<StageId>)> {
         let (pipeline, names) = split_names(&self.names);
         let pipeline = glance(&PipelineArguments::new(pipeline, self.settings.clone()))?;
         let targets = stages_named(&pipeline, names).ok()?;
@@ -60,7 +61,7 @@ impl TargetArguments {
     ///
     /// # Errors
     /// As `open`.
-    pub fn open_again(&self, file: &Path, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<usize>)> {
+    pub fn open_again(&self, file: &Path, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<StageId>)> {
         self.open_with(Some(file.to_path_buf()), targets)
     }
 
@@ -70,7 +71,7 @@ impl TargetArguments {
         settings.chain(["--".to_string()]).chain(self.names.iter().cloned()).collect()
     }
 
-    fn open_with(&self, pipeline: Option<PathBuf>, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<usize>)> {
+    fn open_with(&self, pipeline: Option<PathBuf>, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<StageId>)> {
         let pipeline = open(&PipelineArguments::new(pipeline, self.settings.clone()))?;
         refuse_empty_folders(&pipeline)?;
         let targets = stages_named(&pipeline, targets)?;
@@ -82,7 +83,7 @@ impl TargetArguments {
 fn refuse_empty_folders(pipeline: &Pipeline) -> anyhow::Result<()> {
     let mut diagnostics = Diagnostics::default();
     for (index, input) in pipeline.inputs.iter().enumerate() {
-        let is_read = pipeline.stages.iter().flat_map(|stage| &stage.edges).any(|edge| edge.from == Producer::Input(index));
+        let is_read = pipeline.stages.values().flat_map(|stage| &stage.edges).any(|edge| edge.from == Producer::Input(index));
         if let (true, Found::Photos { folder, files, skipped, .. }) = (is_read, &input.found)
             && files.is_empty()
             && skipped.is_empty()

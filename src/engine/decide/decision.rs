@@ -17,12 +17,13 @@ use crate::decide::view::View;
 use crate::decide::works::look_up;
 use crate::graph::pipeline::{LoadedStage, Producer};
 use crate::graph::selection::Ask;
+use crate::graph::stage_id::StageId;
 use crate::kind::item_tree::Given;
 use crate::kind::stage::{Form, ItemStage, Reached, WholeStage};
 
-/// What must run of the stage at `index`, whose producers give what `given` says.
-pub fn decide<'a>(view: &View<'a>, index: usize, given: &dyn Fn(Producer) -> Given, ask: Ask<'_>) -> Result<Decision<'a>> {
-    let stage = &view.pipeline.stages[index];
+/// What must run of the stage `id`, whose producers give what `given` says.
+pub fn decide<'a>(view: &View<'a>, id: StageId, given: &dyn Fn(Producer) -> Given, ask: Ask<'_>) -> Result<Decision<'a>> {
+    let stage = &view.pipeline.stages[id];
     let identity = StageIdentity::of(stage);
     let (taken, complete) = match take_all(view, stage, given)? {
         Inputs::There { taken, complete } => (taken, complete),

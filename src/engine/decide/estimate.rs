@@ -17,6 +17,7 @@ use crate::decide::taken;
 use crate::decide::verdict::{Decision, ItemPlan, Verdict, WholePlan, WorkState};
 use crate::decide::view::View;
 use crate::graph::pipeline::{LoadedStage, Pipeline, Producer};
+use crate::graph::stage_id::StageId;
 use crate::kind::input_use::InputShape;
 use crate::kind::item_set;
 use crate::kind::stage::{Effort, Form, ItemSize};
@@ -80,8 +81,8 @@ impl TotalEstimate {
 }
 
 /// How large the items are that a stage takes, where the settings of a stage before it say so.
-pub(crate) fn item_size(pipeline: &Pipeline, index: usize) -> Option<f64> {
-    let mut at = index;
+pub(crate) fn item_size(pipeline: &Pipeline, id: StageId) -> Option<f64> {
+    let mut at = id;
     loop {
         let items = pipeline.stages[at].edges.iter().find(|edge| edge.reads.shape != InputShape::One)?;
         let Producer::Stage(producer) = items.from else { return None };
@@ -126,7 +127,7 @@ impl<'a> Experience<'a> {
     /// What a planned stage takes; `None` if nothing like it was measured, or if it is not known how much there is to do.
     pub(crate) fn estimate(
         &mut self,
-        index: usize,
+        id: StageId,
         decision: &Decision<'_>,
         planned: &PlannedStage,
         view: &View<'_>,
@@ -134,8 +135,8 @@ impl<'a> Experience<'a> {
         if planned.state == PlannedState::Fresh {
             return Ok(Some(Estimate::NOTHING));
         }
-        let stage = &view.pipeline.stages[index];
-        let item_size = item_size(view.pipeline, index);
+        let stage = &view.pipeline.stages[id];
+        let item_size = item_size(view.pipeline, id);
         let to_do = match &decision.verdict {
             Verdict::Items(works) => of_works(stage, works, item_size),
             Verdict::Whole(whole) => of_whole(stage, whole, decision, view, item_size)?,

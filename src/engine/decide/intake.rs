@@ -12,6 +12,7 @@ use crate::cache::digest::Digest;
 use crate::cache::regular_file::{self, Links};
 use crate::edits::text;
 use crate::graph::pipeline::{Pipeline, Producer};
+use crate::graph::stage_id::StageId;
 use crate::inputs::input::{Found, Input};
 use crate::inputs::listing::{InputFile, is_lfs_pointer};
 use crate::inputs::picture_files::{MOST_BYTES, READ};
@@ -69,10 +70,10 @@ impl AbsentInput {
     }
 }
 
-/// Reads the inputs that the stages at `needed` use. `locked` gives the digest and size that the lock holds for an input.
+/// Reads the inputs that the stages `needed` use. `locked` gives the digest and size that the lock holds for an input.
 pub fn read(
     pipeline: &Pipeline,
-    needed: &[usize],
+    needed: &[StageId],
     cache: &Cache,
     locked: &dyn Fn(&str) -> Option<(Digest, u64)>,
 ) -> Result<Intake> {
@@ -212,8 +213,8 @@ pub fn read_unchanged(path: &Path, digest: &Digest, size: u64) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-/// The inputs of the stages at `needed`; of what is not here the lock says what it was.
-pub(crate) fn read_inputs(pipeline: &Pipeline, needed: &[usize], cache: &Cache, lock: &LockFile) -> Result<Intake> {
+/// The inputs of the stages `needed`; of what is not here the lock says what it was.
+pub(crate) fn read_inputs(pipeline: &Pipeline, needed: &[StageId], cache: &Cache, lock: &LockFile) -> Result<Intake> {
     read(pipeline, needed, cache, &|name| {
         let row = lock.inputs.get(name)?.last()?;
         Some((row.digest, row.size))

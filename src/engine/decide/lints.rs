@@ -70,7 +70,7 @@ impl UnstoredTexts {
     /// All that lie in folders of texts.
     pub fn find(view: &View<'_>) -> Result<Self> {
         let mut found = HashMap::new();
-        for stage in &view.pipeline.stages {
+        for stage in view.pipeline.stages.values() {
             let Some(editable) = stage.stage.editable() else { continue };
             let editing = texts::read(view.pipeline, view.cache, view.lock, stage, &editable)?;
             found.extend(editing.files_by_text().into_iter().map(|(digest, path)| (digest, path.to_path_buf())));

@@ -99,7 +99,7 @@ fn former_stages<'l>(pipeline: &Pipeline, lock: &'l LockFile) -> impl Iterator<I
 pub fn glance(pipeline: &Pipeline) -> Result<Vec<Reason>> {
     let lock = LockFile::read(&pipeline.lock_file())?;
     let mut reasons = Vec::new();
-    for stage in &pipeline.stages {
+    for stage in pipeline.stages.values() {
         let Some(editable) = stage.stage.editable() else { continue };
         let folder = texts::folder(pipeline, stage, &editable);
         let own = texts_in(&folder, editable.extension)?;
@@ -153,7 +153,7 @@ fn missing_of_people(pipeline: &Pipeline, folder: &Path, rows: &EditRows, lying:
 pub fn unread_folders(pipeline: &Pipeline) -> Result<Vec<String>> {
     let mut owned = BTreeSet::new();
     let mut kinds = BTreeSet::new();
-    for stage in &pipeline.stages {
+    for stage in pipeline.stages.values() {
         if let Some(editable) = stage.stage.editable() {
             owned.insert(texts::folder_name(&stage.name, stage.kind.name, &editable));
             kinds.insert((editable.folder, editable.extension));

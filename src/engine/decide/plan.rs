@@ -26,6 +26,7 @@ use crate::decide::verdict::{Decision, ItemPlan, Verdict, WholePlan, WorkState};
 use crate::decide::view::View;
 use crate::graph::pipeline::{LoadedStage, Pipeline, Producer};
 use crate::graph::selection::Selection;
+use crate::graph::stage_id::StageId;
 use crate::kind::item::{Artifact, Fields, Item, ItemSet};
 use crate::kind::item_tree::{Given, ItemTree};
 use crate::kind::stage::{Form, Work};
@@ -144,16 +145,16 @@ pub fn plan(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result
     let mut stages = Vec::new();
     let mut unstored = None;
     let mut experience = Experience::new(cache);
-    let walked = walk(pipeline, cache, selection, &mut |index, decision, planned, view| {
+    let walked = walk(pipeline, cache, selection, &mut |id, decision, planned, view| {
         let mut planned = planned.clone();
         if !matches!(decision.verdict, Verdict::Fresh { .. } | Verdict::Kept { .. } | Verdict::Waits(_)) {
             let unstored = match &mut unstored {
                 Some(unstored) => unstored,
                 none => none.insert(UnstoredTexts::find(view)?),
             };
-            planned.lints = lints::of_stage(view, &pipeline.stages[index], decision, unstored)?;
+            planned.lints = lints::of_stage(view, &pipeline.stages[id], decision, unstored)?;
         }
-        planned.estimate = experience.estimate(index, decision, &planned, view)?;
+        planned.estimate = experience.estimate(id, decision, &planned, view)?;
         stages.push(planned);
         Ok(())
     })?;
@@ -161,8 +162,8 @@ pub fn plan(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result
     for (place, planned) in walked.undecided {
         stages.insert(place, planned);
     }
-    for (index, again) in walked.again {
-        let stage = &pipeline.stages[index];
+    for (id, again) in walked.again {
+        let stage = &pipeline.stages[id];
         stages.iter_mut().filter(|planned| planned.name == stage.name).for_each(|planned| again.show_in(stage, planned));
     }
     Ok(Plan { stages })
@@ -174,7 +175,7 @@ pub struct Walked {
     /// Stages of which nothing is known before others have ended, with their places.
     undecided: Vec<(usize, PlannedStage)>,
     /// Stages that are fresh, did not keep their outputs, and must make some again for others.
-    again: BTreeMap<usize, Again>,
+    again: BTreeMap<StageId, Again>,
 }
 
 /// What is made again for others.
@@ -218,8 +219,8 @@ impl Again {
     }
 }
 
-/// Sees each decision of a plan in turn: the index of the stage, the decision, what it means, and what it was made from.
-pub type See<'s> = dyn FnMut(usize, &Decision<'_>, &PlannedStage, &View<'_>) -> Result<()> + 's;
+/// Sees each decision of a plan in turn: the stage, the decision, what it means, and what it was made from.
+pub type See<'s> = dyn FnMut(StageId, &Decision<'_>, &PlannedStage, &View<'_>) -> Result<()> + 's;
 
 /// Decides stage after stage.
 pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut See<'_>) -> Result<Walked> {
@@ -227,11 +228,11 @@ pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut
     let needed = selection.needed(pipeline);
     let intake = read_inputs(pipeline, &needed, cache, &lock)?;
     let mut unknown: HashSet<Digest> = HashSet::new();
-    let mut given: BTreeMap<usize, Given> = BTreeMap::new();
+    let mut given: BTreeMap<StageId, Given> = BTreeMap::new();
     let mut walked = Walked::default();
     let mut promised: HashMap<Digest, String> = HashMap::new();
-    for (place, index) in needed.into_iter().enumerate() {
-        let stage = &pipeline.stages[index];
+    for (place, id) in needed.into_iter().enumerate() {
+        let stage = &pipeline.stages[id];
         let files = ArtifactFiles::new(cache, &intake);
         let view = &View { pipeline, cache, files: &files, lock: &lock, requested: &selection.targets, unknown: &unknown };
         let give = |producer: Producer| match producer {
@@ -239,27 +240,27 @@ pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut
             Producer::Stage(stage) => given.get(&stage).cloned().unwrap_or(Given::Nothing),
         };
         let waits_for_unknown = stage.edges.iter().any(|edge| matches!(give(edge.from), Given::Part(_) | Given::Nothing));
-        let mut decision = match decision::decide(view, index, &give, selection.ask(index)) {
+        let mut decision = match decision::decide(view, id, &give, selection.ask(id)) {
             Ok(decision) => decision,
             // A stage that reads its inputs to know its works cannot do so before they are there.
             Err(error) => {
-                let plans = restore_plan::plan_all(view, index, &give)?;
+                let plans = restore_plan::plan_all(view, id, &give)?;
                 if !waits_for_unknown && plans.is_empty() {
                     return in_stage(stage, Err(error));
                 }
                 walked.note(pipeline, &plans);
-                let producers = pipeline.producers(index).map(|p| pipeline.stages[p].name.clone()).collect();
+                let producers = pipeline.producers(id).map(|p| pipeline.stages[p].name.clone()).collect();
                 walked.undecided.push((place, waiting(stage, producers)));
                 continue;
             }
         };
-        if !selection.ask(index).is_forced() {
+        if !selection.ask(id).is_forced() {
             leave_to_others(stage, &mut decision.verdict, &mut promised);
         }
         let needed = restore_plan::needed_by(view, &decision)?;
-        walked.note(pipeline, &restore_plan::plan(view, index, needed, &give, &HashSet::new())?);
+        walked.note(pipeline, &restore_plan::plan(view, id, needed, &give, &HashSet::new())?);
         let (planned, gives) = foresee(stage, &decision, view)?;
-        see(index, &decision, &planned, view)?;
+        see(id, &decision, &planned, view)?;
         let mut stand_ins = Vec::new();
         if let Given::Part(items) = &gives {
             for item in items.iter() {
@@ -270,7 +271,7 @@ pub fn walk(pipeline: &Pipeline, cache: &Cache, selection: &Selection, see: &mut
             }
         }
         unknown.extend(stand_ins);
-        given.insert(index, gives);
+        given.insert(id, gives);
     }
     cache.save_stat_index()?;
     Ok(walked)

@@ -87,8 +87,8 @@ fn absence(view: &View<'_>, stage: &LoadedStage) -> Absence {
         return Absence::Loss;
     }
     match view.requested.iter().find(|&&wanted| view.pipeline.stages[wanted].name == stage.name) {
-        Some(&index) => {
-            let shown = shown::of_stage(view.pipeline, view.cache, index);
+        Some(&id) => {
+            let shown = shown::of_stage(view.pipeline, view.cache, id);
             Absence::LossUnlessShown(shown.into_iter().map(|file| file.digest).collect())
         }
         None => Absence::NoLoss,

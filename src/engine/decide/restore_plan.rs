@@ -15,6 +15,7 @@ use crate::decide::verdict::{Decision, ItemPlan, KeyedWork, Verdict, WorkState};
 use crate::decide::view::View;
 use crate::graph::pipeline::{LoadedStage, Producer};
 use crate::graph::selection::Ask;
+use crate::graph::stage_id::{StageId, StageVec};
 use crate::kind::item::{Artifact, Item};
 use crate::kind::item_tree::Given;
 use crate::kind::stage::{Form, Work};
@@ -22,10 +23,9 @@ use crate::out::shown::{self, Shown};
 
 /// What is to be restored of one stage.
 pub(crate) struct RestorePlan {
-    /// Index of the stage.
-    pub(crate) stage: usize,
-    /// Index of a stage that reads it and must run.
-    pub(crate) reader: usize,
+    pub(crate) stage: StageId,
+    /// A stage that reads it and must run.
+    pub(crate) reader: StageId,
     /// What `out/` shows.
     pub(crate) from_out: Vec<(Artifact, Shown)>,
     /// Items that must be made again.
@@ -36,12 +36,12 @@ pub(crate) struct RestorePlan {
 
 impl RestorePlan {
     /// For a plan and the start of the stage: why it runs although nothing of it changed.
-    pub(crate) fn reason(&self, stages: &[LoadedStage]) -> Reason {
+    pub(crate) fn reason(&self, stages: &StageVec<LoadedStage>) -> Reason {
         Reason::MadeAgain { reader: stages[self.reader].name.clone() }
     }
 
     /// Names of the pieces of work that run again.
-    pub(crate) fn names(&self, stages: &[LoadedStage]) -> BTreeSet<String> {
+    pub(crate) fn names(&self, stages: &StageVec<LoadedStage>) -> BTreeSet<String> {
         match stages[self.stage].stage.form() {
             Form::Whole(_) => BTreeSet::from([stages[self.stage].name.clone()]),
             Form::Items(_) if self.works.is_empty() => self.items.iter().map(|item| item.name.clone()).collect(),
@@ -63,38 +63,38 @@ fn is_at_hand(view: &View<'_>, artifact: &Artifact) -> bool {
         || view.cache.contains(digest, artifact.size)
 }
 
-/// What to restore so that the stage at `reader` can read `needed`, each stage after those it needs itself. What no stage made
+/// What to restore so that the stage `reader` can read `needed`, each stage after those it needs itself. What no stage made
 /// that does not keep its outputs is left alone. `distrusted`: what `out/` only seems to show.
 pub(crate) fn plan(
     view: &View<'_>,
-    reader: usize,
+    reader: StageId,
     needed: impl IntoIterator<Item = Artifact>,
     give: &Give<'_>,
     distrusted: &HashSet<Digest>,
 ) -> Result<Vec<RestorePlan>> {
-    let mut missing: HashMap<Digest, usize> = HashMap::new();
+    let mut missing: HashMap<Digest, StageId> = HashMap::new();
     let lacks = |artifact: &Artifact| !is_at_hand(view, artifact);
     missing.extend(needed.into_iter().filter(lacks).map(|artifact| (artifact.digest, reader)));
     let mut plans = Vec::new();
     // From the reader upwards: what a stage needs to make its outputs again comes from stages before it.
-    for index in view.pipeline.needed([reader]).into_iter().rev().filter(|&index| index != reader) {
-        let stage = &view.pipeline.stages[index];
+    for id in view.pipeline.needed([reader]).into_iter().rev().filter(|&id| id != reader) {
+        let stage = &view.pipeline.stages[id];
         if missing.is_empty() || stage.keep {
             continue;
         }
-        let items = match give(Producer::Stage(index)) {
+        let items = match give(Producer::Stage(id)) {
             Given::Whole(tree) => tree.shared(view.cache)?,
             Given::Part(items) => items,
             Given::Nothing => continue,
         };
-        let mut plan = RestorePlan { stage: index, reader, from_out: Vec::new(), items: Vec::new(), works: Vec::new() };
+        let mut plan = RestorePlan { stage: id, reader, from_out: Vec::new(), items: Vec::new(), works: Vec::new() };
         let mut files = None;
         for item in items.iter() {
             let mut is_needed = false;
             for artifact in stage.kind.writes.iter().filter_map(|field| item.fields.get(*field)) {
                 let Some(needs_it) = missing.remove(&artifact.digest) else { continue };
                 plan.reader = needs_it;
-                let files = files.get_or_insert_with(|| files_of(view, index));
+                let files = files.get_or_insert_with(|| files_of(view, id));
                 match files.get(&artifact.digest).filter(|_| !distrusted.contains(&artifact.digest)) {
                     Some(file) => plan.from_out.push((artifact.clone(), file.clone())),
                     None => is_needed = true,
@@ -105,9 +105,9 @@ pub(crate) fn plan(
             }
         }
         if !plan.items.is_empty() {
-            let (works, needed) = remake(view, index, &plan.items, give)?;
+            let (works, needed) = remake(view, id, &plan.items, give)?;
             plan.works = works;
-            missing.extend(needed.into_iter().filter(lacks).map(|artifact| (artifact.digest, index)));
+            missing.extend(needed.into_iter().filter(lacks).map(|artifact| (artifact.digest, id)));
         }
         if !plan.items.is_empty() || !plan.from_out.is_empty() {
             plans.push(plan);
@@ -117,8 +117,8 @@ pub(crate) fn plan(
     Ok(plans)
 }
 
-/// What to restore so that the stage at `reader` can read all that it takes.
-pub(crate) fn plan_all(view: &View<'_>, reader: usize, give: &Give<'_>) -> Result<Vec<RestorePlan>> {
+/// What to restore so that the stage `reader` can read all that it takes.
+pub(crate) fn plan_all(view: &View<'_>, reader: StageId, give: &Give<'_>) -> Result<Vec<RestorePlan>> {
     let mut needed = Vec::new();
     for edge in &view.pipeline.stages[reader].edges {
         let items = match give(edge.from) {
@@ -132,14 +132,14 @@ pub(crate) fn plan_all(view: &View<'_>, reader: usize, give: &Give<'_>) -> Resul
     plan(view, reader, needed, give, &HashSet::new())
 }
 
-fn files_of(view: &View<'_>, index: usize) -> BTreeMap<Digest, Shown> {
-    shown::of_stage(view.pipeline, view.cache, index).into_iter().map(|file| (file.digest, file)).collect()
+fn files_of(view: &View<'_>, id: StageId) -> BTreeMap<Digest, Shown> {
+    shown::of_stage(view.pipeline, view.cache, id).into_iter().map(|file| (file.digest, file)).collect()
 }
 
 /// The pieces of work that made `items`, and what it takes to do them again.
-fn remake(view: &View<'_>, index: usize, items: &[Item], give: &Give<'_>) -> Result<(Vec<KeyedWork>, Vec<Artifact>)> {
-    let stage = &view.pipeline.stages[index];
-    let decision = decide(view, index, give, Ask::Complete)?;
+fn remake(view: &View<'_>, id: StageId, items: &[Item], give: &Give<'_>) -> Result<(Vec<KeyedWork>, Vec<Artifact>)> {
+    let stage = &view.pipeline.stages[id];
+    let decision = decide(view, id, give, Ask::Complete)?;
     if let Form::Whole(_) = stage.stage.form() {
         return Ok((Vec::new(), read_by(view, &decision.basis.taken)?));
     }

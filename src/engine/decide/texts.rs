@@ -76,7 +76,7 @@ impl TakenTexts {
     pub fn read(pipeline: &Pipeline, cache: &Cache) -> Result<Self> {
         let lock = LockFile::read(&pipeline.lock_file())?;
         let mut taken = Self::default();
-        for stage in &pipeline.stages {
+        for stage in pipeline.stages.values() {
             let Some(editable) = stage.stage.editable() else { continue };
             let mut texts = HashMap::new();
             let row = lock.stages.get(&stage.name).and_then(|rows| rows.last());

@@ -6,6 +6,7 @@ use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::decide::files::ArtifactFiles;
 use crate::graph::pipeline::Pipeline;
+use crate::graph::stage_id::StageId;
 use crate::lock_file::LockFile;
 
 /// The pipeline, the cache and the lock as one command sees them.
@@ -17,7 +18,7 @@ pub struct View<'a> {
     /// As it was when the run began.
     pub lock: &'a LockFile,
     /// Stages requested on the command line, and not only needed by others.
-    pub requested: &'a [usize],
+    pub requested: &'a [StageId],
     /// Digests that stand for contents that are not known yet.
     pub unknown: &'a HashSet<Digest>,
 }

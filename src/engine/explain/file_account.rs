@@ -30,6 +30,7 @@ use crate::explain::stage_account::{difference, explain};
 use crate::explain::text_status::text_status;
 use crate::graph::pipeline::{LoadedStage, Pipeline};
 use crate::graph::selection::Selection;
+use crate::graph::stage_id::StageId;
 use crate::inputs::listing::item_name;
 use crate::kind::item::Item;
 use crate::kind::item_set;
@@ -131,9 +132,9 @@ pub fn file_account(cache: &Cache, pipeline: Option<&Pipeline>, file: &Path) -> 
         return desk.of_contents(cache.digest_file(file)?.0);
     };
     let lock = LockFile::read(&pipeline.lock_file())?;
-    let all: Vec<usize> = (0..pipeline.stages.len()).collect();
+    let all: Vec<StageId> = pipeline.stages.ids().collect();
     let intake = read_inputs(pipeline, &all, cache, &lock)?;
-    let names: Vec<&str> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let names: Vec<&str> = pipeline.stages.values().map(|stage| stage.name.as_str()).collect();
     let ledger = Ledger::read(cache, &lock, &names)?;
     let texts = known_texts(pipeline, cache, &lock)?;
     let desk = FileExplainer { cache, ledger: &ledger, at_hand: Some(AtHand { pipeline, intake: &intake }), texts: &texts };
@@ -149,7 +150,7 @@ pub fn file_account(cache: &Cache, pipeline: Option<&Pipeline>, file: &Path) -> 
 
 fn known_texts(pipeline: &Pipeline, cache: &Cache, lock: &LockFile) -> Result<KnownTexts> {
     let mut known = KnownTexts::default();
-    for stage in &pipeline.stages {
+    for stage in pipeline.stages.values() {
         let Some(editable) = stage.stage.editable() else { continue };
         known.by_machine.extend(lock.edit_rows(&stage.name).values().flatten().filter_map(|row| row.text));
         let editing = texts::read(pipeline, cache, lock, stage, &editable)?;
@@ -203,7 +204,7 @@ impl FileExplainer<'_> {
     /// The output as which a file below `out/` is shown, and what was written there.
     fn shown_at(&self, pipeline: &Pipeline, lock: &LockFile, file: &Path) -> Option<(OutputName, Digest)> {
         let below = below(&pipeline.out(), file)?;
-        for stage in pipeline.stages.iter().filter(|stage| stage.owner.is_none()) {
+        for stage in pipeline.stages.values().filter(|stage| stage.owner.is_none()) {
             let Ok(path) = below.strip_prefix(stage.folder()) else { continue };
             for row in lock.stages.get(&stage.name).into_iter().flatten() {
                 let tree = self.cache.read_list(&row.out).ok().and_then(|tree| item_set::decode(&tree).ok()).unwrap_or_default();
@@ -237,7 +238,7 @@ impl FileExplainer<'_> {
     /// A file in a folder of texts that people may edit.
     fn of_text(&self, pipeline: &Pipeline, file: &Path) -> Result<Option<FileAccount>> {
         let mut found = None;
-        for stage in &pipeline.stages {
+        for stage in pipeline.stages.values() {
             let Some(editable) = stage.stage.editable() else { continue };
             let folder = texts::folder(pipeline, stage, &editable);
             let is_text = file.extension().is_some_and(|extension| extension == editable.extension);
@@ -277,14 +278,14 @@ impl FileExplainer<'_> {
 
     /// How contents stand to what a stage would give under their name.
     fn standing(&self, pipeline: &Pipeline, output: &OutputName, digest: &Digest) -> Result<Option<Standing>> {
-        let Some(index) = pipeline.position(&output.stage) else { return Ok(Some(Standing::Gone)) };
+        let Some(id) = pipeline.id_of(&output.stage) else { return Ok(Some(Standing::Gone)) };
         let mut causes = Causes::new(pipeline, self.cache);
         let mut seen = None;
-        let mut undecided = walk(pipeline, self.cache, &Selection::of([index]), &mut |at, decision, planned, view| {
+        let mut undecided = walk(pipeline, self.cache, &Selection::of([id]), &mut |at, decision, planned, view| {
             let stage = &pipeline.stages[at];
             let reasons = if planned.state == PlannedState::Fresh { &[][..] } else { &planned.reasons };
             let found = causes.of_stage(stage, decision, reasons, view)?;
-            if at == index {
+            if at == id {
                 seen = Some(stands(stage, output, digest, decision, found, view)?);
             } else {
                 causes.note(stage, found);
@@ -294,13 +295,13 @@ impl FileExplainer<'_> {
         Ok(Some(match (seen, undecided.stage(&output.stage)) {
             (Some(Stands::As(standing)), _) => standing,
             (Some(Stands::AsItem(work)), _) => {
-                let explained = explain(pipeline, self.cache, index, Some(&work))?;
+                let explained = explain(pipeline, self.cache, id, Some(&work))?;
                 match explained.state {
                     PlannedState::Unknown => Standing::Undecided(explained.causes),
                     PlannedState::Fresh | PlannedState::Dirty => Standing::Stale(explained.causes),
                 }
             }
-            (None, Some((_, planned))) => Standing::Undecided(causes.of_undecided(&pipeline.stages[index], &planned.reasons)),
+            (None, Some((_, planned))) => Standing::Undecided(causes.of_undecided(&pipeline.stages[id], &planned.reasons)),
             (None, None) => return Ok(None),
         }))
     }
@@ -309,11 +310,11 @@ impl FileExplainer<'_> {
     fn otherwise(&self, at_hand: AtHand<'_>, digest: &Digest) -> Result<Option<Standing>> {
         let Some(making) = self.ledger.making(digest, &Hint::default(), &|_| false)? else { return Ok(None) };
         let Some((kind, _)) = making.kind().filter(|_| making.are_params_known) else { return Ok(None) };
-        let mut alike = at_hand.pipeline.stages.iter().enumerate().filter(|(_, stage)| stage.kind.name == kind);
-        let (Some((index, stage)), None) = (alike.next(), alike.next()) else { return Ok(None) };
+        let mut alike = at_hand.pipeline.stages.iter().filter(|(_, stage)| stage.kind.name == kind);
+        let (Some((id, stage)), None) = (alike.next(), alike.next()) else { return Ok(None) };
         let mut differences = Vec::new();
-        walk(at_hand.pipeline, self.cache, &Selection::of([index]), &mut |at, decision, _, view| {
-            if at != index || matches!(decision.verdict, Verdict::Waits(_)) {
+        walk(at_hand.pipeline, self.cache, &Selection::of([id]), &mut |at, decision, _, view| {
+            if at != id || matches!(decision.verdict, Verdict::Waits(_)) {
                 return Ok(());
             }
             let now = changes::components(view, stage, &decision.basis.identity, &decision.basis.taken)?;

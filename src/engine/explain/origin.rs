@@ -201,7 +201,7 @@ impl Tracer<'_> {
     fn is_persons(&self, wanted: &Wanted) -> bool {
         let Some((pipeline, _)) = self.known else { return false };
         let field = wanted.field.as_deref().unwrap_or_default();
-        let mut fields = pipeline.stages.iter().filter_map(|stage| stage.stage.editable()).map(|editable| editable.field);
+        let mut fields = pipeline.stages.values().filter_map(|stage| stage.stage.editable()).map(|editable| editable.field);
         // A text for the mirror of a picture is a field of its own: `caption-flip`.
         fields.any(|text| field.strip_prefix(text).is_some_and(|rest| matches!(rest, "" | "-flip")))
             && !self.texts.by_machine.contains(&wanted.digest)
@@ -268,7 +268,7 @@ impl Tracer<'_> {
     /// The contents that a stage as a whole read of a set.
     fn want_items(&self, making: &Making, param: &str, items: &[Item], wanted: &mut BTreeMap<String, Vec<Wanted>>) {
         let kind = making.kind().map_or("", |(kind, _)| kind);
-        let stages = || self.known.map(|(pipeline, _)| pipeline.stages.iter()).into_iter().flatten();
+        let stages = || self.known.map(|(pipeline, _)| pipeline.stages.values()).into_iter().flatten();
         let mut edges = stages().filter(|stage| stage.kind.name == kind).flat_map(|stage| &stage.edges);
         let reads: Option<Vec<&str>> = edges.find(|edge| edge.reads.param == param).map(|edge| edge.reads.reads.to_vec());
         for item in items {

@@ -21,6 +21,7 @@ use crate::explain::cause::Cause;
 use crate::explain::causes::Causes;
 use crate::graph::pipeline::{LoadedStage, Pipeline};
 use crate::graph::selection::{Ask, Selection};
+use crate::graph::stage_id::StageId;
 use crate::kind::item_set;
 use crate::kind::stage::Form;
 
@@ -86,16 +87,16 @@ impl Explanation {
     }
 }
 
-/// Explains the stage at `index`, or one item of it.
-pub fn explain(pipeline: &Pipeline, cache: &Cache, index: usize, item: Option<&str>) -> Result<Explanation> {
+/// Explains the stage `id`, or one item of it.
+pub fn explain(pipeline: &Pipeline, cache: &Cache, id: StageId, item: Option<&str>) -> Result<Explanation> {
     let mut explanation = None;
     let mut causes = Causes::new(pipeline, cache);
-    let mut undecided = walk(pipeline, cache, &Selection::of([index]), &mut |at, decision, planned, view| {
+    let mut undecided = walk(pipeline, cache, &Selection::of([id]), &mut |at, decision, planned, view| {
         let stage = &pipeline.stages[at];
         // What waits for others may turn out to need nothing of them.
         let reasons = if planned.state == PlannedState::Fresh { &[][..] } else { &planned.reasons };
         let of_stage_here = causes.of_stage(stage, decision, reasons, view)?;
-        if at == index {
+        if at == id {
             explanation = Some(match item {
                 None => of_stage(stage, decision, planned, of_stage_here, view)?,
                 Some(item) => of_item(pipeline, stage, item, decision, &causes, view)?,
@@ -105,11 +106,11 @@ pub fn explain(pipeline: &Pipeline, cache: &Cache, index: usize, item: Option<&s
         }
         Ok(())
     })?;
-    let name = &pipeline.stages[index].name;
+    let name = &pipeline.stages[id].name;
     match (explanation, item, undecided.stage(name)) {
         (Some(explanation), ..) => Ok(explanation),
         (None, None, Some((_, planned))) => {
-            let causes = causes.of_undecided(&pipeline.stages[index], &planned.reasons);
+            let causes = causes.of_undecided(&pipeline.stages[id], &planned.reasons);
             let (state, reasons) = (planned.state, planned.reasons);
             Ok(Explanation { name: planned.name, state, reasons, causes, yours: None, rows: Vec::new() })
         }

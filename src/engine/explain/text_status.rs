@@ -12,6 +12,7 @@ use crate::decide::texts;
 use crate::edits::{Provenance, SurveyedText};
 use crate::graph::pipeline::Pipeline;
 use crate::graph::selection::Selection;
+use crate::graph::stage_id::StageId;
 
 /// The texts of one editable stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,13 +62,13 @@ impl StageTexts {
 
 /// One entry for each editable stage whose items are known.
 pub fn text_status(pipeline: &Pipeline, cache: &Cache) -> Result<Vec<StageTexts>> {
-    let editable: Vec<usize> = (0..pipeline.stages.len()).filter(|&i| pipeline.stages[i].stage.editable().is_some()).collect();
+    let editable: Vec<StageId> = pipeline.stages.ids().filter(|&id| pipeline.stages[id].stage.editable().is_some()).collect();
     let mut all = Vec::new();
     if editable.is_empty() {
         return Ok(all);
     }
-    walk(pipeline, cache, &Selection::of(editable), &mut |index, decision, _, view| {
-        let stage = &pipeline.stages[index];
+    walk(pipeline, cache, &Selection::of(editable), &mut |id, decision, _, view| {
+        let stage = &pipeline.stages[id];
         let Some(editable) = stage.stage.editable() else { return Ok(()) };
         let Some(works) = texts::machine_works(stage, decision, view)? else { return Ok(()) };
         let items = texts::items(&works, |_, work| texts::made(&editable, work));

@@ -2,6 +2,7 @@
 //! epochs, before it has seen its inputs. Unaware of what a checkpoint is.
 
 use crate::graph::pipeline::{LoadedStage, Producer};
+use crate::graph::stage_id::{StageId, StageVec};
 use crate::kind::reference::Selector;
 use crate::kind::stage::{Epochs, Form};
 use crate::syntax::diagnostic::Diagnostics;
@@ -9,9 +10,9 @@ use crate::syntax::tree::Span;
 
 /// Reports every choice of an epoch after which nothing is saved. `pick` is the epoch that the file picks, with its place. Each
 /// stage comes after those it reads.
-pub(crate) fn check(stages: &[LoadedStage], pick: Option<(u64, &Span)>, diagnostics: &mut Diagnostics) {
+pub(crate) fn check(stages: &StageVec<LoadedStage>, pick: Option<(u64, &Span)>, diagnostics: &mut Diagnostics) {
     let sources = sources(stages);
-    for edge in stages.iter().flat_map(|stage| &stage.edges) {
+    for edge in stages.values().flat_map(|stage| &stage.edges) {
         let Producer::Stage(producer) = edge.from else { continue };
         let reference = &edge.reads.reference;
         let chosen: Vec<(u64, &Span)> = match &reference.selector {
@@ -19,7 +20,7 @@ pub(crate) fn check(stages: &[LoadedStage], pick: Option<(u64, &Span)>, diagnost
             Selector::Pick => pick.into_iter().collect(),
             Selector::All | Selector::Step(_) | Selector::Last => continue,
         };
-        let Some((whole, saved)) = sources.get(producer).copied().flatten() else { continue };
+        let Some((whole, saved)) = sources[producer] else { continue };
         let Epochs { every, last } = saved;
         for (epoch, span) in chosen.into_iter().filter(|(epoch, _)| !saved.contain(*epoch)) {
             let often =
@@ -32,22 +33,21 @@ pub(crate) fn check(stages: &[LoadedStage], pick: Option<(u64, &Span)>, diagnost
 }
 
 /// For each stage the one whose checkpoints its items are, and after which epochs that saves; `None` where nobody can tell.
-fn sources(stages: &[LoadedStage]) -> Vec<Option<(usize, Epochs)>> {
-    let mut sources: Vec<Option<(usize, Epochs)>> = Vec::with_capacity(stages.len());
-    for (index, stage) in stages.iter().enumerate() {
-        let source = match stage.stage.form() {
-            Form::Whole(whole) => whole.epochs().map(|epochs| (index, epochs)),
+fn sources(stages: &StageVec<LoadedStage>) -> StageVec<Option<(StageId, Epochs)>> {
+    let mut sources = stages.filled_with(None);
+    for (id, stage) in stages.iter() {
+        sources[id] = match stage.stage.form() {
+            Form::Whole(whole) => whole.epochs().map(|epochs| (id, epochs)),
             // It maps the checkpoints of one that it reads; of several nobody can tell whose.
             Form::Items(_) => {
                 let mut through = stage.edges.iter().filter_map(|edge| match edge.from {
-                    Producer::Stage(read) if edge.reads.reference.selector == Selector::All => sources.get(read).copied()?,
+                    Producer::Stage(read) if edge.reads.reference.selector == Selector::All => sources[read],
                     Producer::Stage(_) | Producer::Input(_) => None,
                 });
                 let first = through.next();
                 if through.next().is_none() { first } else { None }
             }
         };
-        sources.push(source);
     }
     sources
 }

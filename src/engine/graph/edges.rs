@@ -8,6 +8,7 @@ use petgraph::visit::DfsPostOrder;
 
 use crate::graph::companions;
 use crate::graph::pipeline::{Collected, Edge, LoadedStage, Producer};
+use crate::graph::stage_id::{StageId, StageVec};
 use crate::graph::variants::{Source, Variants};
 use crate::inputs::input::{Found, Input};
 use crate::inputs::listing;
@@ -35,30 +36,31 @@ pub struct Scene<'a> {
 }
 
 /// Fills the edges of `stages` and puts each stage after those it reads.
-pub fn join(mut stages: Vec<LoadedStage>, scene: &Scene<'_>, diagnostics: &mut Diagnostics) -> Vec<LoadedStage> {
+pub fn join(stages: Vec<LoadedStage>, scene: &Scene<'_>, diagnostics: &mut Diagnostics) -> StageVec<LoadedStage> {
     let Scene { inputs, failed, variants, names } = *scene;
+    let mut stages: StageVec<LoadedStage> = stages.into_iter().collect();
     let edges: Vec<Vec<Edge>> = {
         let joining = Joining::new(&stages, inputs, failed, variants);
-        (0..stages.len()).map(|index| joining.edges(index, diagnostics)).collect()
+        stages.ids().map(|id| joining.edges(id, diagnostics)).collect()
     };
-    for (stage, edges) in stages.iter_mut().zip(edges) {
+    for (stage, edges) in stages.values_mut().zip(edges) {
         stage.edges = edges;
     }
-    for index in 0..stages.len() {
-        let mut implied = implied_edges(index, &stages, diagnostics);
-        implied.extend(companions::edges(&stages[index], &stages[index].edges, inputs, names));
-        stages[index].edges.extend(implied);
+    for id in stages.ids() {
+        let mut implied = implied_edges(id, &stages, diagnostics);
+        implied.extend(companions::edges(&stages[id], &stages[id].edges, inputs, names));
+        stages[id].edges.extend(implied);
     }
     let Some(order) = order(&stages, diagnostics) else { return stages };
     let mut stages = reorder(stages, &order);
-    for index in 0..stages.len() {
-        stages[index].carries = carried(&stages[index], &stages, inputs);
+    for id in stages.ids() {
+        stages[id].carries = carried(&stages[id], &stages, inputs);
     }
-    let publishes: Vec<bool> = (0..stages.len()).fold(Vec::new(), |mut known, index| {
-        known.push(has_checkpoints(&stages[index], &known));
-        known
-    });
-    for stage in &stages {
+    let mut publishes = stages.filled_with(false);
+    for (id, stage) in stages.iter() {
+        publishes[id] = has_checkpoints(stage, &publishes);
+    }
+    for stage in stages.values() {
         for edge in &stage.edges {
             let before = diagnostics.count();
             check_fields(stage, edge, &stages, inputs, diagnostics);
@@ -73,45 +75,45 @@ pub fn join(mut stages: Vec<LoadedStage>, scene: &Scene<'_>, diagnostics: &mut D
 
 /// What references may name.
 struct Joining<'a> {
-    stages: &'a [LoadedStage],
+    stages: &'a StageVec<LoadedStage>,
     inputs: &'a [Input],
     failed: Failed<'a>,
     variants: &'a Variants,
-    by_name: HashMap<&'a str, usize>,
+    by_name: HashMap<&'a str, StageId>,
 }
 
 impl<'a> Joining<'a> {
-    fn new(stages: &'a [LoadedStage], inputs: &'a [Input], failed: Failed<'a>, variants: &'a Variants) -> Self {
-        let by_name = stages.iter().enumerate().map(|(index, stage)| (stage.name.as_str(), index)).collect();
+    fn new(stages: &'a StageVec<LoadedStage>, inputs: &'a [Input], failed: Failed<'a>, variants: &'a Variants) -> Self {
+        let by_name = stages.iter().map(|(id, stage)| (stage.name.as_str(), id)).collect();
         Self { stages, inputs, failed, variants, by_name }
     }
 
-    fn edges(&self, index: usize, diagnostics: &mut Diagnostics) -> Vec<Edge> {
+    fn edges(&self, id: StageId, diagnostics: &mut Diagnostics) -> Vec<Edge> {
         let mut edges = Vec::new();
-        for reads in self.stages[index].stage.inputs() {
+        for reads in self.stages[id].stage.inputs() {
             if let Some(input) = self.inputs.iter().position(|input| input.name == reads.reference.name) {
                 edges.push(Edge { reads, from: Producer::Input(input), collected: None });
                 continue;
             }
-            for source in self.variants.sources(&self.stages[index].variant, &reads.reference) {
+            for source in self.variants.sources(&self.stages[id].variant, &reads.reference) {
                 match self.by_name.get(source.stage.as_str()) {
                     Some(&producer) => edges.push(edge(&reads, source, producer)),
-                    None => self.report_unknown(index, &reads.reference, diagnostics),
+                    None => self.report_unknown(id, &reads.reference, diagnostics),
                 }
             }
         }
         edges
     }
 
-    fn report_unknown(&self, index: usize, reference: &Reference, diagnostics: &mut Diagnostics) {
+    fn report_unknown(&self, id: StageId, reference: &Reference, diagnostics: &mut Diagnostics) {
         let name = &reference.name;
-        let stage = &self.stages[index];
+        let stage = &self.stages[id];
         // A variant that is missing was reported where it could not be made.
         if self.failed.any || self.failed.names.contains(name) || self.variants.has(name) {
             return;
         }
         let inputs = self.inputs.iter().map(|input| input.name.as_str());
-        let written = self.stages.iter().filter(|stage| stage.owner.is_none()).map(|stage| stage.base_name.as_str());
+        let written = self.stages.values().filter(|stage| stage.owner.is_none()).map(|stage| stage.base_name.as_str());
         let all = inputs.chain(written).chain(self.failed.names.iter().map(String::as_str));
         let mut known: Vec<&str> = Vec::new();
         for other in all.filter(|other| *other != stage.base_name) {
@@ -128,7 +130,7 @@ impl<'a> Joining<'a> {
 }
 
 /// The edge to one of the stages that a reference leads to.
-fn edge(reads: &InputUse, source: Source, producer: usize) -> Edge {
+fn edge(reads: &InputUse, source: Source, producer: StageId) -> Edge {
     let Reference { selector, span, .. } = &reads.reference;
     let collected = source.collected.map(|label| {
         let written = Reference { selector: Selector::All, ..reads.reference.clone() };
@@ -139,10 +141,10 @@ fn edge(reads: &InputUse, source: Source, producer: usize) -> Edge {
 }
 
 /// What a stage reads because those that it reads do so.
-fn implied_edges(index: usize, stages: &[LoadedStage], diagnostics: &mut Diagnostics) -> Vec<Edge> {
+fn implied_edges(id: StageId, stages: &StageVec<LoadedStage>, diagnostics: &mut Diagnostics) -> Vec<Edge> {
     let mut implied = Vec::new();
-    for input in stages[index].stage.implied_inputs() {
-        let Some(through) = stages[index].edges.iter().find(|edge| edge.reads.param == input.through) else { continue };
+    for input in stages[id].stage.implied_inputs() {
+        let Some(through) = stages[id].edges.iter().find(|edge| edge.reads.param == input.through) else { continue };
         let before = implied.len();
         if let Producer::Stage(producer) = through.from {
             for theirs in stages[producer].edges.iter().filter(|edge| edge.reads.param == input.theirs) {
@@ -165,11 +167,11 @@ fn implied_edges(index: usize, stages: &[LoadedStage], diagnostics: &mut Diagnos
 }
 
 /// The stages in an order in which each comes after those it reads, otherwise as they are; `None` after a cycle.
-fn order(stages: &[LoadedStage], diagnostics: &mut Diagnostics) -> Option<Vec<usize>> {
+fn order(stages: &StageVec<LoadedStage>, diagnostics: &mut Diagnostics) -> Option<Vec<StageId>> {
     // From consumer to producer.
-    let mut graph = DiGraph::<(), ()>::new();
-    let nodes: Vec<NodeIndex> = stages.iter().map(|_| graph.add_node(())).collect();
-    for (consumer, stage) in stages.iter().enumerate() {
+    let mut graph = DiGraph::<StageId, ()>::new();
+    let nodes: StageVec<NodeIndex> = stages.ids().map(|id| graph.add_node(id)).collect();
+    for (consumer, stage) in stages.iter() {
         for edge in &stage.edges {
             if let Producer::Stage(producer) = edge.from {
                 graph.add_edge(nodes[consumer], nodes[producer], ());
@@ -179,9 +181,9 @@ fn order(stages: &[LoadedStage], diagnostics: &mut Diagnostics) -> Option<Vec<us
     let before = diagnostics.count();
     // Not Tarjan's: petgraph's goes as deep in calls as the longest chain of stages.
     for component in kosaraju_scc(&graph) {
-        let members: Vec<usize> = component.iter().map(|node| node.index()).collect();
+        let members: Vec<StageId> = component.iter().map(|&node| graph[node]).collect();
         if let Some((path, place)) = cycle(&members, stages) {
-            let path: Vec<String> = path.iter().map(|&index| format!("`{}`", stages[index].name)).collect();
+            let path: Vec<String> = path.iter().map(|&id| format!("`{}`", stages[id].name)).collect();
             if let [only, _] = path.as_slice() {
                 diagnostics.report(&place, format!("{only} reads itself"));
                 continue;
@@ -196,19 +198,19 @@ fn order(stages: &[LoadedStage], diagnostics: &mut Diagnostics) -> Option<Vec<us
     }
     let mut walk = DfsPostOrder::empty(&graph);
     let mut order = Vec::new();
-    for node in nodes {
+    for &node in nodes.values() {
         walk.move_to(node);
         while let Some(next) = walk.next(&graph) {
-            order.push(next.index());
+            order.push(graph[next]);
         }
     }
     Some(order)
 }
 
 /// The shortest way from the first stage of a component back to itself, and the place of its first reference.
-fn cycle(members: &[usize], stages: &[LoadedStage]) -> Option<(Vec<usize>, Span)> {
+fn cycle(members: &[StageId], stages: &StageVec<LoadedStage>) -> Option<(Vec<StageId>, Span)> {
     let start = *members.iter().min()?;
-    let mut from: Vec<Option<usize>> = vec![None; stages.len()];
+    let mut from: StageVec<Option<StageId>> = stages.filled_with(None);
     let mut queue = VecDeque::from([start]);
     while let Some(consumer) = queue.pop_front() {
         for edge in &stages[consumer].edges {
@@ -234,28 +236,29 @@ fn cycle(members: &[usize], stages: &[LoadedStage]) -> Option<(Vec<usize>, Span)
     None
 }
 
-fn reorder(stages: Vec<LoadedStage>, order: &[usize]) -> Vec<LoadedStage> {
-    let mut position = vec![0; order.len()];
-    for (new, &old) in order.iter().enumerate() {
-        position[old] = new;
+/// The stages in `order`, which names each once. Their ids change with it.
+fn reorder(stages: StageVec<LoadedStage>, order: &[StageId]) -> StageVec<LoadedStage> {
+    let mut new_ids: StageVec<StageId> = stages.ids().collect();
+    for (new, &old) in stages.ids().zip(order) {
+        new_ids[old] = new;
     }
-    let mut slots: Vec<Option<LoadedStage>> = stages.into_iter().map(Some).collect();
-    let mut ordered: Vec<LoadedStage> = order.iter().filter_map(|&old| slots[old].take()).collect();
-    for edge in ordered.iter_mut().flat_map(|stage| &mut stage.edges) {
-        if let Producer::Stage(index) = &mut edge.from {
-            *index = position[*index];
+    let mut slots: StageVec<Option<LoadedStage>> = stages.into_values().map(Some).collect();
+    let mut ordered: StageVec<LoadedStage> = order.iter().filter_map(|&old| slots[old].take()).collect();
+    for edge in ordered.values_mut().flat_map(|stage| &mut stage.edges) {
+        if let Producer::Stage(producer) = &mut edge.from {
+            *producer = new_ids[*producer];
         }
     }
     ordered
 }
 
 /// What a kind writes and, where it maps items, what their other fields are. Producers come before their consumers in `stages`.
-fn carried(stage: &LoadedStage, stages: &[LoadedStage], inputs: &[Input]) -> Vec<&'static str> {
+fn carried(stage: &LoadedStage, stages: &StageVec<LoadedStage>, inputs: &[Input]) -> Vec<&'static str> {
     let mut fields = stage.kind.writes.to_vec();
     if matches!(stage.stage.form(), Form::Items(_)) && stage.kind.passes_fields_on {
         for edge in stage.edges.iter().filter(|edge| edge.reads.shape != InputShape::One) {
             match edge.from {
-                Producer::Stage(index) => fields.extend(&stages[index].carries),
+                Producer::Stage(producer) => fields.extend(&stages[producer].carries),
                 Producer::Input(index) => fields.extend(inputs[index].carries().unwrap_or_default()),
             }
         }
@@ -270,23 +273,29 @@ fn carried(stage: &LoadedStage, stages: &[LoadedStage], inputs: &[Input]) -> Vec
 }
 
 /// Whether `@20` can be asked of a stage: it publishes as it goes, or maps items of one that does.
-fn has_checkpoints(stage: &LoadedStage, known: &[bool]) -> bool {
+fn has_checkpoints(stage: &LoadedStage, known: &StageVec<bool>) -> bool {
     match stage.stage.form() {
         Form::Whole(_) => true,
         Form::Items(_) => stage.edges.iter().any(|edge| match edge.from {
-            Producer::Stage(index) => known[index],
+            Producer::Stage(producer) => known[producer],
             Producer::Input(_) => false,
         }),
     }
 }
 
-fn check_fields(consumer: &LoadedStage, edge: &Edge, stages: &[LoadedStage], inputs: &[Input], diagnostics: &mut Diagnostics) {
+fn check_fields(
+    consumer: &LoadedStage,
+    edge: &Edge,
+    stages: &StageVec<LoadedStage>,
+    inputs: &[Input],
+    diagnostics: &mut Diagnostics,
+) {
     let InputUse { param, reference, reads, shape } = &edge.reads;
     let Some(&needed) = reads.first() else { return };
     let with_field = || -> Vec<&str> {
         let photos = inputs.iter().filter(|input| input.carries().is_some_and(|fields| fields.contains(&needed)));
         let written = stages
-            .iter()
+            .values()
             .filter(|stage| stage.owner.is_none() && stage.base_name != consumer.base_name && stage.carries.contains(&needed));
         let mut names: Vec<&str> =
             photos.map(|input| input.name.as_str()).chain(written.map(|stage| stage.base_name.as_str())).collect();
@@ -294,9 +303,9 @@ fn check_fields(consumer: &LoadedStage, edge: &Edge, stages: &[LoadedStage], inp
         names
     };
     let message = match edge.from {
-        Producer::Stage(index) if !stages[index].carries.contains(&needed) => {
-            let has = stages[index].carries.join(", ");
-            format!("`{param}` reads `{needed}`, but `{}` has only: {has}", stages[index].base_name)
+        Producer::Stage(producer) if !stages[producer].carries.contains(&needed) => {
+            let has = stages[producer].carries.join(", ");
+            format!("`{param}` reads `{needed}`, but `{}` has only: {has}", stages[producer].base_name)
         }
         Producer::Input(index) => match (&inputs[index].found, inputs[index].carries()) {
             (_, Some(fields)) if !fields.contains(&needed) => {
@@ -321,7 +330,13 @@ fn check_fields(consumer: &LoadedStage, edge: &Edge, stages: &[LoadedStage], inp
     }
 }
 
-fn check_selector(edge: &Edge, stages: &[LoadedStage], inputs: &[Input], publishes: &[bool], diagnostics: &mut Diagnostics) {
+fn check_selector(
+    edge: &Edge,
+    stages: &StageVec<LoadedStage>,
+    inputs: &[Input],
+    publishes: &StageVec<bool>,
+    diagnostics: &mut Diagnostics,
+) {
     let reference = &edge.reads.reference;
     if let (Producer::Input(index), false) = (edge.from, reference.picks.is_empty()) {
         let name = &inputs[index].name;
@@ -335,7 +350,7 @@ fn check_selector(edge: &Edge, stages: &[LoadedStage], inputs: &[Input], publish
     }
     let (name, what) = match edge.from {
         Producer::Input(index) => (&inputs[index].name, "is an input and has"),
-        Producer::Stage(index) if !publishes[index] => (&stages[index].base_name, "has"),
+        Producer::Stage(producer) if !publishes[producer] => (&stages[producer].base_name, "has"),
         Producer::Stage(_) => return,
     };
     diagnostics.report(&reference.span, format!("`{name}` {what} no checkpoints to select from")).hint(format!("write `{name}`"));

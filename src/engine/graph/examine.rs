@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use crate::graph::pipeline::{Pipeline, Producer};
+use crate::graph::stage_id::StageId;
 use crate::inputs::input::Found;
 use crate::kind::stage::Finding;
 use crate::syntax::diagnostic::{Diagnostic, Diagnostics};
 
-/// What the stages at `stages` cannot use among the files that are here, each at its reference. Variants that read the same files
+/// What `stages` cannot use among the files that are here, each at its reference. Variants that read the same files
 /// are asked once.
-pub fn examine(pipeline: &Pipeline, stages: &[usize]) -> Vec<Diagnostic> {
+pub fn examine(pipeline: &Pipeline, stages: &[StageId]) -> Vec<Diagnostic> {
     let mut diagnostics = Diagnostics::default();
     let mut asked: HashMap<(&str, BTreeMap<String, PathBuf>), Vec<Finding>> = HashMap::new();
-    for stage in stages.iter().map(|&index| &pipeline.stages[index]) {
+    for stage in stages.iter().map(|&id| &pipeline.stages[id]) {
         let mut files = BTreeMap::new();
         for edge in &stage.edges {
             if let Producer::Input(index) = edge.from

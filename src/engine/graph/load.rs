@@ -14,6 +14,7 @@ use crate::graph::edges;
 use crate::graph::load_stages::{FileScope, load_stages};
 use crate::graph::pipeline::{LoadedStage, Pipeline, Producer};
 use crate::graph::sidecars;
+use crate::graph::stage_id::StageVec;
 use crate::inputs::input::{Found, Input, Skip};
 use crate::inputs::project_bounds;
 use crate::inputs::sources::{self, Photos, Surroundings};
@@ -341,9 +342,9 @@ impl Loader<'_> {
         inputs
     }
 
-    fn remark_on(&mut self, inputs: &[Input], stages: &[LoadedStage], skip: &Skip) {
+    fn remark_on(&mut self, inputs: &[Input], stages: &StageVec<LoadedStage>, skip: &Skip) {
         for (index, input) in inputs.iter().enumerate() {
-            let is_read = stages.iter().flat_map(|stage| &stage.edges).any(|edge| edge.from == Producer::Input(index));
+            let is_read = stages.values().flat_map(|stage| &stage.edges).any(|edge| edge.from == Producer::Input(index));
             if !is_read {
                 self.remarks.push(format!("no stage reads the input `{}`", input.name));
             }
@@ -369,16 +370,16 @@ impl Loader<'_> {
 }
 
 /// Tells each stage which kinds read it.
-fn tell_readers(stages: &mut [LoadedStage]) {
-    let mut readers: Vec<BTreeSet<&'static str>> = vec![BTreeSet::new(); stages.len()];
-    for stage in stages.iter() {
+fn tell_readers(stages: &mut StageVec<LoadedStage>) {
+    let mut readers: StageVec<BTreeSet<&'static str>> = stages.filled_with(BTreeSet::new());
+    for stage in stages.values() {
         for edge in &stage.edges {
-            if let Producer::Stage(index) = edge.from {
-                readers[index].insert(stage.kind.name);
+            if let Producer::Stage(producer) = edge.from {
+                readers[producer].insert(stage.kind.name);
             }
         }
     }
-    for (stage, kinds) in stages.iter_mut().zip(&readers) {
+    for (stage, kinds) in stages.values_mut().zip(readers.values()) {
         stage.stage.read_by(kinds);
     }
 }

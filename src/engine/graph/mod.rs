@@ -12,6 +12,7 @@ pub mod matrix;
 pub mod variant;
 
 pub mod pipeline;
+pub mod stage_id;
 
 pub mod stage_keys;
 pub mod variants;

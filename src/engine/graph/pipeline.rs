@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::cache::digest::Digest;
+use crate::graph::stage_id::{StageId, StageVec};
 use crate::graph::variant::Variant;
 use crate::inputs::input::{Found, Input, Skip};
 use crate::kind::input_use::InputUse;
@@ -31,7 +32,7 @@ pub struct Pipeline {
     /// In the order of the file.
     pub inputs: Vec<Input>,
     /// Each after those it reads, otherwise in the order of the file.
-    pub stages: Vec<LoadedStage>,
+    pub stages: StageVec<LoadedStage>,
     /// What is worth a word and no error: a single photo, an input that nothing reads.
     pub remarks: Vec<String>,
     /// Which pictures are not read, which texts beside photos belong to none, and which photos have none: runs say it too.
@@ -91,8 +92,7 @@ pub struct Collected {
 pub enum Producer {
     /// Index into `Pipeline::inputs`.
     Input(usize),
-    /// Index into `Pipeline::stages`.
-    Stage(usize),
+    Stage(StageId),
 }
 
 impl Pipeline {
@@ -101,47 +101,47 @@ impl Pipeline {
         self.inputs.iter().find(|input| input.name == name)
     }
 
-    /// Index of the stage `name`, sub-stages included.
-    pub fn position(&self, name: &str) -> Option<usize> {
-        self.stages.iter().position(|stage| stage.name == name)
+    /// Which stage has this full name; sub-stages included.
+    pub fn id_of(&self, name: &str) -> Option<StageId> {
+        self.stages.iter().find(|(_, stage)| stage.name == name).map(|(id, _)| id)
     }
 
     /// Finds a stage by its full name, such as `train[rank=8]`; sub-stages included.
     pub fn stage(&self, name: &str) -> Option<&LoadedStage> {
-        self.stages.iter().find(|stage| stage.name == name)
+        self.stages.values().find(|stage| stage.name == name)
     }
 
-    /// The stages that the stages at `wanted` need, and these themselves, in the order of `stages`.
-    pub fn needed(&self, wanted: impl IntoIterator<Item = usize>) -> Vec<usize> {
-        let mut needed = vec![false; self.stages.len()];
-        for index in wanted {
-            needed[index] = true;
+    /// The stages that the stages `wanted` need, and these themselves, in the order of `stages`.
+    pub fn needed(&self, wanted: impl IntoIterator<Item = StageId>) -> Vec<StageId> {
+        let mut needed = self.stages.filled_with(false);
+        for id in wanted {
+            needed[id] = true;
         }
         // A stage comes after those it reads, so a walk from the end meets every consumer before its producers.
-        for consumer in (0..self.stages.len()).rev() {
+        for consumer in self.stages.ids().rev() {
             if needed[consumer] {
                 for producer in self.producers(consumer) {
                     needed[producer] = true;
                 }
             }
         }
-        (0..self.stages.len()).filter(|&index| needed[index]).collect()
+        self.stages.ids().filter(|&id| needed[id]).collect()
     }
 
     /// What a run without targets builds.
-    pub fn by_default(&self) -> Vec<usize> {
-        self.needed((0..self.stages.len()).filter(|&index| self.stages[index].by_default))
+    pub fn by_default(&self) -> Vec<StageId> {
+        self.needed(self.asked_by_default())
     }
 
     /// What a run without targets is asked for: without what is built only because these need it.
-    pub fn asked_by_default(&self) -> Vec<usize> {
-        (0..self.stages.len()).filter(|&index| self.stages[index].by_default).collect()
+    pub fn asked_by_default(&self) -> Vec<StageId> {
+        self.stages.ids().filter(|&id| self.stages[id].by_default).collect()
     }
 
     /// The stages that a stage reads.
-    pub fn producers(&self, consumer: usize) -> impl Iterator<Item = usize> + '_ {
+    pub fn producers(&self, consumer: StageId) -> impl Iterator<Item = StageId> + '_ {
         self.stages[consumer].edges.iter().filter_map(|edge| match edge.from {
-            Producer::Stage(index) => Some(index),
+            Producer::Stage(producer) => Some(producer),
             Producer::Input(_) => None,
         })
     }

@@ -6,17 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use globset::{GlobBuilder, GlobMatcher};
 
 use crate::graph::pipeline::{Pipeline, Producer};
+use crate::graph::stage_id::StageId;
 use crate::kind::reference::parse_variant_name;
 
-/// The stages that a run or a plan is about, by their indices.
+/// The stages that a run or a plan is about.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     /// Built, with all they need.
-    pub targets: Vec<usize>,
+    pub targets: Vec<StageId>,
     /// Run again even if they are fresh.
-    pub force: BTreeMap<usize, Force>,
+    pub force: BTreeMap<StageId, Force>,
     /// The only ones that run; what else is needed gives what it gave last. `None`: all may run.
-    pub only: Option<BTreeSet<usize>>,
+    pub only: Option<BTreeSet<StageId>>,
 }
 
 /// How much of a stage is run again.
@@ -77,17 +78,17 @@ impl Ask<'_> {
 
 impl Selection {
     /// These and all they need, as far as it is missing.
-    pub fn of(targets: impl Into<Vec<usize>>) -> Self {
+    pub fn of(targets: impl Into<Vec<StageId>>) -> Self {
         Self { targets: targets.into(), ..Self::default() }
     }
 
     /// Every stage that has to be looked at, in the order of the pipeline.
-    pub fn needed(&self, pipeline: &Pipeline) -> Vec<usize> {
+    pub fn needed(&self, pipeline: &Pipeline) -> Vec<StageId> {
         pipeline.needed(self.targets.iter().copied())
     }
 
-    /// What is asked of the stage at this index. A stage that `only` leaves out stays as it is even if it is forced.
-    pub fn ask(&self, stage: usize) -> Ask<'_> {
+    /// What is asked of a stage. One that `only` leaves out stays as it is even if it is forced.
+    pub fn ask(&self, stage: StageId) -> Ask<'_> {
         match (self.force.get(&stage), &self.only) {
             (_, Some(only)) if !only.contains(&stage) => Ask::LeaveOut,
             (Some(force), _) => Ask::Again(force),
@@ -96,13 +97,13 @@ impl Selection {
     }
 
     /// Lets only `stages` run, with the stages that belong to them.
-    pub fn leave_out_all_but(&mut self, pipeline: &Pipeline, stages: impl IntoIterator<Item = usize>) {
-        let mut only: BTreeSet<usize> = stages.into_iter().collect();
+    pub fn leave_out_all_but(&mut self, pipeline: &Pipeline, stages: impl IntoIterator<Item = StageId>) {
+        let mut only: BTreeSet<StageId> = stages.into_iter().collect();
         // The stages that belong to another come before it.
-        for index in (0..pipeline.stages.len()).rev() {
-            let owner = pipeline.stages[index].owner.as_ref().and_then(|owner| pipeline.position(owner));
+        for id in pipeline.stages.ids().rev() {
+            let owner = pipeline.stages[id].owner.as_ref().and_then(|owner| pipeline.id_of(owner));
             if owner.is_some_and(|owner| only.contains(&owner)) {
-                only.insert(index);
+                only.insert(id);
             }
         }
         self.only = Some(only);
@@ -110,22 +111,22 @@ impl Selection {
 }
 
 /// The stages that a person means by `train`, `train[rank=8]` or `train/latents`: one, or several variants of one.
-pub fn named(pipeline: &Pipeline, text: &str) -> Vec<usize> {
-    if let Some(exact) = pipeline.position(text) {
+pub fn named(pipeline: &Pipeline, text: &str) -> Vec<StageId> {
+    if let Some(exact) = pipeline.id_of(text) {
         return vec![exact];
     }
     let Some((name, picks, "")) = parse_variant_name(text) else { return Vec::new() };
-    let stages = pipeline.stages.iter().enumerate();
-    stages.filter(|(_, stage)| stage.base_name == name && stage.variant.is_among(&picks)).map(|(index, _)| index).collect()
+    let stages = pipeline.stages.iter();
+    stages.filter(|(_, stage)| stage.base_name == name && stage.variant.is_among(&picks)).map(|(id, _)| id).collect()
 }
 
-/// The stages at `starts` and all that read them, directly or through others.
-pub fn with_readers(pipeline: &Pipeline, starts: &[usize]) -> BTreeSet<usize> {
-    let mut found: BTreeSet<usize> = starts.iter().copied().collect();
+/// The stages `starts` and all that read them, directly or through others.
+pub fn with_readers(pipeline: &Pipeline, starts: &[StageId]) -> BTreeSet<StageId> {
+    let mut found: BTreeSet<StageId> = starts.iter().copied().collect();
     // A stage comes after those it reads.
-    for (index, stage) in pipeline.stages.iter().enumerate() {
+    for (id, stage) in pipeline.stages.iter() {
         if stage.edges.iter().any(|edge| matches!(edge.from, Producer::Stage(producer) if found.contains(&producer))) {
-            found.insert(index);
+            found.insert(id);
         }
     }
     found

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use unicode_normalization::UnicodeNormalization as _;
 
 use crate::graph::pipeline::{LoadedStage, Producer};
+use crate::graph::stage_id::StageVec;
 use crate::inputs::input::{Found, Input};
 use crate::inputs::listing::{InputFile, is_picture};
 use crate::kind::endings::Endings;
@@ -21,11 +22,11 @@ const KNOWN: &[&str] = &[".caption", ".captions", ".cap", ".tags", ".tag", ".txt
 const TOLD: usize = 5;
 
 /// Gives the photos of all inputs their texts. What is worth a word goes to `remarks`; two texts for one photo are an error.
-pub fn pair_all(inputs: &mut [Input], stages: &[LoadedStage], remarks: &mut Vec<String>, diagnostics: &mut Diagnostics) {
+pub fn pair_all(inputs: &mut [Input], stages: &StageVec<LoadedStage>, remarks: &mut Vec<String>, diagnostics: &mut Diagnostics) {
     for (index, input) in inputs.iter_mut().enumerate() {
         let Found::Photos { folder, files, beside, skipped, notes } = &mut input.found else { continue };
         remarks.append(notes);
-        let mut asking = stages.iter().filter_map(|stage| Some((stage, stage.stage.sidecar_endings()?)));
+        let mut asking = stages.values().filter_map(|stage| Some((stage, stage.stage.sidecar_endings()?)));
         let mut asking = asking.by_ref().filter(|(stage, _)| reaches(stage, index, stages));
         let first = asking.next();
         let endings = first.map_or_else(Endings::usual, |(_, endings)| endings.clone());
@@ -58,7 +59,7 @@ pub fn pair_all(inputs: &mut [Input], stages: &[LoadedStage], remarks: &mut Vec<
 }
 
 /// Whether a stage reads the input at `index`, itself or by the stages that it reads.
-fn reaches(stage: &LoadedStage, index: usize, stages: &[LoadedStage]) -> bool {
+fn reaches(stage: &LoadedStage, index: usize, stages: &StageVec<LoadedStage>) -> bool {
     stage.edges.iter().any(|edge| match edge.from {
         Producer::Input(input) => input == index,
         Producer::Stage(producer) => reaches(&stages[producer], index, stages),

@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::graph::pipeline::{LoadedStage, Pipeline};
+use crate::graph::stage_id::StageId;
 use crate::kind::item_tree::ItemTree;
 use crate::out::materialise::is_shown;
 use crate::out::shown;
@@ -31,17 +32,17 @@ pub(crate) fn shown_fields(stage: &LoadedStage) -> Vec<&'static str> {
 }
 
 /// Whether the folder of a stage below `out/` shows the outputs that `tree` lists, and nobody touched it.
-pub(crate) fn is_stage_shown(pipeline: &Pipeline, cache: &Cache, index: usize, tree: &Digest) -> bool {
-    let stage = &pipeline.stages[index];
+pub(crate) fn is_stage_shown(pipeline: &Pipeline, cache: &Cache, id: StageId, tree: &Digest) -> bool {
+    let stage = &pipeline.stages[id];
     let fields = shown_fields(stage);
     fields.is_empty() || is_shown(cache, &out_folder(pipeline), &stage.folder(), tree, &fields)
 }
 
 /// What the folder of a stage below `out/` is to show of `tree`: all of it, or, of a stage that does not keep its outputs, what
 /// is in the cache or in the folder.
-pub(crate) fn tree_to_show(pipeline: &Pipeline, cache: &Cache, index: usize, tree: &ItemTree) -> Result<ItemTree> {
-    let stage = &pipeline.stages[index];
-    if stage.keep || is_stage_shown(pipeline, cache, index, &tree.digest) {
+pub(crate) fn tree_to_show(pipeline: &Pipeline, cache: &Cache, id: StageId, tree: &ItemTree) -> Result<ItemTree> {
+    let stage = &pipeline.stages[id];
+    if stage.keep || is_stage_shown(pipeline, cache, id, &tree.digest) {
         return Ok(tree.clone());
     }
     let folder = out_folder(pipeline).join(stage.folder());

@@ -15,6 +15,7 @@ use crate::cache::regular_file::{self, Links};
 use crate::cache::stat_index::FileStat;
 use crate::cache::trouble::user_disk_trouble;
 use crate::graph::pipeline::Pipeline;
+use crate::graph::stage_id::StageId;
 use crate::kind::item::Item;
 use crate::out::folder::out_folder;
 use crate::out::manifest::Manifest;
@@ -50,8 +51,8 @@ pub(crate) fn files_in(cache: &Cache, folder: &Path) -> BTreeMap<String, Shown> 
 }
 
 /// What `out/` shows of a stage; with `--set` both what it shows of such a run and what it shows of the file as it stands.
-pub(crate) fn of_stage(pipeline: &Pipeline, cache: &Cache, index: usize) -> Vec<Shown> {
-    let stage = &pipeline.stages[index];
+pub(crate) fn of_stage(pipeline: &Pipeline, cache: &Cache, id: StageId) -> Vec<Shown> {
+    let stage = &pipeline.stages[id];
     if stage.owner.is_some() {
         return Vec::new();
     }

@@ -17,6 +17,7 @@ use crate::edits::lost::LostText;
 use crate::edits::{Decision, Provenance, Settled, SettledText};
 use crate::graph::pipeline::Pipeline;
 use crate::graph::selection::Selection;
+use crate::graph::stage_id::StageId;
 use crate::kind::item::Artifact;
 use crate::kind::stage::Editable;
 use crate::lock_file::LockFile;
@@ -33,29 +34,29 @@ pub struct CaptionEdits<'a> {
 }
 
 impl CaptionEdits<'_> {
-    /// Decides about the texts that are named of the stage at `index`. To merge a stale one, the machine is asked first where it
+    /// Decides about the texts that are named of the stage `id`. To merge a stale one, the machine is asked first where it
     /// has not been yet.
     ///
     /// # Errors
     /// What concerns all of them: a cache or a folder that cannot be written, a stage that fails. What concerns one text is in
     /// the answer.
-    pub fn settle(&self, index: usize, names: &[String], decision: Decision) -> Result<Settled> {
-        let (_held, mut lock) = self.begin(index)?;
-        let stage = &self.pipeline.stages[index];
-        let settled = self.with_works(index, &mut |view, editable, works| {
-            let stage = &view.pipeline.stages[index];
+    pub fn settle(&self, id: StageId, names: &[String], decision: Decision) -> Result<Settled> {
+        let (_held, mut lock) = self.begin(id)?;
+        let stage = &self.pipeline.stages[id];
+        let settled = self.with_works(id, &mut |view, editable, works| {
+            let stage = &view.pipeline.stages[id];
             let read = || texts::read(view.pipeline, view.cache, view.lock, stage, editable);
             if matches!(decision, Decision::Merge(_)) {
                 let items = texts::items(&*works, |_, work| texts::made(editable, work));
                 let survey = read()?.survey(&items);
                 let is_asked = |name: &str| names.iter().any(|asked| asked == name);
                 let stale = survey.iter().filter(|text| text.provenance == Provenance::Stale).map(|text| text.name.as_str());
-                on_demand::make(view, index, works, &stale.filter(|name| is_asked(name)).collect(), self.directed)?;
+                on_demand::make(view, id, works, &stale.filter(|name| is_asked(name)).collect(), self.directed)?;
             }
             let items = texts::items(&*works, |_, work| texts::made(editable, work));
             read()?.settle(&items, names, decision)
         })?;
-        settled.notes.iter().cloned().for_each(|message| self.say(index, message));
+        settled.notes.iter().cloned().for_each(|message| self.say(id, message));
         lock.edits.insert(stage.name.clone(), settled.rows.clone());
         lock.write(&self.pipeline.lock_file())?;
         self.cache.end_uses(false)?;
@@ -67,11 +68,11 @@ impl CaptionEdits<'_> {
     ///
     /// # Errors
     /// What concerns all of them: a cache or a folder that cannot be written.
-    pub fn restore(&self, index: usize) -> Result<Vec<(String, SettledText)>> {
-        let (_held, mut lock) = self.begin(index)?;
-        let stage = &self.pipeline.stages[index];
-        let (restored, former) = self.with_works(index, &mut |view, editable, works| {
-            let stage = &view.pipeline.stages[index];
+    pub fn restore(&self, id: StageId) -> Result<Vec<(String, SettledText)>> {
+        let (_held, mut lock) = self.begin(id)?;
+        let stage = &self.pipeline.stages[id];
+        let (restored, former) = self.with_works(id, &mut |view, editable, works| {
+            let stage = &view.pipeline.stages[id];
             let own = texts::read(view.pipeline, view.cache, view.lock, stage, editable)?;
             let Some(lost) = texts::lost(view, stage, editable, &own, works)? else { return Ok((Vec::new(), None)) };
             let Some((former, _)) = lost.former else { return Ok((own.write_again(&lost.texts)?, None)) };
@@ -95,11 +96,11 @@ impl CaptionEdits<'_> {
     ///
     /// # Errors
     /// If the lock file cannot be written.
-    pub fn give_up(&self, index: usize) -> Result<Option<LostTexts>> {
-        let (_held, mut lock) = self.begin(index)?;
-        let stage = &self.pipeline.stages[index];
-        let lost = self.with_works(index, &mut |view, editable, works| {
-            let stage = &view.pipeline.stages[index];
+    pub fn give_up(&self, id: StageId) -> Result<Option<LostTexts>> {
+        let (_held, mut lock) = self.begin(id)?;
+        let stage = &self.pipeline.stages[id];
+        let lost = self.with_works(id, &mut |view, editable, works| {
+            let stage = &view.pipeline.stages[id];
             let own = texts::read(view.pipeline, view.cache, view.lock, stage, editable)?;
             texts::lost(view, stage, editable, &own, works)
         })?;
@@ -121,45 +122,45 @@ impl CaptionEdits<'_> {
     }
 
     /// Takes the lock of the pipeline, puts right what a killed run left behind, and reads the lock file.
-    fn begin(&self, index: usize) -> Result<(PipelineLock, LockFile)> {
+    fn begin(&self, id: StageId) -> Result<(PipelineLock, LockFile)> {
         let Directed { observer, requests, .. } = self.directed;
         let Some(held) = wait_for_pipeline(self.pipeline, self.cache, observer, requests)? else { bail!("interrupted") };
         self.cache.register_root(&self.pipeline.folder)?;
         // What is stored from here on is not deleted before the lock file names it.
         self.cache.begin_uses(&self.pipeline.folder)?;
         let lock = LockFile::read(&self.pipeline.lock_file())?;
-        let recovered = texts::recover(self.pipeline, self.cache, &lock, &self.pipeline.stages[index])?;
-        recovered.into_iter().for_each(|message| self.say(index, message));
+        let recovered = texts::recover(self.pipeline, self.cache, &lock, &self.pipeline.stages[id])?;
+        recovered.into_iter().for_each(|message| self.say(id, message));
         Ok((held, lock))
     }
 
-    fn say(&self, index: usize, message: String) {
-        let stage = Some(self.pipeline.stages[index].name.clone());
+    fn say(&self, id: StageId, message: String) {
+        let stage = Some(self.pipeline.stages[id].name.clone());
         self.directed.observer.event(Event::Said { stage, message });
     }
 
-    /// What the machine says now of one item of the stage at `index`; it is asked where it has not been yet. Neither the folder
+    /// What the machine says now of one item of the stage `id`; it is asked where it has not been yet. Neither the folder
     /// of texts nor the lock file changes.
-    pub fn ask_machine(&self, index: usize, name: &str) -> Result<Artifact> {
+    pub fn ask_machine(&self, id: StageId, name: &str) -> Result<Artifact> {
         let Directed { observer, requests, .. } = self.directed;
         let Some(_lock) = wait_for_pipeline(self.pipeline, self.cache, observer, requests)? else { bail!("interrupted") };
-        let said = self.with_works(index, &mut |view, editable, works| {
-            on_demand::make(view, index, works, &BTreeSet::from([name]), self.directed)?;
+        let said = self.with_works(id, &mut |view, editable, works| {
+            on_demand::make(view, id, works, &BTreeSet::from([name]), self.directed)?;
             Ok(works.iter().find(|work| work.work.name == name).and_then(|work| texts::made(editable, work)))
         })?;
         match said {
             Some(said) => Ok(said),
-            None => bail!("`{}` has no item `{name}`", self.pipeline.stages[index].name),
+            None => bail!("`{}` has no item `{name}`", self.pipeline.stages[id].name),
         }
     }
 
     /// Does something with the pieces of work of an editable stage, as the machine alone would see them.
-    fn with_works<T>(&self, index: usize, work_on: &mut WorkOn<'_, T>) -> Result<T> {
-        let stage = &self.pipeline.stages[index];
+    fn with_works<T>(&self, id: StageId, work_on: &mut WorkOn<'_, T>) -> Result<T> {
+        let stage = &self.pipeline.stages[id];
         let Some(editable) = stage.stage.editable() else { bail!("people edit no texts of `{}`", stage.name) };
         let mut outcome = None;
-        walk(self.pipeline, self.cache, &Selection::of([index]), &mut |at, decided, _, view| {
-            if at == index
+        walk(self.pipeline, self.cache, &Selection::of([id]), &mut |at, decided, _, view| {
+            if at == id
                 && let Some(mut works) = texts::machine_works(stage, decided, view)?
             {
                 outcome = Some(work_on(view, &editable, &mut works)?);

@@ -10,6 +10,7 @@ use crate::cache::digest::Digest;
 use crate::cache::records::Output;
 use crate::decide::texts;
 use crate::decide::verdict::{ItemPlan, WorkState};
+use crate::graph::stage_id::StageId;
 use crate::kind::item::ItemSet;
 use crate::kind::stage::Editable;
 use crate::run::commit::take_edit_rows;
@@ -19,14 +20,14 @@ use crate::run::run_context::RunContext;
 /// folder. Returns what stands for the folder then, if it was touched.
 pub(crate) fn write_texts(
     ctx: &RunContext<'_>,
-    index: usize,
+    id: StageId,
     editable: &Editable,
     works: &ItemPlan<'_>,
     outputs: &BTreeMap<usize, Vec<Output>>,
     items: &mut ItemSet,
     failed: &mut Vec<String>,
 ) -> Result<Option<Digest>> {
-    let stage = &ctx.pipeline.stages[index];
+    let stage = &ctx.pipeline.stages[id];
     if !ctx.pipeline.settings.is_empty() {
         // The folder belongs to the file as it stands; only texts that are known already can be used.
         if !outputs.is_empty() {
@@ -55,7 +56,7 @@ pub(crate) fn write_texts(
     batch.flush()?;
     let orphans = told_orphans(&applied.orphans, &texts::folder(ctx.pipeline, stage, editable));
     for message in applied.notes.into_iter().chain(orphans) {
-        ctx.say(index, &message);
+        ctx.say(id, &message);
     }
     let places: HashMap<String, usize> = items.iter().enumerate().map(|(place, item)| (item.name.clone(), place)).collect();
     for (work, told) in works.works.iter().zip(applied.items) {
@@ -68,7 +69,7 @@ pub(crate) fn write_texts(
             items[place].fields.extend(told.fields);
         }
     }
-    take_edit_rows(ctx, index, applied.rows);
+    take_edit_rows(ctx, id, applied.rows);
     Ok(Some(applied.contents))
 }
 

@@ -14,6 +14,7 @@ use crate::decide::files::ArtifactFiles;
 use crate::decide::recorded::{COUNT_ATTRIBUTE, TREE_FIELD};
 use crate::decide::verdict::Basis;
 use crate::graph::pipeline::Producer;
+use crate::graph::stage_id::StageId;
 use crate::kind::item::Fields;
 use crate::kind::item_set;
 use crate::kind::item_tree::ItemTree;
@@ -37,14 +38,14 @@ pub(crate) struct Took {
 /// Records that `key` gave `tree`, then what the user sees of it. True if the outputs are those that the lock names already.
 pub(crate) fn record_row(
     ctx: &RunContext<'_>,
-    index: usize,
+    id: StageId,
     basis: &Basis<'_>,
     key: Digest,
     tree: &ItemTree,
     took: Took,
     ended: Option<String>,
 ) -> Result<bool> {
-    let stage = &ctx.pipeline.stages[index];
+    let stage = &ctx.pipeline.stages[id];
     let files = ArtifactFiles::new(ctx.cache, ctx.intake);
     let view = &ctx.view(&files);
     let batch = ctx.cache.batch();
@@ -60,18 +61,18 @@ pub(crate) fn record_row(
         attributes: BTreeMap::from([(COUNT_ATTRIBUTE.to_string(), tree.count.to_string())]),
     };
     let components = changes::components(view, stage, &basis.identity, &basis.taken)?.to_record();
-    let mut facts = ctx.facts(index);
+    let mut facts = ctx.facts(id);
     facts.extend(took.effort.as_ref().map(effort_fact));
     batch.record(Record { key, components, outputs: vec![output], seconds: took.seconds, ended, facts })?;
     batch.flush()?;
-    let same = came_out_the_same(ctx, index, tree);
-    show_outputs(ctx, index, tree)?;
-    write_row(ctx, index, key, tree)?;
+    let same = came_out_the_same(ctx, id, tree);
+    show_outputs(ctx, id, tree)?;
+    write_row(ctx, id, key, tree)?;
     Ok(same)
 }
 
-fn came_out_the_same(ctx: &RunContext<'_>, index: usize, tree: &ItemTree) -> bool {
-    let rows = ctx.lock.stages.get(&ctx.pipeline.stages[index].name);
+fn came_out_the_same(ctx: &RunContext<'_>, id: StageId, tree: &ItemTree) -> bool {
+    let rows = ctx.lock.stages.get(&ctx.pipeline.stages[id].name);
     let Some(row) = rows.and_then(|rows| rows.last()) else { return false };
     if row.out == tree.digest {
         return true;
@@ -81,36 +82,36 @@ fn came_out_the_same(ctx: &RunContext<'_>, index: usize, tree: &ItemTree) -> boo
 }
 
 /// Shows the outputs under friendly names: in `out/`, with `--set` in a folder of its own. Gives how many files of others went.
-pub(crate) fn show_outputs(ctx: &RunContext<'_>, index: usize, whole: &ItemTree) -> Result<usize> {
-    if is_stage_shown(ctx.pipeline, ctx.cache, index, &whole.digest) {
+pub(crate) fn show_outputs(ctx: &RunContext<'_>, id: StageId, whole: &ItemTree) -> Result<usize> {
+    if is_stage_shown(ctx.pipeline, ctx.cache, id, &whole.digest) {
         return Ok(0);
     }
-    let stage = &ctx.pipeline.stages[index];
+    let stage = &ctx.pipeline.stages[id];
     let (out, folder, fields) = (out_folder(ctx.pipeline), stage.folder(), shown_fields(stage));
     // One stage at a time: they share the folder for what is being written.
     let _turn = ctx.showing.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut tree = tree_to_show(ctx.pipeline, ctx.cache, index, whole)?;
+    let mut tree = tree_to_show(ctx.pipeline, ctx.cache, id, whole)?;
     if tree.digest != whole.digest {
         // What is not there may be there under a name that the item had before.
         let (_, missing) = shown::at_hand(ctx.cache, &out.join(&folder), whole.items(ctx.cache)?, &fields)?;
         let artifacts = missing.iter().flat_map(|item| fields.iter().filter_map(|field| item.fields.get(*field)));
         let artifacts = from_out::missing(ctx, artifacts.cloned());
-        take_from_out(ctx, index, artifacts)?;
-        tree = tree_to_show(ctx.pipeline, ctx.cache, index, whole)?;
+        take_from_out(ctx, id, artifacts)?;
+        tree = tree_to_show(ctx.pipeline, ctx.cache, id, whole)?;
     }
     let report = materialise(ctx.cache, &out, &folder, &tree.digest, tree.items(ctx.cache)?, &fields)?;
     for message in report.notes {
-        ctx.say(index, &message);
+        ctx.say(id, &message);
     }
     Ok(report.removed)
 }
 
 /// Writes the lock, if this run is of the file as it stands.
-pub(crate) fn write_row(ctx: &RunContext<'_>, index: usize, key: Digest, tree: &ItemTree) -> Result<()> {
+pub(crate) fn write_row(ctx: &RunContext<'_>, id: StageId, key: Digest, tree: &ItemTree) -> Result<()> {
     if !ctx.pipeline.settings.is_empty() {
         return Ok(());
     }
-    let stage = &ctx.pipeline.stages[index];
+    let stage = &ctx.pipeline.stages[id];
     let mut lock = ctx.lock_now();
     lock.stages.insert(stage.name.clone(), vec![StageRow { key, out: tree.digest, items: tree.count as u64 }]);
     for edge in &stage.edges {
@@ -145,8 +146,8 @@ pub(crate) fn settle_rows(ctx: &RunContext<'_>, reports: &[StageReport]) -> Resu
 }
 
 /// Whether the lock says of the inputs of a stage what this run has read.
-pub(crate) fn has_input_rows(ctx: &RunContext<'_>, index: usize) -> bool {
-    ctx.pipeline.stages[index].edges.iter().all(|edge| {
+pub(crate) fn has_input_rows(ctx: &RunContext<'_>, id: StageId) -> bool {
+    ctx.pipeline.stages[id].edges.iter().all(|edge| {
         let Producer::Input(input) = edge.from else { return true };
         let name = &ctx.pipeline.inputs[input].name;
         let read = ctx.intake.rows.get(name).map(|&(digest, size)| InputRow { digest, size });
@@ -161,17 +162,17 @@ pub(crate) fn write_edit_rows(ctx: &RunContext<'_>) -> Result<()> {
 }
 
 /// Rows of texts; they are written with the row of the stage.
-pub(crate) fn take_edit_rows(ctx: &RunContext<'_>, index: usize, rows: EditRows) {
-    ctx.lock_now().edits.insert(ctx.pipeline.stages[index].name.clone(), rows);
+pub(crate) fn take_edit_rows(ctx: &RunContext<'_>, id: StageId, rows: EditRows) {
+    ctx.lock_now().edits.insert(ctx.pipeline.stages[id].name.clone(), rows);
 }
 
 /// Takes earlier shapes away of each stage of which all variants are shown now.
 pub(crate) fn withdraw_earlier_shapes(ctx: &RunContext<'_>, reports: &[StageReport]) -> Result<()> {
     let out = out_folder(ctx.pipeline);
     let bases: BTreeSet<&str> =
-        ctx.pipeline.stages.iter().filter(|stage| stage.owner.is_none()).map(|stage| stage.base_name.as_str()).collect();
+        ctx.pipeline.stages.values().filter(|stage| stage.owner.is_none()).map(|stage| stage.base_name.as_str()).collect();
     for base in bases {
-        let variants = || ctx.pipeline.stages.iter().filter(|stage| stage.base_name == base && stage.owner.is_none());
+        let variants = || ctx.pipeline.stages.values().filter(|stage| stage.base_name == base && stage.owner.is_none());
         let is_shown = |name: &String| {
             let report = reports.iter().find(|report| report.name == *name);
             report.is_some_and(|report| matches!(report.state, StageState::Cached | StageState::Ran))

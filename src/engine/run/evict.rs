@@ -13,6 +13,7 @@ use crate::cache::manifest::{ComponentList, Section};
 use crate::gc::roots::Roots;
 use crate::graph::pipeline::Pipeline;
 use crate::graph::selection::Ask;
+use crate::graph::stage_id::StageId;
 use crate::kind::item::{Artifact, Item};
 use crate::kind::item_set;
 use crate::kind::item_tree::Given;
@@ -24,7 +25,7 @@ use crate::run::run_record::StageReport;
 
 /// A stage whose outputs nobody in this pipeline needs any more.
 struct Unkept {
-    index: usize,
+    id: StageId,
     /// Of the list of its items.
     tree: Digest,
     /// That have outputs here.
@@ -32,7 +33,7 @@ struct Unkept {
 }
 
 /// Lets go of what was not to be kept and has been read. If another process deletes at this moment, the next run does it.
-pub(crate) fn evict_unkept(ctx: &RunContext<'_>, given: &dyn Fn(usize) -> Given, reports: &[StageReport]) -> Result<()> {
+pub(crate) fn evict_unkept(ctx: &RunContext<'_>, given: &dyn Fn(StageId) -> Given, reports: &[StageReport]) -> Result<()> {
     if !ctx.cache.belongs_to_a_lasting_pipeline() {
         return Ok(());
     }
@@ -52,13 +53,13 @@ pub(crate) fn evict_unkept(ctx: &RunContext<'_>, given: &dyn Fn(usize) -> Given,
     let mut told = Vec::new();
     let mut going = HashSet::new();
     for stage in &unkept {
-        let row = ctx.lock_now().stages.get(&ctx.pipeline.stages[stage.index].name).and_then(|rows| rows.last().cloned());
+        let row = ctx.lock_now().stages.get(&ctx.pipeline.stages[stage.id].name).and_then(|rows| rows.last().cloned());
         if row.is_some_and(|row| spared.contains(&row.key)) {
             continue;
         }
         let (mut items, mut bytes) = (0, 0);
         for item in stage.items.iter().filter(|item| !spared.contains(&item.key)) {
-            let artifacts = written_here(ctx, stage.index, item);
+            let artifacts = written_here(ctx, stage.id, item);
             let mut goes = false;
             for artifact in artifacts.into_iter().filter(|artifact| !spared.contains(&artifact.digest)) {
                 goes = true;
@@ -79,49 +80,49 @@ pub(crate) fn evict_unkept(ctx: &RunContext<'_>, given: &dyn Fn(usize) -> Given,
     drop(exclusive);
     for (stage, items, bytes) in told {
         let message = words(ctx, stage, items, bytes);
-        let stage = Some(ctx.pipeline.stages[stage.index].name.clone());
+        let stage = Some(ctx.pipeline.stages[stage.id].name.clone());
         ctx.scope.observer.event(Event::Said { stage, message });
     }
     Ok(())
 }
 
 /// The stages that keep nothing and that all readers have read.
-fn unkept(ctx: &RunContext<'_>, given: &dyn Fn(usize) -> Given, reports: &[StageReport]) -> Result<Vec<Unkept>> {
+fn unkept(ctx: &RunContext<'_>, given: &dyn Fn(StageId) -> Given, reports: &[StageReport]) -> Result<Vec<Unkept>> {
     let ended: HashSet<&str> = reports
         .iter()
         .filter(|report| matches!(report.state, StageState::Cached | StageState::Ran))
         .map(|report| report.name.as_str())
         .collect();
     // One that was left out may have reasons to run.
-    let has_ended = |index: usize| {
-        ended.contains(ctx.pipeline.stages[index].name.as_str()) && !matches!(ctx.options.selection.ask(index), Ask::LeaveOut)
+    let has_ended = |id: StageId| {
+        ended.contains(ctx.pipeline.stages[id].name.as_str()) && !matches!(ctx.options.selection.ask(id), Ask::LeaveOut)
     };
     let mut unkept = Vec::new();
-    for &index in ctx.needed.iter().filter(|&&index| !ctx.pipeline.stages[index].keep && has_ended(index)) {
-        if !readers(ctx.pipeline, index).into_iter().all(has_ended) {
+    for &id in ctx.needed.iter().filter(|&&id| !ctx.pipeline.stages[id].keep && has_ended(id)) {
+        if !readers(ctx.pipeline, id).into_iter().all(has_ended) {
             continue;
         }
-        let Given::Whole(tree) = given(index) else { continue };
+        let Given::Whole(tree) = given(id) else { continue };
         let mut items = Vec::new();
         for item in tree.items(ctx.cache)? {
-            if !written_here(ctx, index, item).is_empty() && !is_made_of_all(ctx, index, item)? {
+            if !written_here(ctx, id, item).is_empty() && !is_made_of_all(ctx, id, item)? {
                 items.push(item.clone());
             }
         }
-        unkept.push(Unkept { index, tree: tree.digest, items });
+        unkept.push(Unkept { id, tree: tree.digest, items });
     }
     Ok(unkept)
 }
 
 /// The outputs of an item that are in the cache.
-fn written_here(ctx: &RunContext<'_>, index: usize, item: &Item) -> Vec<Artifact> {
-    let written = ctx.pipeline.stages[index].kind.writes.iter().filter_map(|field| item.fields.get(*field));
+fn written_here(ctx: &RunContext<'_>, id: StageId, item: &Item) -> Vec<Artifact> {
+    let written = ctx.pipeline.stages[id].kind.writes.iter().filter_map(|field| item.fields.get(*field));
     written.filter(|artifact| ctx.cache.contains(&artifact.digest, artifact.size)).cloned().collect()
 }
 
 /// Whether an item is made of all others together, as a grid is: it is small, and would take all of them to make again.
-fn is_made_of_all(ctx: &RunContext<'_>, index: usize, item: &Item) -> Result<bool> {
-    let Form::Items(_) = ctx.pipeline.stages[index].stage.form() else { return Ok(false) };
+fn is_made_of_all(ctx: &RunContext<'_>, id: StageId, item: &Item) -> Result<bool> {
+    let Form::Items(_) = ctx.pipeline.stages[id].stage.form() else { return Ok(false) };
     let Some(record) = ctx.cache.lookup(&item.key)? else { return Ok(true) };
     let components = ComponentList::from_record(&record.components);
     // The record of a piece of work names what it read.
@@ -132,8 +133,8 @@ fn is_made_of_all(ctx: &RunContext<'_>, index: usize, item: &Item) -> Result<boo
 fn needed_by_others(ctx: &RunContext<'_>, unkept: &[Unkept]) -> Result<HashSet<Digest>> {
     let lock = ctx.lock_now().clone();
     let mut spared = HashSet::new();
-    for (index, stage) in ctx.pipeline.stages.iter().enumerate() {
-        if unkept.iter().any(|unkept| unkept.index == index) {
+    for (id, stage) in ctx.pipeline.stages.iter() {
+        if unkept.iter().any(|unkept| unkept.id == id) {
             continue;
         }
         for row in lock.stages.get(&stage.name).into_iter().flatten() {
@@ -170,30 +171,30 @@ fn add_outputs(ctx: &RunContext<'_>, tree: &Digest, to: &mut HashSet<Digest>) ->
 }
 
 fn words(ctx: &RunContext<'_>, unkept: &Unkept, items: usize, bytes: u64) -> String {
-    let stage = &ctx.pipeline.stages[unkept.index];
+    let stage = &ctx.pipeline.stages[unkept.id];
     let noun = match stage.kind.writes {
         [field] => field,
         _ => "output",
     };
     let plural = if items == 1 { "" } else { "s" };
     let names: Vec<String> =
-        readers(ctx.pipeline, unkept.index).into_iter().map(|reader| format!("`{}`", ctx.pipeline.stages[reader].name)).collect();
+        readers(ctx.pipeline, unkept.id).into_iter().map(|reader| format!("`{}`", ctx.pipeline.stages[reader].name)).collect();
     let readers = match names.as_slice() {
         [] => "which nothing reads".to_string(),
         [one] => format!("which {one} has read"),
         [first @ .., last] => format!("which {} and {last} have read", first.join(", ")),
     };
-    let is_shown = stage.owner.is_none() && is_stage_shown(ctx.pipeline, ctx.cache, unkept.index, &unkept.tree);
+    let is_shown = stage.owner.is_none() && is_stage_shown(ctx.pipeline, ctx.cache, unkept.id, &unkept.tree);
     let still = if is_shown { format!("; out/{} has them still", stage.folder()) } else { String::new() };
     format!("let go of {items} {noun}{plural}, {}, {readers}{still}", size(bytes))
 }
 
-/// The stages that read what the stage at `index` makes, also where another passes it on.
-fn readers(pipeline: &Pipeline, index: usize) -> BTreeSet<usize> {
-    let mut givers = BTreeSet::from([index]);
+/// The stages that read what the stage `id` makes, also where another passes it on.
+fn readers(pipeline: &Pipeline, id: StageId) -> BTreeSet<StageId> {
+    let mut givers = BTreeSet::from([id]);
     let mut readers = BTreeSet::new();
     // A stage comes after those it reads.
-    for reader in index + 1..pipeline.stages.len() {
+    for reader in pipeline.stages.ids_after(id) {
         if pipeline.producers(reader).any(|producer| givers.contains(&producer)) {
             readers.insert(reader);
             let stage = &pipeline.stages[reader];

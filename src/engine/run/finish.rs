@@ -13,6 +13,7 @@ use crate::decide::outputs::{finish_key, items_of_stage};
 use crate::decide::recorded;
 use crate::decide::verdict::Basis;
 use crate::graph::selection::{Ask, Force};
+use crate::graph::stage_id::StageId;
 use crate::kind::item::{Item, ItemSet};
 use crate::kind::stage::{Draft, ItemStage};
 use crate::run::context::store;
@@ -30,23 +31,23 @@ pub(crate) struct Finished {
 /// Items made of all outputs together.
 pub(crate) fn finish(
     ctx: &RunContext<'_>,
-    index: usize,
+    id: StageId,
     form: &dyn ItemStage,
     basis: &Basis<'_>,
     outputs: &[Item],
     files: &ArtifactFiles<'_>,
 ) -> Result<Finished> {
-    let stage = &ctx.pipeline.stages[index];
+    let stage = &ctx.pipeline.stages[id];
     let started = Instant::now();
     let key = finish_key(&basis.identity, outputs, stage.kind.writes);
-    let is_forced = matches!(ctx.options.selection.ask(index), Ask::Again(Force::All));
+    let is_forced = matches!(ctx.options.selection.ask(id), Ask::Again(Force::All));
     let preferred = recorded::preferred(&ctx.view(files), stage);
     let look_up = |lease: &Lease| recorded::result(&ctx.view(files), &key, &preferred, lease);
     let found = if is_forced { None } else { ctx.cache.with_lease(look_up)? };
     let (made, outputs) = match found {
         Some(outputs) => (0, outputs),
         None => {
-            let drafts = in_stage(stage, finish_drafts(ctx, index, form, outputs, files))?;
+            let drafts = in_stage(stage, finish_drafts(ctx, id, form, outputs, files))?;
             let batch = ctx.batch();
             let outputs: Vec<Output> = drafts.into_iter().map(|draft| store(draft, "", &batch, files)).collect::<Result<_>>()?;
             let mut list = ComponentList::default();
@@ -57,7 +58,7 @@ pub(crate) fn finish(
                 outputs: outputs.clone(),
                 seconds: started.elapsed().as_secs_f64(),
                 ended: None,
-                facts: ctx.facts(index),
+                facts: ctx.facts(id),
             };
             batch.record(record)?;
             batch.flush()?;
@@ -70,19 +71,19 @@ pub(crate) fn finish(
 /// What is made of all outputs together. Some of them may be only in `out/`.
 fn finish_drafts(
     ctx: &RunContext<'_>,
-    index: usize,
+    id: StageId,
     form: &dyn ItemStage,
     outputs: &[Item],
     files: &ArtifactFiles<'_>,
 ) -> Result<Vec<Draft>> {
-    let stage = &ctx.pipeline.stages[index];
+    let stage = &ctx.pipeline.stages[id];
     let drafts = guarded(|| form.finish(outputs, files));
     let written = outputs.iter().flat_map(|item| stage.kind.writes.iter().filter_map(|field| item.fields.get(*field)));
     let missing = missing(ctx, written.cloned());
     if drafts.is_ok() || stage.keep || missing.is_empty() {
         return drafts;
     }
-    if !take_from_out(ctx, index, missing)?.is_empty() {
+    if !take_from_out(ctx, id, missing)?.is_empty() {
         bail!("it needs all its outputs together, and some were not kept: run again with `--force {}`", stage.name);
     }
     guarded(|| form.finish(outputs, files))

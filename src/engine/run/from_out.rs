@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::graph::stage_id::StageId;
 use crate::kind::item::Artifact;
 use crate::out::shown;
 use crate::run::run_context::RunContext;
@@ -15,11 +16,11 @@ pub(crate) fn missing(ctx: &RunContext<'_>, artifacts: impl IntoIterator<Item = 
 }
 
 /// Takes what `out/` shows of a stage into the cache. Returns what is not there.
-pub(crate) fn take_from_out(ctx: &RunContext<'_>, index: usize, missing: Vec<Artifact>) -> Result<Vec<Artifact>> {
+pub(crate) fn take_from_out(ctx: &RunContext<'_>, id: StageId, missing: Vec<Artifact>) -> Result<Vec<Artifact>> {
     if missing.is_empty() {
         return Ok(missing);
     }
-    let shown = shown::of_stage(ctx.pipeline, ctx.cache, index);
+    let shown = shown::of_stage(ctx.pipeline, ctx.cache, id);
     let mut left = Vec::new();
     for artifact in missing {
         let mut files = shown.iter().filter(|file| file.digest == artifact.digest);

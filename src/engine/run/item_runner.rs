@@ -18,6 +18,7 @@ use crate::decide::recorded;
 use crate::decide::recorded::Preferred;
 use crate::decide::verdict::KeyedWork;
 use crate::graph::selection::Ask;
+use crate::graph::stage_id::StageId;
 use crate::kind::stage::{Effort, ItemStage, Worker};
 use crate::run::context::{StageContext, store};
 use crate::run::events::{Counts, Event};
@@ -28,7 +29,7 @@ use crate::run::waiting::wait_for_key;
 /// One item stage that is running.
 pub(crate) struct ItemRunner<'a, 'r> {
     pub(crate) ctx: &'a RunContext<'r>,
-    pub(crate) index: usize,
+    pub(crate) stage: StageId,
     pub(crate) batch: &'a Batch<'a>,
     pub(crate) worker: &'a dyn Worker,
     pub(crate) opened_with: &'a ArtifactFiles<'a>,
@@ -72,18 +73,18 @@ impl ItemRunner<'_, '_> {
             };
             (error, *counts)
         };
-        let stage = self.ctx.pipeline.stages[self.index].name.clone();
+        let stage = self.ctx.pipeline.stages[self.stage].name.clone();
         self.ctx.scope.observer.event(Event::ItemFinished { stage, item: work.work.name.clone(), counts, error });
         Some(outcome.map(|(outputs, _)| outputs))
     }
 
     /// The outputs, and whether they were made here; `None` if the user does not want to wait for another process.
     fn locked(&self, work: &KeyedWork) -> Result<Option<(Vec<Output>, bool)>> {
-        let stage = &self.ctx.pipeline.stages[self.index];
+        let stage = &self.ctx.pipeline.stages[self.stage];
         if !stage.stage.uses_device() {
             return self.make(work).map(|outputs| Some((outputs, true)));
         }
-        let Some(_lock) = wait_for_key(self.ctx, self.index, &work.key)? else { return Ok(None) };
+        let Some(_lock) = wait_for_key(self.ctx, self.stage, &work.key)? else { return Ok(None) };
         if !self.ask.forces(&work.work.name)
             && let Some(outputs) = self
                 .ctx
@@ -101,10 +102,10 @@ impl ItemRunner<'_, '_> {
     fn make(&self, work: &KeyedWork) -> Result<Vec<Output>> {
         let started = Instant::now();
         let ctx = self.ctx;
-        let stage = &ctx.pipeline.stages[self.index];
+        let stage = &ctx.pipeline.stages[self.stage];
         let files = ArtifactFiles::new(ctx.cache, ctx.intake);
         // The scratch folder goes with the context, and drafts may lie there.
-        let (drafts, _context) = ctx.attempts(self.index, Some(&work.work.name), || {
+        let (drafts, _context) = ctx.attempts(self.stage, Some(&work.work.name), || {
             let mut context = StageContext::new(&ctx.scope, &files, &stage.name, None);
             let drafts = guarded(|| self.worker.run(&work.work, &context));
             Ok((context.settle(drafts)?, context))
@@ -120,7 +121,7 @@ impl ItemRunner<'_, '_> {
             }
             outputs.push(store(draft, &work.work.name, self.batch, &files)?);
         }
-        let mut facts = ctx.facts(self.index);
+        let mut facts = ctx.facts(self.stage);
         let effort = self.form.effort(&work.work, self.item_size).filter(|effort| *effort != Effort::default());
         facts.extend(effort.as_ref().map(effort_fact));
         let mut list = ComponentList::default();

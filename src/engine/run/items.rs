@@ -21,6 +21,7 @@ use crate::decide::files::ArtifactFiles;
 use crate::decide::keys::row_key;
 use crate::decide::recorded;
 use crate::decide::verdict::{Basis, ItemPlan, KeyedWork, WorkState};
+use crate::graph::stage_id::StageId;
 use crate::kind::item::ItemSet;
 use crate::kind::item_tree::{Given, ItemTree};
 use crate::run::board::Inline;
@@ -83,15 +84,15 @@ const NAP: Duration = Duration::from_millis(20);
 /// row. `inline`: what it did before its own turn. A piece of work that fails is reported in the ending, and is no error.
 pub(crate) fn run(
     ctx: &RunContext<'_>,
-    index: usize,
+    id: StageId,
     plan: &ItemPlan<'_>,
     basis: &Basis<'_>,
     files: &ArtifactFiles<'_>,
     inline: Inline,
 ) -> Result<Ending> {
     let started = Instant::now();
-    let stage = &ctx.pipeline.stages[index];
-    let work = ItemWork { index, plan, files };
+    let stage = &ctx.pipeline.stages[id];
+    let work = ItemWork { stage: id, plan, files };
     let showing = Showing::of(ctx, work, basis);
     let done = run_dirty(ctx, work, showing.as_ref())?;
     let total = plan.works.len();
@@ -104,7 +105,7 @@ pub(crate) fn run(
         return Ok(Ending::new(StageState::Interrupted, Given::Nothing, counts));
     }
     let texts = match stage.stage.editable() {
-        Some(editable) => write_texts(ctx, index, &editable, plan, &outputs, &mut items, &mut failed)?,
+        Some(editable) => write_texts(ctx, id, &editable, plan, &outputs, &mut items, &mut failed)?,
         None => None,
     };
     if texts.is_some() && (!failed.is_empty() || plan.key.is_none()) {
@@ -122,7 +123,7 @@ pub(crate) fn run(
         return Ok(ending.note("without the items that failed before"));
     };
     check_names(&stage.name, &items)?;
-    let finished = finish(ctx, index, plan.form, basis, &items, files)?;
+    let finished = finish(ctx, id, plan.form, basis, &items, files)?;
     let made_more = finished.made > 0;
     items.extend(finished.items);
     check_names(&stage.name, &items)?;
@@ -130,7 +131,7 @@ pub(crate) fn run(
     // The folder holds the machine's texts by now. What somebody saves from here on is for the next run to find.
     let key = texts.map_or(key, |texts| row_key(stage, &basis.identity, &basis.taken, Some(texts)));
     let seconds = started.elapsed().as_secs_f64() + inline.seconds;
-    let same = record_row(ctx, index, basis, key, &tree, Took { seconds, effort: None }, None)?;
+    let same = record_row(ctx, id, basis, key, &tree, Took { seconds, effort: None }, None)?;
     let state = if made_more { StageState::Ran } else { state };
     let ending = Ending::new(state, Given::Whole(tree), counts);
     Ok(Ending { came_out_the_same: same && state == StageState::Ran, ..ending })
@@ -139,7 +140,7 @@ pub(crate) fn run(
 /// Runs the dirty works among `works`.
 pub(crate) fn run_dirty(ctx: &RunContext<'_>, work: ItemWork<'_>, showing: Option<&Showing<'_, '_>>) -> Result<Done> {
     let plan = work.plan;
-    let stage = &ctx.pipeline.stages[work.index];
+    let stage = &ctx.pipeline.stages[work.stage];
     let mut done = Done::default();
     let mut dirty: Vec<usize> =
         plan.works.iter().enumerate().filter(|(_, keyed)| keyed.state == WorkState::Dirty).map(|(place, _)| place).collect();
@@ -180,10 +181,10 @@ pub(crate) fn run_dirty(ctx: &RunContext<'_>, work: ItemWork<'_>, showing: Optio
 
 /// Does works that no other process or stage is at, and takes the results of the others when they are there.
 fn run_claimed(ctx: &RunContext<'_>, work: ItemWork<'_>, mut dirty: Vec<usize>, done: &mut Done) -> Result<()> {
-    let ItemWork { index, plan, files } = work;
-    let stage = &ctx.pipeline.stages[index];
+    let ItemWork { stage: id, plan, files } = work;
+    let stage = &ctx.pipeline.stages[id];
     let preferred = recorded::preferred_here(&ctx.view(files), stage);
-    let ask = ctx.options.selection.ask(index);
+    let ask = ctx.options.selection.ask(id);
     let mut told = false;
     loop {
         let keys: Vec<Digest> = dirty.iter().map(|&place| plan.works[place].key).collect();
@@ -212,7 +213,7 @@ fn run_claimed(ctx: &RunContext<'_>, work: ItemWork<'_>, mut dirty: Vec<usize>, 
         }
         if elsewhere.len() == dirty.len() {
             if !told {
-                say_computed_elsewhere(ctx, index);
+                say_computed_elsewhere(ctx, id);
                 told = true;
             }
             if ctx.scope.requests.interrupted() {
@@ -233,30 +234,30 @@ fn run_batch(
     done: &mut Done,
     showing: Option<&Showing<'_, '_>>,
 ) -> Result<()> {
-    let ItemWork { index, plan, files } = work;
+    let ItemWork { stage: id, plan, files } = work;
     if dirty.is_empty() {
         return Ok(());
     }
-    let stage = &ctx.pipeline.stages[index];
+    let stage = &ctx.pipeline.stages[id];
     let preferred = recorded::preferred_here(&ctx.view(files), stage);
-    let ask = ctx.options.selection.ask(index);
+    let ask = ctx.options.selection.ask(id);
     let cached = plan.works.len() - dirty.len() - done.ran;
     let counts = Counts { total: plan.works.len(), ran: done.ran, cached, ..Counts::default() };
-    ctx.tell_start(index, &plan.reasons, counts);
+    ctx.tell_start(id, &plan.reasons, counts);
 
     let batch = ctx.batch();
     let context = StageContext::new(&ctx.scope, files, &stage.name, None);
-    let worker = ctx.attempts(index, None, || guarded(|| plan.form.open(&context)))?;
+    let worker = ctx.attempts(id, None, || guarded(|| plan.form.open(&context)))?;
     let runner = ItemRunner {
         ctx,
-        index,
+        stage: id,
         batch: &batch,
         worker: worker.as_ref(),
         opened_with: files,
         preferred: &preferred,
         ask,
         form: plan.form,
-        item_size: item_size(ctx.pipeline, index),
+        item_size: item_size(ctx.pipeline, id),
         counts: Mutex::new(counts),
         failure: AtomicBool::new(false),
     };

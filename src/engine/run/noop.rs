@@ -99,7 +99,7 @@ pub fn repeat_noop(
         return Ok(Noop::Unchanged(RunRecord { stages: Vec::new(), seconds, interrupted: true }));
     };
     let is_shown = |unchanged: &UnchangedStage| {
-        glanced.position(&unchanged.name).is_some_and(|index| is_stage_shown(glanced, cache, index, &unchanged.tree))
+        glanced.id_of(&unchanged.name).is_some_and(|id| is_stage_shown(glanced, cache, id, &unchanged.tree))
     };
     if !noop.watched.iter().all(Watched::is_unchanged) || !noop.stages.iter().all(is_shown) {
         // The run that comes will do something; only one that does nothing sees to it that there is such a file again.
@@ -153,7 +153,7 @@ impl InputSnapshot {
             let [row] = lock.stages.get(&stage.name)?.as_slice() else { return None };
             let (name, note) = (stage.name.clone(), stage.note.clone());
             let whole = ItemTree::in_cache(row.out, row.items as usize);
-            let shown = tree_to_show(pipeline, cache, pipeline.position(&name)?, &whole).ok()?;
+            let shown = tree_to_show(pipeline, cache, pipeline.id_of(&name)?, &whole).ok()?;
             Some(UnchangedStage { name, tree: shown.digest, count: row.items, note })
         };
         let Some(stages) = record.stages.iter().map(unchanged).collect() else { return Ok(()) };
@@ -205,7 +205,7 @@ fn request(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result<
 /// go without a trace. What lies in `out/` has a list of its own.
 fn watched(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Option<Vec<Watched>> {
     let needed = selection.needed(pipeline);
-    let stages = || needed.iter().map(|&index| &pipeline.stages[index]);
+    let stages = || needed.iter().map(|&id| &pipeline.stages[id]);
     let mut single = vec![pipeline.lock_file().file_name()?.to_str()?.to_string()];
     let mut watched = Vec::new();
     for (index, input) in pipeline.inputs.iter().enumerate() {

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use crate::decide::reason::Reason;
 use crate::decide::verdict::{ItemPlan, KeyedWork, WorkState};
 use crate::decide::view::View;
+use crate::graph::stage_id::StageId;
 use crate::kind::stage::Form;
 use crate::run::context::{RunScope, Shared};
 use crate::run::control::StopRequests;
@@ -26,17 +27,17 @@ pub struct Directed<'a> {
 /// Runs those of `works` whose names are asked for and that have no result, and gives every work the state that it has then.
 pub(crate) fn make(
     view: &View<'_>,
-    index: usize,
+    id: StageId,
     works: &mut [KeyedWork],
     names: &BTreeSet<&str>,
     directed: Directed<'_>,
 ) -> Result<()> {
-    let stage = &view.pipeline.stages[index];
+    let stage = &view.pipeline.stages[id];
     let Form::Items(form) = stage.stage.form() else { bail!("`{}` has no items to run", stage.name) };
     let asked: Vec<usize> = (0..works.len()).filter(|&at| names.contains(works[at].work.name.as_str())).collect();
     if let Some(&unknown) = asked.iter().find(|&&at| works[at].state == WorkState::Unknown) {
         let before: Vec<String> =
-            view.pipeline.producers(index).map(|producer| format!("`{}`", view.pipeline.stages[producer].name)).collect();
+            view.pipeline.producers(id).map(|producer| format!("`{}`", view.pipeline.stages[producer].name)).collect();
         bail!(
             "what `{}` reads of `{}` is not made yet: run {} first",
             stage.name,
@@ -57,8 +58,8 @@ pub(crate) fn make(
     let shared = Shared::default();
     let scope = RunScope { cache: view.cache, device: &options.device, observer, requests, shared: &shared };
     let unknown: HashSet<_> = view.unknown.clone();
-    let ctx = RunContext::new(view.pipeline, options, scope, view.files.intake(), view.lock, &unknown, vec![index]);
-    let done = StageRunner::new(&ctx).run_pieces(index, &to_do, view.files)?;
+    let ctx = RunContext::new(view.pipeline, options, scope, view.files.intake(), view.lock, &unknown, vec![id]);
+    let done = StageRunner::new(&ctx).run_pieces(id, &to_do, view.files)?;
     if done.interrupted {
         bail!("interrupted");
     }

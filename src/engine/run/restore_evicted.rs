@@ -18,6 +18,7 @@ use crate::decide::taken;
 use crate::decide::verdict::{Basis, ItemPlan};
 use crate::graph::pipeline::{LoadedStage, Producer};
 use crate::graph::selection::Ask;
+use crate::graph::stage_id::StageId;
 use crate::kind::item::{Artifact, Item};
 use crate::kind::item_tree::{Given, ItemTree};
 use crate::kind::stage::{Draft, Ended, Form, WholeStage};
@@ -46,16 +47,16 @@ pub(crate) struct Restorer {
     /// Held while outputs are restored. Never waited for the device under it.
     one_at_a_time: Mutex<()>,
     /// By stage, how many outputs were made again after its turn.
-    restored: Mutex<BTreeMap<usize, usize>>,
+    restored: Mutex<BTreeMap<StageId, usize>>,
 }
 
 impl Restorer {
-    /// Restores all that the stage at `reader` may read. True if anything was missing.
+    /// Restores all that the stage `reader` may read. True if anything was missing.
     pub(crate) fn restore_all(
         &self,
         ctx: &RunContext<'_>,
         given: &Give<'_>,
-        reader: usize,
+        reader: StageId,
         files: &ArtifactFiles<'_>,
     ) -> Result<bool> {
         let plans = restore_plan::plan_all(&ctx.view(files), reader, &give(ctx, given))?;
@@ -65,7 +66,7 @@ impl Restorer {
         Ok(!needed.is_empty() && self.restore(ctx, given, reader, needed)? == Restored::Here)
     }
 
-    /// Restores what the stage at `reader` needs, as far as stages made it that do not keep their outputs.
+    /// Restores what the stage `reader` needs, as far as stages made it that do not keep their outputs.
     ///
     /// # Errors
     /// It cannot be made again, or comes out different.
@@ -73,7 +74,7 @@ impl Restorer {
         &self,
         ctx: &RunContext<'_>,
         given: &Give<'_>,
-        reader: usize,
+        reader: StageId,
         needed: impl IntoIterator<Item = Artifact>,
     ) -> Result<Restored> {
         let missing = missing(ctx, needed);
@@ -82,7 +83,7 @@ impl Restorer {
         }
         let stages = &ctx.pipeline.stages;
         let may_use_device =
-            || ctx.pipeline.needed([reader]).into_iter().any(|index| !stages[index].keep && stages[index].stage.uses_device());
+            || ctx.pipeline.needed([reader]).into_iter().any(|id| !stages[id].keep && stages[id].stage.uses_device());
         // A stage of the device holds it already.
         let device = (!stages[reader].stage.uses_device() && may_use_device())
             .then(|| ctx.device.lock().unwrap_or_else(PoisonError::into_inner));
@@ -131,7 +132,7 @@ impl Restorer {
             Form::Items(form) => {
                 let works = restore_plan::works_of(view, stage, &decision, &plan.items)?;
                 let works = ItemPlan { form, key: None, works, reasons: vec![plan.reason(&ctx.pipeline.stages)] };
-                let done = run_dirty(ctx, ItemWork { index: plan.stage, plan: &works, files }, None)?;
+                let done = run_dirty(ctx, ItemWork { stage: plan.stage, plan: &works, files }, None)?;
                 match done.failed.into_iter().next() {
                     Some(first) => Err(anyhow!("{first}")),
                     None if done.interrupted => Ok(None),
@@ -174,8 +175,8 @@ impl Restorer {
 
     /// Counts what was made again after the turn of its stage.
     pub(crate) fn count_restored(&self, ctx: &RunContext<'_>, reports: &mut [StageReport]) {
-        for (&index, &ran) in self.restored.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let name = &ctx.pipeline.stages[index].name;
+        for (&id, &ran) in self.restored.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let name = &ctx.pipeline.stages[id].name;
             for report in reports.iter_mut().filter(|report| report.name == *name && report.state == StageState::Cached) {
                 report.state = StageState::Ran;
                 report.counts.ran += ran;
@@ -188,7 +189,7 @@ impl Restorer {
 /// What producers give: those of this run, and for others what the lock names.
 fn give<'g>(ctx: &'g RunContext<'_>, given: &'g Give<'g>) -> impl Fn(Producer) -> Given + 'g {
     move |producer| match (given(producer), producer) {
-        (Given::Nothing, Producer::Stage(index)) => last_row_of(ctx, &ctx.pipeline.stages[index]),
+        (Given::Nothing, Producer::Stage(id)) => last_row_of(ctx, &ctx.pipeline.stages[id]),
         (given, _) => given,
     }
 }

@@ -16,6 +16,7 @@ use crate::decide::reason::Reason;
 use crate::decide::view::View;
 use crate::graph::pipeline::Pipeline;
 use crate::graph::selection::Selection;
+use crate::graph::stage_id::StageId;
 use crate::kind::item::ItemSet;
 use crate::lock_file::LockFile;
 use crate::run::context::RunScope;
@@ -44,15 +45,15 @@ pub(crate) struct RunContext<'a> {
     /// As it was when the run began.
     pub(crate) lock: &'a LockFile,
     pub(crate) unknown: &'a HashSet<Digest>,
-    /// Indices of the stages that the targets need, each after those it reads.
-    pub(crate) needed: Vec<usize>,
+    /// The stages that the targets need, each after those it reads.
+    pub(crate) needed: Vec<StageId>,
     lock_now: Mutex<LockFile>,
     /// Held while outputs are put into `out/`.
     pub(crate) showing: Mutex<()>,
     /// Held while a stage of the device runs.
     pub(crate) device: Mutex<()>,
     /// By stage, what this run has made last of all its outputs together, though the stage may not have ended.
-    pub(crate) sheets: Mutex<BTreeMap<usize, ItemSet>>,
+    pub(crate) sheets: Mutex<BTreeMap<StageId, ItemSet>>,
     pool: OnceLock<rayon::ThreadPool>,
 }
 
@@ -65,7 +66,7 @@ impl<'a> RunContext<'a> {
         intake: &'a Intake,
         lock: &'a LockFile,
         unknown: &'a HashSet<Digest>,
-        needed: Vec<usize>,
+        needed: Vec<StageId>,
     ) -> Self {
         let (showing, device, sheets, pool) = (Mutex::default(), Mutex::default(), Mutex::default(), OnceLock::new());
         let (cache, lock_now) = (scope.cache, Mutex::new(lock.clone()));
@@ -101,9 +102,9 @@ impl<'a> RunContext<'a> {
     }
 
     /// What may explain a result and does not decide it.
-    pub(crate) fn facts(&self, index: usize) -> BTreeMap<String, String> {
+    pub(crate) fn facts(&self, id: StageId) -> BTreeMap<String, String> {
         let mut facts = BTreeMap::new();
-        if self.pipeline.stages[index].stage.uses_device() {
+        if self.pipeline.stages[id].stage.uses_device() {
             facts.insert("device".to_string(), self.options.device.clone());
         }
         facts
@@ -111,26 +112,26 @@ impl<'a> RunContext<'a> {
 
     /// Does `work` of a stage, again where its `retry:` says so and the failure may pass. `item` is what is tried, if it is one
     /// of several.
-    pub(crate) fn attempts<T>(&self, index: usize, item: Option<&str>, work: impl FnMut() -> Result<T>) -> Result<T> {
-        let stage = &self.pipeline.stages[index];
+    pub(crate) fn attempts<T>(&self, id: StageId, item: Option<&str>, work: impl FnMut() -> Result<T>) -> Result<T> {
+        let stage = &self.pipeline.stages[id];
         let tell = |attempt: u32, error: &anyhow::Error| {
             let what = item.map(|item| format!("{item}: ")).unwrap_or_default();
             let message = format!("{what}{error:#}; attempt {attempt} of {}", stage.retry + 1);
-            self.say(index, &message);
+            self.say(id, &message);
         };
         let outcome = retry::attempts(stage.retry, &|| self.scope.requests.interrupted(), &tell, work);
         outcome.map_err(|error| with_remedy(error, &stage.stage.memory_savers()))
     }
 
-    /// Tells watchers a line about the stage at `index`.
-    pub(crate) fn say(&self, index: usize, message: &str) {
-        let stage = Some(self.pipeline.stages[index].name.clone());
+    /// Tells watchers a line about the stage `id`.
+    pub(crate) fn say(&self, id: StageId, message: &str) {
+        let stage = Some(self.pipeline.stages[id].name.clone());
         self.scope.observer.event(Event::Said { stage, message: message.to_string() });
     }
 
     /// Tells that a stage has something to do.
-    pub(crate) fn tell_start(&self, index: usize, reasons: &[Reason], counts: Counts) {
-        let stage = &self.pipeline.stages[index];
+    pub(crate) fn tell_start(&self, id: StageId, reasons: &[Reason], counts: Counts) {
+        let stage = &self.pipeline.stages[id];
         let (kind, reasons) = (stage.kind.name.to_string(), reasons.to_vec());
         self.scope.observer.event(Event::StageStarted { stage: stage.name.clone(), kind, reasons, counts });
     }

@@ -16,6 +16,7 @@ use crate::decide::lost_texts;
 use crate::decide::texts;
 use crate::gc::derived::derived_since;
 use crate::graph::pipeline::{Pipeline, Producer};
+use crate::graph::stage_id::StageId;
 use crate::lock_file::LockFile;
 use crate::out::folder::out_folder;
 use crate::out::materialise;
@@ -56,7 +57,7 @@ pub fn run(
 
     let mut lock = LockFile::read(&pipeline.lock_file())?;
     let needed = options.selection.needed(pipeline);
-    let names = needed.iter().map(|&index| pipeline.stages[index].name.clone()).collect();
+    let names = needed.iter().map(|&id| pipeline.stages[id].name.clone()).collect();
     observer.event(Event::RunStarted { pipeline: pipeline.file.display().to_string(), stages: names });
     let intake = read_inputs(pipeline, &needed, cache, &lock)?;
     let unknown: HashSet<Digest> = intake.absent.keys().copied().collect();
@@ -92,7 +93,7 @@ pub fn run(
 }
 
 /// True if nothing new should begin.
-fn is_ending(ctx: &RunContext<'_>, reports: &BTreeMap<usize, StageReport>) -> bool {
+fn is_ending(ctx: &RunContext<'_>, reports: &BTreeMap<StageId, StageReport>) -> bool {
     let failed = reports.values().any(|report| report.state == StageState::Failed);
     ctx.scope.requests.interrupted() || (failed && !ctx.options.keep_going)
 }
@@ -107,7 +108,7 @@ fn conclude(ctx: &RunContext<'_>, runner: &StageRunner<'_>, mut stages: Vec<Stag
     let record = RunRecord { stages, seconds: started.elapsed().as_secs_f64(), interrupted };
     // Results with `--set` have no row in the lock.
     if record.is_ok() && ctx.pipeline.settings.is_empty() {
-        evict_unkept(ctx, &|index| runner.given(Producer::Stage(index)), &record.stages)?;
+        evict_unkept(ctx, &|id| runner.given(Producer::Stage(id)), &record.stages)?;
         ctx.cache.end_uses(ctx.pipeline.by_default().iter().all(|stage| ctx.needed.contains(stage)))?;
     }
     ctx.scope.observer.event(Event::RunFinished { ok: record.is_ok(), seconds: record.seconds });
@@ -116,51 +117,51 @@ fn conclude(ctx: &RunContext<'_>, runner: &StageRunner<'_>, mut stages: Vec<Stag
 
 /// Starts the stages whose producers have ended: those of the CPU side by side, those of the device one at a time.
 fn run_all(ctx: &RunContext<'_>, runner: &StageRunner<'_>) -> Vec<StageReport> {
-    let mut reports: BTreeMap<usize, StageReport> = BTreeMap::new();
+    let mut reports: BTreeMap<StageId, StageReport> = BTreeMap::new();
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
         let mut running = 0usize;
         let mut device_is_taken = false;
         loop {
             if !is_ending(ctx, &reports) {
-                for &index in &ctx.needed {
-                    let uses_device = ctx.pipeline.stages[index].stage.uses_device();
-                    if !runner.board.is_ready(ctx, index) || (uses_device && device_is_taken) {
+                for &id in &ctx.needed {
+                    let uses_device = ctx.pipeline.stages[id].stage.uses_device();
+                    if !runner.board.is_ready(ctx, id) || (uses_device && device_is_taken) {
                         continue;
                     }
-                    runner.board.start(index);
+                    runner.board.start(id);
                     device_is_taken |= uses_device;
                     running += 1;
                     let sender = sender.clone();
                     let faults = Faults::of_this_thread();
                     scope.spawn(move || {
                         faults.follow();
-                        let report = runner.run_stage(index);
+                        let report = runner.run_stage(id);
                         // The receiver outlives every sender.
-                        let _ = sender.send((index, uses_device, report));
+                        let _ = sender.send((id, uses_device, report));
                     });
                 }
             }
             if running == 0 {
                 break;
             }
-            let (index, used_device, report) = receiver.recv().expect("a running stage reports");
+            let (id, used_device, report) = receiver.recv().expect("a running stage reports");
             running -= 1;
             device_is_taken &= !used_device;
-            reports.insert(index, report);
+            reports.insert(id, report);
         }
     });
     if !ctx.scope.requests.interrupted() {
-        for &index in ctx.needed.iter().filter(|index| !reports.contains_key(index)).collect::<Vec<_>>() {
-            reports.insert(index, left_over(ctx, index));
+        for &id in ctx.needed.iter().filter(|id| !reports.contains_key(id)).collect::<Vec<_>>() {
+            reports.insert(id, left_over(ctx, id));
         }
     }
     reports.into_values().collect()
 }
 
 /// A stage that never had its turn because another failed.
-fn left_over(ctx: &RunContext<'_>, index: usize) -> StageReport {
-    let name = ctx.pipeline.stages[index].name.clone();
+fn left_over(ctx: &RunContext<'_>, id: StageId) -> StageReport {
+    let name = ctx.pipeline.stages[id].name.clone();
     let note = Some(NOT_STARTED.to_string());
     let counts = Counts::default();
     ctx.scope.observer.event(Event::StageFinished {
@@ -175,8 +176,8 @@ fn left_over(ctx: &RunContext<'_>, index: usize) -> StageReport {
 }
 
 /// Puts right what a killed run left in the folders of texts.
-fn recover_texts(pipeline: &Pipeline, needed: &[usize], cache: &Cache, lock: &LockFile, observer: &dyn Observer) -> Result<()> {
-    for stage in needed.iter().map(|&index| &pipeline.stages[index]) {
+fn recover_texts(pipeline: &Pipeline, needed: &[StageId], cache: &Cache, lock: &LockFile, observer: &dyn Observer) -> Result<()> {
+    for stage in needed.iter().map(|&id| &pipeline.stages[id]) {
         for message in texts::recover(pipeline, cache, lock, stage)? {
             observer.event(Event::Said { stage: Some(stage.name.clone()), message });
         }

@@ -12,6 +12,7 @@ use crate::cache::records::Output;
 use crate::decide::files::ArtifactFiles;
 use crate::decide::outputs::{edited_item, items_of};
 use crate::decide::verdict::{Basis, ItemPlan, WorkState};
+use crate::graph::stage_id::StageId;
 use crate::kind::item::{Item, ItemSet};
 use crate::kind::item_tree::ItemTree;
 use crate::out::folder::{is_stage_shown, out_folder, shown_fields};
@@ -24,7 +25,7 @@ use crate::run::run_context::RunContext;
 /// Works of an item stage, and what they take.
 #[derive(Clone, Copy)]
 pub(crate) struct ItemWork<'a> {
-    pub(crate) index: usize,
+    pub(crate) stage: StageId,
     pub(crate) plan: &'a ItemPlan<'a>,
     pub(crate) files: &'a ArtifactFiles<'a>,
 }
@@ -35,17 +36,17 @@ const SHEET_EVERY: Duration = Duration::from_secs(30);
 const SHEET_SHARE: u32 = 20;
 
 /// Brings `out/` to what a stage that has not ended has made so far. Gives the files of `named`, where they are there.
-pub(crate) fn show_so_far(ctx: &RunContext<'_>, index: usize, items: ItemSet, named: &[String]) -> Vec<PathBuf> {
-    let stage = &ctx.pipeline.stages[index];
+pub(crate) fn show_so_far(ctx: &RunContext<'_>, id: StageId, items: ItemSet, named: &[String]) -> Vec<PathBuf> {
+    let stage = &ctx.pipeline.stages[id];
     let fields = shown_fields(stage);
     if items.is_empty() || fields.is_empty() {
         return Vec::new();
     }
     let tree = ItemTree::of(items);
-    match show_outputs(ctx, index, &tree) {
+    match show_outputs(ctx, id, &tree) {
         Ok(0) => {}
-        Ok(removed) => ctx.say(index, &words_for_removed(&stage.folder(), removed, stage.keep)),
-        Err(error) => ctx.say(index, &format!("what there is so far could not be shown: {error:#}")),
+        Ok(removed) => ctx.say(id, &words_for_removed(&stage.folder(), removed, stage.keep)),
+        Err(error) => ctx.say(id, &format!("what there is so far could not be shown: {error:#}")),
     }
     let folder = out_folder(ctx.pipeline).join(stage.folder());
     let paths = |item: &Item| shown_as(item, &fields).into_iter().map(|(_, path)| folder.join(path)).collect::<Vec<_>>();
@@ -54,8 +55,8 @@ pub(crate) fn show_so_far(ctx: &RunContext<'_>, index: usize, items: ItemSet, na
 }
 
 /// Whether `out/` shows these items of a stage and no others.
-pub(crate) fn shows(ctx: &RunContext<'_>, index: usize, items: &ItemSet) -> bool {
-    is_stage_shown(ctx.pipeline, ctx.cache, index, &ItemTree::of(items.clone()).digest)
+pub(crate) fn shows(ctx: &RunContext<'_>, id: StageId, items: &ItemSet) -> bool {
+    is_stage_shown(ctx.pipeline, ctx.cache, id, &ItemTree::of(items.clone()).digest)
 }
 
 fn words_for_removed(folder: &str, removed: usize, is_kept: bool) -> String {
@@ -97,21 +98,21 @@ impl<'a, 'r> Showing<'a, 'r> {
     /// `None` for a stage whose pieces of work are done side by side: they are many and soon done.
     pub(crate) fn of(ctx: &'a RunContext<'r>, work: ItemWork<'a>, basis: &'a Basis<'a>) -> Option<Self> {
         let sheet = Cell::new(Sheet { made: Instant::now(), took: Duration::ZERO });
-        let comes_one_by_one = ctx.pipeline.stages[work.index].stage.uses_device();
+        let comes_one_by_one = ctx.pipeline.stages[work.stage].stage.uses_device();
         comes_one_by_one.then_some(Self { ctx, work, basis, sheet })
     }
 
     /// Shows what there is after one more picture.
     pub(crate) fn one_more(&self, outputs: &BTreeMap<usize, Vec<Output>>) {
         let items = items_done(self.work.plan, outputs);
-        let last = self.ctx.sheets.lock().unwrap_or_else(PoisonError::into_inner).get(&self.work.index).cloned();
+        let last = self.ctx.sheets.lock().unwrap_or_else(PoisonError::into_inner).get(&self.work.stage).cloned();
         // Where pictures of before stay, a sheet of them may be there, and is not taken away for a new one that comes at the end.
         let is_first = last.is_none() && items.len() > outputs.values().map(Vec::len).sum();
         let Sheet { made, took } = self.sheet.get();
         if is_first || made.elapsed() > SHEET_EVERY.max(took * SHEET_SHARE) {
             self.with_sheet(items);
         } else {
-            show_so_far(self.ctx, self.work.index, [items, last.unwrap_or_default()].concat(), &[]);
+            show_so_far(self.ctx, self.work.stage, [items, last.unwrap_or_default()].concat(), &[]);
         }
     }
 
@@ -120,26 +121,26 @@ impl<'a, 'r> Showing<'a, 'r> {
         if items.is_empty() {
             return;
         }
-        let ItemWork { index, plan, files } = self.work;
-        let stage = &self.ctx.pipeline.stages[index];
+        let ItemWork { stage: id, plan, files } = self.work;
+        let stage = &self.ctx.pipeline.stages[id];
         let count = items.len();
         let started = Instant::now();
-        let sheet = finish(self.ctx, index, plan.form, self.basis, &items, files);
+        let sheet = finish(self.ctx, id, plan.form, self.basis, &items, files);
         let mut names = Vec::new();
         match sheet {
             Ok(finished) => {
                 names.extend(finished.items.iter().map(|item| item.name.clone()));
                 items.extend(finished.items.iter().cloned());
                 self.sheet.set(Sheet { made: Instant::now(), took: started.elapsed() });
-                self.ctx.sheets.lock().unwrap_or_else(PoisonError::into_inner).insert(index, finished.items);
+                self.ctx.sheets.lock().unwrap_or_else(PoisonError::into_inner).insert(id, finished.items);
             }
-            Err(error) => self.ctx.say(index, &format!("no sheet of what there is so far: {error:#}")),
+            Err(error) => self.ctx.say(id, &format!("no sheet of what there is so far: {error:#}")),
         }
         // Two of a name are an error when the stage ends.
-        if check_names(&stage.name, &items).is_err() || shows(self.ctx, index, &items) {
+        if check_names(&stage.name, &items).is_err() || shows(self.ctx, id, &items) {
             return;
         }
-        let files = show_so_far(self.ctx, index, items, &names);
+        let files = show_so_far(self.ctx, id, items, &names);
         self.ctx.scope.observer.event(Event::Shown { stage: stage.name.clone(), items: count, files });
     }
 }

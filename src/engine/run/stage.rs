@@ -16,6 +16,7 @@ use crate::decide::restore_plan::{inputs_of_dirty, read_by};
 use crate::decide::verdict::{Basis, Decision, ItemPlan, Verdict, WholePlan};
 use crate::graph::pipeline::Producer;
 use crate::graph::selection::Ask;
+use crate::graph::stage_id::StageId;
 use crate::kind::item::ItemSet;
 use crate::kind::item_tree::{Given, ItemTree};
 use crate::run::board::{Board, Inline};
@@ -42,7 +43,7 @@ pub(crate) struct StageRunner<'a> {
 impl<'a> StageRunner<'a> {
     /// All stages wait.
     pub(crate) fn new(ctx: &'a RunContext<'a>) -> Self {
-        Self { ctx, board: Board::new(ctx.pipeline.stages.len()), restorer: Restorer::default() }
+        Self { ctx, board: Board::new(&ctx.pipeline.stages), restorer: Restorer::default() }
     }
 
     /// What a producer gives so far; while it publishes, a part.
@@ -51,11 +52,11 @@ impl<'a> StageRunner<'a> {
     }
 
     /// The whole turn of a stage. An error is in the report.
-    pub(crate) fn run_stage(&self, index: usize) -> StageReport {
+    pub(crate) fn run_stage(&self, id: StageId) -> StageReport {
         let started = Instant::now();
-        let stage = &self.ctx.pipeline.stages[index];
+        let stage = &self.ctx.pipeline.stages[id];
         let device = stage.stage.uses_device().then(|| self.ctx.device.lock().unwrap_or_else(PoisonError::into_inner));
-        let ending = guarded(|| self.try_stage(index)).unwrap_or_else(|error| {
+        let ending = guarded(|| self.try_stage(id)).unwrap_or_else(|error| {
             let counts = Counts { total: 1, failed: 1, ..Counts::default() };
             Ending::new(StageState::Failed, Given::Nothing, counts).note(told(&error))
         });
@@ -63,7 +64,7 @@ impl<'a> StageRunner<'a> {
             self.ctx.scope.shared.stage_ended();
         }
         drop(device);
-        let seconds = started.elapsed().as_secs_f64() + self.board.inline(index).seconds;
+        let seconds = started.elapsed().as_secs_f64() + self.board.inline(id).seconds;
         // One that met a damaged object has another turn.
         if ending.state != StageState::Failed || !self.ctx.cache.has_met_damage() {
             self.ctx.scope.observer.event(Event::StageFinished {
@@ -76,7 +77,7 @@ impl<'a> StageRunner<'a> {
             });
         }
         // Only now may a stage that reads this one start: observers get the end of a stage before what follows from it.
-        self.board.end(index, ending.given);
+        self.board.end(id, ending.given);
         StageReport {
             name: stage.name.clone(),
             state: ending.state,
@@ -87,9 +88,9 @@ impl<'a> StageRunner<'a> {
         }
     }
 
-    fn try_stage(&self, index: usize) -> Result<Ending> {
+    fn try_stage(&self, id: StageId) -> Result<Ending> {
         let files = ArtifactFiles::new(self.ctx.cache, self.ctx.intake);
-        let Decision { basis, verdict } = self.decide(index, &files)?;
+        let Decision { basis, verdict } = self.decide(id, &files)?;
         match verdict {
             Verdict::Waits(reasons) => self.blocked(&reasons),
             Verdict::Kept { tree, reasons } => {
@@ -97,23 +98,23 @@ impl<'a> StageRunner<'a> {
                 let note = format!("left as it was; {}", worded(&reasons));
                 Ok(Ending::new(StageState::Cached, Given::Whole(tree), counts).note(note))
             }
-            Verdict::Fresh { key, tree, recorded, ended } => self.take_fresh(index, key, tree, recorded, ended),
-            Verdict::Items(plan) => self.run_items(index, &plan, &basis, &files),
-            Verdict::Whole(plan) => self.run_whole(index, &plan, &files),
+            Verdict::Fresh { key, tree, recorded, ended } => self.take_fresh(id, key, tree, recorded, ended),
+            Verdict::Items(plan) => self.run_items(id, &plan, &basis, &files),
+            Verdict::Whole(plan) => self.run_whole(id, &plan, &files),
         }
     }
 
     /// The verdict, and what the stage remarks on its inputs.
-    fn decide<'s>(&'s self, index: usize, files: &'s ArtifactFiles<'s>) -> Result<Decision<'s>> {
-        let ask = self.ctx.options.selection.ask(index);
+    fn decide<'s>(&'s self, id: StageId, files: &'s ArtifactFiles<'s>) -> Result<Decision<'s>> {
+        let ask = self.ctx.options.selection.ask(id);
         let given = |producer| self.given(producer);
-        let decide = || decision::decide(&self.ctx.view(files), index, &given, ask);
+        let decide = || decision::decide(&self.ctx.view(files), id, &given, ask);
         let decision = match decide() {
             // A stage that reads its inputs to know its works may lack what was evicted.
-            Err(_) if self.restorer.restore_all(self.ctx, &given, index, files)? => decide()?,
+            Err(_) if self.restorer.restore_all(self.ctx, &given, id, files)? => decide()?,
             decision => decision?,
         };
-        let stage = &self.ctx.pipeline.stages[index];
+        let stage = &self.ctx.pipeline.stages[id];
         let read_by_lints = ArtifactFiles::new(self.ctx.cache, self.ctx.intake);
         let lints = lints::of_stage(&self.ctx.view(&read_by_lints), stage, &decision, &UnstoredTexts::default())?;
         if !lints.is_empty() {
@@ -136,26 +137,26 @@ impl<'a> StageRunner<'a> {
     }
 
     /// A stage that is up to date: brings `out/` and the lock to it.
-    fn take_fresh(&self, index: usize, key: Digest, tree: ItemTree, recorded: bool, ended: Option<String>) -> Result<Ending> {
-        show_outputs(self.ctx, index, &tree)?;
+    fn take_fresh(&self, id: StageId, key: Digest, tree: ItemTree, recorded: bool, ended: Option<String>) -> Result<Ending> {
+        show_outputs(self.ctx, id, &tree)?;
         // Names of photos are in no key of a stage that runs as a whole, and in what the lock says of its input.
-        if !recorded || !has_input_rows(self.ctx, index) {
-            write_row(self.ctx, index, key, &tree)?;
+        if !recorded || !has_input_rows(self.ctx, id) {
+            write_row(self.ctx, id, key, &tree)?;
         }
-        let inline = self.board.inline(index);
+        let inline = self.board.inline(id);
         let counts = Counts { total: tree.count, ran: inline.ran, cached: tree.count - inline.ran.min(tree.count), failed: 0 };
         let state = if inline.ran > 0 { StageState::Ran } else { StageState::Cached };
         let ending = Ending::new(state, Given::Whole(tree), counts);
         Ok(Ending { note: ended, ..ending })
     }
 
-    fn run_items(&self, index: usize, plan: &ItemPlan<'_>, basis: &Basis<'_>, files: &ArtifactFiles<'_>) -> Result<Ending> {
+    fn run_items(&self, id: StageId, plan: &ItemPlan<'_>, basis: &Basis<'_>, files: &ArtifactFiles<'_>) -> Result<Ending> {
         if let Some(reason) = plan.waits_for_decision() {
             bail!("{reason}");
         }
-        let inline = self.board.inline(index);
-        match self.restorer.restore(self.ctx, &|producer| self.given(producer), index, inputs_of_dirty(plan))? {
-            Restored::Here => items::run(self.ctx, index, plan, basis, files, inline),
+        let inline = self.board.inline(id);
+        match self.restorer.restore(self.ctx, &|producer| self.given(producer), id, inputs_of_dirty(plan))? {
+            Restored::Here => items::run(self.ctx, id, plan, basis, files, inline),
             Restored::Interrupted => {
                 let total = plan.works.len();
                 let counts = Counts { total, ran: inline.ran, failed: 0, cached: total.saturating_sub(inline.ran) };
@@ -164,27 +165,27 @@ impl<'a> StageRunner<'a> {
         }
     }
 
-    fn run_whole(&self, index: usize, plan: &WholePlan<'_>, files: &ArtifactFiles<'_>) -> Result<Ending> {
-        let stage = &self.ctx.pipeline.stages[index];
+    fn run_whole(&self, id: StageId, plan: &WholePlan<'_>, files: &ArtifactFiles<'_>) -> Result<Ending> {
+        let stage = &self.ctx.pipeline.stages[id];
         let interrupted = || Ok(Ending::new(StageState::Interrupted, Given::Nothing, Counts::default()));
         let Some(key) = plan.key else {
             let reasons = &plan.reasons;
             let note = if reasons.is_empty() { "some of its items failed before".to_string() } else { worded(reasons) };
             return Ok(Ending::new(StageState::Blocked, Given::Nothing, Counts::default()).note(note));
         };
-        let Some(_lock) = wait_for_key(self.ctx, index, &key)? else { return interrupted() };
+        let Some(_lock) = wait_for_key(self.ctx, id, &key)? else { return interrupted() };
         // Another process may have done it in the meantime, or some of it.
         let given = |producer| self.given(producer);
-        let ask = self.ctx.options.selection.ask(index);
-        let Decision { basis, verdict } = decision::decide(&self.ctx.view(files), index, &given, ask)?;
+        let ask = self.ctx.options.selection.ask(id);
+        let Decision { basis, verdict } = decision::decide(&self.ctx.view(files), id, &given, ask)?;
         match verdict {
-            Verdict::Fresh { key, tree, recorded, ended } => self.take_fresh(index, key, tree, recorded, ended),
+            Verdict::Fresh { key, tree, recorded, ended } => self.take_fresh(id, key, tree, recorded, ended),
             Verdict::Whole(plan) if plan.key == Some(key) => {
                 let needed = read_by(&self.ctx.view(files), &basis.taken)?;
-                if self.restorer.restore(self.ctx, &given, index, needed)? == Restored::Interrupted {
+                if self.restorer.restore(self.ctx, &given, id, needed)? == Restored::Interrupted {
                     return interrupted();
                 }
-                whole::run(self.ctx, index, &plan, &basis, key, files, &|items| self.published(index, items))
+                whole::run(self.ctx, id, &plan, &basis, key, files, &|items| self.published(id, items))
             }
             Verdict::Whole(_) | Verdict::Items(_) | Verdict::Kept { .. } | Verdict::Waits(_) => {
                 bail!("what `{}` reads changed while it waited: run again", stage.name)
@@ -193,24 +194,24 @@ impl<'a> StageRunner<'a> {
     }
 
     /// Runs pieces of work alone: what they give is recorded, and neither shown nor in the lock.
-    pub(crate) fn run_pieces(&self, index: usize, plan: &ItemPlan<'_>, files: &ArtifactFiles<'_>) -> Result<Done> {
-        match self.restorer.restore(self.ctx, &|producer| self.given(producer), index, inputs_of_dirty(plan))? {
-            Restored::Here => items::run_dirty(self.ctx, ItemWork { index, plan, files }, None),
+    pub(crate) fn run_pieces(&self, id: StageId, plan: &ItemPlan<'_>, files: &ArtifactFiles<'_>) -> Result<Done> {
+        match self.restorer.restore(self.ctx, &|producer| self.given(producer), id, inputs_of_dirty(plan))? {
+            Restored::Here => items::run_dirty(self.ctx, ItemWork { stage: id, plan, files }, None),
             Restored::Interrupted => Ok(Done::interrupted()),
         }
     }
 
     /// Gives others what a stage has published so far, and runs those that wait for it.
-    fn published(&self, index: usize, items: ItemSet) {
-        self.board.publish(index, Given::Part(items.into()));
-        for consumer in self.board.waiting_consumers(self.ctx, index) {
+    fn published(&self, id: StageId, items: ItemSet) {
+        self.board.publish(id, Given::Part(items.into()));
+        for consumer in self.board.waiting_consumers(self.ctx, id) {
             self.run_inline(consumer);
         }
     }
 
     /// Runs what a consumer lacks of what has been published so far. If that fails, the stage that publishes goes on; the
     /// consumer tries again when its own turn comes.
-    fn run_inline(&self, consumer: usize) {
+    fn run_inline(&self, consumer: StageId) {
         let started = Instant::now();
         let outcome = guarded(|| {
             let files = ArtifactFiles::new(self.ctx.cache, self.ctx.intake);
@@ -221,7 +222,7 @@ impl<'a> StageRunner<'a> {
             if plan.waits_for_decision().is_some() || !missing(self.ctx, inputs_of_dirty(plan)).is_empty() {
                 return Ok(0);
             }
-            let work = ItemWork { index: consumer, plan, files: &files };
+            let work = ItemWork { stage: consumer, plan, files: &files };
             let showing = Showing::of(self.ctx, work, &basis);
             let done = items::run_dirty(self.ctx, work, showing.as_ref())?;
             self.show_inline(consumer, plan, &done, showing.as_ref());
@@ -235,7 +236,7 @@ impl<'a> StageRunner<'a> {
     }
 
     /// Shows what a consumer has made of what is published so far, all together where nothing of it failed.
-    fn show_inline(&self, consumer: usize, works: &ItemPlan<'_>, done: &Done, showing: Option<&Showing<'_, '_>>) {
+    fn show_inline(&self, consumer: StageId, works: &ItemPlan<'_>, done: &Done, showing: Option<&Showing<'_, '_>>) {
         // Texts that people may edit lie in a folder of their own, which is brought up to date in the stage's own turn.
         if self.ctx.pipeline.stages[consumer].stage.editable().is_some() {
             return;

@@ -6,6 +6,7 @@ use crate::cache::Cache;
 use crate::cache::digest::Digest;
 use crate::cache::locks::{KeyLock, PipelineLock};
 use crate::graph::pipeline::Pipeline;
+use crate::graph::stage_id::StageId;
 use crate::run::control::StopRequests;
 use crate::run::events::{Event, Observer};
 use crate::run::run_context::RunContext;
@@ -33,15 +34,15 @@ pub(crate) fn wait_for_pipeline(
 }
 
 /// Waits until no other process computes `key`; `None` if the user does not want to wait.
-pub(crate) fn wait_for_key(ctx: &RunContext<'_>, index: usize, key: &Digest) -> Result<Option<KeyLock>> {
+pub(crate) fn wait_for_key(ctx: &RunContext<'_>, id: StageId, key: &Digest) -> Result<Option<KeyLock>> {
     if let Some(lock) = ctx.cache.try_lock_key(key)? {
         return Ok(Some(lock));
     }
-    say_computed_elsewhere(ctx, index);
+    say_computed_elsewhere(ctx, id);
     ctx.cache.lock_key(key, &mut || !ctx.scope.requests.interrupted())
 }
 
 /// Tells that the stage waits for what another run computes.
-pub(crate) fn say_computed_elsewhere(ctx: &RunContext<'_>, index: usize) {
-    ctx.say(index, "another run is at it; waiting for its result");
+pub(crate) fn say_computed_elsewhere(ctx: &RunContext<'_>, id: StageId) {
+    ctx.say(id, "another run is at it; waiting for its result");
 }

@@ -17,6 +17,7 @@ use crate::decide::outputs::items_of_stage;
 use crate::decide::recorded::STAGE_FACT;
 use crate::decide::taken;
 use crate::decide::verdict::{Basis, WholePlan};
+use crate::graph::stage_id::StageId;
 use crate::kind::item::ItemSet;
 use crate::kind::item_tree::{Given, ItemTree};
 use crate::kind::stage::{Draft, Effort, Ended, Resolved};
@@ -39,7 +40,7 @@ struct Published {
 /// Takes what a running stage publishes.
 struct Publisher<'a, 'r> {
     ctx: &'a RunContext<'r>,
-    index: usize,
+    stage: StageId,
     key: Digest,
     state_key: Digest,
     files: &'a ArtifactFiles<'a>,
@@ -47,10 +48,10 @@ struct Publisher<'a, 'r> {
     published: Mutex<Published>,
 }
 
-/// Runs the stage at `index`, whose key is locked and whose inputs are here. `on_publish` gets all that is published so far.
+/// Runs the stage `id`, whose key is locked and whose inputs are here. `on_publish` gets all that is published so far.
 pub(crate) fn run(
     ctx: &RunContext<'_>,
-    index: usize,
+    id: StageId,
     whole: &WholePlan<'_>,
     basis: &Basis<'_>,
     key: Digest,
@@ -58,7 +59,7 @@ pub(crate) fn run(
     on_publish: &(dyn Fn(ItemSet) + Sync),
 ) -> Result<Ending> {
     let started = Instant::now();
-    let stage = &ctx.pipeline.stages[index];
+    let stage = &ctx.pipeline.stages[id];
     let form = whole.form;
     let state_key = whole.state_key.expect("known where the key is");
     let state = ctx.cache.state_folder(&state_key)?;
@@ -70,18 +71,18 @@ pub(crate) fn run(
 
     let foreseen = form.forecast(&resolved).len();
     let counts = Counts { total: foreseen.max(1), cached: whole.published.len(), ..Counts::default() };
-    ctx.tell_start(index, &whole.reasons, counts);
+    ctx.tell_start(id, &whole.reasons, counts);
     if !whole.published.is_empty() {
         // A kill may have come between an output and its place in `out/`.
-        show_so_far(ctx, index, items_of_stage(&whole.published, state_key), &[]);
+        show_so_far(ctx, id, items_of_stage(&whole.published, state_key), &[]);
     }
     let published = Mutex::new(Published { outputs: whole.published.clone(), aside: Duration::ZERO });
-    let publisher = Publisher { ctx, index, key, state_key, files, on_publish, published };
+    let publisher = Publisher { ctx, stage: id, key, state_key, files, on_publish, published };
     let publish = |draft: Draft| publisher.publish(draft);
     let publishing = Publishing { publish: &publish, state: &state };
     let mut context = StageContext::new(&ctx.scope, files, &stage.name, Some(publishing));
     ctx.scope.requests.stage_asks();
-    let ended = ctx.attempts(index, None, || guarded(|| form.run(&resolved, &context)));
+    let ended = ctx.attempts(id, None, || guarded(|| form.run(&resolved, &context)));
     let ended = context.settle(ended);
     drop(context);
     ctx.scope.requests.stage_ended();
@@ -104,8 +105,8 @@ pub(crate) fn run(
         Ok(Ended::Stopped(words)) => Some(words),
         Ok(Ended::Done) => None,
     };
-    let took = took(started.elapsed().saturating_sub(aside), whole.done, form.effort(&resolved, item_size(ctx.pipeline, index)));
-    let (tree, same) = commit(ctx, index, basis, key, items_of_stage(&published, state_key), took, note.clone())?;
+    let took = took(started.elapsed().saturating_sub(aside), whole.done, form.effort(&resolved, item_size(ctx.pipeline, id)));
+    let (tree, same) = commit(ctx, id, basis, key, items_of_stage(&published, state_key), took, note.clone())?;
     if form.horizon_components().is_empty() {
         fs::remove_dir_all(&state).with_context(|| format!("removing `{}`", state.display()))?;
     }
@@ -116,31 +117,31 @@ pub(crate) fn run(
 /// Records what a stage has published as its result. Gives it, and whether it is that of before.
 fn commit(
     ctx: &RunContext<'_>,
-    index: usize,
+    id: StageId,
     basis: &Basis<'_>,
     key: Digest,
     items: ItemSet,
     took: Took,
     ended: Option<String>,
 ) -> Result<(ItemTree, bool)> {
-    let stage = &ctx.pipeline.stages[index].name;
+    let stage = &ctx.pipeline.stages[id].name;
     ensure!(!items.is_empty(), "`{stage}` ended without any output");
     check_names(stage, &items)?;
     let tree = ItemTree::of(items);
-    let same = record_row(ctx, index, basis, key, &tree, took, ended)?;
+    let same = record_row(ctx, id, basis, key, &tree, took, ended)?;
     Ok((tree, same))
 }
 
 impl Publisher<'_, '_> {
     /// Makes an output durable and shows it, then runs what waits for it.
     fn publish(&self, draft: Draft) -> Result<()> {
-        let Publisher { ctx, index, files, published, .. } = self;
-        let index = *index;
-        let stage = &ctx.pipeline.stages[index];
+        let Publisher { ctx, stage: id, files, published, .. } = self;
+        let id = *id;
+        let stage = &ctx.pipeline.stages[id];
         let batch = ctx.batch();
         let (item, attributes) = (draft.name.clone(), draft.attributes.clone());
         let output = store(draft, "", &batch, files)?;
-        let mut facts = ctx.facts(index);
+        let mut facts = ctx.facts(id);
         facts.insert(STAGE_FACT.to_string(), self.key.to_hex());
         let outputs = vec![output.clone()];
         batch.partial(Record { key: self.state_key, components: Vec::new(), outputs, seconds: 0.0, ended: None, facts })?;
@@ -152,7 +153,7 @@ impl Publisher<'_, '_> {
             items_of_stage(&published.outputs, self.state_key)
         };
         let set_aside = Instant::now();
-        let shown = show_so_far(ctx, index, items.clone(), std::slice::from_ref(&item));
+        let shown = show_so_far(ctx, id, items.clone(), std::slice::from_ref(&item));
         ctx.scope.observer.event(Event::Checkpoint { stage: stage.name.clone(), item, attributes, files: shown });
         (self.on_publish)(items);
         published.lock().unwrap_or_else(PoisonError::into_inner).aside += set_aside.elapsed();

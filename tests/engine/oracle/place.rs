@@ -12,6 +12,7 @@ use loramill_engine::explain::text_status::text_status;
 use loramill_engine::graph::load::load;
 use loramill_engine::graph::pipeline::Pipeline;
 use loramill_engine::graph::selection::{Force, Selection};
+use loramill_engine::graph::stage_id::StageId;
 use loramill_engine::inputs::sources::Surroundings;
 use loramill_engine::kind::item::Fields;
 use loramill_engine::kind::item_set;
@@ -148,7 +149,7 @@ impl Place {
     /// What is lost of people's texts, brought back or given up; `None` if the items are not known before other stages have run.
     pub fn settle_lost_texts(&self, world: &World, restores: bool) -> Option<BTreeSet<String>> {
         let (pipeline, cache) = (self.load(world, &[]), self.cache());
-        let index = pipeline.position("caption")?;
+        let caption = pipeline.id_of("caption")?;
         let status = text_status(&pipeline, &cache).expect("it can be read");
         let lost = status.into_iter().find(|stage| stage.stage == "caption")?.lost;
         let options = RunOptions { selection: Selection::default(), keep_going: false, jobs: 1, device: "cpu".to_string() };
@@ -156,9 +157,9 @@ impl Place {
         let directed = Directed { options: &options, observer: &Silent, requests: &requests };
         let desk = CaptionEdits { pipeline: &pipeline, cache: &cache, directed };
         if restores {
-            desk.restore(index).expect("it can be written");
+            desk.restore(caption).expect("it can be written");
         } else {
-            desk.give_up(index).expect("the lock can be written");
+            desk.give_up(caption).expect("the lock can be written");
         }
         Some(lost.into_iter().flat_map(|lost| lost.texts).map(|text| text.name).collect())
     }
@@ -196,19 +197,19 @@ impl Place {
 }
 
 fn selection(pipeline: &Pipeline, wanted: &Wanted) -> Selection {
-    let indices = |names: &BTreeSet<String>| -> Vec<usize> {
-        names.iter().map(|name| pipeline.position(name).unwrap_or_else(|| panic!("no stage {name}"))).collect()
+    let ids = |names: &BTreeSet<String>| -> Vec<StageId> {
+        names.iter().map(|name| pipeline.id_of(name).unwrap_or_else(|| panic!("no stage {name}"))).collect()
     };
-    let mut selection = Selection::of(wanted.targets.as_ref().map_or_else(|| pipeline.by_default(), &indices));
+    let mut selection = Selection::of(wanted.targets.as_ref().map_or_else(|| pipeline.by_default(), &ids));
     if let Some(only) = &wanted.only {
-        selection.leave_out_all_but(pipeline, indices(only));
+        selection.leave_out_all_but(pipeline, ids(only));
     }
     if let Some((stages, prefix)) = &wanted.force {
         let force = match prefix {
             Some(prefix) => Force::items(&format!("{prefix}*")).expect("a pattern"),
             None => Force::All,
         };
-        selection.force.extend(indices(stages).into_iter().map(|stage| (stage, force.clone())));
+        selection.force.extend(ids(stages).into_iter().map(|stage| (stage, force.clone())));
     }
     selection
 }

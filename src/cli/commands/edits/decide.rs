@@ -159,7 +159,7 @@ fn decide(
     let mut all_done = true;
     texts.at_desk(device, global, |desk| {
         for (&place, names) in &asked {
-            for (name, outcome) in desk.settle(texts.index(place), names, decision)?.texts {
+            for (name, outcome) in desk.settle(texts.stage_id(place), names, decision)?.texts {
                 let is_for_mirror = texts.stages[place].texts.iter().any(|text| text.name == name && text.mirror_of.is_some());
                 let next = match decision {
                     Decision::Drop if is_for_mirror => "; the mirror shares the text of its picture again",

@@ -33,7 +33,7 @@ pub fn restore(arguments: &RestoreArguments, global: &Global) -> anyhow::Result<
     let mut count = 0;
     texts.at_desk("auto", global, |desk| {
         for place in places_with_lost(&texts) {
-            for (name, outcome) in desk.restore(texts.index(place))? {
+            for (name, outcome) in desk.restore(texts.stage_id(place))? {
                 count += 1;
                 match decide::told(&name, &outcome, "") {
                     Ok(line) => global.say(&line),
@@ -58,7 +58,7 @@ pub fn give_up(items: &ItemArguments, global: &Global) -> anyhow::Result<ExitCod
     let mut any = false;
     texts.at_desk("auto", global, |desk| {
         for place in places_with_lost(&texts) {
-            let Some(lost) = desk.give_up(texts.index(place))? else { continue };
+            let Some(lost) = desk.give_up(texts.stage_id(place))? else { continue };
             any = true;
             let names: Vec<&str> = lost.texts.iter().map(|text| text.name.as_str()).collect();
             let stage = &texts.stages[place].stage;

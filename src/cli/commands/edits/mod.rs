@@ -21,6 +21,7 @@ use crate::engine::edits::SurveyedText;
 use crate::engine::explain::text_status::{StageTexts, text_status};
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::Selection;
+use crate::engine::graph::stage_id::StageId;
 use crate::engine::run::caption_edits::CaptionEdits;
 use crate::engine::run::control::StopRequests;
 use crate::engine::run::on_demand::Directed;
@@ -111,14 +112,14 @@ impl Texts {
         let cache = open_cache(&pipeline, global)?;
         let stages = text_status(&pipeline, &cache)?;
         if stages.is_empty() {
-            let why = match pipeline.stages.iter().find(|stage| stage.stage.editable().is_some()) {
+            let why = match pipeline.stages.values().find(|stage| stage.stage.editable().is_some()) {
                 Some(stage) => format!("the items of `{}` are not known before the stages that it reads have run", stage.name),
                 None => "no stage of this pipeline writes texts that people edit".to_string(),
             };
             return Err(WrongArguments(why).into());
         }
         let is_known = |name: &str| stages.iter().any(|known| known.stage == name);
-        for stage in pipeline.stages.iter().filter(|stage| stage.stage.editable().is_some() && !is_known(&stage.name)) {
+        for stage in pipeline.stages.values().filter(|stage| stage.stage.editable().is_some() && !is_known(&stage.name)) {
             global.say(&format!("the items of `{}` are not known before the stages that it reads have run", stage.name));
         }
         Ok((Self { pipeline, cache, stages }, items.to_vec()))
@@ -163,9 +164,9 @@ impl Texts {
         outcome
     }
 
-    /// Index in the pipeline of one of `stages`.
-    fn index(&self, place: usize) -> usize {
-        self.pipeline.position(&self.stages[place].stage).expect("its texts were read from the pipeline")
+    /// The stage of the pipeline whose texts lie at `place` in `stages`.
+    fn stage_id(&self, place: usize) -> StageId {
+        self.pipeline.id_of(&self.stages[place].stage).expect("its texts were read from the pipeline")
     }
 }
 

@@ -207,7 +207,7 @@ pub fn show(arguments: &ShowArguments, global: &Global) -> anyhow::Result<ExitCo
         let (place, text) = texts.find(item)?;
         let mut text = text.clone();
         if arguments.new && text.now.is_none() && text.mirror_of.is_none() && text.provenance != Provenance::Orphan {
-            let now = texts.at_desk(&arguments.device, global, |desk| desk.ask_machine(texts.index(place), &text.name))?;
+            let now = texts.at_desk(&arguments.device, global, |desk| desk.ask_machine(texts.stage_id(place), &text.name))?;
             text.now = Some(now);
         }
         if !said.is_empty() {

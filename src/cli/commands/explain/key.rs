@@ -13,16 +13,17 @@ use crate::engine::decide::reason::worded;
 use crate::engine::explain::cause::describe;
 use crate::engine::explain::stage_account::{ExplainedRow, Explanation, explain};
 use crate::engine::graph::pipeline::Pipeline;
+use crate::engine::graph::stage_id::StageId;
 
 pub(super) fn explain_key(
     pipeline: &Pipeline,
-    index: usize,
+    id: StageId,
     item: Option<&str>,
     json: bool,
     global: &Global,
 ) -> anyhow::Result<ExitCode> {
     let cache = open_cache(pipeline, global)?;
-    let explanation = explain(pipeline, &cache, index, item)?;
+    let explanation = explain(pipeline, &cache, id, item)?;
     if json {
         print_json(&explanation.to_json())?;
     } else {

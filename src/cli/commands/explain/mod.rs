@@ -15,6 +15,7 @@ use crate::cli::target::selection::stage_named;
 use crate::cli::walls::Reach;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::selection::named;
+use crate::engine::graph::stage_id::StageId;
 
 /// Show why a stage or item is stale, or what produced a file
 #[derive(Args)]
@@ -67,10 +68,10 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         }
         (Err(error), _) => return Err(error),
     };
-    let (index, item) = match names {
+    let (id, item) = match names {
         [] => return Err(WrongArguments("name a stage, an item or a file".to_string()).into()),
         [one] => match stage_and_item(&pipeline, one) {
-            Some((index, item)) => (index, item),
+            Some((id, item)) => (id, item),
             None => {
                 if let Some(path) = is_file(one, given.as_deref().map(|_| pipeline.folder.as_path())) {
                     return file::explain_file(&path, given.is_some().then_some(pipeline), arguments.json, global);
@@ -88,7 +89,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         [stage, item] => (stage_named(&pipeline, stage)?, Some(item.as_str())),
         _ => return Err(WrongArguments("one stage, item or file at a time".to_string()).into()),
     };
-    key::explain_key(&pipeline, index, item, arguments.json, global)
+    key::explain_key(&pipeline, id, item, arguments.json, global)
 }
 
 const NAME: &str = "pipeline.yaml";
@@ -115,14 +116,14 @@ fn is_file(name: &str, folder: Option<&Path>) -> Option<PathBuf> {
 }
 
 /// A sub-stage has a `/` of its own: the longest name of a stage wins.
-fn stage_and_item<'n>(pipeline: &Pipeline, name: &'n str) -> Option<(usize, Option<&'n str>)> {
+fn stage_and_item<'n>(pipeline: &Pipeline, name: &'n str) -> Option<(StageId, Option<&'n str>)> {
     let known = |stage: &str| match named(pipeline, stage).as_slice() {
-        [index] => Some((*index, stage.len())),
+        [id] => Some((*id, stage.len())),
         _ => None,
     };
     let ends = name.match_indices('/').map(|(end, _)| end).chain([name.len()]);
-    let (index, length) = ends.filter_map(|end| known(&name[..end])).next_back()?;
-    Some((index, name.get(length + 1..)))
+    let (id, length) = ends.filter_map(|end| known(&name[..end])).next_back()?;
+    Some((id, name.get(length + 1..)))
 }
 
 fn first_line(error: &anyhow::Error) -> String {

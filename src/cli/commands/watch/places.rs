@@ -44,7 +44,7 @@ impl Places {
                 Found::Absent(looked_in) => looked_in.iter().for_each(|place| places.files.push(absolute(place))),
             }
         }
-        for stage in &pipeline.stages {
+        for stage in pipeline.stages.values() {
             if let Some(editable) = stage.stage.editable() {
                 places.texts.push((absolute(&texts::folder(pipeline, stage, &editable)), editable.extension));
             }

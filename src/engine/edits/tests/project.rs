@@ -12,6 +12,7 @@ use crate::explain::text_status::text_status;
 use crate::graph::load::load;
 use crate::graph::pipeline::Pipeline;
 use crate::graph::selection::{Force, Selection};
+use crate::graph::stage_id::StageId;
 use crate::inputs::sources::Surroundings;
 use crate::kind::reference::Reference;
 use crate::kind::stage::{Content, Context, Draft, Editable, Files, Form, ItemStage, Resolved, Stage, Work, Worker};
@@ -121,25 +122,33 @@ impl Project {
         load(&self.at("pipeline.yaml"), &[], &surroundings, KINDS).unwrap_or_else(|problems| panic!("{problems:?}"))
     }
 
-    fn options(force: bool) -> RunOptions {
-        let force = if force { BTreeMap::from([(0, Force::All)]) } else { BTreeMap::new() };
-        RunOptions { selection: Selection { force, ..Selection::of([0]) }, keep_going: false, jobs: 1, device: "cpu".to_string() }
+    fn options(caption: StageId, force: bool) -> RunOptions {
+        let force = if force { BTreeMap::from([(caption, Force::All)]) } else { BTreeMap::new() };
+        RunOptions {
+            selection: Selection { force, ..Selection::of([caption]) },
+            keep_going: false,
+            jobs: 1,
+            device: "cpu".to_string(),
+        }
     }
 
     /// Each call is a process of its own: nothing is kept in memory from one to the next.
     pub(super) fn run(&self, force: bool) -> Result<RunRecord> {
         let cache = Cache::open(&self.at("cache"))?;
-        schedule::run(&self.load(), &cache, &Self::options(force), &Silent, &StopRequests::default())
+        let pipeline = self.load();
+        let options = Self::options(caption(&pipeline), force);
+        schedule::run(&pipeline, &cache, &options, &Silent, &StopRequests::default())
     }
 
     /// Decides about all texts.
     pub(super) fn settle(&self, decision: Decision) -> Result<Settled> {
         let (pipeline, cache) = (self.load(), Cache::open(&self.at("cache"))?);
-        let (options, requests) = (Self::options(false), StopRequests::default());
+        let caption = caption(&pipeline);
+        let (options, requests) = (Self::options(caption, false), StopRequests::default());
         let directed = Directed { options: &options, observer: &Silent, requests: &requests };
         let names: Vec<String> =
             text_status(&pipeline, &cache)?.iter().flat_map(|stage| &stage.texts).map(|text| text.name.clone()).collect();
-        CaptionEdits { pipeline: &pipeline, cache: &cache, directed }.settle(0, &names, decision)
+        CaptionEdits { pipeline: &pipeline, cache: &cache, directed }.settle(caption, &names, decision)
     }
 
     /// Every file below a folder with what it holds, hidden ones too.
@@ -153,4 +162,9 @@ impl Project {
             })
             .collect()
     }
+}
+
+/// The one stage of each of these projects.
+fn caption(pipeline: &Pipeline) -> StageId {
+    pipeline.id_of("caption").unwrap()
 }

@@ -58,7 +58,7 @@ impl<'a> Causes<'a> {
         if let Some(ledger) = self.ledger.get() {
             return Ok(ledger);
         }
-        let names: Vec<&str> = self.pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
+        let names: Vec<&str> = self.pipeline.stages.values().map(|stage| stage.name.as_str()).collect();
         let ledger = Ledger::read(self.cache, view.lock, &names)?;
         Ok(self.ledger.get_or_init(|| ledger))
     }
@@ -178,7 +178,7 @@ impl<'a> Causes<'a> {
                 let place = is_skip.then(|| self.place_of_skip());
                 return Ok(Cause { place, changes, ..Cause::of(Some(Who::You), reason.clone()) });
             }
-            Producer::Stage(index) => &self.pipeline.stages[index],
+            Producer::Stage(producer) => &self.pipeline.stages[producer],
         };
         match reason {
             Reason::ItemsRemoved { .. } => {
@@ -259,7 +259,7 @@ impl<'a> Causes<'a> {
         let reason = Reason::InputChanged { input: taken.producer().to_string() };
         let producer = match taken.edge.from {
             Producer::Input(_) => return Ok(Cause { changes, ..Cause::of(Some(Who::You), reason) }),
-            Producer::Stage(index) => &self.pipeline.stages[index].name,
+            Producer::Stage(producer) => &self.pipeline.stages[producer].name,
         };
         let because = match self.found.get(producer) {
             Some(causes) if !causes.is_empty() => causes.clone(),
@@ -328,7 +328,7 @@ impl<'a> Causes<'a> {
         if let Some(path) = view.files.intake().place(self.pipeline, digest, Some(item)) {
             return Some(path);
         }
-        for stage in &self.pipeline.stages {
+        for stage in self.pipeline.stages.values() {
             let Some(editable) = stage.stage.editable().filter(|editable| field.starts_with(editable.field)) else { continue };
             let by_machine = view.lock.edit_rows(&stage.name).values().flatten().any(|row| row.text == Some(*digest));
             let editing = texts::read(self.pipeline, self.cache, view.lock, stage, &editable).ok()?;
