@@ -23,7 +23,6 @@ use loramill_engine::run::events::{Event, Observer, Silent, StageState};
 use loramill_engine::run::on_demand::Directed;
 use loramill_engine::run::run_context::RunOptions;
 use loramill_engine::run::schedule;
-use walkdir::WalkDir;
 
 use crate::folders::{Files, files_below};
 use crate::oracle::kinds::{KINDS, LATER_KINDS};
