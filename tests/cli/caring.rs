@@ -94,16 +94,40 @@ fn gc_says_what_would_go_and_deletes_it_only_if_asked_to() {
     assert!(code == 2 && stderr.contains("`much` is not a size"), "{stderr}");
 }
 
-#[test]
-fn gc_deletes_nothing_while_a_repository_or_git_is_missing() {
-    let folder = repository();
-    let other = repository();
+/// With the place of the other repository, which is gone.
+fn repository_whose_cache_another_used() -> (tempfile::TempDir, PathBuf) {
+    let (folder, other) = (repository(), repository());
     let cache = folder.path().join("cache");
+    set_size(other.path(), 32);
     let (code, _, stderr) =
         said(&loramill(other.path(), &["run", "-q", "--cache", cache.to_str().expect("UTF-8"), "--force", "crop"]));
     assert_eq!((code, stderr.as_str()), (0, ""));
     let gone = fs::canonicalize(other.path()).expect("there");
-    drop(other);
+    (folder, gone)
+}
+
+#[test]
+fn gc_forgets_a_repository_only_if_asked_to_delete() {
+    let (folder, gone) = repository_whose_cache_another_used();
+    let (folder, gone) = (folder.path(), gone.to_str().expect("UTF-8"));
+    let (code, stdout, stderr) = said(&loramill(folder, &["gc", "--forget", gone]));
+    assert_eq!((code, stderr), (0, format!("`{gone}` would be forgotten: `--yes` does it\n")), "as if it were forgotten already");
+    assert!(stdout.contains("nothing is deleted yet: `--yes` frees"), "{stdout}");
+    let (_, _, stderr) = said(&loramill(folder, &["gc"]));
+    assert!(stderr.contains(gone) && stderr.contains("cannot be read"), "it is still known: {stderr}");
+
+    let would = json(folder, &["gc", "--json", "--forget", gone]);
+    let (_, stdout, stderr) = said(&loramill(folder, &["gc", "--json", "--yes", "--forget", gone]));
+    assert_eq!(stderr, format!("`{gone}` is forgotten\n"));
+    let done: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert!(done["deleted"] == true && done["freed"] == would["freed"] && done["garbage"] == would["garbage"], "{done} {would}");
+    assert!(done["garbage"].as_array().expect("a list").iter().any(|part| part["kind"] == "resize"), "{done}");
+    assert_eq!(said(&loramill(folder, &["gc"])).2, "");
+}
+
+#[test]
+fn gc_deletes_nothing_while_a_repository_or_git_is_missing() {
+    let (folder, gone) = repository_whose_cache_another_used();
     let (code, _, stderr) = said(&loramill(folder.path(), &["gc"]));
     assert!(code == 0 && stderr.contains("cannot be read") && stderr.contains("gc --forget"), "{stderr}");
     let (code, _, stderr) = said(&loramill(folder.path(), &["gc", "--yes"]));

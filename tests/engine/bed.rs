@@ -206,7 +206,7 @@ impl Bed {
     }
 
     /// Deletes what nothing needs, or only looks.
-    pub fn collect(&self, options: CollectOptions) -> Collected {
+    pub fn collect(&self, options: CollectOptions<'_>) -> Collected {
         // Kinds that no test changes: the worth of their results is as their names say.
         let worth = |kind: &str| match kind {
             "echo" => Worth::Bulky,

@@ -11,8 +11,9 @@ use crate::bed::{Bed, Heard};
 use crate::processes::child;
 
 const MAP: &str = "  echo: { images: photos, suffix: A, log: LOG }\n  cut: { images: echo, letters: 99, log: LOG }";
-const LOOK: CollectOptions = CollectOptions { delete: false, history: true, unfinished: None, max_size: None };
-pub const DELETE: CollectOptions = CollectOptions { delete: true, ..LOOK };
+const LOOK: CollectOptions<'_> =
+    CollectOptions { delete: false, history: true, unfinished: None, max_size: None, forgotten: &[] };
+pub const DELETE: CollectOptions<'_> = CollectOptions { delete: true, ..LOOK };
 
 /// The pipeline with another text.
 fn with(text: &str) -> String {

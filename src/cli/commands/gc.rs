@@ -61,7 +61,7 @@ impl Arguments {
     }
 }
 
-/// Without `--yes` this deletes nothing and prints what it would delete; only `--forget` takes effect at once.
+/// Without `--yes` this changes nothing and prints what it would delete and forget.
 ///
 /// # Errors
 /// `WrongArguments` if there is no cache here, or it does not know a folder of `--forget`. With `--yes`, if not all that must be
@@ -69,15 +69,20 @@ impl Arguments {
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let here = arguments.folder.clone().unwrap_or_else(|| PathBuf::from("."));
     let cache = open_existing(&here, global)?;
-    for root in &arguments.forget {
-        forget(&cache, root)?;
-        global.say(&format!("`{}` is forgotten", root.display()));
+    let forgotten = roots_named(&cache, &arguments.forget)?;
+    for root in &forgotten {
+        if arguments.yes {
+            cache.forget_root(root)?;
+        }
+        let done = if arguments.yes { "is forgotten" } else { "would be forgotten: `--yes` does it" };
+        global.say(&format!("`{}` {done}", root.display()));
     }
     let options = CollectOptions {
         delete: arguments.yes,
         history: !arguments.no_history,
         unfinished: arguments.unfinished.map(|days| Duration::from_secs(days.saturating_mul(DAY))),
         max_size: arguments.max_size,
+        forgotten: &forgotten,
     };
     let collected = collect(&cache, &here, &options, &worth)?;
     if arguments.json {
@@ -98,14 +103,22 @@ fn worth(kind: &str) -> Worth {
     KINDS.iter().find(|known| known.name == kind).map_or(Worth::Usual, |kind| kind.worth)
 }
 
-fn forget(cache: &Cache, root: &Path) -> anyhow::Result<()> {
-    let full = std::path::absolute(root).with_context(|| format!("looking for `{}`", root.display()))?;
-    if cache.forget_root(root)? || cache.forget_root(&full)? {
-        return Ok(());
-    }
-    let known: Vec<String> = cache.roots()?.iter().map(|root| format!("`{}`", root.display())).collect();
-    let known = if known.is_empty() { "none does".to_string() } else { format!("these do: {}", known.join(", ")) };
-    Err(WrongArguments(format!("`{}` does not use this cache; {known}", root.display())).into())
+/// The roots of the cache that the user names.
+///
+/// # Errors
+/// `WrongArguments` for a folder that is none.
+fn roots_named(cache: &Cache, named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let known = cache.roots()?;
+    let root_named = |name: &PathBuf| {
+        let full = std::path::absolute(name).with_context(|| format!("looking for `{}`", name.display()))?;
+        if let Some(root) = known.iter().find(|root| **root == *name || **root == full) {
+            return Ok(root.clone());
+        }
+        let listed: Vec<String> = known.iter().map(|root| format!("`{}`", root.display())).collect();
+        let listed = if listed.is_empty() { "none does".to_string() } else { format!("these do: {}", listed.join(", ")) };
+        Err(WrongArguments(format!("`{}` does not use this cache; {listed}", name.display())).into())
+    };
+    named.iter().map(root_named).collect()
 }
 
 /// `60G`, `1.5 TB`, `500MiB`, `4096`. Without an `i`, units are powers of 1000, as on the box of a disk.
@@ -131,7 +144,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
     Ok((number * base.powi(power)) as u64)
 }
 
-fn text(cache: &Cache, collected: &Collected, options: &CollectOptions) -> String {
+fn text(cache: &Cache, collected: &Collected, options: &CollectOptions<'_>) -> String {
     let mut text = format!("{}: {}\n", cache.root().display(), size(collected.total));
     let mut rows = Rows::default();
     let used_by = match collected.repositories.as_slice() {

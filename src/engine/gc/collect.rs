@@ -8,7 +8,7 @@
 //! each second that it takes. Never what a pipeline needs whose run goes on, and never what no record says how to make.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -28,7 +28,7 @@ const ROUNDS: usize = 5;
 
 /// What the user asks for.
 #[derive(Clone, Copy, Debug)]
-pub struct CollectOptions {
+pub struct CollectOptions<'a> {
     /// Really delete.
     pub delete: bool,
     /// Keep what only earlier commits, reflogs or stashes name.
@@ -37,6 +37,8 @@ pub struct CollectOptions {
     pub unfinished: Option<Duration>,
     /// Bytes that the cache may have in the end.
     pub max_size: Option<u64>,
+    /// Roots of the cache whose results are no longer kept; they stay roots until `Cache::forget_root`.
+    pub forgotten: &'a [PathBuf],
 }
 
 /// A number of things.
@@ -100,18 +102,18 @@ impl Collected {
 
 /// Finds out what may be deleted, and deletes it if that is asked for. `here`: a folder whose repository counts even if the cache
 /// does not know it. With problems nothing is deleted.
-pub fn collect(cache: &Cache, here: &Path, options: &CollectOptions, worth: &dyn Fn(&str) -> Worth) -> Result<Collected> {
+pub fn collect(cache: &Cache, here: &Path, options: &CollectOptions<'_>, worth: &dyn Fn(&str) -> Worth) -> Result<Collected> {
     if !options.delete {
-        let roots = Roots::read(cache, here, options.history)?;
+        let roots = Roots::read(cache, here, options.history, options.forgotten)?;
         let plan = Plan::new(cache, &roots, options, worth)?;
         return Ok(plan.report(roots));
     }
     let collector = cache.begin_collecting()?;
     for _ in 0..ROUNDS {
-        let known = known_roots(cache, here)?;
-        let mut roots = Roots::read(cache, here, options.history)?;
+        let known = known_roots(cache, here, options.forgotten)?;
+        let mut roots = Roots::read(cache, here, options.history, options.forgotten)?;
         let exclusive = collector.exclusive()?;
-        if known_roots(cache, here)? != known {
+        if known_roots(cache, here, options.forgotten)? != known {
             continue;
         }
         // Rows that locks have got since; the rest is in the notes.
@@ -139,7 +141,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(cache: &Cache, roots: &Roots, options: &CollectOptions, worth: &dyn Fn(&str) -> Worth) -> Result<Self> {
+    fn new(cache: &Cache, roots: &Roots, options: &CollectOptions<'_>, worth: &dyn Fn(&str) -> Worth) -> Result<Self> {
         let results = Results::read(cache)?;
         let stored = cache.stored_objects()?;
         let here: HashMap<Digest, StoredObject> = stored.objects.iter().map(|object| (object.digest, *object)).collect();
@@ -237,7 +239,7 @@ impl Plan {
 }
 
 /// Notes that count, and those that nobody goes on with.
-fn noted(cache: &Cache, options: &CollectOptions) -> Result<(Vec<Noted>, Vec<Noted>)> {
+fn noted(cache: &Cache, options: &CollectOptions<'_>) -> Result<(Vec<Noted>, Vec<Noted>)> {
     let mut counting = Vec::new();
     let mut old = Vec::new();
     for noted in cache.noted()? {
@@ -274,7 +276,7 @@ impl Unfinished {
         results: &Results,
         states: &[StateFolder],
         is_noted: &HashSet<Digest>,
-        options: &CollectOptions,
+        options: &CollectOptions<'_>,
     ) -> Self {
         let by_key: HashMap<Digest, &StateFolder> = states.iter().map(|state| (state.key, state)).collect();
         let published = results.by_key.keys().filter(|key| results.has_published(key));

@@ -50,10 +50,10 @@ pub struct RootProblem {
 }
 
 impl Roots {
-    /// Reads the locks of all repositories that the cache knows, and of the one around `here`.
-    pub fn read(cache: &Cache, here: &Path, history: bool) -> anyhow::Result<Self> {
+    /// Reads the locks of all repositories that the cache knows but the `forgotten` ones, and of the one around `here`.
+    pub fn read(cache: &Cache, here: &Path, history: bool, forgotten: &[PathBuf]) -> anyhow::Result<Self> {
         let mut roots = Self::default();
-        for root in known_roots(cache, here)? {
+        for root in known_roots(cache, here, forgotten)? {
             // In this order: a lock that is committed while this goes on has been seen in the work tree.
             let trees = roots.read_work_trees(&root);
             if let (Some(trees), true) = (trees, history) {
@@ -192,9 +192,10 @@ impl Roots {
     }
 }
 
-/// The repositories that the cache knows, and the one around `here`, if there is a pipeline or a repository.
-pub fn known_roots(cache: &Cache, here: &Path) -> anyhow::Result<BTreeSet<PathBuf>> {
-    let mut roots: BTreeSet<PathBuf> = cache.roots()?.into_iter().collect();
+/// The repositories that the cache knows but the `forgotten` ones, and the one around `here`, if there is a pipeline or a
+/// repository.
+pub fn known_roots(cache: &Cache, here: &Path, forgotten: &[PathBuf]) -> anyhow::Result<BTreeSet<PathBuf>> {
+    let mut roots: BTreeSet<PathBuf> = cache.roots()?.into_iter().filter(|root| !forgotten.contains(root)).collect();
     if let Ok(around) = repository_around(here)
         && (around.join(".git").exists() || around.join(LOCK).exists())
     {
@@ -232,7 +233,7 @@ mod tests {
         let write = |digest: Digest| fs::write(pipeline.join(LOCK), format!("stage a key={digest} out={digest} n=1\n")).unwrap();
         let (first, second) = (Digest::of(b"first"), Digest::of(b"second"));
         write(first);
-        let mut roots = Roots::read(&cache, temp.path(), true).unwrap();
+        let mut roots = Roots::read(&cache, temp.path(), true, &[]).unwrap();
         write(second);
         roots.read_work_trees_again();
         assert_eq!(roots.pipelines[&pipeline], [first, first, second, second]);

@@ -45,7 +45,7 @@ pub(crate) fn evict_unkept(ctx: &RunContext<'_>, given: &dyn Fn(StageId) -> Give
     let Some(collector) = ctx.cache.try_collecting(&mut || false)? else { return Ok(()) };
     let folder =
         fs::canonicalize(&ctx.pipeline.folder).with_context(|| format!("looking for `{}`", ctx.pipeline.folder.display()))?;
-    let mut roots = Roots::read(ctx.cache, &ctx.pipeline.folder, false)?;
+    let mut roots = Roots::read(ctx.cache, &ctx.pipeline.folder, false, &[])?;
     let exclusive = collector.exclusive()?;
     roots.read_work_trees_again();
     spared.extend(used_by_other_runs(ctx, &folder, &roots)?);
