@@ -89,17 +89,20 @@ impl Command {
             // Below the current folder: a pipeline may be new.
             Self::Init(_) => Reach::Below(vec![PathBuf::from(".")]),
             Self::Check(_) | Self::Graph(_) | Self::Stages(_) | Self::Completions(_) => Reach::NOTHING,
-            Self::Plan(arguments) => arguments.reach(global),
-            Self::Status(arguments) => arguments.reach(global),
-            Self::Stop(arguments) => arguments.reach(global),
+            Self::Plan(plan::Arguments { what, .. }) => Reach::cache_of(what.pipeline().as_deref(), global),
+            Self::Status(status::Arguments { pipeline, .. }) | Self::Stop(stop::Arguments { pipeline, .. }) => {
+                Reach::cache_of(pipeline.named(), global)
+            }
+            Self::Run(run::Arguments { run, .. }) | Self::Watch(watch::Arguments { run, .. }) => {
+                Reach::project(run.what.pipeline().as_deref(), global).unless_on_card(&run.device)
+            }
+            Self::Gc(gc::Arguments { cache, .. }) | Self::Fsck(fsck::Arguments { cache, .. }) => {
+                Reach::cache_around(cache.folder(), global)
+            }
             Self::Explain(arguments) => arguments.reach(global),
-            Self::Run(arguments) => arguments.reach(global),
-            Self::Watch(arguments) => arguments.reach(global),
             Self::Edits(arguments) => arguments.reach(global),
             Self::Skip(arguments) => arguments.reach(global),
             Self::Restore(arguments) => arguments.reach(global),
-            Self::Gc(arguments) => arguments.reach(global),
-            Self::Fsck(arguments) => arguments.reach(global),
             // It makes a folder first.
             Self::Do(_) => Reach::Everything,
             Self::Libtorch(_) | Self::Doctor(_) => Reach::Everything,

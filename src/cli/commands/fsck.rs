@@ -1,17 +1,16 @@
 //! `loramill fsck`: whether the cache is sound, and what to do where it is not.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
 
 use crate::cli::global::Global;
-use crate::cli::target::cache_folder::open_existing;
+use crate::cli::target::cache_folder::CacheArguments;
 use crate::cli::terminal::output::{print, print_json};
 use crate::cli::terminal::wording::counted;
-use crate::cli::walls::Reach;
 use crate::engine::cache::Cache;
 use crate::engine::cache::bytes::size;
 use crate::engine::cache::digest::Digest;
@@ -28,9 +27,8 @@ const FORMS: &[KnownForm] = &[(TREE_FIELD, item_set::check)];
 /// Check the cache for damage; exit code 1 if any is left unrepaired
 #[derive(Args)]
 pub struct Arguments {
-    /// A folder that uses the cache [default: the current one]
-    #[arg(value_name = "FOLDER")]
-    folder: Option<PathBuf>,
+    #[command(flatten)]
+    pub cache: CacheArguments,
     /// Read every byte; by default only sizes are compared, and lists and small files read
     #[arg(long)]
     full: bool,
@@ -42,18 +40,10 @@ pub struct Arguments {
     json: bool,
 }
 
-impl Arguments {
-    /// What the command may write.
-    pub fn reach(&self, global: &Global) -> Reach {
-        Reach::cache_around(self.folder.as_deref().unwrap_or(Path::new(".")), global)
-    }
-}
-
 /// Exit code 1 if damage is left, or results may have been made from damaged bytes and `--repair` is not given. Without
 /// `--repair` nothing is changed.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let here = arguments.folder.clone().unwrap_or_else(|| PathBuf::from("."));
-    let cache = open_existing(&here, global)?;
+    let cache = arguments.cache.open(global)?;
     let depth = if arguments.full { Depth::Full } else { Depth::Fast };
     let mut checkup = cache.check(depth, FORMS)?;
     let damaged = cache.damaged_objects(&checkup);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,11 +12,10 @@ use serde_json::json;
 
 use crate::cli::exit::WrongArguments;
 use crate::cli::global::Global;
-use crate::cli::target::cache_folder::open_existing;
+use crate::cli::target::cache_folder::CacheArguments;
 use crate::cli::terminal::output::{print, print_json};
 use crate::cli::terminal::progress_line::duration;
 use crate::cli::terminal::wording::{counted, shown};
-use crate::cli::walls::Reach;
 use crate::engine::cache::Cache;
 use crate::engine::cache::bytes::size;
 use crate::engine::gc::collect::{Amount, CollectOptions, Collected, collect};
@@ -31,9 +30,8 @@ const DAY: u64 = 24 * 60 * 60;
 /// the results of interrupted runs, which the next run resumes from.
 #[derive(Args)]
 pub struct Arguments {
-    /// A folder that uses the cache [default: the current one]
-    #[arg(value_name = "FOLDER")]
-    folder: Option<PathBuf>,
+    #[command(flatten)]
+    pub cache: CacheArguments,
     /// Delete; without it nothing is changed
     #[arg(short, long)]
     yes: bool,
@@ -54,21 +52,13 @@ pub struct Arguments {
     json: bool,
 }
 
-impl Arguments {
-    /// What the command may write.
-    pub fn reach(&self, global: &Global) -> Reach {
-        Reach::cache_around(self.folder.as_deref().unwrap_or(Path::new(".")), global)
-    }
-}
-
 /// Without `--yes` this changes nothing and prints what it would delete and forget.
 ///
 /// # Errors
 /// `WrongArguments` if there is no cache here, or it does not know a folder of `--forget`. With `--yes`, if not all that must be
 /// kept can be read: then nothing is deleted.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let here = arguments.folder.clone().unwrap_or_else(|| PathBuf::from("."));
-    let cache = open_existing(&here, global)?;
+    let cache = arguments.cache.open(global)?;
     let forgotten = roots_named(&cache, &arguments.forget)?;
     for root in &forgotten {
         if arguments.yes {
@@ -84,7 +74,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         max_size: arguments.max_size,
         forgotten: &forgotten,
     };
-    let collected = collect(&cache, &here, &options, &worth)?;
+    let collected = collect(&cache, arguments.cache.folder(), &options, &worth)?;
     if arguments.json {
         print_json(&to_json(&cache, &collected))?;
     } else {

@@ -8,11 +8,9 @@ use clap::Args;
 use crate::cli::global::Global;
 use crate::cli::target::cache_folder::open_cache;
 use crate::cli::target::pipeline::refuse_unusable;
-use crate::cli::target::selection::SelectionArguments;
 use crate::cli::target::targets::TargetArguments;
 use crate::cli::terminal::output::{print, print_json};
 use crate::cli::terminal::progress_line::duration;
-use crate::cli::walls::Reach;
 use crate::engine::decide::estimate::Estimate;
 use crate::engine::decide::lost_texts;
 use crate::engine::decide::plan::{Plan, PlannedStage, PlannedState, plan};
@@ -29,9 +27,7 @@ const TOLD: f64 = 1.0;
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    what: TargetArguments,
-    #[command(flatten)]
-    which: SelectionArguments,
+    pub what: TargetArguments,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -40,37 +36,29 @@ pub struct Arguments {
     exit_code: bool,
 }
 
-impl Arguments {
-    /// What the command may write.
-    pub fn reach(&self, global: &Global) -> Reach {
-        Reach::cache_of(self.what.pipeline().as_deref(), global)
-    }
-}
-
 /// Prints the plan and runs nothing. Exit code 0 also when stages are stale; with `--exit-code` it is then 3.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let is_fresh = if arguments.json {
-        let (_, plan) = planned(&arguments.what, &arguments.which, global)?;
+        let (_, plan) = planned(&arguments.what, global)?;
         print_json(&plan.to_json())?;
         plan.is_fresh()
     } else {
-        print_plan(&arguments.what, &arguments.which, global)?
+        print_plan(&arguments.what, global)?
     };
     Ok(if arguments.exit_code && !is_fresh { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
 }
 
 /// Prints what a run would do, for people; also for `run --dry-run`. False if something would run.
-pub fn print_plan(what: &TargetArguments, which: &SelectionArguments, global: &Global) -> anyhow::Result<bool> {
-    let (pipeline, plan) = planned(what, which, global)?;
+pub fn print_plan(what: &TargetArguments, global: &Global) -> anyhow::Result<bool> {
+    let (pipeline, plan) = planned(what, global)?;
     let unread: String =
         lost_texts::unread_folders(&pipeline)?.iter().map(|sentence| format!("{:>9} {sentence}\n", "note")).collect();
     print(&format!("{}{}{unread}{}", table(&plan), remarks(&plan), in_all(&plan)))?;
     Ok(plan.is_fresh())
 }
 
-fn planned(what: &TargetArguments, which: &SelectionArguments, global: &Global) -> anyhow::Result<(Pipeline, Plan)> {
-    let (pipeline, targets) = what.open()?;
-    let selection = which.of(&pipeline, targets)?;
+fn planned(what: &TargetArguments, global: &Global) -> anyhow::Result<(Pipeline, Plan)> {
+    let (pipeline, selection) = what.open()?;
     let cache = open_cache(&pipeline, global)?;
     refuse_unusable(&pipeline, &selection.needed(&pipeline))?;
     let plan = plan(&pipeline, &cache, &selection)?;

@@ -12,7 +12,6 @@ use crate::cli::target::cache_folder::open_cache;
 use crate::cli::target::pipeline::{PipelineArguments, open};
 use crate::cli::terminal::output::{print, print_json};
 use crate::cli::terminal::wording::shown;
-use crate::cli::walls::Reach;
 use crate::engine::cache::locks::Holder;
 use crate::engine::decide::lost_texts;
 use crate::engine::decide::plan::plan;
@@ -27,17 +26,10 @@ const LISTED: usize = 10;
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    pipeline: PipelineArguments,
+    pub pipeline: PipelineArguments,
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-impl Arguments {
-    /// What the command may write.
-    pub fn reach(&self, global: &Global) -> Reach {
-        Reach::cache_of(self.pipeline.named(), global)
-    }
 }
 
 /// Prints the state of every stage, also of those that run on demand alone. Exit code 0 also when stages are stale.

@@ -7,20 +7,12 @@ use clap::Args;
 use crate::cli::global::Global;
 use crate::cli::target::cache_folder::open_cache;
 use crate::cli::target::pipeline::{PipelineArguments, open};
-use crate::cli::walls::Reach;
 
 /// Stop a running training at its next step, and keep the result
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    pipeline: PipelineArguments,
-}
-
-impl Arguments {
-    /// What the command may write.
-    pub fn reach(&self, global: &Global) -> Reach {
-        Reach::cache_of(self.pipeline.named(), global)
-    }
+    pub pipeline: PipelineArguments,
 }
 
 /// Returns at once: the training ends at its next step.

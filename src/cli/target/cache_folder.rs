@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use clap::Args;
 
 use crate::cli::exit::WrongArguments;
 use crate::cli::global::Global;
@@ -11,6 +12,34 @@ use crate::cli::terminal::wording::shown;
 use crate::engine::cache::Cache;
 use crate::engine::cache::locate::is_ours;
 use crate::engine::graph::pipeline::Pipeline;
+
+/// What every command takes that looks after a cache.
+#[derive(Args)]
+pub struct CacheArguments {
+    /// A folder that uses the cache [default: the current one]
+    #[arg(value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+}
+
+impl CacheArguments {
+    /// The folder that uses the cache.
+    pub fn folder(&self) -> &Path {
+        self.folder.as_deref().unwrap_or(Path::new("."))
+    }
+
+    /// The cache that the folder uses already.
+    ///
+    /// # Errors
+    /// `WrongArguments` if there is none: then there is nothing to clean, and none is made.
+    pub fn open(&self, global: &Global) -> anyhow::Result<Cache> {
+        let root = locate(self.folder(), global);
+        if !is_ours(&root) {
+            let text = format!("`{}` is not a loramill cache: name one with `--cache DIR`", root.display());
+            return Err(WrongArguments(text).into());
+        }
+        open_at(&root, global)
+    }
+}
 
 /// The folder of the cache for a pipeline in `folder`; it need not be there.
 pub fn locate(folder: &Path, global: &Global) -> PathBuf {
@@ -36,17 +65,4 @@ pub fn open_at(root: &Path, global: &Global) -> anyhow::Result<Cache> {
         global.say(&format!("`{}` is a link: the cache is `{}`", shown(root), cache.root().display()));
     }
     Ok(cache)
-}
-
-/// The cache that a folder uses already.
-///
-/// # Errors
-/// There is none yet: then there is nothing to clean, and none is made.
-pub fn open_existing(folder: &Path, global: &Global) -> anyhow::Result<Cache> {
-    let root = locate(folder, global);
-    if !is_ours(&root) {
-        let text = format!("`{}` is not a loramill cache: name one with `--cache DIR`", root.display());
-        return Err(WrongArguments(text).into());
-    }
-    open_at(&root, global)
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pipeline      finds, reads and checks the pipeline file
-//! targets       the pipeline and the stages that are named after it
+//! targets       the pipeline, and what of it is built
 //! selection     `--only`, `--from`, `--to` and `--force`
 //! cache_folder  the cache that belongs to a pipeline or a folder
 //! ```

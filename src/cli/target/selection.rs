@@ -28,7 +28,7 @@ pub struct SelectionArguments {
 }
 
 impl SelectionArguments {
-    /// The same without what is forced: for further runs after one that has done it.
+    /// The same without what is forced.
     pub fn without_force(&self) -> Self {
         Self { force: Vec::new(), ..self.clone() }
     }

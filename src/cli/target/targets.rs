@@ -1,4 +1,4 @@
-//! A pipeline and the stages of it that a command names. Unaware of what is done with them.
+//! A pipeline, and what of it a command builds. Unaware of what is done with it.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +6,15 @@ use clap::Args;
 
 use crate::cli::exit::WrongFile;
 use crate::cli::target::pipeline::{PipelineArguments, glance, open, pipeline_file, split_names};
-use crate::cli::target::selection::stages_named;
+use crate::cli::target::selection::{SelectionArguments, stages_named};
 use crate::engine::graph::pipeline::{Pipeline, Producer};
 use crate::engine::graph::stage_id::StageId;
+use crate::engine::graph::selection::Selection;
 use crate::engine::inputs::input::Found;
 use crate::engine::inputs::picture_files::READ;
 use crate::engine::syntax::diagnostic::Diagnostics;
 
-/// A pipeline and stages of it.
+/// What every command takes that builds a pipeline, or says what building it would do.
 #[derive(Args, Clone, Debug)]
 pub struct TargetArguments {
     /// The pipeline (a folder or its file; default: pipeline.yaml here), then stages to build with all they need [default: all that
@@ -23,6 +24,8 @@ pub struct TargetArguments {
     /// Override a value for this command: `--set train.network.rank=16`
     #[arg(long = "set", value_name = "PATH=VALUE")]
     settings: Vec<String>,
+    #[command(flatten)]
+    selection: SelectionArguments,
 }
 
 impl TargetArguments {
@@ -31,21 +34,22 @@ impl TargetArguments {
         split_names(&self.names).0
     }
 
-    /// The pipeline, and the stages that are named.
+    /// The pipeline, and what of it is asked for.
     ///
     /// # Errors
-    /// `WrongFile`, or `WrongArguments` for a name that is no stage.
-    pub fn open(&self) -> anyhow::Result<(Pipeline, Vec<StageId>)> {
+    /// `WrongFile`, or `WrongArguments` for a name that is no stage and for options that leave nothing to do.
+    pub fn open(&self) -> anyhow::Result<(Pipeline, Selection)> {
         let (pipeline, targets) = split_names(&self.names);
         self.open_with(pipeline, targets)
     }
 
     /// As `open`, without a look at its photos; `None` if anything is wrong.
-    pub fn glance(&self) -> Option<(Pipeline, Vec<StageId>)> {
+    pub fn glance(&self) -> Option<(Pipeline, Selection)> {
         let (pipeline, names) = split_names(&self.names);
         let pipeline = glance(&PipelineArguments::new(pipeline, self.settings.clone()))?;
         let targets = stages_named(&pipeline, names).ok()?;
-        Some((pipeline, targets))
+        let selection = self.selection.of(&pipeline, targets).ok()?;
+        Some((pipeline, selection))
     }
 
     /// The file of the pipeline, and the names of stages: split once, for a caller that opens the pipeline again and again.
@@ -61,21 +65,28 @@ impl TargetArguments {
     ///
     /// # Errors
     /// As `open`.
-    pub fn open_again(&self, file: &Path, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<StageId>)> {
+    pub fn open_again(&self, file: &Path, targets: &[String]) -> anyhow::Result<(Pipeline, Selection)> {
         self.open_with(Some(file.to_path_buf()), targets)
+    }
+
+    /// The same without what is forced: for further runs after one that has done it.
+    pub fn without_force(&self) -> Self {
+        Self { selection: self.selection.without_force(), ..self.clone() }
     }
 
     /// As on a command line; names come last, since one may begin with a dash.
     pub fn written(&self) -> Vec<String> {
         let settings = self.settings.iter().map(|setting| format!("--set={setting}"));
-        settings.chain(["--".to_string()]).chain(self.names.iter().cloned()).collect()
+        let options = self.selection.written().into_iter().chain(settings);
+        options.chain(["--".to_string()]).chain(self.names.iter().cloned()).collect()
     }
 
-    fn open_with(&self, pipeline: Option<PathBuf>, targets: &[String]) -> anyhow::Result<(Pipeline, Vec<StageId>)> {
+    fn open_with(&self, pipeline: Option<PathBuf>, targets: &[String]) -> anyhow::Result<(Pipeline, Selection)> {
         let pipeline = open(&PipelineArguments::new(pipeline, self.settings.clone()))?;
         refuse_empty_folders(&pipeline)?;
         let targets = stages_named(&pipeline, targets)?;
-        Ok((pipeline, targets))
+        let selection = self.selection.of(&pipeline, targets)?;
+        Ok((pipeline, selection))
     }
 }
 

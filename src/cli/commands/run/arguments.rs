@@ -1,15 +1,18 @@
-//! How stages are run: the arguments that `run` and `watch` share.
+//! What is run, and how: the arguments that `run` and `watch` share.
 
 use std::ffi::OsString;
 
 use clap::Args;
 
+use crate::cli::target::targets::TargetArguments;
 use crate::cli::terminal::console::{Console, Format};
 use crate::engine::graph::selection::Selection;
 use crate::engine::run::run_context::RunOptions;
 
 #[derive(Args, Clone, Debug)]
 pub struct RunArguments {
+    #[command(flatten)]
+    pub what: TargetArguments,
     /// Keep running whatever does not depend on a failed item or stage
     #[arg(short, long)]
     pub keep_going: bool,
@@ -30,17 +33,23 @@ impl RunArguments {
         Console::new(self.progress, is_quiet)
     }
 
+    /// The same without what is forced: for further runs after one that has done it.
+    pub fn without_force(&self) -> Self {
+        Self { what: self.what.without_force(), ..self.clone() }
+    }
+
     /// - `device`: what networks run on in this process
     pub fn options(&self, selection: Selection, device: String) -> RunOptions {
         RunOptions { selection, keep_going: self.keep_going, jobs: self.jobs, device }
     }
 
-    /// As on a command line, without the device: the worker knows its own.
+    /// As on a command line, names last, without the device: the worker knows its own.
     pub fn written(&self) -> Vec<OsString> {
         let mut written: Vec<OsString> = Vec::new();
         written.extend(self.keep_going.then(|| "--keep-going".into()));
         written.push(format!("--jobs={}", self.jobs).into());
         written.extend(self.progress.map(|format| format!("--progress={}", format.word()).into()));
+        written.extend(self.what.written().into_iter().map(OsString::from));
         written
     }
 }

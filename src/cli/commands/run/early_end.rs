@@ -3,7 +3,6 @@
 
 use crate::cli::global::Global;
 use crate::cli::target::cache_folder::open_cache;
-use crate::cli::target::selection::SelectionArguments;
 use crate::cli::target::targets::TargetArguments;
 use crate::cli::terminal::console::Console;
 use crate::engine::cache::Cache;
@@ -35,14 +34,8 @@ impl EarlyEnd {
 ///
 /// # Errors
 /// If the cache cannot be read. Whatever is wrong with the pipeline is found again, and said, where everything is looked at.
-pub fn look(
-    what: &TargetArguments,
-    which: &SelectionArguments,
-    console: &Console,
-    requests: &StopRequests,
-    global: &Global,
-) -> anyhow::Result<EarlyEnd> {
-    let Some((pipeline, selection, cache)) = glance(what, which, global) else { return Ok(EarlyEnd::No(None)) };
+pub fn look(what: &TargetArguments, console: &Console, requests: &StopRequests, global: &Global) -> anyhow::Result<EarlyEnd> {
+    let Some((pipeline, selection, cache)) = glance(what, global) else { return Ok(EarlyEnd::No(None)) };
     match noop::repeat_noop(&pipeline, &cache, &selection, console, requests)? {
         Noop::Unchanged(record) => Ok(EarlyEnd::NothingToDo(Box::new(pipeline), record)),
         Noop::Changed => Ok(EarlyEnd::No(None)),
@@ -50,9 +43,8 @@ pub fn look(
     }
 }
 
-fn glance(what: &TargetArguments, which: &SelectionArguments, global: &Global) -> Option<(Pipeline, Selection, Cache)> {
-    let (pipeline, targets) = what.glance()?;
-    let selection = which.of(&pipeline, targets).ok()?;
+fn glance(what: &TargetArguments, global: &Global) -> Option<(Pipeline, Selection, Cache)> {
+    let (pipeline, selection) = what.glance()?;
     let cache = open_cache(&pipeline, global).ok()?;
     Some((pipeline, selection, cache))
 }

@@ -22,10 +22,7 @@ use crate::cli::exit::INTERRUPTED;
 use crate::cli::global::Global;
 use crate::cli::target::cache_folder::open_cache;
 use crate::cli::target::pipeline::refuse_unusable;
-use crate::cli::target::selection::SelectionArguments;
-use crate::cli::target::targets::TargetArguments;
 use crate::cli::terminal::console::{Console, Verb};
-use crate::cli::walls::Reach;
 use crate::computer::machine::process::peak_memory;
 use crate::engine::cache::bytes::size;
 use crate::engine::run::control::StopRequests;
@@ -35,24 +32,13 @@ use crate::engine::run::run_record::RunRecord;
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    what: TargetArguments,
-    #[command(flatten)]
-    which: SelectionArguments,
-    #[command(flatten)]
-    how: RunArguments,
+    pub run: RunArguments,
     /// Show what would run, without running it
     #[arg(long)]
     dry_run: bool,
     /// Also print the peak memory
     #[arg(short, long)]
     verbose: bool,
-}
-
-impl Arguments {
-    /// What the command may write.
-    pub fn reach(&self, global: &Global) -> Reach {
-        Reach::project(self.what.pipeline().as_deref(), global).unless_on_card(&self.how.device)
-    }
 }
 
 /// Exit code 0 if no stage failed, also where one waits for the user; 1 if one did; 130 if the user interrupted the run. With
@@ -64,27 +50,26 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let requests = StopRequests::default();
     listen_to_signals(&requests)?;
     if arguments.dry_run {
-        plan::print_plan(&arguments.what, &arguments.which, global)?;
+        plan::print_plan(&arguments.run.what, global)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let console = arguments.how.console(global.is_quiet());
-    let early_end = look(&arguments.what, &arguments.which, &console, &requests, global)?;
+    let console = arguments.run.console(global.is_quiet());
+    let early_end = look(&arguments.run.what, &console, &requests, global)?;
     if let EarlyEnd::NothingToDo(pipeline, record) = early_end {
         console.close();
         summarise(&console, &pipeline, &record);
         return Ok(arguments.conclude(&console, &record));
     }
 
-    let (pipeline, targets) = arguments.what.open()?;
-    let selection = arguments.which.of(&pipeline, targets)?;
-    check_device(&arguments.how.device, global)?;
+    let (pipeline, selection) = arguments.run.what.open()?;
+    check_device(&arguments.run.device, global)?;
     let cache = open_cache(&pipeline, global)?;
-    if !arguments.how.keep_going {
+    if !arguments.run.keep_going {
         refuse_unusable(&pipeline, &selection.needed(&pipeline))?;
     }
     let snapshot = early_end.snapshot();
     let turn =
-        Turn { pipeline: &pipeline, cache: &cache, selection, how: &arguments.how, written: this_command_line(), snapshot };
+        Turn { pipeline: &pipeline, cache: &cache, selection, how: &arguments.run, written: this_command_line(), snapshot };
     match turn.perform(&console, &requests, global)? {
         Performed::Here(record) => Ok(arguments.conclude(&console, &record)),
         Performed::ByWorker(code) => Ok(code),

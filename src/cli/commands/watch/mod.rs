@@ -29,12 +29,9 @@ use crate::cli::device::signals::listen_to_signals;
 use crate::cli::exit::{INTERRUPTED, WRONG, WrongArguments, report};
 use crate::cli::global::Global;
 use crate::cli::target::cache_folder::open_cache;
-use crate::cli::target::selection::SelectionArguments;
-use crate::cli::target::targets::TargetArguments;
 use crate::cli::terminal::console::{Console, Verb};
 use crate::cli::terminal::output::print_json_line;
 use crate::cli::terminal::wording::{counted, shown};
-use crate::cli::walls::Reach;
 use crate::engine::cache::Cache;
 use crate::engine::decide::texts::TakenTexts;
 use crate::engine::graph::pipeline::Pipeline;
@@ -48,33 +45,10 @@ const LISTED: usize = 5;
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    what: TargetArguments,
-    #[command(flatten)]
-    which: SelectionArguments,
-    #[command(flatten)]
-    how: RunArguments,
+    pub run: RunArguments,
     /// Poll once a second instead of using inotify: for network folders
     #[arg(long)]
     poll: bool,
-}
-
-impl Arguments {
-    /// The command line of `loramill run` for one run.
-    fn as_one_run(&self, which: &SelectionArguments, global: &Global) -> Vec<OsString> {
-        let mut written: Vec<OsString> = vec!["run".into()];
-        written.extend(global.written());
-        written.extend(which.written().into_iter().map(OsString::from));
-        written.extend(self.how.written());
-        written.extend(self.what.written().into_iter().map(OsString::from));
-        written
-    }
-}
-
-impl Arguments {
-    /// What the command may write.
-    pub fn reach(&self, global: &Global) -> Reach {
-        Reach::project(self.what.pipeline().as_deref(), global).unless_on_card(&self.how.device)
-    }
 }
 
 /// Returns when the user interrupts: exit code 0 if it was waiting for a change, 130 if a run was going on. A failed stage does
@@ -83,31 +57,30 @@ impl Arguments {
 /// # Errors
 /// If the first run has wrong arguments, or a folder cannot be listened to.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    check_device(&arguments.how.device, global)?;
-    let (file, targets) = arguments.what.split()?;
+    check_device(&arguments.run.device, global)?;
+    let (file, targets) = arguments.run.what.split()?;
     let requests = StopRequests::default();
     listen_to_signals(&requests).context("listening to Ctrl-C")?;
     let (sender, messages) = channel();
     tell_of_signals(&sender).context("listening to Ctrl-C")?;
     let (listener, limit) = Listener::start(&sender, arguments.poll)?;
-    let console = arguments.how.console(global.is_quiet());
+    let console = arguments.run.console(global.is_quiet());
     let changes = Changes::new(listener.is_polling());
     let places = Places::of_file(&file);
     let mut watch = Watch { console: &console, listener, messages, changes, places };
     watch.tell_limit(limit);
 
-    let mut which = arguments.which.clone();
+    let mut how = arguments.run.clone();
     let mut is_first = true;
     loop {
         let opened = watch.open(|| {
-            let (pipeline, targets) = arguments.what.open_again(&file, targets)?;
-            let selection = which.of(&pipeline, targets)?;
+            let (pipeline, selection) = how.what.open_again(&file, targets)?;
             let cache = open_cache(&pipeline, global)?;
             Ok((pipeline, selection, cache))
         })?;
         let ran = opened.and_then(|(pipeline, selection, cache)| {
-            let written = arguments.as_one_run(&which, global);
-            let turn = Turn { pipeline: &pipeline, cache: &cache, selection, how: &arguments.how, written, snapshot: None };
+            let written = one_run(&how, global);
+            let turn = Turn { pipeline: &pipeline, cache: &cache, selection, how: &how, written, snapshot: None };
             let code = match turn.perform(&console, &requests, global)? {
                 Performed::Here(_) => None,
                 Performed::ByWorker(code) => Some(code),
@@ -127,7 +100,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         if requests.interrupted() {
             return Ok(ExitCode::from(INTERRUPTED));
         }
-        which = which.without_force();
+        how = how.without_force();
         is_first = false;
         watch.listen_to_what_the_run_made()?;
         watch.tell_rest(&file, pipeline.as_ref())?;
@@ -135,6 +108,11 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
+}
+
+/// The command line of `loramill run` for one run.
+fn one_run(arguments: &RunArguments, global: &Global) -> Vec<OsString> {
+    [vec!["run".into()], global.written(), arguments.written()].concat()
 }
 
 /// What a wait ended with.
