@@ -58,7 +58,7 @@ pub fn print_plan(what: &TargetArguments, global: &Global) -> anyhow::Result<boo
 }
 
 fn planned(what: &TargetArguments, global: &Global) -> anyhow::Result<(Pipeline, Plan)> {
-    let (pipeline, selection) = what.open()?;
+    let (pipeline, selection) = what.read()?.load()?;
     let cache = open_cache(&pipeline, global)?;
     refuse_unusable(&pipeline, &selection.needed(&pipeline))?;
     let plan = plan(&pipeline, &cache, &selection)?;

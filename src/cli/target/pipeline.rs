@@ -6,11 +6,12 @@ use clap::Args;
 
 use crate::cli::exit::{WrongArguments, WrongFile};
 use crate::engine::graph::examine::examine;
-use crate::engine::graph::load::{self, load};
+use crate::engine::graph::load::{Looks, load_parsed};
+use crate::engine::graph::parsed_file::ParsedFile;
 use crate::engine::graph::pipeline::Pipeline;
 use crate::engine::graph::stage_id::StageId;
 use crate::engine::inputs::sources::Surroundings;
-use crate::engine::syntax::diagnostic::Diagnostics;
+use crate::engine::syntax::diagnostic::{Diagnostic, Diagnostics};
 use crate::stages::KINDS;
 
 /// What every command takes that reads a pipeline.
@@ -36,29 +37,56 @@ impl PipelineArguments {
     }
 }
 
+/// The pipeline file that the user means, read once.
+pub struct PipelineFile {
+    parsed: ParsedFile,
+    surroundings: Surroundings,
+    /// What is wrong with the user's configuration.
+    problems: Vec<Diagnostic>,
+}
+
+impl PipelineFile {
+    /// Reads the file, and checks nothing that it names.
+    ///
+    /// # Errors
+    /// `WrongFile` if it cannot be parsed, `WrongArguments` if there is none.
+    pub fn read(arguments: &PipelineArguments) -> anyhow::Result<Self> {
+        let file = pipeline_file(arguments.pipeline.as_deref())?;
+        let mut diagnostics = Diagnostics::default();
+        let surroundings = Surroundings::of_process(&mut diagnostics);
+        let problems = diagnostics.into_sorted();
+        match ParsedFile::read(&file, &arguments.settings, &surroundings) {
+            Ok(parsed) => Ok(Self { parsed, surroundings, problems }),
+            Err(found) => Err(WrongFile([problems, found].concat()).into()),
+        }
+    }
+
+    /// The pipeline, with all that it names checked.
+    ///
+    /// # Errors
+    /// `WrongFile` with all that is wrong.
+    pub fn load(&self) -> anyhow::Result<Pipeline> {
+        let found = match load_parsed(&self.parsed, &self.surroundings, KINDS, Looks::IntoFolders) {
+            Ok(pipeline) if self.problems.is_empty() => return Ok(pipeline),
+            Ok(_) => Vec::new(),
+            Err(found) => found,
+        };
+        Err(WrongFile([self.problems.clone(), found].concat()).into())
+    }
+
+    /// The pipeline without a look at its photos; `None` if anything is wrong with it.
+    pub fn glance(&self) -> Option<Pipeline> {
+        let pipeline = load_parsed(&self.parsed, &self.surroundings, KINDS, Looks::Elsewhere).ok()?;
+        self.problems.is_empty().then_some(pipeline)
+    }
+}
+
 /// Reads and checks the pipeline that the user means.
 ///
 /// # Errors
 /// `WrongFile` with all that is wrong in it, `WrongArguments` if there is none.
 pub fn open(arguments: &PipelineArguments) -> anyhow::Result<Pipeline> {
-    let file = pipeline_file(arguments.pipeline.as_deref())?;
-    let mut diagnostics = Diagnostics::default();
-    let surroundings = Surroundings::of_process(&mut diagnostics);
-    let problems = match load(&file, &arguments.settings, &surroundings, KINDS) {
-        Ok(pipeline) if diagnostics.is_empty() => return Ok(pipeline),
-        Ok(_) => Vec::new(),
-        Err(problems) => problems,
-    };
-    Err(WrongFile(diagnostics.into_sorted().into_iter().chain(problems).collect()).into())
-}
-
-/// The pipeline that the user means, without a look at its photos; `None` if anything is wrong with it.
-pub fn glance(arguments: &PipelineArguments) -> Option<Pipeline> {
-    let file = pipeline_file(arguments.pipeline.as_deref()).ok()?;
-    let mut diagnostics = Diagnostics::default();
-    let surroundings = Surroundings::of_process(&mut diagnostics);
-    let pipeline = load::glance(&file, &arguments.settings, &surroundings, KINDS).ok()?;
-    diagnostics.is_empty().then_some(pipeline)
+    PipelineFile::read(arguments)?.load()
 }
 
 /// The file of the pipeline that is given, or that of this folder.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::exit::WrongFile;
-use crate::cli::target::pipeline::{PipelineArguments, glance, open, pipeline_file, split_names};
+use crate::cli::target::pipeline::{PipelineArguments, PipelineFile, pipeline_file, split_names};
 use crate::cli::target::selection::{SelectionArguments, stages_named};
 use crate::engine::graph::pipeline::{Pipeline, Producer};
 use crate::engine::graph::stage_id::StageId;
@@ -34,22 +34,13 @@ impl TargetArguments {
         split_names(&self.names).0
     }
 
-    /// The pipeline, and what of it is asked for.
+    /// Reads the pipeline file.
     ///
     /// # Errors
-    /// `WrongFile`, or `WrongArguments` for a name that is no stage and for options that leave nothing to do.
-    pub fn open(&self) -> anyhow::Result<(Pipeline, Selection)> {
-        let (pipeline, targets) = split_names(&self.names);
-        self.open_with(pipeline, targets)
-    }
-
-    /// As `open`, without a look at its photos; `None` if anything is wrong.
-    pub fn glance(&self) -> Option<(Pipeline, Selection)> {
-        let (pipeline, names) = split_names(&self.names);
-        let pipeline = glance(&PipelineArguments::new(pipeline, self.settings.clone()))?;
-        let targets = stages_named(&pipeline, names).ok()?;
-        let selection = self.selection.of(&pipeline, targets).ok()?;
-        Some((pipeline, selection))
+    /// As `PipelineFile::read`.
+    pub fn read(&self) -> anyhow::Result<Target<'_>> {
+        let (pipeline, stages) = split_names(&self.names);
+        self.read_file(pipeline, stages)
     }
 
     /// The file of the pipeline, and the names of stages: split once, for a caller that opens the pipeline again and again.
@@ -61,12 +52,12 @@ impl TargetArguments {
         Ok((pipeline_file(pipeline.as_deref())?, targets))
     }
 
-    /// As `open`, with what `split` gave.
+    /// As `read`, with what `split` gave.
     ///
     /// # Errors
-    /// As `open`.
-    pub fn open_again(&self, file: &Path, targets: &[String]) -> anyhow::Result<(Pipeline, Selection)> {
-        self.open_with(Some(file.to_path_buf()), targets)
+    /// As `read`.
+    pub fn read_again<'a>(&'a self, file: &Path, stages: &'a [String]) -> anyhow::Result<Target<'a>> {
+        self.read_file(Some(file.to_path_buf()), stages)
     }
 
     /// The same without what is forced: for further runs after one that has done it.
@@ -81,12 +72,36 @@ impl TargetArguments {
         options.chain(["--".to_string()]).chain(self.names.iter().cloned()).collect()
     }
 
-    fn open_with(&self, pipeline: Option<PathBuf>, targets: &[String]) -> anyhow::Result<(Pipeline, Selection)> {
-        let pipeline = open(&PipelineArguments::new(pipeline, self.settings.clone()))?;
+    fn read_file<'a>(&'a self, pipeline: Option<PathBuf>, stages: &'a [String]) -> anyhow::Result<Target<'a>> {
+        let file = PipelineFile::read(&PipelineArguments::new(pipeline, self.settings.clone()))?;
+        Ok(Target { file, stages, selection: &self.selection })
+    }
+}
+
+/// A pipeline file that was read, with what of it is asked for.
+pub struct Target<'a> {
+    file: PipelineFile,
+    stages: &'a [String],
+    selection: &'a SelectionArguments,
+}
+
+impl Target<'_> {
+    /// The pipeline, and what of it is asked for.
+    ///
+    /// # Errors
+    /// `WrongFile`, or `WrongArguments` for a name that is no stage and for options that leave nothing to do.
+    pub fn load(&self) -> anyhow::Result<(Pipeline, Selection)> {
+        let pipeline = self.file.load()?;
         refuse_empty_folders(&pipeline)?;
-        let targets = stages_named(&pipeline, targets)?;
-        let selection = self.selection.of(&pipeline, targets)?;
+        let selection = self.selection.of(&pipeline, stages_named(&pipeline, self.stages)?)?;
         Ok((pipeline, selection))
+    }
+
+    /// As `load`, without a look at its photos; `None` if anything is wrong.
+    pub fn glance(&self) -> Option<(Pipeline, Selection)> {
+        let pipeline = self.file.glance()?;
+        let selection = self.selection.of(&pipeline, stages_named(&pipeline, self.stages).ok()?).ok()?;
+        Some((pipeline, selection))
     }
 }
 

@@ -1,9 +1,7 @@
 //! From a pipeline file to a pipeline: kinds found, params typed, inputs looked up, edges checked. All problems come at once.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use globset::{GlobBuilder, GlobSetBuilder};
 
@@ -12,26 +10,22 @@ use crate::graph::checkpoints;
 use crate::graph::companions;
 use crate::graph::edges;
 use crate::graph::load_stages::{FileScope, load_stages};
+use crate::graph::parsed_file::{ParsedFile, entries};
 use crate::graph::pipeline::{LoadedStage, Pipeline, Producer};
 use crate::graph::sidecars;
 use crate::graph::stage_id::StageVec;
 use crate::inputs::input::{Found, Input, Skip};
-use crate::inputs::project_bounds;
 use crate::inputs::sources::{self, Photos, Surroundings};
 use crate::kind::names::is_name;
 use crate::kind::param_value::ParamValue;
 use crate::kind::stage_kind::StageKind;
 use crate::syntax::diagnostic::{Diagnostic, Diagnostics, nearest};
-use crate::syntax::settings::{self, TOP_LEVEL};
-use crate::syntax::tree::{Key, Node, Source, Span, Value};
+use crate::syntax::settings::TOP_LEVEL;
+use crate::syntax::tree::{Node, Span, Value};
 use crate::syntax::vars;
-use crate::syntax::yaml;
 
 /// The seed of a file that names none.
 const DEFAULT_SEED: u64 = 42;
-
-/// Entries under `vars`, `inputs` or `stages`: more than a person writes, few enough to compare each with each.
-const MAX_NAMES: usize = 1000;
 
 /// Reads `file`, applies the settings that were given by `--set` and checks everything that can be checked without running a
 /// stage.
@@ -41,111 +35,39 @@ pub fn load(
     surroundings: &Surroundings,
     kinds: &[&'static StageKind],
 ) -> Result<Pipeline, Vec<Diagnostic>> {
-    read(file, given, surroundings, kinds, Looks::IntoFolders)
+    load_parsed(&ParsedFile::read(file, given, surroundings)?, surroundings, kinds, Looks::IntoFolders)
 }
 
-/// As `load`, without a look into folders of photos: their lists are empty, and what is wrong with them is not found.
-pub fn glance(
-    file: &Path,
-    given: &[String],
-    surroundings: &Surroundings,
-    kinds: &[&'static StageKind],
-) -> Result<Pipeline, Vec<Diagnostic>> {
-    read(file, given, surroundings, kinds, Looks::Elsewhere)
-}
-
-fn read(
-    file: &Path,
-    given: &[String],
+/// As `load`, of a file that was read already.
+pub fn load_parsed(
+    parsed: &ParsedFile,
     surroundings: &Surroundings,
     kinds: &[&'static StageKind],
     looks: Looks,
 ) -> Result<Pipeline, Vec<Diagnostic>> {
-    let mut diagnostics = Diagnostics::default();
-    let folder = match file.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
-        Some(parent) => parent.to_path_buf(),
-        None => PathBuf::from("."),
-    };
-    if let Err(error) = project_bounds::check(&folder) {
-        let source = Source { name: file.display().to_string(), text: String::new() };
-        diagnostics.report(&yaml::span(&Arc::new(source), 0, 0), format!("{error:#}"));
-        return Err(diagnostics.into_sorted());
-    }
-    let Some(mut root) = yaml::read(file, &mut diagnostics) else { return Err(diagnostics.into_sorted()) };
-    let Value::Map(_) = root.value else {
-        diagnostics
-            .report(&root.span, format!("expected a mapping with `concept`, `inputs` and `stages`, found {}", root.describe()));
-        return Err(diagnostics.into_sorted());
-    };
-    if !check_counts(&root, &mut diagnostics) {
-        return Err(diagnostics.into_sorted());
-    }
-    for setting in given {
-        settings::set(&mut root, setting, &mut diagnostics);
-    }
-    let asked = RefCell::new(BTreeMap::new());
-    let environment = |name: &str| {
-        let value = surroundings.environment.as_ref()(name);
-        asked.borrow_mut().insert(name.to_string(), value.clone());
-        value
-    };
-    let broken = vars::expand(&mut root, &environment, &mut diagnostics);
-    let source = source_of(&root, given, &asked.into_inner());
-    // What is wrong with a value once it is not there is only a consequence of why it is not.
-    let place = |span: &Span| (span.source.name.clone(), span.start, span.end);
-    let known: HashSet<_> = broken.iter().map(place).chain(diagnostics.iter_mut().map(|problem| place(&problem.span))).collect();
     let mut later = Diagnostics::default();
     let mut loader = Loader {
-        root: &root,
+        root: &parsed.root,
         mistyped: BTreeMap::new(),
-        folder: &folder,
+        folder: &parsed.folder,
         surroundings,
         kinds,
         looks,
         diagnostics: &mut later,
         remarks: Vec::new(),
     };
-    let pipeline = loader.pipeline(file, given, source);
-    vars::show_origins(&root, &mut later);
-    diagnostics.absorb(later, |problem| !known.contains(&place(&problem.span)));
+    let pipeline = loader.pipeline(&parsed.file, &parsed.settings, parsed.source);
+    vars::show_origins(&parsed.root, &mut later);
+    let mut diagnostics = parsed.problems.clone();
+    diagnostics.absorb(later, |problem| !parsed.is_wrong_at(&problem.span));
     if diagnostics.is_empty() { Ok(pipeline) } else { Err(diagnostics.into_sorted()) }
-}
-
-/// Whether no section has more entries than fit; the first that has is reported.
-fn check_counts(root: &Node, diagnostics: &mut Diagnostics) -> bool {
-    for section in ["vars", "inputs", "stages"] {
-        let Some(node) = root.get(section) else { continue };
-        let count = entries(node).len();
-        if count > MAX_NAMES {
-            diagnostics.report(&node.span, format!("there are {count} entries under `{section}`: at most {MAX_NAMES} fit"));
-            return false;
-        }
-    }
-    true
-}
-
-/// Stands for all that was read of a file and put into it.
-fn source_of(root: &Node, given: &[String], environment: &BTreeMap<String, Option<String>>) -> Digest {
-    let mut hasher = blake3::Hasher::new_derive_key("loramill 2026-11 pipeline source v1");
-    let mut text = |text: &str| {
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
-    };
-    text(&root.span.source.text);
-    given.iter().for_each(|setting| text(setting));
-    for (name, value) in environment {
-        text(name);
-        text(value.as_deref().map_or("absent", |_| "present"));
-        text(value.as_deref().unwrap_or_default());
-    }
-    hasher.finalize().into()
 }
 
 /// Whether the photos of folders are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Looks {
+pub enum Looks {
     IntoFolders,
+    /// Lists of photos are empty, and what is wrong with them is not found.
     Elsewhere,
 }
 
@@ -381,13 +303,5 @@ fn tell_readers(stages: &mut StageVec<LoadedStage>) {
     }
     for (stage, kinds) in stages.values_mut().zip(readers.values()) {
         stage.stage.read_by(kinds);
-    }
-}
-
-/// The entries of a mapping; of anything else none.
-pub fn entries(node: &Node) -> &[(Key, Node)] {
-    match &node.value {
-        Value::Map(entries) => entries,
-        _ => &[],
     }
 }

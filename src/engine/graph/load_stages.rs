@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::graph::load::entries;
+use crate::graph::parsed_file::entries;
 use crate::graph::pipeline::LoadedStage;
 use crate::graph::stage_keys::StageKeys;
 use crate::graph::variants::{Sketch, Variants};

@@ -24,6 +24,7 @@ pub mod sidecars;
 
 pub mod load;
 mod load_stages;
+pub mod parsed_file;
 
 pub mod examine;
 pub mod resolve;

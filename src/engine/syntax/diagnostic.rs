@@ -15,7 +15,7 @@ pub struct Diagnostic {
 }
 
 /// The problems found so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Diagnostics {
     found: Vec<Diagnostic>,
     /// What is being read: the kind of a stage.

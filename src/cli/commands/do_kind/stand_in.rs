@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
 use crate::cli::exit::WrongArguments;
-use crate::engine::graph::load::entries;
+use crate::engine::graph::parsed_file::entries;
 use crate::engine::inputs::sources::home_expanded;
 use crate::engine::kind::params::Role;
 use crate::engine::kind::stage_kind::StageKind;

@@ -3,7 +3,7 @@
 
 use crate::cli::global::Global;
 use crate::cli::target::cache_folder::open_cache;
-use crate::cli::target::targets::TargetArguments;
+use crate::cli::target::targets::Target;
 use crate::cli::terminal::console::Console;
 use crate::engine::cache::Cache;
 use crate::engine::graph::pipeline::Pipeline;
@@ -30,12 +30,12 @@ impl EarlyEnd {
     }
 }
 
-/// Reads the pipeline file and compares with the snapshot that the run before left.
+/// Compares with the snapshot that the run before left.
 ///
 /// # Errors
 /// If the cache cannot be read. Whatever is wrong with the pipeline is found again, and said, where everything is looked at.
-pub fn look(what: &TargetArguments, console: &Console, requests: &StopRequests, global: &Global) -> anyhow::Result<EarlyEnd> {
-    let Some((pipeline, selection, cache)) = glance(what, global) else { return Ok(EarlyEnd::No(None)) };
+pub fn look(target: &Target<'_>, console: &Console, requests: &StopRequests, global: &Global) -> anyhow::Result<EarlyEnd> {
+    let Some((pipeline, selection, cache)) = glance(target, global) else { return Ok(EarlyEnd::No(None)) };
     match noop::repeat_noop(&pipeline, &cache, &selection, console, requests)? {
         Noop::Unchanged(record) => Ok(EarlyEnd::NothingToDo(Box::new(pipeline), record)),
         Noop::Changed => Ok(EarlyEnd::No(None)),
@@ -43,8 +43,8 @@ pub fn look(what: &TargetArguments, console: &Console, requests: &StopRequests, 
     }
 }
 
-fn glance(what: &TargetArguments, global: &Global) -> Option<(Pipeline, Selection, Cache)> {
-    let (pipeline, selection) = what.glance()?;
+fn glance(target: &Target<'_>, global: &Global) -> Option<(Pipeline, Selection, Cache)> {
+    let (pipeline, selection) = target.glance()?;
     let cache = open_cache(&pipeline, global).ok()?;
     Some((pipeline, selection, cache))
 }

@@ -54,14 +54,15 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let console = arguments.run.console(global.is_quiet());
-    let early_end = look(&arguments.run.what, &console, &requests, global)?;
+    let target = arguments.run.what.read()?;
+    let early_end = look(&target, &console, &requests, global)?;
     if let EarlyEnd::NothingToDo(pipeline, record) = early_end {
         console.close();
         summarise(&console, &pipeline, &record);
         return Ok(arguments.conclude(&console, &record));
     }
 
-    let (pipeline, selection) = arguments.run.what.open()?;
+    let (pipeline, selection) = target.load()?;
     check_device(&arguments.run.device, global)?;
     let cache = open_cache(&pipeline, global)?;
     if !arguments.run.keep_going {

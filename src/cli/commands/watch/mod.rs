@@ -74,7 +74,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let mut is_first = true;
     loop {
         let opened = watch.open(|| {
-            let (pipeline, selection) = how.what.open_again(&file, targets)?;
+            let (pipeline, selection) = how.what.read_again(&file, targets)?.load()?;
             let cache = open_cache(&pipeline, global)?;
             Ok((pipeline, selection, cache))
         })?;
