@@ -154,7 +154,7 @@ fn gc_in_another_process_takes_nothing_that_running_pipelines_need() {
         children.into_iter().map(items_run).for_each(|_ran| ());
         shelf.is_sound(&first);
         for (number, folder) in concepts.iter().enumerate() {
-            // What was let go to save room is made again, and all is as it should be.
+            // What was evicted to save room is made again, and all is as it should be.
             items_run(shelf.start(folder));
             assert_eq!(items_run(shelf.start(folder)), 0);
             if number == round as usize {

@@ -139,15 +139,15 @@ fn do_and_restore_and_run_agree_on_what_is_not_kept() {
     let unkept = PIPELINE.replace("crop: { images: photos }", "crop: { images: photos, keep: false }");
     fs::write(folder.join("pipeline.yaml"), unkept).expect("written");
     let first = printed(folder, &["run"]);
-    assert!(first.contains("let go of 3 images") && first.contains("; out/crop has them still"), "{first}");
+    assert!(first.contains("evicted 3 images") && first.contains("; out/crop has them still"), "{first}");
     assert!(printed(folder, &["run"]).contains("nothing to do"));
-    // A pipeline that passes lets go of nothing: its outputs are wanted somewhere else.
+    // A pipeline that passes evicts nothing: its outputs are wanted somewhere else.
     for made in ["made", "more"] {
         let done = printed(folder, &["do", "crop", "images=images", "keep=false", "-o", made]);
-        assert!(done.contains("3 files") && !done.contains("let go"), "{done}");
+        assert!(done.contains("3 files") && !done.contains("evicted"), "{done}");
         assert!(folder.join(made).join("star-01.png").exists());
     }
-    assert!(printed(folder, &["run"]).contains("let go of 3 images"));
+    assert!(printed(folder, &["run"]).contains("evicted 3 images"));
     fs::remove_dir_all(folder.join("out/crop")).expect("removed");
     let restored = printed(folder, &["restore"]);
     assert!(restored.contains("crop: 3 items not kept"), "{restored}");

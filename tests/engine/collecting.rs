@@ -328,7 +328,7 @@ fn down_to_a_size_the_bulky_goes_first_and_the_precious_last() {
 
     let collected = bed.collect(CollectOptions { max_size: Some(total - 1), ..DELETE });
     assert_eq!(collected.evicted["echo"].count, 1, "no more than it takes");
-    assert_eq!(bed.damage(), [], "what was let go on purpose is no loss");
+    assert_eq!(bed.damage(), [], "what was evicted on purpose is no loss");
     assert_eq!(bed.collect(LOOK).freed().count, 0);
     let did = bed.run();
     assert_eq!(did.len(), 1, "{did:?}");

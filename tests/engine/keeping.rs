@@ -60,7 +60,7 @@ fn outputs_that_are_not_kept_go_when_they_have_been_read_and_out_shows_them_stil
     let (did, record, events) = bed.run_all();
     assert!(record.is_ok());
     assert_eq!(did, [CUT, ECHO].concat());
-    assert_eq!(said(&events), ["let go of 3 images, 29 B, which `cut` has read; out/echo has them still"]);
+    assert_eq!(said(&events), ["evicted 3 images, 29 B, which `cut` has read; out/echo has them still"]);
     assert_eq!((kept(&bed, "echo"), kept(&bed, "cut")), (0, 3));
     assert_eq!(fs::read_to_string(bed.at("out/echo/two.txt")).unwrap(), "text twoA");
     assert_at_rest(&bed);
@@ -102,7 +102,7 @@ fn without_out_only_what_is_needed_is_made_again_and_once() {
     assert_eq!(did, ["cut two", "echo two"]);
     let echo = record.stage("echo").unwrap();
     assert_eq!((echo.state, echo.counts.ran, echo.counts.cached), (StageState::Ran, 1, 2));
-    assert_eq!(said(&events), ["let go of 1 image, 9 B, which `cut` has read"]);
+    assert_eq!(said(&events), ["evicted 1 image, 9 B, which `cut` has read"]);
     bed.force.clear();
     assert_at_rest(&bed);
 }
@@ -203,7 +203,7 @@ fn a_stage_that_somebody_asks_for_is_shown() {
 fn a_stage_that_nothing_reads_lets_go_of_what_out_shows() {
     let bed = Bed::new("  echo: { images: photos, suffix: A, keep: false, log: LOG }");
     let (_, _, events) = bed.run_all();
-    assert_eq!(said(&events), ["let go of 3 images, 29 B, which nothing reads; out/echo has them still"]);
+    assert_eq!(said(&events), ["evicted 3 images, 29 B, which nothing reads; out/echo has them still"]);
     assert_eq!(kept(&bed, "echo"), 0);
     assert_at_rest(&bed);
     bed.write("images/two.png", "new two");

@@ -91,7 +91,7 @@ fn check_is_a_cache(root: &Root, top: &[Entry]) -> Result<()> {
             let foreign = found.or(top.iter().find(|entry| !BEFOREHAND.contains(&entry.name.as_str())));
             let example = foreign.map(|entry| entry.name.as_str()).unwrap_or_default();
             bail!(
-                "`{}` is no cache of loramill and not empty (there is `{example}`): name an empty folder, or one that is not there yet",
+                "`{}` is not a cache of loramill and not empty (there is `{example}`): name an empty folder, or one that is not there yet",
                 root.path().display()
             )
         }
@@ -257,7 +257,7 @@ mod tests {
         fs::write(temp.path().join("tmp/7.lock"), "").unwrap();
         fs::write(temp.path().join("CACHEDIR.TAG"), "Signature: 8a477f597d28d172789f06886806bc55\n# of cargo\n").unwrap();
         let error = refusal(temp.path());
-        assert!(error.contains("no cache of loramill") && error.contains("`tmp`"), "{error}");
+        assert!(error.contains("not a cache of loramill") && error.contains("`tmp`"), "{error}");
         assert!(temp.path().join("tmp/7").exists());
         fs::write(temp.path().join("thesis.txt"), "").unwrap();
         assert!(refusal(temp.path()).contains("`thesis.txt`"));

@@ -186,7 +186,7 @@ fn words(ctx: &RunContext<'_>, unkept: &Unkept, items: usize, bytes: u64) -> Str
     };
     let is_shown = stage.owner.is_none() && is_stage_shown(ctx.pipeline, ctx.cache, unkept.id, &unkept.tree);
     let still = if is_shown { format!("; out/{} has them still", stage.folder()) } else { String::new() };
-    format!("let go of {items} {noun}{plural}, {}, {readers}{still}", size(bytes))
+    format!("evicted {items} {noun}{plural}, {}, {readers}{still}", size(bytes))
 }
 
 /// The stages that read what the stage `id` makes, also where another passes it on.
