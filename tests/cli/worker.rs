@@ -106,7 +106,7 @@ fn networks_run_in_the_worker_and_its_death_is_an_error_that_says_what_ran() {
 }
 
 #[test]
-fn a_wish_to_end_reaches_the_worker_once_and_it_saves() {
+fn a_stop_request_reaches_the_worker_once_and_it_saves() {
     for signal in [Signal::INT, Signal::TERM] {
         let training = Training::begin();
         let (program, worker) = (training.program.id(), training.runner());

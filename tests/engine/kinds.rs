@@ -213,7 +213,7 @@ params! {
         execution fail_at: u64 = 0,
         /// Fails at this epoch in a way that passes, once.
         execution busy_at: u64 = 0,
-        /// Sends itself the wish to be stopped at this epoch: waits until it comes.
+        /// Sends itself the request to stop at this epoch: waits until it comes.
         execution wait_at: u64 = 0,
         /// Where to write down what was done.
         execution log: String = String::new(),

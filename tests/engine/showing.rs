@@ -25,7 +25,7 @@ fn shown(bed: &Bed, folder: &str) -> Vec<String> {
     names
 }
 
-/// Runs in the meantime what `look` does once `line` was written down, then wishes for an interruption.
+/// Runs in the meantime what `look` does once `line` was written down, then asks for an interruption.
 fn looking_in(bed: &Bed, line: &str, look: impl FnOnce()) -> Vec<Event> {
     let heard = Heard::default();
     let before = bed.log().iter().filter(|l| *l == line).count();

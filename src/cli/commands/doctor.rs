@@ -122,12 +122,12 @@ pub fn text(diagnosis: &Diagnosis, detail: Detail, colours: bool) -> Painted {
     for check in shown {
         let starts_group = check.state == State::Ok && before != Some(State::Ok);
         text.add(if starts_group { "\n" } else { "" });
-        told(&mut text, check, Some(check.state));
+        write_check(&mut text, check, Some(check.state));
         before = Some(check.state);
     }
     if detail != Detail::Problems {
         for check in diagnosis.checks.iter().filter(|check| !check.is_relevant) {
-            told(&mut text, check, None);
+            write_check(&mut text, check, None);
         }
     }
     if detail == Detail::Report {
@@ -165,7 +165,7 @@ const fn paint_of(state: State) -> Paint {
 }
 
 /// `state`: nothing for what does not matter here.
-fn told(text: &mut Painted, check: &Check, state: Option<State>) {
+fn write_check(text: &mut Painted, check: &Check, state: Option<State>) {
     let device = check.device.as_ref().map(|device| format!(" of {device}")).unwrap_or_default();
     // What is well stands close together.
     let gap = if check.state == State::Ok || !check.is_relevant { "" } else { "\n" };

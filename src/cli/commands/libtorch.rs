@@ -95,7 +95,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> Result<ExitCode> {
     let planned = match plan(release, &source, client, &into, trust, depth)? {
         Outlook::Complete(extent) => {
             let looked = if arguments.verify { "every byte is as it was published" } else { "`--verify` reads every byte" };
-            console.line(Verb::Done, &format!("libtorch {TORCH} for {flavour} is there: {}; {looked}", told(extent)));
+            console.line(Verb::Done, &format!("libtorch {TORCH} for {flavour} is there: {}; {looked}", extent_text(extent)));
             return end(arguments, &into, "complete", &[], extent, 0);
         }
         Outlook::Needed(planned) => planned,
@@ -122,7 +122,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> Result<ExitCode> {
     let fetched = fetched?;
     let took = duration(started.elapsed().as_secs_f64());
     let checked = if trust == Trust::Index { "each as the wheel's own list says" } else { "each as it was published" };
-    let text = format!("libtorch in {took}: {} fetched, {}, {checked}", size(fetched.travelled), told(fetched.extent));
+    let text = format!("libtorch in {took}: {} fetched, {}, {checked}", size(fetched.travelled), extent_text(fetched.extent));
     console.line(Verb::Done, &text);
     end(arguments, &into, "fetched", &steps, fetched.extent, fetched.travelled)
 }
@@ -168,7 +168,7 @@ fn source(arguments: &Arguments, release: &Release, client: &mut Client) -> (Sou
     (source, chosen_by)
 }
 
-fn told(extent: Extent) -> String {
+fn extent_text(extent: Extent) -> String {
     format!("{} of {}", counted(extent.files, "file"), size(extent.bytes))
 }
 
@@ -184,8 +184,8 @@ fn text(plan: &Plan, source: &Source, chosen_by: &str) -> String {
         let of =
             step.size.filter(|size| Some(*size) != step.download()).map(|all| format!(" of {}", size(all))).unwrap_or_default();
         let what = match &step.way {
-            Way::Members(opened) if opened.missing() == opened.extent => told(opened.extent),
-            Way::Members(opened) => format!("{} of {}", opened.missing().files, told(opened.extent)),
+            Way::Members(opened) if opened.missing() == opened.extent => extent_text(opened.extent),
+            Way::Members(opened) => format!("{} of {}", opened.missing().files, extent_text(opened.extent)),
             Way::Whole { .. } => "all of it, then what is needed is unpacked".to_string(),
         };
         let _ = writeln!(text, "  {travels:>6}{of:<10}  {}: {what}", step.wheel.file);

@@ -86,7 +86,7 @@ pub fn table(plan: &Plan) -> String {
 fn remarks(plan: &Plan) -> String {
     let mut text = String::new();
     for stage in &plan.stages {
-        for line in stage.lints.told() {
+        for line in stage.lints.messages() {
             let _ = writeln!(text, "{:>9} {}: {line}", "note", stage.name);
         }
     }

@@ -64,7 +64,7 @@ pub fn perform(device: &str, request: &Request<'_>, global: &Global) -> Result<E
         (None, signal) => Manner::Signal(signal.unwrap_or_default()),
     };
     terminal.restore();
-    Err(worker_end::told(&manner, peak, &device, &machine, request.run()))
+    Err(worker_end::error_of(&manner, peak, &device, &machine, request.run()))
 }
 
 /// Waits for its end, and passes a request to stop on. Returns the most memory it had, in bytes, as far as it was seen.

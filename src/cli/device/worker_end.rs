@@ -39,7 +39,7 @@ pub fn forget_others(run: &Passing<'_>) -> Result<()> {
 }
 
 /// The error that a worker's end is. Tells whoever reads JSON lines what became of the stages, too.
-pub fn told(manner: &Manner, peak: Option<u64>, device: &str, machine: &Machine, run: Option<&Passing<'_>>) -> Error {
+pub fn error_of(manner: &Manner, peak: Option<u64>, device: &str, machine: &Machine, run: Option<&Passing<'_>>) -> Error {
     let running = run.map(interrupted).unwrap_or_default();
     let text = worded(*manner, peak, machine.memory.total, device, &running);
     if let Some(run) = run.filter(|run| run.console.is_json()) {

@@ -239,7 +239,7 @@ impl Console {
                 self.line(Verb::Saved, &shown_so_far(&stage, items, &files));
             }
             Event::Linted { stage, lints } => {
-                for line in lints.told() {
+                for line in lints.messages() {
                     self.line(Verb::Note, &format!("{stage}: {line}"));
                 }
             }

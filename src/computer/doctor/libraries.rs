@@ -63,13 +63,13 @@ fn rocm(patient: &Patient<'_>) -> Check {
     Check { evidence, ..check }
 }
 
-/// Which library multiplies matrices. Only a user's wish can be wrong here.
+/// Which library multiplies matrices. Only a user's setting can be wrong here.
 fn blas(patient: &Patient<'_>, device: &str, gpu: &crate::computer::machine::kfd::AmdGpu) -> Option<Check> {
     const NAME: &str = "TORCH_BLAS_PREFER_HIPBLASLT";
-    let wish = patient.machine.environment.get(NAME).map(String::as_str);
+    let setting = patient.machine.environment.get(NAME).map(String::as_str);
     let target = effective_target(gpu, patient.machine);
     let check = |state, summary: String| Check::new("blas", Concerns::Amd, state, summary).of(device);
-    Some(match (has_hipblaslt(gpu, patient.machine)?, wish) {
+    Some(match (has_hipblaslt(gpu, patient.machine)?, setting) {
         (false, Some("1")) => check(State::Degraded, format!("`{NAME}=1` wants hipBLASLt, which has no code for {target}"))
             .fix(format!("unset {NAME}"), format!("env | grep {NAME}")),
         (false, _) => check(State::Ok, format!("rocBLAS multiplies: hipBLASLt has no code for {target}")),

@@ -104,7 +104,7 @@ fn take_up_damaged(into: &Path, partial: &Path) -> Result<()> {
     fs::remove_file(partial.join(MANIFEST)).with_context(taking)
 }
 
-/// The kernel lets go of it when the process ends, however it ends.
+/// The kernel releases it when the process ends, however it ends.
 fn lock(partial: &Path) -> Result<File> {
     let folder = File::open(partial).with_context(|| format!("opening `{}`", partial.display()))?;
     match folder.try_lock() {

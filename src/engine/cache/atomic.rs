@@ -43,11 +43,11 @@ enum Durability {
     Unsynced,
 }
 
-/// Words for what a disk answers.
-type Told = fn(io::Error, &str, &Path) -> anyhow::Error;
+/// Makes an error message of what a disk answers.
+type ErrorMessage = fn(io::Error, &str, &Path) -> anyhow::Error;
 
-fn replace_as(place: &Place, bytes: &[u8], durability: Durability, told: Told) -> Result<()> {
-    let trouble = |error| told(error, "writing", place);
+fn replace_as(place: &Place, bytes: &[u8], durability: Durability, message: ErrorMessage) -> Result<()> {
+    let trouble = |error| message(error, "writing", place);
     // The mode a plain `create` asks for; the umask takes its share. That of a link says nothing.
     let old = place.stat().ok().filter(|old| FileType::from_raw_mode(old.st_mode).is_file());
     let mut new = Replacement::begin(place, old.map_or(0o666, |old| old.st_mode)).map_err(trouble)?;

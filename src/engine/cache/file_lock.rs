@@ -24,13 +24,13 @@ const SHORT_NAP: Duration = Duration::from_micros(200);
 const LONGEST: u64 = 256 << 20;
 
 /// Set when the user wants the process to end.
-static GIVEN_UP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+static STOP_REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Whoever waits for a lock gives up once `wish` is set: a handler that catches a signal takes from it what would have ended the
-/// wait.
-pub fn give_up_on(wish: Arc<AtomicBool>) {
+/// Whoever waits for a lock gives up once `stop_requested` is set: a handler that catches a signal takes from it what would have
+/// ended the wait.
+pub fn give_up_on(stop_requested: Arc<AtomicBool>) {
     // A second command in one process has the same flag.
-    let _ = GIVEN_UP.set(wish);
+    let _ = STOP_REQUESTED.set(stop_requested);
 }
 
 /// Waits until nobody else has locked the file.
@@ -54,7 +54,7 @@ fn patiently<T, E>(mut attempt: impl FnMut() -> Result<Option<T>, E>) -> Result<
         if let Some(got) = attempt()? {
             return Ok(Some(got));
         }
-        if asked.is_none() && GIVEN_UP.get().is_some_and(|wish| wish.load(Ordering::Relaxed)) {
+        if asked.is_none() && STOP_REQUESTED.get().is_some_and(|is_requested| is_requested.load(Ordering::Relaxed)) {
             asked = Some(Instant::now());
         }
         if asked.is_some_and(|asked| asked.elapsed() > LAST_PATIENCE) {

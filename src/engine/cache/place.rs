@@ -88,7 +88,7 @@ impl Root {
         self.walk(below, false)
     }
 
-    /// Step by step; folders that are missing are made if that is wished.
+    /// Step by step; folders that are missing are made if that is asked for.
     fn walk(&self, below: &Path, make: bool) -> io::Result<OwnedFd> {
         let mut folder = rustix::io::fcntl_dupfd_cloexec(self.folder(), 0)?;
         for part in below.components() {

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_to_stop_is_heard_once_by_its_pipeline() {
+    fn a_stop_request_is_taken_once_by_its_pipeline() {
         let temp = tempfile::tempdir().unwrap();
         let cache = Cache::open(&temp.path().join("cache")).unwrap();
         let other = temp.path().join("other");

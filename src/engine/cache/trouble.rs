@@ -74,7 +74,7 @@ pub(crate) fn answer<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option
 
 /// An error of a stage as a sentence. Kinds and their libraries know nothing of caches: where a disk is full and they do not say
 /// what to do about it, this does.
-pub(crate) fn told(error: &Error) -> String {
+pub(crate) fn error_message(error: &Error) -> String {
     let text = format!("{error:#}");
     let mut causes = error.chain().filter_map(answer);
     let lacks_remedy = causes.any(|cause| is_full(cause.kind())) && !text.contains(FREE_SPACE);
@@ -95,20 +95,24 @@ mod tests {
         let of_a_kind = Error::new(full()).context("writing the model file `a.ckpt`");
         let ours = disk_trouble(full(), "writing", Path::new("a.png"));
         for error in [of_a_kind, ours] {
-            assert_eq!(told(&error).matches("; free space there").count(), 1, "{}", told(&error));
+            assert_eq!(error_message(&error).matches("; free space there").count(), 1, "{}", error_message(&error));
         }
         let outside = user_disk_trouble(full(), "writing", Path::new("out/a.png"));
         let remedy = "; free space there, then run again: what is done stays done";
-        assert!(told(&outside).contains(remedy) && !told(&outside).contains("--cache"), "{}", told(&outside));
+        assert!(
+            error_message(&outside).contains(remedy) && !error_message(&outside).contains("--cache"),
+            "{}",
+            error_message(&outside)
+        );
         for (error, remedy) in [
             (io::ErrorKind::AlreadyExists, "what lies there is no folder: remove it"),
             (io::ErrorKind::NotADirectory, "a part of the path is no folder: remove that"),
             (io::ErrorKind::PermissionDenied, "make the folder writable"),
         ] {
-            let text = told(&user_disk_trouble(error.into(), "creating", Path::new("out")));
+            let text = error_message(&user_disk_trouble(error.into(), "creating", Path::new("out")));
             assert_eq!(text, format!("creating `out`: {}; {remedy}", io::Error::from(error)));
         }
         let other = Error::new(io::Error::from(io::ErrorKind::NotFound)).context("reading `a.png`");
-        assert!(!told(&other).contains("free space"));
+        assert!(!error_message(&other).contains("free space"));
     }
 }

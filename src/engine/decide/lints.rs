@@ -45,7 +45,7 @@ impl Lints {
     }
 
     /// The lines for a person, the count last.
-    pub fn told(&self) -> impl Iterator<Item = String> {
+    pub fn messages(&self) -> impl Iterator<Item = String> {
         let more = (self.more > 0).then(|| format!("and {} more remarks like these", self.more));
         self.lines.iter().cloned().chain(more)
     }
@@ -118,8 +118,8 @@ mod tests {
     fn beyond_twenty_remarks_are_counted() {
         let lints = Lints::of((0..34).map(|number| number.to_string()).collect());
         assert_eq!((lints.lines.len(), lints.more), (20, 14));
-        assert_eq!(lints.told().last().unwrap(), "and 14 more remarks like these");
-        assert_eq!(Lints::of(vec!["one".into()]).told().collect::<Vec<_>>(), ["one"]);
+        assert_eq!(lints.messages().last().unwrap(), "and 14 more remarks like these");
+        assert_eq!(Lints::of(vec!["one".into()]).messages().collect::<Vec<_>>(), ["one"]);
         assert!(Lints::of(Vec::new()).is_empty());
     }
 }

@@ -33,7 +33,7 @@ pub struct CollectOptions<'a> {
     pub delete: bool,
     /// Keep what only earlier commits, reflogs or stashes name.
     pub history: bool,
-    /// Let go of what interrupted runs made if nobody has gone on with them for this long.
+    /// Delete what interrupted runs made if nobody has gone on with them for this long.
     pub unfinished: Option<Duration>,
     /// Bytes that the cache may have in the end.
     pub max_size: Option<u64>,

@@ -27,8 +27,8 @@ pub struct Derived {
     pub objects: Vec<Digest>,
 }
 
-/// What of a record tells whether it is derived.
-struct Told {
+/// What a record took and gave: by that it is derived or not.
+struct RecordLinks {
     derived: Derived,
     inputs: Vec<Digest>,
     /// Lists of items that it took.
@@ -53,7 +53,7 @@ pub fn derived_since(cache: &Cache, damaged: &[Digest]) -> Result<Vec<Derived>> 
     cache.each_record(&mut |completeness, record| {
         // What was published before the end does not say what it took.
         if completeness == Completeness::Complete {
-            results.push(told(&record));
+            results.push(links_of(&record));
         }
     })?;
     list_outputs(cache, &mut results);
@@ -92,7 +92,7 @@ pub fn distrust_copies(cache: &Cache, damaged: &[Digest]) -> Result<()> {
     manifest::distrust(cache, &damaged.iter().copied().chain(met).collect())
 }
 
-fn told(record: &Record) -> Told {
+fn links_of(record: &Record) -> RecordLinks {
     let components = ComponentList::from_record(&record.components);
     let kind = components.section(Section::Kind).next().map(|kind| kind.name.clone()).unwrap_or_default();
     let (mut inputs, mut trees) = (Vec::new(), Vec::new());
@@ -107,16 +107,16 @@ fn told(record: &Record) -> Told {
     let objects = outputs.filter(|(field, _)| *field != TREE_FIELD).map(|(_, artifact)| artifact.digest).collect();
     let lists = record.outputs.iter().flat_map(|output| output.fields.get(TREE_FIELD));
     let gave = lists.map(|list| list.digest).next();
-    Told { derived: Derived { kind, key: record.key, objects }, inputs, trees, gave }
+    RecordLinks { derived: Derived { kind, key: record.key, objects }, inputs, trees, gave }
 }
 
 /// What a stage gave as a whole has no record but the list; pieces of work have records of their own, which tell better what each
 /// took.
-fn list_outputs(cache: &Cache, results: &mut [Told]) {
-    let alone: HashSet<Digest> = results.iter().flat_map(|told| &told.derived.objects).copied().collect();
-    for told in results {
-        if let Some(tree) = &told.gave {
-            told.derived.objects.extend(listed(cache, tree).into_iter().filter(|digest| !alone.contains(digest)));
+fn list_outputs(cache: &Cache, results: &mut [RecordLinks]) {
+    let alone: HashSet<Digest> = results.iter().flat_map(|links| &links.derived.objects).copied().collect();
+    for links in results {
+        if let Some(tree) = &links.gave {
+            links.derived.objects.extend(listed(cache, tree).into_iter().filter(|digest| !alone.contains(digest)));
         }
     }
 }

@@ -35,9 +35,9 @@ pub fn pair_all(inputs: &mut [Input], stages: &StageVec<LoadedStage>, remarks: &
                 "`{}` reads texts beside `{}` that end in {}, and `{}` those that end in {}",
                 other.name,
                 input.name,
-                theirs.told(),
+                theirs.listed(),
                 first.name,
-                endings.told()
+                endings.listed()
             );
             diagnostics.report(&other.span, message).also(&first.span, "the other is here").hint(
                 "a photo has one text: name the folder a second time under `inputs:`, and let one of the two stages start there",

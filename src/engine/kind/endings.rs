@@ -28,7 +28,7 @@ impl Endings {
     }
 
     /// For a message: `.txt` or `.caption`, each in backticks.
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn listed(&self) -> String {
         self.0.iter().map(|ending| format!("`{ending}`")).collect::<Vec<_>>().join(" or ")
     }
 }

@@ -14,6 +14,7 @@ use crate::graph::selection::Ask;
 use crate::graph::stage_id::{StageId, StageVec};
 use crate::kind::item_tree::Given;
 use crate::kind::stage::Form;
+use crate::run::ending::Inline;
 use crate::run::run_context::RunContext;
 
 /// One place for each stage of the pipeline.
@@ -34,13 +35,6 @@ enum Phase {
     Waiting,
     Running,
     Ended,
-}
-
-/// What a stage did while one that it reads was still publishing.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Inline {
-    pub(crate) ran: usize,
-    pub(crate) seconds: f64,
 }
 
 impl Board {

@@ -54,7 +54,7 @@ pub(crate) fn write_texts(
     let editing = texts::read(ctx.pipeline, ctx.cache, ctx.lock, stage, editable)?;
     let applied = editing.apply(&known, &batch)?;
     batch.flush()?;
-    let orphans = told_orphans(&applied.orphans, &texts::folder(ctx.pipeline, stage, editable));
+    let orphans = orphans_message(&applied.orphans, &texts::folder(ctx.pipeline, stage, editable));
     for message in applied.notes.into_iter().chain(orphans) {
         ctx.say(id, &message);
     }
@@ -74,7 +74,7 @@ pub(crate) fn write_texts(
 }
 
 /// A sentence about texts that belong to no photo.
-fn told_orphans(orphans: &[String], folder: &Path) -> Option<String> {
+fn orphans_message(orphans: &[String], folder: &Path) -> Option<String> {
     const TOLD: usize = 5;
     let names: Vec<String> = orphans.iter().take(TOLD).map(|name| format!("`{name}`")).collect();
     let more = if orphans.len() > TOLD { format!(" and {} more", orphans.len() - TOLD) } else { String::new() };

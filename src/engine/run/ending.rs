@@ -1,4 +1,4 @@
-//! How a stage of a run ended. Unaware of how it ran.
+//! How a stage of a run ended, and what it did before its own turn. Unaware of how it ran.
 
 use crate::kind::item_tree::Given;
 use crate::run::events::{Counts, StageState};
@@ -23,4 +23,11 @@ impl Ending {
     pub(crate) fn note(self, note: impl Into<String>) -> Self {
         Self { note: Some(note.into()), ..self }
     }
+}
+
+/// What a stage did while one that it reads was still publishing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Inline {
+    pub(crate) ran: usize,
+    pub(crate) seconds: f64,
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::cache::batch::Batch;
 use crate::cache::manifest::{ComponentList, Covers, Rendering as _, Section};
 use crate::cache::records::{Output, Record};
-use crate::cache::trouble::told;
+use crate::cache::trouble::error_message;
 use crate::decide::estimate::effort_fact;
 use crate::decide::files::ArtifactFiles;
 use crate::decide::keys::render_work;
@@ -68,7 +68,7 @@ impl ItemRunner<'_, '_> {
                 Err(error) => {
                     counts.failed += 1;
                     self.failure.store(true, Ordering::Relaxed);
-                    Some(told(error))
+                    Some(error_message(error))
                 }
             };
             (error, *counts)

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use crate::cache::digest::Digest;
 use crate::cache::records::Output;
-use crate::cache::trouble::told;
+use crate::cache::trouble::error_message;
 use crate::decide::estimate::item_size;
 use crate::decide::files::ArtifactFiles;
 use crate::decide::keys::row_key;
@@ -24,11 +24,10 @@ use crate::decide::verdict::{Basis, ItemPlan, KeyedWork, WorkState};
 use crate::graph::stage_id::StageId;
 use crate::kind::item::ItemSet;
 use crate::kind::item_tree::{Given, ItemTree};
-use crate::run::board::Inline;
 use crate::run::caption_files::write_texts;
 use crate::run::commit::{Took, record_row, write_edit_rows};
 use crate::run::context::StageContext;
-use crate::run::ending::Ending;
+use crate::run::ending::{Ending, Inline};
 use crate::run::events::{Counts, StageState};
 use crate::run::finish::{check_names, finish};
 use crate::run::guard::guarded;
@@ -62,7 +61,7 @@ impl Done {
                     self.made.insert(place);
                 }
                 Some(Err(error)) => {
-                    let error = told(&error);
+                    let error = error_message(&error);
                     self.failed.push(format!("{}: {error}", plan.works[place].work.name));
                     self.errors.insert(place, error);
                 }

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_to_end_ends_it() {
+    fn a_stop_request_ends_it() {
         let started = Instant::now();
         let error = attempts::<()>(100, &|| true, &|_, _| {}, || Err(anyhow!(MayPass(anyhow!("busy"))))).unwrap_err();
         assert_eq!(error.to_string(), "busy");

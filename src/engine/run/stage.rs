@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::cache::digest::Digest;
-use crate::cache::trouble::told;
+use crate::cache::trouble::error_message;
 use crate::decide::decision;
 use crate::decide::files::ArtifactFiles;
 use crate::decide::lints::{self, UnstoredTexts};
@@ -19,9 +19,9 @@ use crate::graph::selection::Ask;
 use crate::graph::stage_id::StageId;
 use crate::kind::item::ItemSet;
 use crate::kind::item_tree::{Given, ItemTree};
-use crate::run::board::{Board, Inline};
+use crate::run::board::Board;
 use crate::run::commit::{has_input_rows, show_outputs, write_row};
-use crate::run::ending::Ending;
+use crate::run::ending::{Ending, Inline};
 use crate::run::events::{Counts, Event, StageState};
 use crate::run::from_out::missing;
 use crate::run::guard::guarded;
@@ -58,7 +58,7 @@ impl<'a> StageRunner<'a> {
         let device = stage.stage.uses_device().then(|| self.ctx.device.lock().unwrap_or_else(PoisonError::into_inner));
         let ending = guarded(|| self.try_stage(id)).unwrap_or_else(|error| {
             let counts = Counts { total: 1, failed: 1, ..Counts::default() };
-            Ending::new(StageState::Failed, Given::Nothing, counts).note(told(&error))
+            Ending::new(StageState::Failed, Given::Nothing, counts).note(error_message(&error))
         });
         if stage.stage.uses_device() {
             self.ctx.scope.shared.stage_ended();

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::cache::digest::Digest;
 use crate::cache::records::{Output, Record};
-use crate::cache::trouble::told;
+use crate::cache::trouble::error_message;
 use crate::decide::estimate::item_size;
 use crate::decide::files::ArtifactFiles;
 use crate::decide::outputs::items_of_stage;
@@ -100,7 +100,7 @@ pub(crate) fn run(
             let items = items_of_stage(&published, state_key);
             let given = if ctx.options.keep_going { Given::Part(items.into()) } else { Given::Nothing };
             let counts = Counts { total: foreseen.max(1), failed: 1, ..counts };
-            return Ok(Ending::new(StageState::Failed, given, counts).note(told(&error)));
+            return Ok(Ending::new(StageState::Failed, given, counts).note(error_message(&error)));
         }
         Ok(Ended::Stopped(words)) => Some(words),
         Ok(Ended::Done) => None,

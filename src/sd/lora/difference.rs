@@ -72,7 +72,7 @@ impl Differences {
     }
 
     /// Where it is, as shares of `whole`; `None` where there is none.
-    pub fn told(&self, whole: f64) -> Option<String> {
+    pub fn summary(&self, whole: f64) -> Option<String> {
         if self.change() == 0.0 {
             return None;
         }

@@ -113,7 +113,7 @@ fn nothing_to_extract(models: &str, of_text: &Looked, outside: &Differences, how
             "{models} differ by at most {largest:e}, in the text encoder: `min_diff` is {min_diff:e}, so nothing is left to extract"
         );
     }
-    match outside.told(outside.change()) {
+    match outside.summary(outside.change()) {
         Some(told) => format!("{models} differ only outside the layers that are looked at: {told}"),
         None if outside.vae_differs => format!("{models} differ only in the VAE, which no LoRA holds"),
         None => format!("{models} have the same weights: there is nothing to extract"),
@@ -136,7 +136,7 @@ fn remarks(lora: &Lora, of_text: &Looked, of_unet: &Looked, outside: &Difference
         remarks.push(format!("{ranks} holds {} of the change in its {} layers", percent(held / change), lora.modules.len()));
     }
     let whole = of_text.change + of_unet.change + outside.change();
-    remarks.extend(outside.told(whole));
+    remarks.extend(outside.summary(whole));
     if !keeps_text && of_text.largest > 0.0 {
         let (largest, min_diff) = (of_text.largest, how.min_diff);
         remarks.push(format!("the text encoder is left out: it differs by at most {largest:e}, and `min_diff` is {min_diff:e}"));

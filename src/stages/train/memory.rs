@@ -11,7 +11,7 @@ use crate::sd::stable_diffusion::Denoiser;
 use crate::sd::training::memory_plan::{Load, MemoryPlan, smaller};
 
 /// The line for the user. `name` is that of the device that `model` lies on.
-pub fn told(name: &str, model: &Denoiser, network: &LoraNetwork, load: &Load) -> String {
+pub fn message(name: &str, model: &Denoiser, network: &LoraNetwork, load: &Load) -> String {
     let plan = MemoryPlan::of(model, network, load);
     let on_card = device::is_card(model.device());
     let free = free(on_card.then_some(name), &plan, &Machine::read(&Host::this()));

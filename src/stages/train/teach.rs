@@ -59,7 +59,7 @@ impl Train {
                 trains_text_encoder: settings.text_encoder_rate > 0.0,
                 checkpointing: self.params.checkpointing,
             };
-            let memory = memory::told(context.device(), &lent, &network, &load);
+            let memory = memory::message(context.device(), &lent, &network, &load);
             (settings, network, layers, memory)
         };
         let clip_skip = self.params.clip_skip as usize;

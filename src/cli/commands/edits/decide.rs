@@ -166,7 +166,7 @@ fn decide(
                     Decision::Drop => "; the next run writes the machine's",
                     Decision::Accept | Decision::Merge(_) | Decision::Prune => "",
                 };
-                match told(&name, &outcome, next) {
+                match message(&name, &outcome, next) {
                     Ok(line) => global.say(&line),
                     Err(problem) => {
                         all_done = false;
@@ -181,7 +181,7 @@ fn decide(
 }
 
 /// What became of a text; an error if nothing did. `next`: what comes of it when there is no file any more.
-pub fn told(name: &str, outcome: &SettledText, next: &str) -> Result<String, String> {
+pub fn message(name: &str, outcome: &SettledText, next: &str) -> Result<String, String> {
     Ok(match outcome {
         SettledText::Accepted => format!("{name}: your text stays, and is up to date"),
         SettledText::Replaced { kept: Some(path) } => {

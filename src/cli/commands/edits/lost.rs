@@ -35,7 +35,7 @@ pub fn restore(arguments: &RestoreArguments, global: &Global) -> anyhow::Result<
         for place in places_with_lost(&texts) {
             for (name, outcome) in desk.restore(texts.stage_id(place))? {
                 count += 1;
-                match decide::told(&name, &outcome, "") {
+                match decide::message(&name, &outcome, "") {
                     Ok(line) => global.say(&line),
                     Err(problem) => {
                         all_done = false;

@@ -65,7 +65,7 @@ pub(super) fn explain_file(file: &Path, given: Option<Pipeline>, json: bool, glo
     }
     let mut text = format!("{}\n", shown(file));
     if let Some(account) = &account {
-        text.push_str(&account_told(account));
+        text.push_str(&account_text(account));
     }
     if let Some(says) = &says {
         if account.is_none() {
@@ -147,7 +147,7 @@ fn metadata_of(file: &Path) -> anyhow::Result<Option<Account>> {
     }
 }
 
-fn account_told(account: &FileAccount) -> String {
+fn account_text(account: &FileAccount) -> String {
     let mut text = String::new();
     if let Some(output) = &account.output {
         let _ = writeln!(text, "  {} of `{}`, item {}; {}", output.field, output.stage, output.item, account.digest.short());
@@ -201,15 +201,15 @@ fn account_told(account: &FileAccount) -> String {
         if is_of_before {
             let _ = writeln!(text, "  what was there before you came was");
         }
-        text.push_str(&root_told(origin, account.stored));
+        text.push_str(&root_text(origin, account.stored));
     }
     text
 }
 
 /// What made the file, with all that its key covers.
-fn root_told(origin: &Origin, stored: Option<SystemTime>) -> String {
-    let Maker::Stage(made) = &origin.maker else { return format!("  {}\n", maker_told(origin)) };
-    let mut text = format!("  made by {}{}{}\n", stage_told(made), took(made), ago(stored));
+fn root_text(origin: &Origin, stored: Option<SystemTime>) -> String {
+    let Maker::Stage(made) = &origin.maker else { return format!("  {}\n", maker_text(origin)) };
+    let mut text = format!("  made by {}{}{}\n", stage_text(made), took(made), ago(stored));
     if let Some(ended) = &made.ended {
         let _ = writeln!(text, "    {ended}");
     }
@@ -224,11 +224,11 @@ fn root_told(origin: &Origin, stored: Option<SystemTime>) -> String {
     if !made.are_params_known {
         text.push_str("    its params are not known: the record of the whole stage is not in this cache\n");
     }
-    reads_told(&made.reads, 4, &mut text);
+    reads_text(&made.reads, 4, &mut text);
     text
 }
 
-fn reads_told(reads: &[Read], indent: usize, text: &mut String) {
+fn reads_text(reads: &[Read], indent: usize, text: &mut String) {
     let margin = " ".repeat(indent);
     for read in reads {
         if read.origins.is_empty() {
@@ -240,22 +240,22 @@ fn reads_told(reads: &[Read], indent: usize, text: &mut String) {
             );
         }
         for origin in &read.origins {
-            let _ = writeln!(text, "{margin}from {}: {}", read.name, maker_told(origin));
+            let _ = writeln!(text, "{margin}from {}: {}", read.name, maker_text(origin));
             if let Maker::Stage(made) = &origin.maker {
                 if !made.params.is_empty() {
                     let _ = writeln!(text, "{margin}  {}", in_one_line(&made.params, WIDTH.saturating_sub(indent)));
                 }
-                reads_told(&made.reads, indent + 2, text);
+                reads_text(&made.reads, indent + 2, text);
             }
         }
     }
 }
 
 /// `star-00, made by `crop` (version 1)`, `images/star-00.jpg (`photos`)`
-fn maker_told(origin: &Origin) -> String {
-    let members = members_told(origin);
+fn maker_text(origin: &Origin) -> String {
+    let members = members_text(origin);
     match &origin.maker {
-        Maker::Stage(made) => format!("{members}, made by {}", stage_told(made)),
+        Maker::Stage(made) => format!("{members}, made by {}", stage_text(made)),
         Maker::Disk { input: Some(input) } => format!("{members}, read from disk as `{input}`"),
         Maker::Disk { input: None } => format!("{members}, read from disk, where it is no more"),
         Maker::Person => format!("{members}, written by hand"),
@@ -263,7 +263,7 @@ fn maker_told(origin: &Origin) -> String {
     }
 }
 
-fn stage_told(made: &Made) -> String {
+fn stage_text(made: &Made) -> String {
     let version = made.version.map(|version| format!(" version {version}")).unwrap_or_default();
     match &made.stage {
         Some(stage) if *stage == made.kind => format!("`{stage}`{}", version.replacen(' ', ", ", 1)),
@@ -272,7 +272,7 @@ fn stage_told(made: &Made) -> String {
     }
 }
 
-fn members_told(origin: &Origin) -> String {
+fn members_text(origin: &Origin) -> String {
     let name = |member: &crate::engine::explain::origin::Member| match (&member.path, &member.name) {
         (Some(path), _) => format!("{} ({})", shown(path), member.digest.short()),
         (None, Some(name)) => format!("{name} ({})", member.digest.short()),

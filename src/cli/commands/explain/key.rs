@@ -27,12 +27,12 @@ pub(super) fn explain_key(
     if json {
         print_json(&explanation.to_json())?;
     } else {
-        print(&told(&explanation))?;
+        print(&text(&explanation))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn told(explanation: &Explanation) -> String {
+fn text(explanation: &Explanation) -> String {
     let yours = explanation.yours.as_deref().map(|file| format!("is yours: `{}`, and the machine is not asked", shown(file)));
     let state = match explanation.state {
         _ if yours.is_some() => yours.unwrap_or_default(),

@@ -51,7 +51,7 @@ impl Limit {
         }
     }
 
-    pub(super) fn told(self) -> String {
+    pub(super) fn message(self) -> String {
         let (name, more) = match self {
             Self::Watches => ("fs.inotify.max_user_watches", 524_288),
             Self::Instances => ("fs.inotify.max_user_instances", 1024),
@@ -198,9 +198,9 @@ mod tests {
     #[test]
     fn the_kernels_limits_are_told_by_their_names() {
         let watches = notify::Error::new(ErrorKind::MaxFilesWatch);
-        assert!(Limit::of(&watches).expect("a limit").told().contains("sysctl fs.inotify.max_user_watches="));
+        assert!(Limit::of(&watches).expect("a limit").message().contains("sysctl fs.inotify.max_user_watches="));
         let instances = notify::Error::io(std::io::Error::from_raw_os_error(TOO_MANY_OPEN));
-        assert!(Limit::of(&instances).expect("a limit").told().contains("`fs.inotify.max_user_instances`"));
+        assert!(Limit::of(&instances).expect("a limit").message().contains("`fs.inotify.max_user_instances`"));
         assert_eq!(Limit::of(&notify::Error::path_not_found()), None);
     }
 }

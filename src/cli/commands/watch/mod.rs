@@ -262,7 +262,7 @@ impl Watch<'_> {
     fn tell_limit(&mut self, limit: Option<Limit>) {
         if let Some(limit) = limit {
             self.changes.poll();
-            self.console.line(Verb::Note, &limit.told());
+            self.console.line(Verb::Note, &limit.message());
         }
     }
 }
