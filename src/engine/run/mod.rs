@@ -43,6 +43,7 @@ mod stage;
 pub mod schedule;
 
 pub mod noop;
+mod watched;
 
 pub mod caption_edits;
 pub mod on_demand;

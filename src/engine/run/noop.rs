@@ -5,14 +5,11 @@
 //! `runs/<pipeline>.standstill` in the cache may be deleted at any time: then the next run looks at everything.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::Result;
-use rayon::prelude::*;
-use rustix::fs::{AtFlags, Mode, OFlags};
-use walkdir::WalkDir;
 
 use crate::cache::Cache;
 use crate::cache::atomic::replace_unsynced;
@@ -20,11 +17,9 @@ use crate::cache::digest::Digest;
 use crate::cache::encoding::{Writer, sealed, unsealed};
 use crate::cache::place::Place;
 use crate::cache::stat_index::FileStat;
-use crate::decide::texts;
-use crate::graph::pipeline::{Pipeline, Producer};
+use crate::graph::pipeline::Pipeline;
 use crate::graph::selection::{Ask, Selection};
 use crate::inputs::input::Found;
-use crate::inputs::listing::is_visible;
 use crate::kind::item_tree::ItemTree;
 use crate::lock_file::LockFile;
 use crate::out::folder::{is_stage_shown, tree_to_show};
@@ -32,6 +27,7 @@ use crate::run::control::StopRequests;
 use crate::run::events::{Counts, Event, Observer, StageState};
 use crate::run::run_record::{RunRecord, StageReport};
 use crate::run::waiting::wait_for_pipeline;
+use crate::run::watched::{Watched, watched};
 
 const HEADER: &[u8; 16] = b"loramill-still2\n";
 /// Of a million files; what is larger says nothing.
@@ -42,14 +38,6 @@ pub struct InputSnapshot {
     /// Stands for all that decides a run but lies in no file: program, pipeline, stages, places.
     request: Digest,
     watched: Vec<Watched>,
-}
-
-/// Files and folders by their paths below an open folder; `.` is the folder itself.
-#[derive(Debug, PartialEq)]
-struct Watched {
-    folder: PathBuf,
-    /// Links are followed. `None`: it is not there.
-    files: Vec<(String, Option<FileStat>)>,
 }
 
 /// What was found when nothing had to run.
@@ -138,9 +126,8 @@ impl InputSnapshot {
         let Some(request) = request(glanced, cache, selection)? else { return Ok(None) };
         let clock = cache.clock()?;
         let Some(watched) = watched(glanced, cache, selection) else { return Ok(None) };
-        let is_settled = |stat: &FileStat| !stat.is_racy(clock.now(stat.device));
-        let all = watched.iter().flat_map(|watched| &watched.files).filter_map(|(_, stat)| stat.as_ref()).all(is_settled);
-        Ok(all.then_some(Self { request, watched }))
+        let is_settled = watched.iter().all(|watched| watched.is_settled(&clock));
+        Ok(is_settled.then_some(Self { request, watched }))
     }
 
     /// Writes down that a run found nothing to do, with the snapshot of what it read.
@@ -201,79 +188,6 @@ fn request(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Result<
     Ok(Some(Digest::of(&writer.bytes)))
 }
 
-/// The files that a run reads, the folders in which it looks for them, and those of the store, in which an object cannot come or
-/// go without a trace. What lies in `out/` has a list of its own.
-fn watched(pipeline: &Pipeline, cache: &Cache, selection: &Selection) -> Option<Vec<Watched>> {
-    let needed = selection.needed(pipeline);
-    let stages = || needed.iter().map(|&id| &pipeline.stages[id]);
-    let mut single = vec![pipeline.lock_file().file_name()?.to_str()?.to_string()];
-    let mut watched = Vec::new();
-    for (index, input) in pipeline.inputs.iter().enumerate() {
-        if !stages().flat_map(|stage| &stage.edges).any(|edge| edge.from == Producer::Input(index)) {
-            continue;
-        }
-        match &input.found {
-            Found::Photos { folder, .. } => watched.push(below(folder)?),
-            Found::File(path) => single.push(std::path::absolute(path).ok()?.to_str()?.to_string()),
-            Found::Absent(_) => {}
-        }
-    }
-    for stage in stages() {
-        if let Some(editable) = stage.stage.editable() {
-            watched.push(below(&texts::folder(pipeline, stage, &editable))?);
-        }
-    }
-    let objects = cache.root().join("objects");
-    let parts = (0..=u8::MAX).map(|part| format!("{part:02x}")).collect();
-    watched.extend([at(&pipeline.folder, single)?, at(&objects, parts)?]);
-    Some(watched)
-}
-
-/// A folder and all that lies in it and is not hidden.
-fn below(folder: &Path) -> Option<Watched> {
-    if fs::metadata(folder).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-        let name = folder.file_name()?.to_str()?.to_string();
-        return at(folder.parent()?, vec![name]);
-    }
-    let mut files = Vec::new();
-    for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(is_visible) {
-        let entry = entry.ok()?;
-        let name = match entry.depth() {
-            0 => ".",
-            _ => entry.path().strip_prefix(folder).ok()?.to_str()?,
-        };
-        files.push((name.to_string(), Some(FileStat::from(&entry.metadata().ok()?))));
-    }
-    Some(Watched { folder: folder.to_path_buf(), files })
-}
-
-/// Single files and folders by their paths below an open one.
-fn at(folder: &Path, names: Vec<String>) -> Option<Watched> {
-    let mut files = Vec::with_capacity(names.len());
-    for name in names {
-        let stat = match FileStat::of(&folder.join(&name)) {
-            Ok(stat) => Some(stat),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(_) => return None,
-        };
-        files.push((name, stat));
-    }
-    Some(Watched { folder: folder.to_path_buf(), files })
-}
-
-impl Watched {
-    fn is_unchanged(&self) -> bool {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(folder) = rustix::fs::open(&self.folder, flags, Mode::empty()) else { return false };
-        let is_unchanged = |(name, before): &(String, Option<FileStat>)| match rustix::fs::statat(&folder, name, AtFlags::empty())
-        {
-            Ok(now) => *before == Some(FileStat::from(&now)),
-            Err(error) => before.is_none() && error == rustix::io::Errno::NOENT,
-        };
-        self.files.par_iter().with_min_len(256).all(is_unchanged)
-    }
-}
-
 impl NoopRecord {
     /// `None` if there is none, or a damaged one.
     fn read(path: &Place) -> Option<Self> {
@@ -293,17 +207,7 @@ impl NoopRecord {
             writer.number(self.remarks.len() as u64);
             self.remarks.iter().for_each(|remark| writer.text(remark));
             writer.number(self.watched.len() as u64);
-            for watched in &self.watched {
-                writer.text(&watched.folder.to_string_lossy());
-                writer.number(watched.files.len() as u64);
-                for (name, stat) in &watched.files {
-                    writer.text(name);
-                    writer.number(stat.is_some().into());
-                    if let Some(stat) = stat {
-                        writer.bytes.extend_from_slice(&stat.to_bytes());
-                    }
-                }
-            }
+            self.watched.iter().for_each(|watched| watched.encode(writer));
         })
     }
 
@@ -321,17 +225,7 @@ impl NoopRecord {
             }
             let mut watched = Vec::new();
             for _ in 0..reader.count()? {
-                let folder = PathBuf::from(reader.text()?);
-                let mut files = Vec::new();
-                for _ in 0..reader.count()? {
-                    let name = reader.text()?.to_string();
-                    let stat = match reader.number()? {
-                        0 => None,
-                        _ => Some(FileStat::from_bytes(reader.bytes(40)?.try_into().expect("40 bytes were taken"))),
-                    };
-                    files.push((name, stat));
-                }
-                watched.push(Watched { folder, files });
+                watched.push(Watched::decode(reader)?);
             }
             Ok(Self { request, watched, stages, remarks })
         })
@@ -374,7 +268,10 @@ impl Observer for Hearing<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::run::watched::below;
 
     fn noop(folder: &Path) -> NoopRecord {
         let stage = UnchangedStage { name: "crop".into(), tree: Digest::of(b"tree"), count: 3, note: Some("stopped".into()) };
@@ -395,45 +292,5 @@ mod tests {
             flipped[place] ^= 1;
             assert!(NoopRecord::decode(&flipped).is_err(), "flipped at {place}");
         }
-    }
-
-    #[test]
-    fn any_file_that_comes_goes_or_changes_is_noticed() {
-        let changes: [&dyn Fn(&Path); 7] = [
-            &|folder| fs::write(folder.join("a.png"), "b").unwrap(),
-            &|folder| fs::remove_file(folder.join("day/b.png")).unwrap(),
-            &|folder| fs::write(folder.join("day/c.png"), "c").unwrap(),
-            &|folder| fs::rename(folder.join("a.png"), folder.join("z.png")).unwrap(),
-            &|folder| fs::create_dir(folder.join("empty")).unwrap(),
-            &|folder| {
-                let (a, b) = (folder.join("a.png"), folder.join("day/b.png"));
-                fs::rename(&a, folder.join("x")).unwrap();
-                fs::rename(&b, &a).unwrap();
-                fs::rename(folder.join("x"), &b).unwrap();
-            },
-            &|folder| fs::rename(folder, folder.with_extension("gone")).unwrap(),
-        ];
-        for (number, change) in changes.iter().enumerate() {
-            let temp = tempfile::tempdir().unwrap();
-            let folder = temp.path().join("images");
-            fs::create_dir_all(folder.join("day")).unwrap();
-            fs::write(folder.join("a.png"), "a").unwrap();
-            fs::write(folder.join("day/b.png"), "b").unwrap();
-            let watched = below(&folder).unwrap();
-            assert!(watched.is_unchanged());
-            // A clock that ticks coarsely must not hide the change.
-            std::thread::sleep(std::time::Duration::from_millis(25));
-            change(&folder);
-            assert!(!watched.is_unchanged(), "change {number}");
-        }
-    }
-
-    #[test]
-    fn a_folder_that_was_not_there_is_noticed_when_it_comes() {
-        let temp = tempfile::tempdir().unwrap();
-        let watched = below(&temp.path().join("captions")).unwrap();
-        assert!(watched.is_unchanged());
-        fs::create_dir(temp.path().join("captions")).unwrap();
-        assert!(!watched.is_unchanged());
     }
 }
