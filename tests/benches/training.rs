@@ -27,7 +27,9 @@ use loramill::sd::training::denoising::{Denoising, Example};
 use loramill::sd::training::instance_prompt::{Doubling, InstancePrompt};
 use loramill::sd::training::latent;
 use loramill::sd::training::learning_rate::{LearningRate, Schedule};
-use loramill::sd::training::run::{Checkpoint, Observer, Request, Settings, StepReport, train};
+use loramill::sd::training::observer::{Observer, Request, StepReport};
+use loramill::sd::training::run::train;
+use loramill::sd::training::settings::{Checkpoint, Settings};
 use loramill::sd::training::state::StateFolder;
 use loramill::sd::training::texts::Texts;
 

@@ -16,7 +16,9 @@ use crate::sd::training::batches::Batches;
 use crate::sd::training::denoising::{Denoising, Example};
 use crate::sd::training::learning_rate::{LearningRate, Schedule};
 use crate::sd::training::memory_plan::{Load, MemoryPlan};
-use crate::sd::training::run::{Checkpoint, Observer, Request, Settings, StepReport, train};
+use crate::sd::training::observer::{Observer, Request, StepReport};
+use crate::sd::training::run::train;
+use crate::sd::training::settings::{Checkpoint, Settings};
 use crate::sd::training::state::StateFolder;
 
 /// Which modules carry an adapter.

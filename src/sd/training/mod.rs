@@ -17,7 +17,9 @@ pub mod adamw;
 pub mod saver;
 pub mod state;
 
+pub mod observer;
 pub mod run;
+pub mod settings;
 
 #[cfg(feature = "nn")]
 pub mod denoising;

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rayon::prelude::*;
 
 use crate::sd::lora::network::LoraNetwork;
-use crate::sd::training::adamw::{AdamW, Moments, clip_norm};
-use crate::sd::training::batches::{Batches, Draw};
-use crate::sd::training::learning_rate::LearningRate;
+use crate::sd::training::adamw::{Moments, clip_norm};
+use crate::sd::training::batches::Draw;
 use crate::sd::training::loss_scale::LossScale;
+use crate::sd::training::observer::{Observer, Request, StepReport};
 use crate::sd::training::saver::Saver;
+use crate::sd::training::settings::{Checkpoint, Settings};
 use crate::sd::training::state::{StateFolder, TrainingState};
 
 /// What a kill may cost: this, ...
@@ -25,27 +25,6 @@ const IN_TIME: f64 = 0.8;
 
 /// Steps in a row with the same loss, bit for bit, that show a training to be broken: noise and timestep differ at every step.
 const CONSTANT_STEPS: usize = 10;
-
-/// What decides the result of a training, apart from networks and examples.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub batches: Batches,
-    /// Images per forward pass; a step is as many of these as `batches.per_step` holds.
-    pub batch_size: usize,
-    /// Peak rates; 0 freezes that network.
-    pub unet_rate: f64,
-    pub text_encoder_rate: f64,
-    pub learning_rate: LearningRate,
-    pub optimizer: AdamW,
-    /// Of all gradients together; 0 for no limit.
-    pub max_grad_norm: f64,
-    /// Whether gradients are computed in fp16, where small ones vanish unless the loss is scaled.
-    pub scales_loss: bool,
-    /// The training ends after this many epochs.
-    pub epochs: u64,
-    /// Epochs between two checkpoints; the last epoch is always one.
-    pub save_every: u64,
-}
 
 /// Computes the loss of images and how it changes with the factors.
 pub trait Objective {
@@ -61,40 +40,6 @@ pub trait Objective {
     fn describe(&self, image: Draw) -> String;
 }
 
-/// Whoever runs the training.
-pub trait Observer {
-    /// Asked between two steps.
-    fn request(&mut self) -> Request;
-
-    fn step(&mut self, report: &StepReport);
-
-    /// Makes a checkpoint durable. [`Self::republish`] is called with the note when the training resumes.
-    fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &LoraNetwork) -> Result<String>;
-
-    /// Whether a checkpoint of an earlier run still exists.
-    fn exists(&self, note: &str) -> bool;
-
-    /// Makes a checkpoint of an earlier run known to this one.
-    fn republish(&mut self, checkpoint: &Checkpoint, note: &str) -> Result<()>;
-
-    /// The time, from any moment on that stays the same.
-    fn now(&self) -> Duration {
-        static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
-        BEGINNING.elapsed()
-    }
-}
-
-/// What the user requests of a running training. The engine has the same four words of its own (`engine/kind/stage`): training knows no pipeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    GoOn,
-    SaveNow,
-    /// End with what there is.
-    Stop,
-    /// End, to go on later.
-    Interrupt,
-}
-
 /// How a training came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -106,26 +51,6 @@ pub enum Ending {
     Interrupted,
 }
 
-/// A place in the training at which the factors are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// `e010` at the end of an epoch, `s00001880` elsewhere.
-    pub name: String,
-    /// `None` in the middle of an epoch.
-    pub epoch: Option<u64>,
-    /// Images seen.
-    pub seen: u64,
-}
-
-impl Checkpoint {
-    /// The checkpoint after `seen` images, where an epoch has `images` of them.
-    pub fn at(seen: u64, images: u64) -> Self {
-        let epoch = seen.is_multiple_of(images).then_some(seen / images);
-        let name = epoch.map_or_else(|| format!("s{seen:08}"), |epoch| format!("e{epoch:03}"));
-        Self { name, epoch, seen }
-    }
-}
-
 /// A place in a training, for messages: `1880 (optimiser step 470)`. A step is an image seen, as for sd_dreambooth_extension.
 struct Step {
     seen: u64,
@@ -135,49 +60,6 @@ struct Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (optimiser step {})", self.seen, self.optimiser)
-    }
-}
-
-/// What a step was like.
-#[derive(Clone, Copy, Debug)]
-pub struct StepReport {
-    /// Optimiser steps so far.
-    pub steps: u64,
-    /// Images seen so far, and in all.
-    pub seen: u64,
-    pub total: u64,
-    /// Of this step.
-    pub loss: f32,
-    /// Of the gradients, before clipping.
-    pub norm: f64,
-    /// The UNet's rate; the text encoder's where the UNet is frozen.
-    pub rate: f64,
-    /// If the scaled gradients overflowed: the smaller scale from now on. The factors were left as they are.
-    pub overflowed: Option<f32>,
-}
-
-impl Settings {
-    /// The checkpoints of an undisturbed training.
-    pub fn checkpoints(&self) -> Vec<Checkpoint> {
-        (1..=self.epochs).filter(|epoch| self.saves(*epoch)).map(|epoch| self.checkpoint(epoch * self.batches.images)).collect()
-    }
-
-    fn saves(&self, epoch: u64) -> bool {
-        epoch.is_multiple_of(self.save_every) || epoch == self.epochs
-    }
-
-    fn checkpoint(&self, seen: u64) -> Checkpoint {
-        Checkpoint::at(seen, self.batches.images)
-    }
-
-    /// Images seen in all.
-    pub fn total(&self) -> u64 {
-        self.epochs * self.batches.images
-    }
-
-    /// The peak rate of the network that a factor belongs to.
-    fn peak(&self, factor: &str) -> f64 {
-        if factor.starts_with("lora_te") { self.text_encoder_rate } else { self.unet_rate }
     }
 }
 

@@ -10,7 +10,8 @@ use crate::engine::kind::item::Artifact;
 use crate::engine::kind::stage::{Content, Context, Draft, Progress, StopRequest};
 use crate::sd::lora::network::LoraNetwork;
 use crate::sd::training::batches::Batches;
-use crate::sd::training::run::{Checkpoint, Observer, Request, StepReport};
+use crate::sd::training::observer::{Observer, Request, StepReport};
+use crate::sd::training::settings::Checkpoint;
 use crate::stages::train::params::TrainParams;
 
 /// The engine, as the training sees it.

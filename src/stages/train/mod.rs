@@ -42,7 +42,7 @@ use crate::sd::training::adamw::AdamW;
 use crate::sd::training::batches::Batches;
 use crate::sd::training::instance_prompt::{Doubling, FILEWORDS, InstancePrompt};
 use crate::sd::training::learning_rate::{LearningRate, Schedule};
-use crate::sd::training::run::Settings;
+use crate::sd::training::settings::Settings;
 use crate::sd::training::texts::Texts;
 use crate::stages::shared::headers;
 use crate::stages::train::latents::LatentsParams;

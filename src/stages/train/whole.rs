@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::engine::kind::stage::{Context, Effort, Ended, Epochs, Reached, Resolved, WholeStage};
-use crate::sd::training::run::{Checkpoint, Settings};
+use crate::sd::training::settings::{Checkpoint, Settings};
 use crate::sd::training::state::StateFolder;
 use crate::stages::shared::linked::linked;
 use crate::stages::train::checkpoints::attributes;

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::sd::lora::network::Target;
-use crate::sd::training::learning_rate::Schedule;
+use crate::sd::training::adamw::AdamW;
+use crate::sd::training::batches::Batches;
+use crate::sd::training::learning_rate::{LearningRate, Schedule};
 
 /// Pulls every factor towards numbers that depend on the image; draws noise like the real one.
 struct Pull {
