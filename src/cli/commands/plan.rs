@@ -38,26 +38,27 @@ pub struct Arguments {
 
 /// Prints the plan and runs nothing. Exit code 0 also when stages are stale; with `--exit-code` it is then 3.
 pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let is_fresh = if arguments.json {
-        let (_, plan) = planned(&arguments.what, global)?;
+    let (pipeline, plan) = planned(&arguments.what, global)?;
+    if arguments.json {
         print_json(&plan.to_json())?;
-        plan.is_fresh()
     } else {
-        print_plan(&arguments.what, global)?
-    };
-    Ok(if arguments.exit_code && !is_fresh { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
+        print_plan(&pipeline, &plan)?;
+    }
+    Ok(if arguments.exit_code && !plan.is_fresh() { ExitCode::from(DIRTY) } else { ExitCode::SUCCESS })
 }
 
-/// Prints what a run would do, for people; also for `run --dry-run`. False if something would run.
-pub fn print_plan(what: &TargetArguments, global: &Global) -> anyhow::Result<bool> {
-    let (pipeline, plan) = planned(what, global)?;
+/// Prints what a run would do, for people; also for `run --dry-run`.
+pub fn print_plan(pipeline: &Pipeline, plan: &Plan) -> anyhow::Result<()> {
     let unread: String =
-        lost_texts::unread_folders(&pipeline)?.iter().map(|sentence| format!("{:>9} {sentence}\n", "note")).collect();
-    print(&format!("{}{}{unread}{}", table(&plan), remarks(&plan), in_all(&plan)))?;
-    Ok(plan.is_fresh())
+        lost_texts::unread_folders(pipeline)?.iter().map(|sentence| format!("{:>9} {sentence}\n", "note")).collect();
+    print(&format!("{}{}{unread}{}", table(plan), remarks(plan), in_all(plan)))
 }
 
-fn planned(what: &TargetArguments, global: &Global) -> anyhow::Result<(Pipeline, Plan)> {
+/// What a run would do, and of which pipeline.
+///
+/// # Errors
+/// As `Target::load`, and if the cache or something that the pipeline reads cannot be used.
+pub fn planned(what: &TargetArguments, global: &Global) -> anyhow::Result<(Pipeline, Plan)> {
     let (pipeline, selection) = what.read()?.load()?;
     let cache = open_cache(&pipeline, global)?;
     refuse_unusable(&pipeline, &selection.needed(&pipeline))?;

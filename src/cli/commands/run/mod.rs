@@ -50,7 +50,8 @@ pub fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let requests = StopRequests::default();
     listen_to_signals(&requests)?;
     if arguments.dry_run {
-        plan::print_plan(&arguments.run.what, global)?;
+        let (pipeline, plan) = plan::planned(&arguments.run.what, global)?;
+        plan::print_plan(&pipeline, &plan)?;
         return Ok(ExitCode::SUCCESS);
     }
     let console = arguments.run.console(global.is_quiet());
