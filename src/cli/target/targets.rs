@@ -8,7 +8,6 @@ use crate::cli::exit::WrongFile;
 use crate::cli::target::pipeline::{PipelineArguments, PipelineFile, pipeline_file, split_names};
 use crate::cli::target::selection::{SelectionArguments, stages_named};
 use crate::engine::graph::pipeline::{Pipeline, Producer};
-use crate::engine::graph::stage_id::StageId;
 use crate::engine::graph::selection::Selection;
 use crate::engine::inputs::input::Found;
 use crate::engine::inputs::picture_files::READ;
