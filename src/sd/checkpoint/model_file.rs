@@ -6,6 +6,8 @@
 //! Budgets: a header or pickle takes 16 MiB, a tensor `MAX_TENSOR`, all tensors together `MAX_SHOWN` times their storages. Memory for what
 //! a file's number decides is asked for, so that a lack of it is an error too.
 
+mod values;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -159,16 +161,9 @@ impl ModelFile {
         Ok(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes })
     }
 
-    /// The values of one tensor in f32, row-major.
-    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let tensor = self.read(name)?;
-        tensor.to_f32().with_context(|| format!("reading tensor `{name}` of `{}`", self.path.display()))
-    }
-
     fn read_bytes(&self, info: &TensorInfo, place: &Place) -> Result<Vec<u8>> {
         let size = info.dtype.size();
-        let length = info.byte_length().context("its size overflows")?;
-        ensure!(length <= MAX_TENSOR, "it takes {length} bytes, and a tensor may take {MAX_TENSOR}");
+        let length = length_of(info)?;
         let span = usize::try_from(place.span(info).context("its size overflows")?)?;
         let spanned = self.read_storage(place.storage, place.start, span)?;
         match &place.strides {
@@ -203,6 +198,13 @@ impl ModelFile {
         }
         Ok(bytes)
     }
+}
+
+/// In bytes.
+fn length_of(info: &TensorInfo) -> Result<usize> {
+    let length = info.byte_length().context("its size overflows")?;
+    ensure!(length <= MAX_TENSOR, "it takes {length} bytes, and a tensor may take {MAX_TENSOR}");
+    Ok(length)
 }
 
 fn crc_of(bytes: &[u8]) -> u32 {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, bail};
 use burn::tensor::Device;
 use image::RgbImage;
 use sha2::{Digest as _, Sha256};
@@ -24,9 +26,8 @@ use crate::sd::stable_diffusion::{self, StableDiffusion};
 pub struct Studio {
     model: StableDiffusion,
     base: PathBuf,
-    /// SHA-256 in hex.
-    base_hash: String,
-    vae_hash: Option<String>,
+    base_hash: FileHash,
+    vae_hash: Option<FileHash>,
     /// What the base says that it predicts.
     prediction: Option<Prediction>,
     /// Layers of the base, by which a LoRA names its own.
@@ -75,10 +76,10 @@ impl Studio {
         let vae_file = vae.map(ModelFile::open).transpose()?;
         let base_file = ModelFile::open(base)?;
         let model = StableDiffusion::load(&base_file, vae_file.as_ref(), device)?;
-        let (base_hash, vae_hash) = (sha256(&base_file, 0)?, vae_file.as_ref().map(|vae| sha256(vae, 0)).transpose()?);
         let (prediction, structure) = (stable_diffusion::prediction(&base_file)?, Structure::of(&base_file));
         let base = base.to_path_buf();
         let remarks = [Some(&base_file), vae_file.as_ref()].into_iter().flatten().filter_map(ModelFile::remark).collect();
+        let (base_hash, vae_hash) = (FileHash::of(base_file), vae_file.map(FileHash::of));
         Ok(Self { model, base, base_hash, vae_hash, prediction, structure, remarks, worn: Some(Vec::new()) })
     }
 
@@ -111,7 +112,7 @@ impl Studio {
         let picture = draw(&self.model, &request, before_step)?;
         let remarks =
             worn.iter().flat_map(|lora| lora.remarks.iter().map(move |remark| format!("the LoRA {}: {remark}", lora.hash)));
-        Ok(Drawn { picture, infotext: self.infotext(&request, worn), remarks: remarks.collect() })
+        Ok(Drawn { picture, infotext: self.infotext(&request, worn)?, remarks: remarks.collect() })
     }
 
     fn wear(&mut self, loras: &[LoraFile]) -> Result<()> {
@@ -158,7 +159,7 @@ impl Studio {
 
     /// The picture's settings in webui's order. Beside the names of LoRAs stand their hashes, by which webui finds them under the names that
     /// they have there.
-    fn infotext(&self, request: &Request, worn: &[Worn]) -> Infotext {
+    fn infotext(&self, request: &Request, worn: &[Worn]) -> Result<Infotext> {
         let tags: String = worn.iter().map(|lora| format!(" <lora:{}:{}>", lora.name, lora.file.strength)).collect();
         let mut infotext = Infotext::new(format!("{}{tags}", request.prompt), request.negative.clone())
             .pair("Steps", request.steps)
@@ -166,9 +167,9 @@ impl Studio {
             .pair("CFG scale", request.guidance)
             .pair("Seed", request.seed)
             .pair("Size", format!("{}x{}", request.width, request.height))
-            .pair("Model hash", &self.base_hash[..10]);
+            .pair("Model hash", &self.base_hash.get()?[..10]);
         if let Some(hash) = &self.vae_hash {
-            infotext = infotext.pair("VAE hash", &hash[..10]);
+            infotext = infotext.pair("VAE hash", &hash.get()?[..10]);
         }
         if request.clip_skip > 1 {
             infotext = infotext.pair("Clip skip", request.clip_skip);
@@ -177,7 +178,28 @@ impl Studio {
             let hashes: Vec<String> = worn.iter().map(|lora| format!("{}: {}", lora.name, lora.hash)).collect();
             infotext = infotext.pair("Lora hashes", hashes.join(", "));
         }
-        infotext.pair("RNG", "CPU")
+        Ok(infotext.pair("RNG", "CPU"))
+    }
+}
+
+/// The SHA-256 of a model file, taken in a thread of its own: the first picture's text needs it, and nothing before.
+struct FileHash {
+    thread: Mutex<Option<JoinHandle<Result<String>>>>,
+    taken: OnceLock<Result<String>>,
+}
+
+impl FileHash {
+    fn of(file: ModelFile) -> Self {
+        Self { thread: Mutex::new(Some(thread::spawn(move || sha256(&file, 0)))), taken: OnceLock::new() }
+    }
+
+    /// In hex; waits until it is known.
+    fn get(&self) -> Result<&str> {
+        let join = || {
+            let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take().expect("it is joined once");
+            thread.join().unwrap_or_else(|_| bail!("the thread that takes the hash of a model file panicked"))
+        };
+        self.taken.get_or_init(join).as_ref().map(String::as_str).map_err(|error| anyhow!("{error:#}"))
     }
 }
 

@@ -35,12 +35,10 @@ impl Weights for FileWeights<'_> {
         let found = &self.file.info(in_file)?.shape;
         let file = self.file.path().display();
         ensure!(squeezed(found) == squeezed(shape), "tensor `{in_file}` of `{file}` has shape {found:?}: expected {shape:?}");
-        if self.dtype == Dtype::F32 {
-            return self.file.read_f32(in_file);
+        match self.dtype {
+            Dtype::F32 => self.file.read_f32(in_file),
+            dtype => self.file.read_rounded(in_file, dtype),
         }
-        let rounded =
-            self.file.read(in_file)?.cast(self.dtype).with_context(|| format!("rounding tensor `{in_file}` of `{file}`"))?;
-        rounded.to_f32()
     }
 }
 

@@ -5,7 +5,6 @@
 use std::ops::Range;
 
 use burn::backend::flex::{Flex, FlexTensor};
-use burn::backend::ops::FloatTensorOps;
 
 use crate::sd::ops::arguments::Placement;
 use crate::sd::ops::conv2d::ConvolutionKernel;
@@ -14,7 +13,7 @@ use crate::sd::ops::flex::buffer::{
 };
 use crate::sd::ops::flex::linear::add_rows;
 use crate::sd::ops::flex::simd::vectorized;
-use crate::sd::ops::host::parallel::collect;
+use crate::sd::ops::host::parallel::{collect, map};
 use crate::sd::ops::host::winograd::{self, Extent, Taps};
 
 /// Elements of the patches of one task: 2 MiB.
@@ -27,6 +26,10 @@ const PIXELS: usize = 64;
 const WORTH_SPLITTING: usize = 1 << 19;
 /// Fewest rows of the input whose gradient is one task: neighbours both multiply the rows of the output between them.
 const ROWS: usize = 8;
+
+/// Channels of the input and of the output of a block of a kernel that is laid out: 36 KiB for nine taps.
+const INPUTS: usize = 16;
+const OUTPUTS: usize = 64;
 
 /// Where the patches of a convolution lie on its pictures.
 struct Patches {
@@ -41,7 +44,7 @@ struct Patches {
 impl ConvolutionKernel for Flex {
     /// `[size, size, in_channels, out_channels]`.
     fn lay_out(weight: FlexTensor) -> FlexTensor {
-        dense(Flex::float_permute(weight, &[2, 3, 1, 0]))
+        taps_first(dense(weight))
     }
 
     fn forward(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, placement: Placement) -> FlexTensor {
@@ -65,6 +68,37 @@ impl ConvolutionKernel for Flex {
         let [batch, ..] = sizes(&output_gradient);
         Patches::new(input_size, inputs, placement).gradient(batch, &output_gradient, &weight)
     }
+}
+
+/// `[out_channels, in_channels, size, size]` as `[size, size, in_channels, out_channels]`: by blocks that fit into a core's cache, since one
+/// of the two is read or written with strides.
+fn taps_first(weight: FlexTensor) -> FlexTensor {
+    let [outputs, inputs, height, width] = sizes(&weight);
+    let (taps, given) = (height * width, values(&weight));
+    let mut laid_out = vec![0.0; given.len()];
+    // Each block has its rows under every tap.
+    let blocks = inputs.div_ceil(INPUTS);
+    let mut rows: Vec<Vec<&mut [f32]>> = (0..blocks).map(|_| Vec::with_capacity(taps)).collect();
+    for tap in laid_out.chunks_exact_mut(inputs * outputs) {
+        for (block, rows_of_tap) in rows.iter_mut().zip(tap.chunks_mut(INPUTS * outputs)) {
+            block.push(rows_of_tap);
+        }
+    }
+    map(rows.into_iter().enumerate().collect(), given.len(), |(block, mut rows)| {
+        let first = block * INPUTS;
+        for start in (0..outputs).step_by(OUTPUTS) {
+            let end = (start + OUTPUTS).min(outputs);
+            for (tap, rows) in rows.iter_mut().enumerate() {
+                for (input, row) in rows.chunks_exact_mut(outputs).enumerate() {
+                    let from = &given[(first + input) * taps + tap..];
+                    for (output, value) in (start..end).zip(&mut row[start..end]) {
+                        *value = from[output * inputs * taps];
+                    }
+                }
+            }
+        }
+    });
+    from_values(laid_out, [height, width, inputs, outputs])
 }
 
 fn sizes(x: &FlexTensor) -> [usize; 4] {
@@ -208,4 +242,22 @@ vectorized! {
 
 fn joined(mut parts: Vec<Vec<f32>>) -> Vec<f32> {
     if parts.len() == 1 { parts.swap_remove(0) } else { parts.concat() }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::ops::FloatTensorOps;
+
+    use super::*;
+
+    #[test]
+    fn kernels_of_any_size_are_laid_out_as_a_permutation_lays_them_out() {
+        for shape in [[2 * OUTPUTS + 3, INPUTS + 5, 3, 3], [4, 3, 1, 1], [1, INPUTS, 3, 3], [OUTPUTS, 1, 2, 3]] {
+            let count: usize = shape.iter().product();
+            let weight = from_values((0..count).map(|value| value as f32).collect(), shape);
+            let expected = dense(Flex::float_permute(weight.clone(), &[2, 3, 1, 0]));
+            let laid_out = taps_first(weight);
+            assert_eq!((dims(&laid_out), values(&laid_out)), (dims(&expected), values(&expected)), "{shape:?}");
+        }
+    }
 }
