@@ -175,12 +175,7 @@ impl ModelFile {
     /// Bytes of a storage; when it is first asked for, all of it is compared with its checksum.
     fn read_storage(&self, index: usize, start: u64, length: usize) -> Result<Vec<u8>> {
         let storage = &self.contents.storages[index];
-        let is_checked = &self.checked[index];
-        let is_whole = start == 0 && length as u64 == storage.length;
-        if !is_whole && storage.crc.is_some() && !is_checked.load(Ordering::Relaxed) {
-            storage.check(&self.file)?;
-            is_checked.store(true, Ordering::Relaxed);
-        }
+        let crc = self.crc_to_compare(index, start, length)?;
         let mut bytes = zeros(length)?;
         if storage.deflated.is_none() {
             self.file.read_exact_at(&mut bytes, storage.start + start)?;
@@ -189,14 +184,24 @@ impl ModelFile {
             std::io::copy(&mut Read::by_ref(&mut inflated).take(start), &mut std::io::sink())?;
             inflated.read_exact(&mut bytes)?;
         }
-        if let Some(crc) = storage.crc
-            && is_whole
-            && !is_checked.load(Ordering::Relaxed)
-        {
+        if let Some(crc) = crc {
             ensure!(crc_of(&bytes) == crc, DAMAGED);
-            is_checked.store(true, Ordering::Relaxed);
+            self.checked[index].store(true, Ordering::Relaxed);
         }
         Ok(bytes)
+    }
+
+    /// The checksum that whoever reads these bytes of a storage compares them with; `None` where they are known to be right. Who reads a
+    /// part cannot compare it: then all of the storage is looked through here.
+    fn crc_to_compare(&self, index: usize, start: u64, length: usize) -> Result<Option<u32>> {
+        let (storage, is_checked) = (&self.contents.storages[index], &self.checked[index]);
+        let unchecked = storage.crc.filter(|_| !is_checked.load(Ordering::Relaxed));
+        if unchecked.is_none() || (start == 0 && length as u64 == storage.length) {
+            return Ok(unchecked);
+        }
+        storage.check(&self.file)?;
+        is_checked.store(true, Ordering::Relaxed);
+        Ok(None)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 
 use anyhow::{Result, anyhow, bail, ensure};
+use bytemuck::Zeroable;
+use bytemuck::allocation::try_zeroed_vec;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -219,32 +221,38 @@ impl TensorData {
     /// # Errors
     /// If the type holds no real numbers (`C64`, `F8_E8M0`), or memory does not suffice.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        fn map<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Result<Vec<f32>> {
-            collected(bytes.as_chunks::<N>().0.iter().map(|chunk| f(*chunk)))
+        let mut values = zeros(self.bytes.len() / self.dtype.size())?;
+        self.widen_into(&mut values)?;
+        Ok(values)
+    }
+
+    /// As [`Self::to_f32`], into as many values as there are.
+    pub(super) fn widen_into(&self, values: &mut [f32]) -> Result<()> {
+        fn fill<const N: usize>(values: &mut [f32], bytes: &[u8], f: impl Fn([u8; N]) -> f32) {
+            values.iter_mut().zip(bytes.as_chunks::<N>().0).for_each(|(value, chunk)| *value = f(*chunk));
         }
         let bytes = &self.bytes;
         match self.dtype {
-            Dtype::F32 => map(bytes, f32::from_le_bytes),
+            Dtype::F32 => fill(values, bytes, f32::from_le_bytes),
             Dtype::F16 => {
                 let halves: Vec<f16> = collected(bytes.as_chunks().0.iter().map(|chunk| f16::from_le_bytes(*chunk)))?;
-                let mut values = collected(std::iter::repeat_n(0.0, halves.len()))?;
-                halves.convert_to_f32_slice(&mut values);
-                Ok(values)
+                halves.convert_to_f32_slice(values);
             }
-            Dtype::Bf16 => map(bytes, |chunk| bf16::from_le_bytes(chunk).to_f32()),
-            Dtype::F64 => map(bytes, |chunk| f64::from_le_bytes(chunk) as f32),
-            Dtype::F8E5M2 => map(bytes, |[byte]| e5m2(byte)),
-            Dtype::F8E4M3 => map(bytes, |[byte]| e4m3(byte)),
-            Dtype::Bool | Dtype::U8 => map(bytes, |[byte]| f32::from(byte)),
-            Dtype::I8 => map(bytes, |chunk| f32::from(i8::from_le_bytes(chunk))),
-            Dtype::I16 => map(bytes, |chunk| f32::from(i16::from_le_bytes(chunk))),
-            Dtype::U16 => map(bytes, |chunk| f32::from(u16::from_le_bytes(chunk))),
-            Dtype::I32 => map(bytes, |chunk| i32::from_le_bytes(chunk) as f32),
-            Dtype::U32 => map(bytes, |chunk| u32::from_le_bytes(chunk) as f32),
-            Dtype::I64 => map(bytes, |chunk| i64::from_le_bytes(chunk) as f32),
-            Dtype::U64 => map(bytes, |chunk| u64::from_le_bytes(chunk) as f32),
+            Dtype::Bf16 => fill(values, bytes, |chunk| bf16::from_le_bytes(chunk).to_f32()),
+            Dtype::F64 => fill(values, bytes, |chunk| f64::from_le_bytes(chunk) as f32),
+            Dtype::F8E5M2 => fill(values, bytes, |[byte]| e5m2(byte)),
+            Dtype::F8E4M3 => fill(values, bytes, |[byte]| e4m3(byte)),
+            Dtype::Bool | Dtype::U8 => fill(values, bytes, |[byte]| f32::from(byte)),
+            Dtype::I8 => fill(values, bytes, |chunk| f32::from(i8::from_le_bytes(chunk))),
+            Dtype::I16 => fill(values, bytes, |chunk| f32::from(i16::from_le_bytes(chunk))),
+            Dtype::U16 => fill(values, bytes, |chunk| f32::from(u16::from_le_bytes(chunk))),
+            Dtype::I32 => fill(values, bytes, |chunk| i32::from_le_bytes(chunk) as f32),
+            Dtype::U32 => fill(values, bytes, |chunk| u32::from_le_bytes(chunk) as f32),
+            Dtype::I64 => fill(values, bytes, |chunk| i64::from_le_bytes(chunk) as f32),
+            Dtype::U64 => fill(values, bytes, |chunk| u64::from_le_bytes(chunk) as f32),
             Dtype::C64 | Dtype::F8E8M0 => bail!("{} cannot be converted to 32-bit floats here", self.dtype.name()),
         }
+        Ok(())
     }
 
     /// The same values in another floating-point type, rounded to nearest even. Tensors that hold no floats keep their type, and a
@@ -343,19 +351,17 @@ fn collected<T>(values: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
 /// An empty vector with room for so many values.
 pub(super) fn room<T>(count: usize) -> Result<Vec<T>> {
     let mut vector = Vec::new();
-    let bytes = count.saturating_mul(size_of::<T>());
-    vector.try_reserve_exact(count).map_err(|_| anyhow!("there is no memory for {bytes} bytes"))?;
+    vector.try_reserve_exact(count).map_err(|_| no_memory::<T>(count))?;
     Ok(vector)
 }
 
-/// So many bytes of zeros.
-pub(super) fn zeros(count: usize) -> Result<Vec<u8>> {
-    const PIECE: [u8; 4096] = [0; 4096];
-    let mut bytes = room(count)?;
-    while bytes.len() < count {
-        bytes.extend_from_slice(&PIECE[..PIECE.len().min(count - bytes.len())]);
-    }
-    Ok(bytes)
+/// So many zeros, which are no memory yet before somebody writes there.
+pub(super) fn zeros<T: Zeroable>(count: usize) -> Result<Vec<T>> {
+    try_zeroed_vec(count).map_err(|()| no_memory::<T>(count))
+}
+
+fn no_memory<T>(count: usize) -> anyhow::Error {
+    anyhow!("there is no memory for {} bytes", count.saturating_mul(size_of::<T>()))
 }
 
 fn little_endian<T, const N: usize>(values: &[T], bytes: impl Fn(&T) -> [u8; N]) -> Result<Vec<u8>> {

@@ -79,7 +79,7 @@ impl Studio {
         let (prediction, structure) = (stable_diffusion::prediction(&base_file)?, Structure::of(&base_file));
         let base = base.to_path_buf();
         let remarks = [Some(&base_file), vae_file.as_ref()].into_iter().flatten().filter_map(ModelFile::remark).collect();
-        let (base_hash, vae_hash) = (FileHash::of(base_file), vae_file.map(FileHash::of));
+        let (base_hash, vae_hash) = (FileHash::of(base_file)?, vae_file.map(FileHash::of).transpose()?);
         Ok(Self { model, base, base_hash, vae_hash, prediction, structure, remarks, worn: Some(Vec::new()) })
     }
 
@@ -189,8 +189,11 @@ struct FileHash {
 }
 
 impl FileHash {
-    fn of(file: ModelFile) -> Self {
-        Self { thread: Mutex::new(Some(thread::spawn(move || sha256(&file, 0)))), taken: OnceLock::new() }
+    /// # Errors
+    /// If no thread can be started.
+    fn of(file: ModelFile) -> Result<Self> {
+        let thread = thread::Builder::new().name("hash".to_string()).spawn(move || sha256(&file, 0))?;
+        Ok(Self { thread: Mutex::new(Some(thread)), taken: OnceLock::new() })
     }
 
     /// In hex; waits until it is known.

@@ -4,10 +4,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result, ensure};
-use bytemuck::allocation::try_zeroed_vec;
 use flate2::Crc;
-use half::slice::HalfFloatSliceExt as _;
-use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::sd::checkpoint::contents::{DAMAGED, Place};
@@ -41,7 +38,7 @@ impl ModelFile {
             true => self.read_pieces(info, place, dtype),
             false => self.read_bytes(info, place).and_then(|bytes| {
                 let mut values = room_for(info)?;
-                widen(bytes, info.dtype, dtype, &mut values)?;
+                widen(TensorData { dtype: info.dtype, shape: info.shape.clone(), bytes }, dtype, &mut values)?;
                 Ok(values)
             }),
         };
@@ -56,69 +53,41 @@ impl ModelFile {
     fn read_pieces(&self, info: &TensorInfo, place: &Place, dtype: Option<Dtype>) -> Result<Vec<f32>> {
         let (size, length) = (info.dtype.size(), length_of(info)?);
         let storage = &self.contents.storages[place.storage];
-        let is_checked = &self.checked[place.storage];
-        let is_whole = place.start == 0 && length as u64 == storage.length;
-        let unchecked = storage.crc.filter(|_| !is_checked.load(Ordering::Relaxed));
-        if unchecked.is_some() && !is_whole {
-            storage.check(&self.file)?;
-            is_checked.store(true, Ordering::Relaxed);
-        }
-        let wants_crc = is_whole && unchecked.is_some();
+        let crc = self.crc_to_compare(place.storage, place.start, length)?;
         let mut values = room_for(info)?;
         let read = |(number, values): (usize, &mut [f32])| -> Result<Crc> {
             let mut bytes = zeros(values.len() * size)?;
             self.file.read_exact_at(&mut bytes, storage.start + place.start + (number * PIECE * size) as u64)?;
-            let mut crc = Crc::new();
-            if wants_crc {
-                crc.update(&bytes);
+            let mut sum = Crc::new();
+            if crc.is_some() {
+                sum.update(&bytes);
             }
-            widen(bytes, info.dtype, dtype, values)?;
-            Ok(crc)
+            widen(TensorData { dtype: info.dtype, shape: vec![values.len()], bytes }, dtype, values)?;
+            Ok(sum)
         };
         let sums: Vec<Crc> = values.par_chunks_mut(PIECE).enumerate().map(read).collect::<Result<_>>()?;
-        if let Some(crc) = unchecked.filter(|_| wants_crc) {
+        if let Some(crc) = crc {
             let mut sum = Crc::new();
             sums.iter().for_each(|piece| sum.combine(piece));
             ensure!(sum.sum() == crc, DAMAGED);
-            is_checked.store(true, Ordering::Relaxed);
+            self.checked[place.storage].store(true, Ordering::Relaxed);
         }
         Ok(values)
     }
 }
 
-/// Zeros that are no memory yet before somebody writes there.
+/// So many zeros as the tensor has values.
 fn room_for(info: &TensorInfo) -> Result<Vec<f32>> {
-    let count = info.elements().context("its size overflows")?;
-    try_zeroed_vec(count).map_err(|()| anyhow::anyhow!("there is no memory for {} bytes", count.saturating_mul(size_of::<f32>())))
+    zeros(info.elements().context("its size overflows")?)
 }
 
-/// Writes the values of `bytes`, which are of type `from`, after rounding them to another type where that is asked for.
-fn widen(bytes: Vec<u8>, from: Dtype, rounded: Option<Dtype>, values: &mut [f32]) -> Result<()> {
-    match from {
-        Dtype::F16 if rounded.is_none_or(|to| to == from) => {
-            let halves: Vec<f16> = bytes.as_chunks().0.iter().map(|chunk| f16::from_le_bytes(*chunk)).collect();
-            halves.convert_to_f32_slice(values);
-        }
-        Dtype::Bf16 if rounded.is_none_or(|to| to == from) => {
-            for (value, chunk) in values.iter_mut().zip(bytes.as_chunks().0) {
-                *value = bf16::from_le_bytes(*chunk).to_f32();
-            }
-        }
-        Dtype::F32 if rounded.is_none_or(|to| to == from) => {
-            for (value, chunk) in values.iter_mut().zip(bytes.as_chunks().0) {
-                *value = f32::from_le_bytes(*chunk);
-            }
-        }
-        _ => {
-            let tensor = TensorData { dtype: from, shape: vec![values.len()], bytes };
-            let tensor = match rounded {
-                Some(to) => tensor.cast(to).context("rounding it")?,
-                None => tensor,
-            };
-            values.copy_from_slice(&tensor.to_f32()?);
-        }
-    }
-    Ok(())
+/// Writes the values of a tensor after rounding them to another type where that is asked for.
+fn widen(tensor: TensorData, rounded: Option<Dtype>, values: &mut [f32]) -> Result<()> {
+    let tensor = match rounded {
+        Some(dtype) => tensor.cast(dtype).context("rounding it")?,
+        None => tensor,
+    };
+    tensor.widen_into(values)
 }
 
 #[cfg(test)]
