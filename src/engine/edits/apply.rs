@@ -65,7 +65,7 @@ impl Editing<'_> {
         let (moves, mut notes) = self.move_texts(items)?;
         for _ in 0..ROUNDS {
             let judgements = self.judge_after(&moves, items);
-            if self.write_texts(items, &judgements)? || self.store_texts(items, &judgements, &moves, batch)? {
+            if self.write_texts(items, &judgements)? || self.store_texts(items, &judgements, batch)? {
                 continue;
             }
             let orphans = self.orphans(&moves);
@@ -146,13 +146,7 @@ impl Editing<'_> {
     }
 
     /// Puts the texts of people into the store; true if one of them has changed since it was read.
-    fn store_texts(
-        &mut self,
-        items: &[EditableItem],
-        judgements: &[Judgement],
-        moves: &Moves<'_>,
-        batch: &Batch<'_>,
-    ) -> Result<bool> {
+    fn store_texts(&mut self, items: &[EditableItem], judgements: &[Judgement], batch: &Batch<'_>) -> Result<bool> {
         let mut changed = Vec::new();
         for (item, judgement) in items.iter().zip(judgements) {
             let own = match (&judgement.action, judgement.provenance) {
@@ -168,8 +162,7 @@ impl Editing<'_> {
                 if self.cache.holds(&artifact.digest, artifact.size)? {
                     continue;
                 }
-                let found = self.found.texts.get(&name).or_else(|| moves.file_of(self, &name));
-                let path = &found.context("a text that was judged has a file")?.path;
+                let path = &self.found.texts.get(&name).context("a text that was judged has a file")?.path;
                 match read_text(path)? {
                     Some(Ok(text)) if Digest::of(text.as_bytes()) == artifact.digest => {
                         batch.put_bytes(text.as_bytes())?;
